@@ -1,0 +1,64 @@
+"""The extension modules: one source, compiled once per instruction set. Everything else is in pyproject.toml."""
+
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+# The vector type in _simd.h takes its width from these flags. Modules beyond the baseline are imported only on a CPU
+# that has the set (see _dispatch.py), so a wheel built anywhere runs everywhere.
+SETS = {"_kernels": []}
+if platform.machine().lower() in {"x86_64", "amd64"} and sys.platform != "win32":
+    SETS["_kernels_avx2"] = ["-mavx2", "-mfma"]
+    SETS["_kernels_avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
+
+FLAGS = [] if sys.platform == "win32" else ["-O3", "-g0", "-fno-math-errno"]
+
+
+class BuildExt(build_ext):
+    """Say what is missing before the compiler's own, less helpful, complaint."""
+
+    def build_extensions(self):
+        command = getattr(self.compiler, "compiler_so", None) or ["cl"]
+        if self.compiler.compiler_type == "unix" and shutil.which(command[0]) is None:
+            sys.exit(
+                f"xent is compiled when it is installed, and the C compiler {command[0]!r} was not found. Install one "
+                "(Debian, Ubuntu: apt install gcc; Fedora: dnf install gcc; macOS: xcode-select --install) or set CC."
+            )
+        header = os.path.join(sysconfig.get_path("include"), "Python.h")
+        if not os.path.exists(header):
+            sys.exit(
+                f"xent is compiled when it is installed, and Python's header {header} was not found. Install it "
+                "(Debian, Ubuntu: apt install python3-dev; Fedora: dnf install python3-devel)."
+            )
+        super().build_extensions()
+
+
+extensions = [
+    Extension(
+        f"xent.{name}",
+        [f"src/xent/{name}.pyx"],
+        include_dirs=["src/xent", numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        extra_compile_args=FLAGS + flags,
+        depends=["src/xent/_simd.h", "src/xent/_simd.pxd", "src/xent/_operands.pxd", "src/xent/_kernels.pyx"],
+    )
+    for name, flags in SETS.items()
+]
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "cdivision": True,
+    "freethreading_compatible": True,
+    "initializedcheck": False,
+    "wraparound": False,
+}
+
+setup(ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES), cmdclass={"build_ext": BuildExt})

@@ -1,0 +1,23 @@
+"""Cross-entropy for NumPy: fast, exact kernels and a multinomial logistic regression."""
+
+from xent import datasets
+from xent._dispatch import isa
+from xent._parallel import get_num_threads, set_num_threads
+from xent.losses import binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy, log_loss
+from xent.primitives import log_softmax, logsumexp, softmax
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "datasets",
+    "get_num_threads",
+    "isa",
+    "log_loss",
+    "log_softmax",
+    "logsumexp",
+    "set_num_threads",
+    "softmax",
+]

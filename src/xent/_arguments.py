@@ -1,0 +1,285 @@
+"""The one place that checks arguments. What comes out of here is an array that a kernel can take, or an exception that
+names the argument, the place, what was found and what is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[Any]
+
+_FLOAT32 = np.dtype(np.float32)
+_FLOAT64 = np.dtype(np.float64)
+REDUCTIONS = ("mean", "sum", "none")
+
+
+# --- single values ---------------------------------------------------------------------------------------------------
+
+
+def integer(name: str, value: object) -> int:
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}; it must be an integer") from None
+
+
+def positive_integer(name: str, value: object) -> int:
+    number = integer(name, value)
+    if number < 1:
+        raise ValueError(f"{name} is {number}; it must be at least 1")
+    return number
+
+
+def thread_count(value: object) -> int | None:
+    return None if value is None else positive_integer("n_threads", value)
+
+
+def choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}")
+    return value
+
+
+def axis_index(value: object, array: Array, name: str) -> int:
+    """One axis of an array as an index >= 0."""
+    axis = integer("axis", value)
+    if not -array.ndim <= axis < array.ndim:
+        allowed = f"in [{-array.ndim}, {array.ndim})" if array.ndim else "None: there is no axis"
+        raise np.exceptions.AxisError(f"axis is {axis}; {name} has {array.ndim} dimensions, so it must be {allowed}")
+    return axis % array.ndim
+
+
+def axis_indices(value: object, array: Array, name: str) -> tuple[int, ...]:
+    """Axes of an array, one, several or (None) all, as indices >= 0."""
+    if value is None:
+        return tuple(range(array.ndim))
+    axes = tuple(axis_index(axis, array, name) for axis in (value if isinstance(value, tuple) else (value,)))
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"axis is {value}; an axis must not be repeated")
+    return axes
+
+
+# --- arrays ----------------------------------------------------------------------------------------------------------
+
+
+def _array(name: str, value: ArrayLike) -> Array:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be ignored; fill it first, with {name}.filled(...)")
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is not a rectangular array: {error}") from None
+
+
+def _usable(array: Array) -> Array:
+    """Native byte order and aligned; a copy only where it was not."""
+    if array.dtype.isnative and array.flags.aligned:
+        return array
+    return np.require(array, array.dtype.newbyteorder("="), "A")
+
+
+def floating(name: str, value: ArrayLike) -> Array:
+    """A float32 or float64 array; integers become float64."""
+    array = value if type(value) is np.ndarray else _array(name, value)
+    dtype = array.dtype
+    if (dtype == _FLOAT32 or dtype == _FLOAT64) and array.flags.aligned:
+        return array
+    if dtype.kind in "iu":
+        return array.astype(np.float64)
+    if dtype.kind == "f" and dtype.itemsize in (4, 8):
+        return _usable(array)
+    if dtype.kind == "f" or dtype.name == "bfloat16":
+        raise TypeError(
+            f"{name} has dtype {dtype}; it must be float32 or float64: convert it, with {name}.astype(np.float32)"
+        )
+    raise TypeError(f"{name} has dtype {dtype}; it must be real numbers, float32 or float64")
+
+
+def numeric(name: str, value: ArrayLike) -> Array:
+    """A float or integer array in its own type."""
+    array = _array(name, value)
+    return _usable(array) if array.dtype.kind in "iu" else floating(name, array)
+
+
+def _position(array: Array, good: Array) -> str:
+    """The index of the first element that is not good, as one writes it, and its value."""
+    where = np.unravel_index(int(np.argmin(good)), array.shape)
+    index = ", ".join(str(int(i)) for i in where)
+    return f"[{index}] is {array[where]}" if index else f" is {array[()]}"
+
+
+def between(name: str, array: Array, low: float, high: float, allowed: str) -> None:
+    """Raise unless low <= array <= high everywhere (NaN is not). Reductions, not comparisons: no temporary array."""
+    if array.size and not (array.min() >= low and array.max() <= high):
+        good = (array >= low) & (array <= high)
+        raise ValueError(f"{name}{_position(array, good)}; {allowed}")
+
+
+def weights(name: str, value: ArrayLike, shape: tuple[int, ...], what: str) -> Array:
+    """Weights >= 0, broadcast to a shape."""
+    array = floating(name, value)
+    between(name, array, 0, math.inf, "weights must be at least 0")
+    return broadcast(name, array, shape, what)
+
+
+def broadcast(name: str, array: Array, shape: tuple[int, ...], what: str) -> Array:
+    try:
+        return np.broadcast_to(array, shape)
+    except ValueError:
+        raise ValueError(
+            f"{name} has shape {array.shape}; it must broadcast to {shape}, the shape of {what}"
+        ) from None
+
+
+def output(name: str, value: object, like: Array, like_name: str, others: dict[str, Array | None]) -> Array:
+    """A given output array: the type and shape of `like`, which it may be; apart from everything else."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} is a {type(value).__name__}; it must be a NumPy array")
+    if value.dtype != like.dtype or not value.dtype.isnative:
+        raise TypeError(f"{name} has dtype {value.dtype}; it must be {like.dtype}, as {like_name}")
+    if value.shape != like.shape:
+        raise ValueError(f"{name} has shape {value.shape}; it must have shape {like.shape}, as {like_name}")
+    if not value.flags.writeable:
+        raise ValueError(f"{name} is read-only; it must be writeable")
+    if not value.flags.aligned:
+        raise ValueError(f"{name} is not aligned in memory; allocate it with NumPy, for example np.empty_like")
+    if any(stride == 0 and length > 1 for stride, length in zip(value.strides, value.shape, strict=True)):
+        raise ValueError(f"{name} has elements that share memory (a stride of 0); it must have room for each")
+    same = value.ctypes.data == like.ctypes.data and value.strides == like.strides
+    for other_name, other in others.items() if same else {like_name: like, **others}.items():
+        if other is not None and np.may_share_memory(value, other) and np.shares_memory(value, other):
+            raise ValueError(f"{name} overlaps {other_name} in memory; it may be {like_name} itself, or apart from it")
+    return value
+
+
+# --- targets ---------------------------------------------------------------------------------------------------------
+
+
+class Batch(NamedTuple):
+    """What a loss is computed from, ready for the kernels."""
+
+    given: Array                    # the logits (or probabilities) as they came
+    axis: int                       # their class axis, which is the last one below
+    logits: Array
+    target: Array                   # labels, one axis less than the logits, or of their shape
+    class_weight: Array | None      # of the binary losses: pos_weight
+    sample_weight: Array | None     # of the shape of the unreduced loss
+
+    @property
+    def operands(self) -> tuple[Array, Array, Array | None, Array | None]:
+        return self[2:]
+
+
+def last(array: Array, axis: int) -> Array:
+    """A view with one axis moved to the end."""
+    return array if axis == array.ndim - 1 else np.moveaxis(array, axis, -1)
+
+
+def last_axes(array: Array, axes: tuple[int, ...]) -> Array:
+    """A view with some axes moved to the end."""
+    return np.moveaxis(array, axes, range(-len(axes), 0))
+
+
+def last_flat(array: Array, axes: tuple[int, ...]) -> Array:
+    """Some axes merged to one, at the end: a view of the array where strides allow it."""
+    if len(axes) == 1:
+        return last(array, axes[0])
+    moved = last_axes(array, axes)
+    rest = moved.shape[: array.ndim - len(axes)]
+    return moved.reshape(*rest, math.prod(moved.shape[array.ndim - len(axes) :]))
+
+
+def targets(
+    name: str,
+    logits: ArrayLike,
+    target: ArrayLike,
+    axis: int,
+    class_weight: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+) -> Batch:
+    """Check everything but the range of the labels, which a kernel checks (see `bad_label`)."""
+    given = floating(name, logits)
+    axis = axis_index(axis, given, name)
+    x = last(given, axis)
+    if isinstance(target, tuple):
+        raise TypeError("target is a tuple; it must be an array (or a list) of labels or of probabilities")
+    t = _array("target", target)
+    shape, full = x.shape[:-1], given.shape
+    if t.shape == full:
+        t = last(numeric("target", t), axis)
+    elif t.shape != shape:
+        raise ValueError(
+            f"target has shape {t.shape}; for {name} of shape {full} with axis {axis} it must have shape {shape} "
+            f"(labels) or {full} (a distribution)"
+        )
+    elif t.dtype.kind not in "iu" and t.size == 0 and not isinstance(target, np.ndarray):
+        t = t.astype(np.int64)      # NumPy makes an empty list floats
+    elif t.dtype.kind not in "iu":
+        raise TypeError(f"target has dtype {t.dtype}; labels must be integers")
+    else:
+        t = _usable(t)
+    if class_weight is not None:
+        class_weight = floating("class_weight", class_weight)
+        if class_weight.shape != x.shape[-1:]:
+            raise ValueError(f"class_weight has shape {class_weight.shape}; it must have shape {x.shape[-1:]}")
+        class_weight = np.ascontiguousarray(weights("class_weight", class_weight, x.shape[-1:], "a row"), x.dtype)
+    if sample_weight is not None:
+        sample_weight = weights("sample_weight", sample_weight, shape, "the unreduced loss")
+    return Batch(given, axis, x, t, class_weight, sample_weight)
+
+
+def bad_label(target: Array, row: int, n_classes: int, ignore_index: int | None) -> NoReturn:
+    """Raise for the label of one row, which is out of range."""
+    good = np.ones(target.size, bool)
+    good[row] = False
+    also = "" if ignore_index is None else f" or be ignore_index, {ignore_index}"
+    raise ValueError(f"target{_position(target, good)}; labels must be in [0, {n_classes}){also}")
+
+
+def elements(
+    name: str, value: ArrayLike, target: ArrayLike, pos_weight: ArrayLike | None, sample_weight: ArrayLike | None
+) -> Batch:
+    """The same for the binary losses, where all arrays have one shape."""
+    x = floating(name, value)
+    t = numeric("target", target)
+    if t.shape != x.shape:
+        raise ValueError(f"target has shape {t.shape}; it must have shape {x.shape}, as {name}")
+    if pos_weight is not None:
+        pos_weight = weights("pos_weight", pos_weight, x.shape, name)
+    if sample_weight is not None:
+        sample_weight = weights("sample_weight", sample_weight, x.shape, "the unreduced loss")
+    return Batch(x, x.ndim - 1, x, t, pos_weight, sample_weight)
+
+
+def flat(*arrays: Array | None) -> tuple[Any, ...]:
+    """Arrays of one shape as views with one axis if all are contiguous, else with at least one."""
+    present = [array for array in arrays if array is not None]
+    if all(array.flags.c_contiguous for array in present):
+        return tuple(None if array is None else array.reshape(-1) for array in arrays)
+    return tuple(None if array is None else np.atleast_1d(array) for array in arrays)
+
+
+def gradient(name: str, batch: Batch, wanted: bool, given: object) -> Array | None:
+    """The array for the gradient, of the shape of the logits as they came, if there is to be one."""
+    if given is None:
+        return np.empty_like(batch.given, subok=False) if wanted else None
+    others = {"target": batch.target, "class_weight": batch.class_weight, "sample_weight": batch.sample_weight}
+    return output("grad_out", given, batch.given, name, others)
+
+
+def binary_labels(target: ArrayLike) -> None:
+    """Integer targets of a binary loss are labels."""
+    array = _array("target", target)
+    if array.dtype.kind in "iu":
+        between("target", array, 0, 1, "labels must be 0 or 1")
+
+
+def probabilities(name: str, array: Array) -> None:
+    between(name, array, 0, 1, "probabilities must be in [0, 1]")

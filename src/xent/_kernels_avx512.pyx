@@ -1,0 +1,2 @@
+# The same kernels, compiled for one more instruction set (see setup.py).
+include "_kernels.pyx"

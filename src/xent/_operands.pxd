@@ -1,0 +1,169 @@
+# Where the rows of an array are in memory and what type their elements have, so that loops need no Python object: any
+# strides, any number of batch axes, any real dtype.
+
+from libc.stdint cimport INT64_MAX, INT64_MIN, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cimport numpy as cnp
+
+from xent._simd cimport get, put, vec, vf32
+
+cdef enum:
+    MAX_BATCH_DIMS = 64
+
+
+cdef enum Kind:
+    ABSENT, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64
+
+
+cdef struct Operand:
+    char* data
+    Kind kind
+    Py_ssize_t n                        # elements of a row
+    Py_ssize_t step                     # bytes from one to the next
+    int ndim                            # batch axes, neighbours merged where they can be
+    Py_ssize_t shape[MAX_BATCH_DIMS]
+    Py_ssize_t strides[MAX_BATCH_DIMS]
+
+
+cdef inline Kind kind_of(cnp.ndarray array) noexcept:
+    cdef char letter = (<cnp.dtype>cnp.PyArray_DESCR(array)).kind
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(array)
+    if letter == c"f":
+        return F32 if size == 4 else F64
+    if letter == c"i":
+        return I8 if size == 1 else I16 if size == 2 else I32 if size == 4 else I64
+    return U8 if size == 1 else U16 if size == 2 else U32 if size == 4 else U64
+
+
+cdef inline void bind(Operand* operand, object maybe, bint has_rows) noexcept:
+    """Describe an array (or None) whose last axis is the row if it `has_rows`, else one element a row."""
+    cdef cnp.ndarray array
+    cdef Py_ssize_t length, stride
+    cdef int axes, axis
+    operand.kind = ABSENT
+    if maybe is None:
+        return
+    array = <cnp.ndarray>maybe
+    axes = cnp.PyArray_NDIM(array)
+    operand.data = <char*>cnp.PyArray_DATA(array)
+    operand.kind = kind_of(array)
+    operand.n = 1
+    operand.step = cnp.PyArray_ITEMSIZE(array)
+    operand.ndim = 0
+    if has_rows:
+        axes -= 1
+        operand.n = cnp.PyArray_DIM(array, axes)
+        if operand.n > 1:
+            operand.step = cnp.PyArray_STRIDE(array, axes)
+    for axis in range(axes):
+        length = cnp.PyArray_DIM(array, axis)
+        stride = cnp.PyArray_STRIDE(array, axis)
+        if length == 1:
+            continue
+        if operand.ndim > 0 and operand.strides[operand.ndim - 1] == length * stride:
+            operand.shape[operand.ndim - 1] *= length
+            operand.strides[operand.ndim - 1] = stride
+        else:
+            operand.shape[operand.ndim] = length
+            operand.strides[operand.ndim] = stride
+            operand.ndim += 1
+
+
+cdef inline char* row_of(const Operand* operand, Py_ssize_t i) noexcept nogil:
+    cdef char* row = operand.data
+    cdef int axis = operand.ndim - 1
+    while axis > 0:
+        row += i % operand.shape[axis] * operand.strides[axis]
+        i = i // operand.shape[axis]
+        axis -= 1
+    return row + i * operand.strides[0] if axis == 0 else row
+
+
+cdef inline double read_number(const char* p, Kind kind) noexcept nogil:
+    if kind == F32:
+        return (<const float*>p)[0]
+    if kind == F64:
+        return (<const double*>p)[0]
+    if kind == U64:
+        return <double>(<const uint64_t*>p)[0]
+    return <double>read_integer(p, kind)
+
+
+cdef inline int64_t read_integer(const char* p, Kind kind) noexcept nogil:
+    """An integer; what an int64 cannot hold comes as its smallest value, which is no label."""
+    if kind == I64:
+        return (<const int64_t*>p)[0]
+    if kind == I32:
+        return (<const int32_t*>p)[0]
+    if kind == I16:
+        return (<const int16_t*>p)[0]
+    if kind == I8:
+        return (<const int8_t*>p)[0]
+    if kind == U8:
+        return (<const uint8_t*>p)[0]
+    if kind == U16:
+        return (<const uint16_t*>p)[0]
+    if kind == U32:
+        return (<const uint32_t*>p)[0]
+    if (<const uint64_t*>p)[0] > <uint64_t>INT64_MAX:
+        return INT64_MIN
+    return <int64_t>(<const uint64_t*>p)[0]
+
+
+cdef inline bint is_plain(const Operand* operand, const vec* like) noexcept nogil:
+    """Whether rows can be used where they are: contiguous, and of the kernel's type."""
+    if vec is vf32:
+        return operand.kind == F32 and operand.step == sizeof(float)
+    else:
+        return operand.kind == F64 and operand.step == sizeof(double)
+
+
+cdef inline vec* gather(
+    const Operand* operand, Py_ssize_t i, Py_ssize_t first, Py_ssize_t n, vec* scratch
+) noexcept nogil:
+    """n elements of row i, contiguous: where they are, or copied into the scratch."""
+    cdef char* source = row_of(operand, i) + first * operand.step
+    cdef Py_ssize_t j
+    if is_plain(operand, scratch):
+        return <vec*>source
+    if operand.kind == F32:
+        for j in range(n):
+            put(scratch, j, (<float*>(source + j * operand.step))[0])
+    elif operand.kind == F64:
+        for j in range(n):
+            put(scratch, j, (<double*>(source + j * operand.step))[0])
+    else:
+        for j in range(n):
+            put(scratch, j, read_number(source + j * operand.step, operand.kind))
+    return scratch
+
+
+cdef inline vec* place(const Operand* operand, Py_ssize_t i, Py_ssize_t first, vec* scratch) noexcept nogil:
+    """Where to write elements of row i of an output: in place, or in the scratch for `scatter` to deliver."""
+    return <vec*>(row_of(operand, i) + first * operand.step) if is_plain(operand, scratch) else scratch
+
+
+cdef inline void scatter(
+    const Operand* operand, Py_ssize_t i, Py_ssize_t first, Py_ssize_t n, const vec* scratch
+) noexcept nogil:
+    cdef char* target = row_of(operand, i) + first * operand.step
+    cdef Py_ssize_t j
+    if is_plain(operand, scratch):
+        return
+    if operand.kind == F32:
+        for j in range(n):
+            (<float*>(target + j * operand.step))[0] = <float>get(scratch, j)
+    else:
+        for j in range(n):
+            (<double*>(target + j * operand.step))[0] = get(scratch, j)
+
+
+cdef inline void write_number(const Operand* operand, Py_ssize_t i, double x) noexcept nogil:
+    if operand.kind == F32:
+        (<float*>row_of(operand, i))[0] = <float>x
+    elif operand.kind == F64:
+        (<double*>row_of(operand, i))[0] = x
+
+
+cdef inline double weight_of(const Operand* weight, Py_ssize_t i) noexcept nogil:
+    return 1.0 if weight.kind == ABSENT else read_number(row_of(weight, i), weight.kind)

@@ -1,0 +1,143 @@
+"""Work cut into blocks, and the threads that do them.
+
+The cut depends on the shape alone, and each block's result goes to its own place, so that results are bitwise the same
+for any number of threads. The calling thread works too: helpers that have not started when it runs out of blocks are
+cancelled, so a busy machine costs no waiting.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xent._arguments import positive_integer
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+BLOCK_ELEMENTS = 1 << 16        # about 50 microseconds of work: much more than handing out a block costs
+MAX_BLOCKS = 1024
+THREAD_ELEMENTS = 1 << 17       # a thread more for each so many elements: waking one costs about 50 microseconds
+
+T = TypeVar("T")
+
+_num_threads: int | None = None
+_pool: ThreadPoolExecutor | None = None
+
+
+def get_num_threads() -> int:
+    """Return the largest number of threads that a call uses by default.
+
+    Returns
+    -------
+    int
+        What :func:`set_num_threads` set, else the environment variable ``XENT_NUM_THREADS``, else the number of CPUs
+        that the process may run on.
+
+    Examples
+    --------
+    >>> import xent
+    >>> xent.get_num_threads() >= 1
+    True
+    """
+    global _num_threads
+    if _num_threads is None:
+        text = os.environ.get("XENT_NUM_THREADS")
+        if text is None:
+            _num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        elif text.isdecimal() and int(text) > 0:
+            _num_threads = int(text)
+        else:
+            raise ValueError(f"XENT_NUM_THREADS is {text!r}; it must be an integer of at least 1")
+    return _num_threads
+
+
+def set_num_threads(n: int) -> None:
+    """Set the largest number of threads that a call uses by default.
+
+    Parameters
+    ----------
+    n : int
+        At least 1. Results do not depend on it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n` is not an integer of at least 1.
+
+    Examples
+    --------
+    >>> import xent
+    >>> xent.set_num_threads(xent.get_num_threads())
+    """
+    global _num_threads
+    _num_threads = positive_integer("n", n)
+
+
+class Blocks(NamedTuple):
+    """`count` units of work in `number` blocks of `size` units, for up to `threads` threads."""
+
+    count: int
+    size: int
+    number: int
+    threads: int
+
+    def run(self, work: Callable[[int, int], T]) -> list[T]:
+        """Call work(first, last) until all blocks first <= i < last are done; return what it returned, in order."""
+        if self.threads == 1:
+            return [work(0, self.number)]
+        results: list[Any] = [None] * self.number
+        turns = itertools.count()   # next() is atomic
+
+        def help_out() -> None:
+            while (i := next(turns)) < self.number:
+                results[i] = work(i, i + 1)
+
+        helpers = _submit(help_out, self.threads - 1)
+        try:
+            help_out()
+        finally:
+            for helper in helpers:
+                if not helper.cancel():
+                    helper.result()
+        return results
+
+
+def cut(count: int, elements: int, n_threads: int | None) -> Blocks:
+    """Cut `count` units of `elements` elements each."""
+    size = max(1, BLOCK_ELEMENTS // max(elements, 1), -(-count // MAX_BLOCKS))
+    number = -(-count // size)
+    wanted = get_num_threads() if n_threads is None else n_threads
+    return Blocks(count, size, number, max(1, min(wanted, number, count * elements // THREAD_ELEMENTS)))
+
+
+def scratch(elements: int) -> NDArray[np.float64]:
+    """Room for the working copies of a row (see _kernels.pyx); memory that is never touched costs nothing."""
+    return np.empty(3 * elements + 64)
+
+
+def _submit(task: Callable[[], None], helpers: int) -> list[Future[None]]:
+    global _pool
+    if _pool is None:
+        # Imported here: it would double the time that importing xent takes.
+        from concurrent.futures import ThreadPoolExecutor
+
+        _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="xent")
+    try:
+        return [_pool.submit(task) for _ in range(helpers)]
+    except RuntimeError:    # the interpreter is shutting down: the calling thread does it all
+        return []
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)    # threads do not survive a fork

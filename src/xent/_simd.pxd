@@ -1,0 +1,153 @@
+# The vector type of _simd.h as one fused type: `vec` is a register of floats or of doubles. To Cython it is a number,
+# so that +, -, * and / go through to the compiler; never compare or convert one.
+
+cdef extern from "_simd.h" nogil:
+    ctypedef float vf32
+    ctypedef double vf64
+    int XENT_LANES_f32
+    int XENT_LANES_f64
+    vf32 xent_fill_f32(double value)
+    vf64 xent_fill_f64(double value)
+    vf32 xent_maximum_f32(vf32 a, vf32 b)
+    vf64 xent_maximum_f64(vf64 a, vf64 b)
+    vf32 xent_absolute_f32(vf32 x)
+    vf64 xent_absolute_f64(vf64 x)
+    vf32 xent_where_less_f32(vf32 a, vf32 b, vf32 yes, vf32 no)
+    vf64 xent_where_less_f64(vf64 a, vf64 b, vf64 yes, vf64 no)
+    vf32 xent_where_equal_f32(vf32 a, vf32 b, vf32 yes, vf32 no)
+    vf64 xent_where_equal_f64(vf64 a, vf64 b, vf64 yes, vf64 no)
+    bint xent_any_equal_f32(vf32 a, vf32 b)
+    bint xent_any_equal_f64(vf64 a, vf64 b)
+    vf32 xent_power_of_two_f32(vf32 shifted)
+    vf64 xent_power_of_two_f64(vf64 shifted)
+    vf32 xent_load_first_f32(const vf32* source, Py_ssize_t n, double otherwise)
+    vf64 xent_load_first_f64(const vf64* source, Py_ssize_t n, double otherwise)
+    void xent_store_first_f32(vf32* target, Py_ssize_t n, vf32 x)
+    void xent_store_first_f64(vf64* target, Py_ssize_t n, vf64 x)
+    vf32 xent_without_lane_f32(vf32 x, Py_ssize_t lane)
+    vf64 xent_without_lane_f64(vf64 x, Py_ssize_t lane)
+    double xent_sum_lanes_f32(vf32 x)
+    double xent_sum_lanes_f64(vf64 x)
+    double xent_max_lanes_f32(vf32 x)
+    double xent_max_lanes_f64(vf64 x)
+    double xent_get_f32(const vf32* row, Py_ssize_t i)
+    double xent_get_f64(const vf64* row, Py_ssize_t i)
+    void xent_put_f32(vf32* row, Py_ssize_t i, double x)
+    void xent_put_f64(vf64* row, Py_ssize_t i, double x)
+    bint xent_cpu_has_avx2()
+    bint xent_cpu_has_avx512()
+
+ctypedef fused vec:
+    vf32
+    vf64
+
+
+cdef inline Py_ssize_t lanes(const vec* row) noexcept nogil:
+    """Elements in a vector of the type that `row` points to."""
+    if vec is vf32:
+        return XENT_LANES_f32
+    else:
+        return XENT_LANES_f64
+
+
+cdef inline vec fill(const vec* like, double value) noexcept nogil:
+    """All lanes `value`, in the type that `like` points to."""
+    if vec is vf32:
+        return xent_fill_f32(value)
+    else:
+        return xent_fill_f64(value)
+
+
+cdef inline vec maximum(vec a, vec b) noexcept nogil:
+    if vec is vf32:
+        return xent_maximum_f32(a, b)
+    else:
+        return xent_maximum_f64(a, b)
+
+
+cdef inline vec absolute(vec x) noexcept nogil:
+    if vec is vf32:
+        return xent_absolute_f32(x)
+    else:
+        return xent_absolute_f64(x)
+
+
+cdef inline vec where_less(vec a, vec b, vec yes, vec no) noexcept nogil:
+    """yes where a < b, else no (NaN is not less)."""
+    if vec is vf32:
+        return xent_where_less_f32(a, b, yes, no)
+    else:
+        return xent_where_less_f64(a, b, yes, no)
+
+
+cdef inline vec where_equal(vec a, vec b, vec yes, vec no) noexcept nogil:
+    if vec is vf32:
+        return xent_where_equal_f32(a, b, yes, no)
+    else:
+        return xent_where_equal_f64(a, b, yes, no)
+
+
+cdef inline bint any_equal(vec a, vec b) noexcept nogil:
+    if vec is vf32:
+        return xent_any_equal_f32(a, b)
+    else:
+        return xent_any_equal_f64(a, b)
+
+
+cdef inline vec power_of_two(vec shifted) noexcept nogil:
+    if vec is vf32:
+        return xent_power_of_two_f32(shifted)
+    else:
+        return xent_power_of_two_f64(shifted)
+
+
+cdef inline vec load_first(const vec* source, Py_ssize_t n, double otherwise) noexcept nogil:
+    """The first n elements at `source`, the other lanes filled."""
+    if vec is vf32:
+        return xent_load_first_f32(source, n, otherwise)
+    else:
+        return xent_load_first_f64(source, n, otherwise)
+
+
+cdef inline void store_first(vec* target, Py_ssize_t n, vec x) noexcept nogil:
+    if vec is vf32:
+        xent_store_first_f32(target, n, x)
+    else:
+        xent_store_first_f64(target, n, x)
+
+
+cdef inline vec without_lane(vec x, Py_ssize_t lane) noexcept nogil:
+    """x with one lane set to 0."""
+    if vec is vf32:
+        return xent_without_lane_f32(x, lane)
+    else:
+        return xent_without_lane_f64(x, lane)
+
+
+cdef inline double sum_lanes(vec x) noexcept nogil:
+    if vec is vf32:
+        return xent_sum_lanes_f32(x)
+    else:
+        return xent_sum_lanes_f64(x)
+
+
+cdef inline double max_lanes(vec x) noexcept nogil:
+    if vec is vf32:
+        return xent_max_lanes_f32(x)
+    else:
+        return xent_max_lanes_f64(x)
+
+
+cdef inline double get(const vec* row, Py_ssize_t i) noexcept nogil:
+    """Element i (not vector i) of a row."""
+    if vec is vf32:
+        return xent_get_f32(row, i)
+    else:
+        return xent_get_f64(row, i)
+
+
+cdef inline void put(vec* row, Py_ssize_t i, double x) noexcept nogil:
+    if vec is vf32:
+        xent_put_f32(row, i, x)
+    else:
+        xent_put_f64(row, i, x)

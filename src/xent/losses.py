@@ -1,0 +1,384 @@
+"""The losses: how wrong logits or probabilities are, and in which direction."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xent import _arguments as check
+from xent._dispatch import kernels
+from xent._parallel import Blocks, cut, scratch
+
+Reduction = Literal["mean", "sum", "none"]
+Array = NDArray[Any]
+
+
+def _total(sums: Array) -> float:
+    """The sum of block sums, rounded once."""
+    values = sums.tolist()
+    return math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
+
+
+def _reduce(reduction: str, sums: Array, total_weight: float, loss: Array | None) -> Any:
+    if loss is not None:
+        return loss[()]
+    if reduction == "sum":
+        return _total(sums)
+    return _total(sums) / total_weight if total_weight else math.nan
+
+
+def _gradient_scale(reduction: str, total_weight: float) -> float:
+    if reduction != "mean":
+        return 1.0
+    return 1 / total_weight if total_weight else 0.0
+
+
+def _weigh(batch: check.Targets, blocks: Blocks, ignore_index: int | None) -> float:
+    """The sum of weight times target mass. Raises for a label out of range: before anything is written."""
+    sums = np.zeros(blocks.number)
+    ignored = np.iinfo(np.int64).min if ignore_index is None else ignore_index
+    bad_rows = blocks.run(lambda first, last: kernels.target_weight(*batch.operands, ignored, sums, *blocks[:2], first, last))
+    bad = [row for row in bad_rows if row >= 0]
+    if bad:
+        check.bad_label(batch.target, min(bad), batch.logits.shape[-1], ignore_index)
+    return _total(sums)
+
+
+def cross_entropy(
+    logits: ArrayLike,
+    target: ArrayLike,
+    *,
+    axis: int = -1,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    return_grad: bool = False,
+    grad_out: Array | None = None,
+    n_threads: int | None = None,
+) -> Any:
+    """Cross-entropy between logits and a target, and its gradient in the same pass.
+
+    Parameters
+    ----------
+    logits : array_like
+        Real numbers, C of them along `axis`. float32 and float64 keep their type; integers become float64.
+    target : array_like
+        Labels: integers in [0, C) or `ignore_index`, of the shape of `logits` without `axis`. Or a distribution over
+        the classes, of the shape of `logits`; it is used as it is, neither checked nor normalised.
+    axis : int, default -1
+        The class axis of `logits`.
+    class_weight : array_like of shape (C,), optional
+        Multiplies the target mass of each class; at least 0.
+    sample_weight : array_like, optional
+        Multiplies each loss; at least 0, broadcast to the shape of the unreduced loss. Where it is 0 the loss and the
+        gradient are 0, whatever the logits.
+    ignore_index : int, default -100
+        A label whose loss and gradient are 0.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        ``"mean"`` divides the sum by the total weight: the sum of sample weight times the (class-weighted) target mass.
+        Without any weight it is nan.
+    return_grad : bool, default False
+        Also return the gradient of the result (of the sum, if ``reduction="none"``) with respect to `logits`.
+    grad_out : ndarray, optional
+        Where to put the gradient: of the shape and type of `logits`, which it may be. Implies `return_grad`.
+    n_threads : int, optional
+        The largest number of threads; :func:`get_num_threads` if not given. Results do not depend on it.
+
+    Returns
+    -------
+    loss : float or ndarray
+        A Python float, accumulated in float64; with ``reduction="none"`` an array of the type of `logits`.
+    grad : ndarray
+        Of the shape and type of `logits`; only if asked for.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or value, a label out of range among them. No output is written then.
+
+    Notes
+    -----
+    With m the maximum of a row x, r the sum of exp(x - m) over everything else, t the target mass and T its sum, the
+    loss is sum(t (m - x)) + T log1p(r), a sum of terms that are all >= 0, and its gradient T softmax(x) - t [1]_. At a
+    label that gradient is formed as minus the probability of the other classes. So a confident row keeps its digits:
+    losses of 1e-18 come out as such.
+
+    A logit of -inf is a class that cannot happen; a NaN or +inf makes the loss and gradient of its row NaN.
+
+    References
+    ----------
+    .. [1] C. M. Bishop, "Pattern Recognition and Machine Learning", Springer 2006, section 4.3.4.
+
+    Examples
+    --------
+    >>> import xent
+    >>> round(xent.cross_entropy([[2.0, 4.0, 0.5]], [1]), 6)
+    0.153178
+    >>> loss, grad = xent.cross_entropy([[2.0, 4.0, 0.5]], [1], return_grad=True)
+    >>> grad.round(4)
+    array([[ 0.1161, -0.142 ,  0.0259]])
+    """
+    batch = check.targets("logits", logits, target, axis, class_weight, sample_weight)
+    ignore_index = check.integer("ignore_index", ignore_index)
+    check.choice("reduction", reduction, check.REDUCTIONS)
+    blocks = cut(math.prod(batch.logits.shape[:-1]), batch.logits.shape[-1], check.thread_count(n_threads))
+    grad = check.gradient("logits", batch, return_grad, grad_out)
+    total_weight = _weigh(batch, blocks, ignore_index)
+    loss = np.empty(batch.logits.shape[:-1], batch.logits.dtype) if reduction == "none" else None
+    sums = np.empty(blocks.number)
+    scale = _gradient_scale(reduction, total_weight)
+    grad_rows = None if grad is None else check.last(grad, batch.axis)
+
+    def work(first: int, last: int) -> None:
+        room = scratch(batch.logits.shape[-1])
+        kernels.cross_entropy(
+            *batch.operands, ignore_index, scale, loss, grad_rows, room, sums, *blocks[:2], first, last
+        )
+
+    blocks.run(work)
+    result = _reduce(reduction, sums, total_weight, loss)
+    return result if grad is None else (result, grad)
+
+
+def log_loss(
+    proba: ArrayLike,
+    target: ArrayLike,
+    *,
+    axis: int = -1,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    n_threads: int | None = None,
+) -> Any:
+    """Minus the logarithm of the probability of the target. Nothing is clipped or normalised.
+
+    Parameters
+    ----------
+    proba : array_like
+        Probabilities in [0, 1]. With one axis, of class 1 of two; else of C classes along `axis`. float32 and float64
+        keep their type; integers become float64.
+    target : array_like
+        Labels, or a distribution, as in :func:`cross_entropy`. For `proba` with one axis of its shape: labels 0 and 1,
+        or floats, the probability of class 1.
+    axis : int, default -1
+        The class axis of `proba`.
+    sample_weight : array_like, optional
+        Multiplies each loss; at least 0, broadcast to the shape of the unreduced loss.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        ``"mean"`` divides the sum by the total weight.
+    n_threads : int, optional
+        The largest number of threads; :func:`get_num_threads` if not given. Results do not depend on it.
+
+    Returns
+    -------
+    float or ndarray
+        A Python float, accumulated in float64; with ``reduction="none"`` an array of the type of `proba`. A target
+        of probability 0 has loss inf.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or value; probabilities outside [0, 1] and NaN among them.
+
+    Notes
+    -----
+    -sum(t log p) [1]_, for two classes -y log(p) - (1 - y) log1p(-p).
+
+    References
+    ----------
+    .. [1] C. M. Bishop, "Pattern Recognition and Machine Learning", Springer 2006, section 4.3.4.
+
+    Examples
+    --------
+    >>> import xent
+    >>> round(xent.log_loss([[0.25, 0.75], [0.5, 0.5]], [1, 0]), 6)
+    0.490415
+    >>> round(xent.log_loss([0.75, 0.5], [1, 0]), 6)
+    0.490415
+    """
+    array = check.floating("proba", proba)
+    if array.ndim == 1:
+        check.axis_index(axis, array, "proba")
+        check.binary_labels(target)
+        return binary_cross_entropy(
+            array, target, sample_weight=sample_weight, reduction=reduction, n_threads=n_threads
+        )
+    batch = check.targets("proba", array, target, axis, None, sample_weight)
+    check.choice("reduction", reduction, check.REDUCTIONS)
+    check.probabilities("proba", array)
+    blocks = cut(math.prod(batch.logits.shape[:-1]), batch.logits.shape[-1], check.thread_count(n_threads))
+    total_weight = _weigh(batch, blocks, None)
+    loss = np.empty(batch.logits.shape[:-1], array.dtype) if reduction == "none" else None
+    sums = np.empty(blocks.number)
+    blocks.run(
+        lambda first, last: kernels.log_loss(
+            batch.logits, batch.target, batch.sample_weight, loss, sums, *blocks[:2], first, last
+        )
+    )
+    return _reduce(reduction, sums, total_weight, loss)
+
+
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike,
+    target: ArrayLike,
+    *,
+    pos_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    return_grad: bool = False,
+    grad_out: Array | None = None,
+    n_threads: int | None = None,
+) -> Any:
+    """Cross-entropy of independent yes/no targets, from logits, and its gradient in the same pass.
+
+    Parameters
+    ----------
+    logits : array_like
+        Real numbers of any shape. float32 and float64 keep their type; integers become float64.
+    target : array_like
+        The probability of yes, of the shape of `logits`: 0 and 1, or anything between.
+    pos_weight : array_like, optional
+        Multiplies the target mass of yes; at least 0, broadcast to the shape of `logits`.
+    sample_weight : array_like, optional
+        Multiplies each loss; at least 0, broadcast to the shape of `logits`. Where it is 0 the loss and the gradient
+        are 0, whatever the logit.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        ``"mean"`` divides the sum by the sum of the sample weights.
+    return_grad : bool, default False
+        Also return the gradient of the result (of the sum, if ``reduction="none"``) with respect to `logits`.
+    grad_out : ndarray, optional
+        Where to put the gradient: of the shape and type of `logits`, which it may be. Implies `return_grad`.
+    n_threads : int, optional
+        The largest number of threads; :func:`get_num_threads` if not given. Results do not depend on it.
+
+    Returns
+    -------
+    loss : float or ndarray
+        A Python float, accumulated in float64; with ``reduction="none"`` an array of the type of `logits`.
+    grad : ndarray
+        Of the shape and type of `logits`; only if asked for.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or value. No output is written then.
+
+    Notes
+    -----
+    y w softplus(-x) + (1 - y) softplus(x) for a target y with positive weight w [1]_. Infinite logits have their
+    limits: x = -inf with y = 0 is loss 0.
+
+    References
+    ----------
+    .. [1] C. M. Bishop, "Pattern Recognition and Machine Learning", Springer 2006, section 4.3.2.
+
+    Examples
+    --------
+    >>> import xent
+    >>> round(xent.binary_cross_entropy_with_logits([0.0, 40.0], [0, 1]), 6)
+    0.346574
+    """
+    return _binary(
+        "logits", logits, target, pos_weight, sample_weight, reduction, return_grad, grad_out, n_threads
+    )
+
+
+def binary_cross_entropy(
+    proba: ArrayLike,
+    target: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    return_grad: bool = False,
+    grad_out: Array | None = None,
+    n_threads: int | None = None,
+) -> Any:
+    """Cross-entropy of independent yes/no targets, from probabilities, and its gradient in the same pass.
+
+    Parameters
+    ----------
+    proba : array_like
+        The predicted probability of yes, in [0, 1], of any shape; nothing is clipped. float32 and float64 keep their
+        type; integers become float64. From logits, use :func:`binary_cross_entropy_with_logits`, which is exact.
+    target : array_like
+        The probability of yes, of the shape of `proba`: 0 and 1, or anything between.
+    sample_weight : array_like, optional
+        Multiplies each loss; at least 0, broadcast to the shape of `proba`.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        ``"mean"`` divides the sum by the sum of the sample weights.
+    return_grad : bool, default False
+        Also return the gradient of the result (of the sum, if ``reduction="none"``) with respect to `proba`.
+    grad_out : ndarray, optional
+        Where to put the gradient: of the shape and type of `proba`, which it may be. Implies `return_grad`.
+    n_threads : int, optional
+        The largest number of threads; :func:`get_num_threads` if not given. Results do not depend on it.
+
+    Returns
+    -------
+    loss : float or ndarray
+        A Python float, accumulated in float64; with ``reduction="none"`` an array of the type of `proba`. Certain and
+        right is 0, certain and wrong is inf.
+    grad : ndarray
+        Of the shape and type of `proba`; only if asked for.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or value; probabilities outside [0, 1] and NaN among them. No output is
+        written then.
+
+    Notes
+    -----
+    -y log(p) - (1 - y) log1p(-p) [1]_; gradient (1 - y) / (1 - p) - y / p.
+
+    References
+    ----------
+    .. [1] C. M. Bishop, "Pattern Recognition and Machine Learning", Springer 2006, section 4.3.2.
+
+    Examples
+    --------
+    >>> import xent
+    >>> round(xent.binary_cross_entropy([0.5, 1.0], [0, 1]), 6)
+    0.346574
+    """
+    return _binary("proba", proba, target, None, sample_weight, reduction, return_grad, grad_out, n_threads)
+
+
+def _binary(
+    name: Literal["logits", "proba"],
+    x: ArrayLike,
+    target: ArrayLike,
+    pos_weight: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+    reduction: str,
+    return_grad: bool,
+    grad_out: Array | None,
+    n_threads: int | None,
+) -> Any:
+    batch = check.elements(name, x, target, pos_weight, sample_weight)
+    check.choice("reduction", reduction, check.REDUCTIONS)
+    if name == "proba":
+        check.probabilities(name, batch.logits)
+    n_threads = check.thread_count(n_threads)
+    grad = check.gradient(name, batch, return_grad, grad_out)
+    loss = np.empty(batch.logits.shape, batch.logits.dtype) if reduction == "none" else None
+    weight = batch.sample_weight
+    total_weight = float(batch.logits.size if weight is None else weight.sum(dtype=np.float64))
+    scale = _gradient_scale(reduction, total_weight)
+    operands = check.flat(*batch.operands, loss, grad)
+    rows, columns = math.prod(operands[0].shape[:-1]), operands[0].shape[-1]
+    blocks = cut(rows * -(-columns // kernels.BINARY_CHUNK), min(columns, kernels.BINARY_CHUNK), n_threads)
+    sums = np.empty(blocks.number)
+
+    def work(first: int, last: int) -> None:
+        room = scratch(7 * kernels.BINARY_CHUNK)
+        kernels.binary_cross_entropy(
+            *operands[:4], name == "logits", scale, *operands[4:], room, sums, *blocks[:2], first, last
+        )
+
+    blocks.run(work)
+    result = _reduce(reduction, sums, total_weight, loss)
+    return result if grad is None else (result, grad)

@@ -1,0 +1,181 @@
+"""logsumexp, softmax and log_softmax."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xent import _arguments as check
+from xent._dispatch import kernels
+from xent._parallel import cut, scratch
+
+
+def logsumexp(
+    x: ArrayLike, axis: int | tuple[int, ...] | None = -1, *, keepdims: bool = False, n_threads: int | None = None
+) -> Any:
+    """Logarithm of the sum of exponentials, log(sum(exp(x))), along axes.
+
+    Parameters
+    ----------
+    x : array_like
+        Real numbers. float32 and float64 keep their type; integers become float64.
+    axis : int, tuple of int, or None, default -1
+        The axis or axes to sum over; None is all of them.
+    keepdims : bool, default False
+        Keep the axes that were summed over, with length 1.
+    n_threads : int, optional
+        The largest number of threads; :func:`get_num_threads` if not given. Results do not depend on it.
+
+    Returns
+    -------
+    ndarray or scalar
+        `x` without its summed axes, in its type. An empty sum, or one of -inf alone, is -inf.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `x` is not real numbers or an axis is out of range or repeated.
+
+    Notes
+    -----
+    With m the maximum and r the sum of exp(x - m) over everything but the maximum, the result is m + log1p(r) [1]_.
+    Its error is at most 2 units in the last place of the larger of abs(m) and the result.
+
+    References
+    ----------
+    .. [1] P. Blanchard, D. J. Higham, N. J. Higham, "Accurately computing the log-sum-exp and softmax functions", IMA
+       Journal of Numerical Analysis 41 (2021), 2311-2330.
+
+    Examples
+    --------
+    >>> import numpy as np, xent
+    >>> round(float(xent.logsumexp([1000.0, 1000.0])), 6)
+    1000.693147
+    >>> xent.logsumexp(np.zeros((2, 3)), axis=0)
+    array([0.69314718, 0.69314718, 0.69314718])
+    """
+    array = check.floating("x", x)
+    axes = check.axis_indices(axis, array, "x")
+    rows = check.last_flat(array, axes)
+    n_threads = check.thread_count(n_threads)
+    out = np.empty(rows.shape[:-1], array.dtype)
+    blocks = cut(out.size, rows.shape[-1], n_threads)
+    blocks.run(lambda first, last: kernels.logsumexp(rows, out, scratch(rows.shape[-1]), *blocks[:2], first, last))
+    if keepdims:
+        return out.reshape([1 if i in axes else n for i, n in enumerate(array.shape)])
+    return out[()]
+
+
+def softmax(
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None = -1,
+    *,
+    out: NDArray[Any] | None = None,
+    n_threads: int | None = None,
+) -> NDArray[Any]:
+    """Probabilities proportional to exp(x), along axes.
+
+    Parameters
+    ----------
+    x : array_like
+        Real numbers (logits). float32 and float64 keep their type; integers become float64.
+    axis : int, tuple of int, or None, default -1
+        The axis or axes along which the result sums to 1; None is all of them.
+    out : ndarray, optional
+        Where to put the result: of the shape and type of `x`, which it may be.
+    n_threads : int, optional
+        The largest number of threads; :func:`get_num_threads` if not given. Results do not depend on it.
+
+    Returns
+    -------
+    ndarray
+        Of the shape and type of `x`; `out` if it was given. All NaN where a row holds NaN or +inf, or only -inf.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `x` is not real numbers, an axis is out of range or repeated, or `out` does not fit.
+
+    Notes
+    -----
+    exp(x - m) / (1 + r), with m the maximum and r the sum of exp(x - m) over everything else; at most 4 units in the
+    last place from the true value. See :func:`logsumexp` for the source.
+
+    Examples
+    --------
+    >>> import xent
+    >>> xent.softmax([2.0, 4.0, 0.5]).round(4)
+    array([0.1161, 0.858 , 0.0259])
+    """
+    return _probabilities(x, axis, out, n_threads, logarithm=False)
+
+
+def log_softmax(
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None = -1,
+    *,
+    out: NDArray[Any] | None = None,
+    n_threads: int | None = None,
+) -> NDArray[Any]:
+    """Logarithm of the softmax, without its rounding: x - logsumexp(x), along axes.
+
+    Parameters
+    ----------
+    x : array_like
+        Real numbers (logits). float32 and float64 keep their type; integers become float64.
+    axis : int, tuple of int, or None, default -1
+        The axis or axes along which the probabilities sum to 1; None is all of them.
+    out : ndarray, optional
+        Where to put the result: of the shape and type of `x`, which it may be.
+    n_threads : int, optional
+        The largest number of threads; :func:`get_num_threads` if not given. Results do not depend on it.
+
+    Returns
+    -------
+    ndarray
+        Of the shape and type of `x`; `out` if it was given. All NaN where a row holds NaN or +inf, or only -inf.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `x` is not real numbers, an axis is out of range or repeated, or `out` does not fit.
+
+    Notes
+    -----
+    -((m - x) + log1p(r)): both terms are >= 0, so that nothing cancels; at most 4 units in the last place from the
+    true value. See :func:`logsumexp` for the source.
+
+    Examples
+    --------
+    >>> import xent
+    >>> xent.log_softmax([0.0, 50.0])
+    array([-5.00000000e+01, -1.92874985e-22])
+    """
+    return _probabilities(x, axis, out, n_threads, logarithm=True)
+
+
+def _probabilities(
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None,
+    out: NDArray[Any] | None,
+    n_threads: int | None,
+    *,
+    logarithm: bool,
+) -> NDArray[Any]:
+    array = check.floating("x", x)
+    axes = check.axis_indices(axis, array, "x")
+    n_threads = check.thread_count(n_threads)
+    result = np.empty_like(array, subok=False) if out is None else check.output("out", out, array, "x", {})
+    rows = check.last_flat(array, axes)
+    target = check.last_flat(result, axes)
+    copied = len(axes) > 1 and not np.may_share_memory(target, result)
+    blocks = cut(math.prod(rows.shape[:-1]), rows.shape[-1], n_threads)
+    blocks.run(
+        lambda first, last: kernels.softmax(rows, target, logarithm, scratch(rows.shape[-1]), *blocks[:2], first, last)
+    )
+    if copied:
+        check.last_axes(result, axes)[...] = target.reshape(check.last_axes(result, axes).shape)
+    return result
