@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -37,8 +38,17 @@ def positive_integer(name: str, value: object) -> int:
     return number
 
 
-def thread_count(value: object) -> int | None:
-    return None if value is None else positive_integer("n_threads", value)
+def thread_count(value: object, name: str = "n_threads") -> int | None:
+    return None if value is None else positive_integer(name, value)
+
+
+def real(name: str, value: object) -> float:
+    if isinstance(value, (bool, np.bool_, str, bytes)):
+        raise TypeError(f"{name} is {value!r}; it must be a real number")
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {value!r}; it must be a real number") from None
 
 
 def choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
@@ -283,3 +293,73 @@ def binary_labels(target: ArrayLike) -> None:
 
 def probabilities(name: str, array: Array) -> None:
     between(name, array, 0, 1, "probabilities must be in [0, 1]")
+
+
+# --- the estimator ---------------------------------------------------------------------------------------------------
+
+
+def features(name: str, value: ArrayLike) -> Array:
+    """A finite matrix with a row for each sample."""
+    array = floating(name, value)
+    if array.ndim != 2:
+        raise ValueError(f"{name} has {array.ndim} dimensions; it must have 2, (n_samples, n_features)")
+    if 0 in array.shape:
+        raise ValueError(f"{name} has shape {array.shape}; it must have at least one sample and one feature")
+    # A sum is finite only if all its terms are, and takes no memory; it can overflow, so look closer then.
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspect = not np.isfinite(array.sum())
+    if suspect and not np.isfinite(array).all():
+        raise ValueError(f"{name}{_position(array, np.isfinite(array))}; it must be finite (no NaN, no inf)")
+    return array
+
+
+def column(name: str, value: ArrayLike, length: int) -> Array:
+    array = _array(name, value)
+    if array.shape != (length,):
+        raise ValueError(f"{name} has shape {array.shape}; it must have shape ({length},), a value for each row of X")
+    return array
+
+
+def classes(name: str, value: ArrayLike, length: int) -> tuple[Array, NDArray[np.int64]]:
+    """The different labels, sorted, and the index of each row's label among them."""
+    array = column(name, value, length)
+    if array.dtype.kind == "f" and not (array == np.floor(array)).all():
+        good = array == np.floor(array)
+        raise ValueError(f"{name}{_position(array, good)}; labels must be integers, strings or other classes")
+    try:
+        labels, indices = np.unique(array, return_inverse=True)
+    except TypeError as error:
+        raise TypeError(f"{name} has labels that cannot be sorted: {error}") from None
+    if len(labels) < 2:
+        raise ValueError(f"{name} has one class only, {labels[0]!r}; it must have at least 2")
+    return labels, indices.astype(np.int64, copy=False)
+
+
+def row_weights(value: ArrayLike | None, length: int) -> NDArray[np.float64]:
+    if value is None:
+        return np.ones(length)
+    array = floating("sample_weight", value)
+    if array.ndim and array.shape != (length,):
+        raise ValueError(f"sample_weight has shape {array.shape}; it must have shape ({length},)")
+    between("sample_weight", array, 0, np.finfo(np.float64).max, "weights must be finite and at least 0")
+    return np.array(np.broadcast_to(array, (length,)), np.float64)
+
+
+def class_weights(
+    value: object, labels: Array, indices: NDArray[np.int64], sample_weight: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """A weight for each class, from a dict by label, "balanced" or None."""
+    if value is None:
+        return np.ones(len(labels))
+    if isinstance(value, str) and value == "balanced":
+        counts = np.bincount(indices, sample_weight, minlength=len(labels))
+        return sample_weight.sum() / (len(labels) * np.where(counts > 0, counts, 1))
+    if not isinstance(value, Mapping):
+        raise ValueError(f"class_weight is {value!r}; it must be a dict from label to weight, 'balanced' or None")
+    known = labels.tolist()
+    for label in value:
+        if label not in known:
+            raise ValueError(f"class_weight names {label!r}, which is not a label of y; those are {known}")
+    array = floating("class_weight", [value.get(label, 1.0) for label in known])
+    between("class_weight", array, 0, np.finfo(np.float64).max, "weights must be finite and at least 0")
+    return array.astype(np.float64)
