@@ -81,7 +81,7 @@ def axis_indices(value: object, array: Array, name: str) -> tuple[int, ...]:
 
 def _array(name: str, value: ArrayLike) -> Array:
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, whose mask would be ignored; fill it first, with {name}.filled(...)")
+        raise TypeError(f"{name} is a masked array, whose mask would be ignored; fill it, with {name}.filled(...)")
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -99,7 +99,7 @@ def floating(name: str, value: ArrayLike) -> Array:
     """A float32 or float64 array; integers become float64."""
     array = value if type(value) is np.ndarray else _array(name, value)
     dtype = array.dtype
-    if (dtype == _FLOAT32 or dtype == _FLOAT64) and array.flags.aligned:
+    if dtype in (_FLOAT32, _FLOAT64) and array.flags.aligned:
         return array
     if dtype.kind in "iu":
         return array.astype(np.float64)
@@ -353,7 +353,8 @@ def class_weights(
         return np.ones(len(labels))
     if isinstance(value, str) and value == "balanced":
         counts = np.bincount(indices, sample_weight, minlength=len(labels))
-        return sample_weight.sum() / (len(labels) * np.where(counts > 0, counts, 1))
+        balanced: NDArray[np.float64] = sample_weight.sum() / (len(labels) * np.where(counts > 0, counts, 1))
+        return balanced
     if not isinstance(value, Mapping):
         raise ValueError(f"class_weight is {value!r}; it must be a dict from label to weight, 'balanced' or None")
     known = labels.tolist()

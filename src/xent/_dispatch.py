@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from xent import _kernels
 
@@ -25,7 +26,11 @@ def _choose() -> tuple[str, ModuleType]:
     return name, importlib.import_module(_MODULES[name])
 
 
-_name, kernels = _choose()
+if TYPE_CHECKING:
+    kernels = _kernels
+    _name: str
+else:
+    _name, kernels = _choose()
 
 
 def isa() -> str:

@@ -80,9 +80,9 @@ def set_num_threads(n: int) -> None:
 
 
 class Blocks(NamedTuple):
-    """`count` units of work in `number` blocks of `size` units, for up to `threads` threads."""
+    """`units` of work in `number` blocks of `size` units, for up to `threads` threads."""
 
-    count: int
+    units: int
     size: int
     number: int
     threads: int
@@ -108,12 +108,12 @@ class Blocks(NamedTuple):
         return results
 
 
-def cut(count: int, elements: int, n_threads: int | None) -> Blocks:
-    """Cut `count` units of `elements` elements each."""
-    size = max(1, BLOCK_ELEMENTS // max(elements, 1), -(-count // MAX_BLOCKS))
-    number = -(-count // size)
+def cut(units: int, elements: int, n_threads: int | None) -> Blocks:
+    """Cut `units` of `elements` elements each."""
+    size = max(1, BLOCK_ELEMENTS // max(elements, 1), -(-units // MAX_BLOCKS))
+    number = -(-units // size)
     wanted = get_num_threads() if n_threads is None else n_threads
-    return Blocks(count, size, number, max(1, min(wanted, number, count * elements // THREAD_ELEMENTS)))
+    return Blocks(units, size, number, max(1, min(wanted, number, units * elements // THREAD_ELEMENTS)))
 
 
 def scratch(elements: int) -> NDArray[np.float64]:

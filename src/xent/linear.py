@@ -1,5 +1,5 @@
-"""The objective of a linear classifier, over row blocks: logits of a block, loss and gradient in their place, product of
-that gradient with the block. No array of all the logits ever exists.
+"""The objective of a linear classifier, over row blocks: logits of a block, loss and gradient in their place, product
+of that gradient with the block. No array of all the logits ever exists.
 
     f(W, b) = sum_i s_i loss(W x_i + b, y_i) / sum_i s_i + l2/2 |W|^2
 
@@ -21,13 +21,13 @@ from xent.solvers import Metric, Vector
 
 Array = NDArray[Any]
 
-BLOCK_ELEMENTS = 1 << 18    # of X: a block, its logits and the coefficients stay in the second-level cache
+BLOCK_ELEMENTS = 1 << 18    # of X and the logits: a block of both stays near the processor
 MAX_METRIC_ELEMENTS = 1 << 23
 MIN_METRIC_ROWS = 2000
 
 
-def row_blocks(X: Array) -> Iterator[slice]:
-    rows = max(256, BLOCK_ELEMENTS // max(1, X.shape[1]))
+def row_blocks(X: Array, rows_of_coefficients: int) -> Iterator[slice]:
+    rows = max(64, BLOCK_ELEMENTS // (X.shape[1] + rows_of_coefficients))
     return (slice(start, start + rows) for start in range(0, X.shape[0], rows))
 
 
@@ -80,7 +80,7 @@ class Objective:
         intercept = matrix[:, -1]
         gradient = np.zeros(self.shape)
         total = 0.0
-        for block in row_blocks(self.X):
+        for block in row_blocks(self.X, self.rows):
             X = self.X[block]
             slopes = logits(X, coef, intercept)
             total += self._loss(slopes, block)
@@ -114,19 +114,21 @@ class Objective:
             )
         return float(loss)
 
-    def centred(self, coefficients: Vector) -> NDArray[np.float64]:
-        """The coefficients as a matrix. What the objective leaves free, a shift of all classes, is chosen: mean 0."""
-        matrix = coefficients.reshape(self.shape).copy()
-        if self.rows > 1:
-            matrix[:, -1] -= matrix[:, -1].mean()
-            if self.l2 == 0:
-                matrix -= matrix.mean(axis=0)
-        return matrix
+    def centred(self, coefficients: Vector) -> Vector:
+        """Coefficients with mean 0 over the classes.
+
+        The loss does not see a shift of all classes, and the penalty is least there. Gradients have mean 0 as well, so
+        that a minimiser that starts with centred coefficients keeps them so.
+        """
+        if self.rows == 1:
+            return coefficients
+        matrix = coefficients.reshape(self.shape)
+        return (matrix - matrix.mean(axis=0)).ravel()
 
     def metric_at(self, coefficients: Vector) -> Metric:
-        """The inverse of the diagonal blocks of the Hessian, one for each class, at some coefficients.
+        """The inverse of the diagonal blocks of the Hessian, one for each class, among centred coefficients.
 
-        Hessian of class k: sum_i s_i p_ik (1 - p_ik) x_i x_i' / sum_i s_i + l2 I. A sample of the rows is enough: it
+        Block of class k: sum_i s_i p_ik (1 - p_ik) x_i x_i' / sum_i s_i + l2 I. A sample of the rows is enough: it
         shapes the steps, not the answer.
         """
         size = self.shape[1]
@@ -134,10 +136,11 @@ class Objective:
         stride = max(1, self.X.shape[0] // max(MIN_METRIC_ROWS, 4 * size))
         hessian = np.zeros((self.rows, size, size))
         total = 0.0
-        for block in row_blocks(self.X[::stride]):
-            X = np.ones((len(self.X[::stride][block]), size), self.X.dtype)
-            X[:, :-1] = self.X[::stride][block]
-            weight = self.sample_weight[::stride][block]
+        sample, sample_weight = self.X[::stride], self.sample_weight[::stride]
+        for block in row_blocks(sample, size + self.rows):
+            weight = sample_weight[block]
+            X = np.ones((len(weight), size), sample.dtype)
+            X[:, :-1] = sample[block]
             total += float(weight.sum())
             scores = logits(X[:, :-1], matrix[:, :-1], matrix[:, -1])
             p = softmax(np.pad(scores, ((0, 0), (1, 0))))[:, 1:] if self.rows == 1 else softmax(scores)
@@ -149,11 +152,12 @@ class Objective:
         if not self.fit_intercept:
             hessian[:, -1, :-1] = hessian[:, :-1, -1] = 0
         inverse = np.array([_inverse(block) for block in hessian])
-        return lambda g: np.matmul(inverse, g.reshape(*self.shape, 1)).ravel()
+        return lambda g: self.centred(np.matmul(inverse, self.centred(g).reshape(*self.shape, 1)).ravel())
 
     def has_metric(self) -> bool:
         """Whether the inverses are small enough to keep and to compute."""
-        return self.rows * self.shape[1] ** 2 <= MAX_METRIC_ELEMENTS
+        rows, size = self.shape
+        return rows * size * size <= MAX_METRIC_ELEMENTS
 
 
 def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -171,14 +171,14 @@ class LogisticRegression:
         )
         result = lbfgs(
             objective,
-            self._start(objective.shape),
+            objective.centred(self._start(objective.shape)),
             metric_at=objective.metric_at if objective.has_metric() else None,
             tol=self.tol,
             max_iter=self.max_iter,
             noise=float(np.finfo(features.dtype).eps),
             callback=self._watch(callback),
         )
-        matrix = objective.centred(result.x).astype(features.dtype)
+        matrix = result.x.reshape(objective.shape).astype(features.dtype)
         self.classes_ = classes
         self.coef_ = np.ascontiguousarray(matrix[:, :-1])
         self.intercept_ = np.ascontiguousarray(matrix[:, -1])
@@ -231,7 +231,8 @@ class LogisticRegression:
         ndarray of shape (n_samples,)
         """
         scores = self.decision_function(X)
-        return self.classes_[(scores > 0).astype(np.intp) if scores.ndim == 1 else scores.argmax(axis=1)]
+        labels: Array = self.classes_[(scores > 0).astype(np.intp) if scores.ndim == 1 else scores.argmax(axis=1)]
+        return labels
 
     def predict_proba(self, X: ArrayLike) -> Array:
         """The probability of each class, in the order of `classes_`.
@@ -345,7 +346,7 @@ class LogisticRegression:
             return callback
 
         def watch(progress: Progress) -> None:
-            print(f"iteration {progress.iteration:4d}  objective {progress.loss:.8f}  gradient {progress.grad_norm:.2e}")
+            print(f"iteration {progress.iteration}: objective {progress.loss:.8f}, gradient {progress.grad_norm:.2e}")
             if callback is not None:
                 callback(progress)
 

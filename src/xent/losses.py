@@ -36,12 +36,15 @@ def _gradient_scale(reduction: str, total_weight: float) -> float:
     return 1 / total_weight if total_weight else 0.0
 
 
-def _weigh(batch: check.Targets, blocks: Blocks, ignore_index: int | None) -> float:
+def _weigh(batch: check.Batch, blocks: Blocks, ignore_index: int | None) -> float:
     """The sum of weight times target mass. Raises for a label out of range: before anything is written."""
     sums = np.zeros(blocks.number)
     ignored = np.iinfo(np.int64).min if ignore_index is None else ignore_index
-    bad_rows = blocks.run(lambda first, last: kernels.target_weight(*batch.operands, ignored, sums, *blocks[:2], first, last))
-    bad = [row for row in bad_rows if row >= 0]
+
+    def work(first: int, last: int) -> int:
+        return kernels.target_weight(*batch.operands, ignored, sums, blocks.units, blocks.size, first, last)
+
+    bad = [row for row in blocks.run(work) if row >= 0]
     if bad:
         check.bad_label(batch.target, min(bad), batch.logits.shape[-1], ignore_index)
     return _total(sums)
@@ -136,7 +139,7 @@ def cross_entropy(
     def work(first: int, last: int) -> None:
         room = scratch(batch.logits.shape[-1])
         kernels.cross_entropy(
-            *batch.operands, ignore_index, scale, loss, grad_rows, room, sums, *blocks[:2], first, last
+            *batch.operands, ignore_index, scale, loss, grad_rows, room, sums, blocks.units, blocks.size, first, last
         )
 
     blocks.run(work)
@@ -213,11 +216,13 @@ def log_loss(
     total_weight = _weigh(batch, blocks, None)
     loss = np.empty(batch.logits.shape[:-1], array.dtype) if reduction == "none" else None
     sums = np.empty(blocks.number)
-    blocks.run(
-        lambda first, last: kernels.log_loss(
-            batch.logits, batch.target, batch.sample_weight, loss, sums, *blocks[:2], first, last
+
+    def work(first: int, last: int) -> None:
+        kernels.log_loss(
+            batch.logits, batch.target, batch.sample_weight, loss, sums, blocks.units, blocks.size, first, last
         )
-    )
+
+    blocks.run(work)
     return _reduce(reduction, sums, total_weight, loss)
 
 
@@ -368,15 +373,16 @@ def _binary(
     weight = batch.sample_weight
     total_weight = float(batch.logits.size if weight is None else weight.sum(dtype=np.float64))
     scale = _gradient_scale(reduction, total_weight)
-    operands = check.flat(*batch.operands, loss, grad)
-    rows, columns = math.prod(operands[0].shape[:-1]), operands[0].shape[-1]
+    logits, y, positive, weights, losses, slopes = check.flat(*batch.operands, loss, grad)
+    rows, columns = math.prod(logits.shape[:-1]), logits.shape[-1]
     blocks = cut(rows * -(-columns // kernels.BINARY_CHUNK), min(columns, kernels.BINARY_CHUNK), n_threads)
     sums = np.empty(blocks.number)
 
     def work(first: int, last: int) -> None:
         room = scratch(7 * kernels.BINARY_CHUNK)
         kernels.binary_cross_entropy(
-            *operands[:4], name == "logits", scale, *operands[4:], room, sums, *blocks[:2], first, last
+            logits, y, positive, weights, name == "logits", scale, losses, slopes, room, sums,
+            blocks.units, blocks.size, first, last,
         )
 
     blocks.run(work)

@@ -63,7 +63,11 @@ def logsumexp(
     n_threads = check.thread_count(n_threads)
     out = np.empty(rows.shape[:-1], array.dtype)
     blocks = cut(out.size, rows.shape[-1], n_threads)
-    blocks.run(lambda first, last: kernels.logsumexp(rows, out, scratch(rows.shape[-1]), *blocks[:2], first, last))
+
+    def work(first: int, last: int) -> None:
+        kernels.logsumexp(rows, out, scratch(rows.shape[-1]), blocks.units, blocks.size, first, last)
+
+    blocks.run(work)
     if keepdims:
         return out.reshape([1 if i in axes else n for i, n in enumerate(array.shape)])
     return out[()]
@@ -173,9 +177,11 @@ def _probabilities(
     target = check.last_flat(result, axes)
     copied = len(axes) > 1 and not np.may_share_memory(target, result)
     blocks = cut(math.prod(rows.shape[:-1]), rows.shape[-1], n_threads)
-    blocks.run(
-        lambda first, last: kernels.softmax(rows, target, logarithm, scratch(rows.shape[-1]), *blocks[:2], first, last)
-    )
+
+    def work(first: int, last: int) -> None:
+        kernels.softmax(rows, target, logarithm, scratch(rows.shape[-1]), blocks.units, blocks.size, first, last)
+
+    blocks.run(work)
     if copied:
         check.last_axes(result, axes)[...] = target.reshape(check.last_axes(result, axes).shape)
     return result

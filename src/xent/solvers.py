@@ -11,8 +11,8 @@ On the handwritten digits, pixels as they are, L-BFGS needs 870 iterations for a
 stays as it was at the start, and 77 with one that is renewed so.
 
 References: D. C. Liu, J. Nocedal, "On the limited memory BFGS method for large scale optimization", Mathematical
-Programming 45 (1989); R. H. Byrd, J. Nocedal, R. B. Schnabel, "Representations of quasi-Newton matrices and their use in
-limited memory methods", Mathematical Programming 63 (1994); A. S. Lewis, M. L. Overton, "Nonsmooth optimization via
+Programming 45 (1989); R. H. Byrd, J. Nocedal, R. B. Schnabel, "Representations of quasi-Newton matrices and their use
+in limited memory methods", Mathematical Programming 63 (1994); A. S. Lewis, M. L. Overton, "Nonsmooth optimization via
 quasi-Newton methods", Mathematical Programming 141 (2013), for the line search.
 """
 
@@ -102,7 +102,8 @@ class _InverseHessian:
         u = np.linalg.solve(upper, (self.steps[:used] @ gradient)[order])
         a = np.linalg.solve(upper.T, middle @ u - scale * (self.metric_changes[:used] @ gradient)[order])
         back = np.argsort(order)
-        return scale * (result - u[back] @ self.metric_changes[:used]) + a[back] @ self.steps[:used]
+        product: Vector = scale * (result - u[back] @ self.metric_changes[:used]) + a[back] @ self.steps[:used]
+        return product
 
 
 def _search(

@@ -1,0 +1,372 @@
+"""The estimator and its objective."""
+
+import tracemalloc
+import warnings
+
+import numpy as np
+import pytest
+
+import xent
+from xent.linear import Objective
+
+X_DIGITS, Y_DIGITS = xent.datasets.load_digits()
+
+
+@pytest.fixture
+def blobs():
+    """Three overlapping classes: a well-conditioned problem."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 300)
+    return rng.normal(size=(300, 5)) + np.eye(3, 5)[y], y
+
+
+def objective_by_hand(X, y, coef, intercept, l2, weight=None):
+    """Mean cross-entropy plus penalty and its gradients, in NumPy from the definition, one row a class."""
+    weight = np.ones(len(y)) if weight is None else weight
+    scores = X @ coef.T + intercept
+    p = np.exp(scores - scores.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    slopes = (p - np.eye(p.shape[1])[y]) * weight[:, None] / weight.sum()
+    loss = -(weight * np.log(p[np.arange(len(y)), y])).sum() / weight.sum() + l2 / 2 * (coef**2).sum()
+    return loss, slopes.T @ X + l2 * coef, slopes.sum(0)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 7])
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+def test_objective_gradient_by_finite_differences(n_classes, l2):
+    rng = np.random.default_rng(1)
+    X, y = rng.normal(size=(30, 4)), rng.integers(0, n_classes, 30)
+    function = Objective(X, y, n_classes, rng.uniform(0.5, 2, 30), l2, True, None)
+    x = rng.normal(size=np.prod(function.shape))
+    _, gradient = function(x)
+    numeric = [(function(x + h)[0] - function(x - h)[0]) / 2e-5 for h in 1e-5 * np.eye(x.size)]
+    np.testing.assert_allclose(gradient, numeric, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_objective_over_many_blocks_is_the_definition(monkeypatch, dtype, order):
+    rng = np.random.default_rng(2)
+    X, y = rng.normal(size=(500, 6)), rng.integers(0, 4, 500)
+    weight = rng.uniform(0, 2, 500)
+    monkeypatch.setattr("xent.linear.BLOCK_ELEMENTS", 700)      # 70 rows a block, the last one shorter
+    function = Objective(np.asarray(X, dtype, order), y, 4, weight, 0.1, True, None)
+    matrix = rng.normal(size=function.shape)
+    loss, gradient = function(matrix.ravel())
+    expected, slope, slope_of_intercept = objective_by_hand(X, y, matrix[:, :-1], matrix[:, -1], 0.1, weight)
+    tolerance = {np.float32: 1e-6, np.float64: 1e-14}[dtype]
+    np.testing.assert_allclose(loss, expected, rtol=tolerance)
+    np.testing.assert_allclose(gradient.reshape(4, 7), np.c_[slope, slope_of_intercept], atol=tolerance)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_metric_is_the_inverse_of_the_hessian_of_each_class(n_classes):
+    rng = np.random.default_rng(3)
+    X, y = rng.normal(size=(60, 4)), rng.integers(0, n_classes, 60)
+    function = Objective(X, y, n_classes, rng.uniform(0.5, 2, 60), 0.2, True, None)
+    size = np.prod(function.shape)
+    x = rng.normal(size=size)
+    hessian = np.array([(function(x + h)[1] - function(x - h)[1]) / 2e-5 for h in 1e-5 * np.eye(size)])
+    blocks = np.zeros((size, size))
+    for k in range(0, size, 5):
+        blocks[k : k + 5, k : k + 5] = np.linalg.inv(hessian[k : k + 5, k : k + 5])
+    centre = np.array([function.centred(e) for e in np.eye(size)])
+    metric = function.metric_at(x)
+    actual = np.array([metric(e) for e in np.eye(size)])
+    np.testing.assert_allclose(actual, centre @ blocks @ centre, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("penalty", ["l2", None])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_fit_is_stationary(blobs, penalty, fit_intercept, n_classes):
+    X, y = blobs
+    y = np.minimum(y, n_classes - 1)
+    model = xent.LogisticRegression(C=0.5, penalty=penalty, fit_intercept=fit_intercept, tol=1e-10, max_iter=1000)
+    model.fit(X, y)
+    coef, intercept = model.coef_, model.intercept_
+    l2 = 0.0 if penalty is None else 1 / (0.5 * len(y))
+    if n_classes == 2:      # one row stands for the difference of two: the penalty is on that
+        coef, intercept = np.array([-coef[0] / 2, coef[0] / 2]), np.array([-intercept[0] / 2, intercept[0] / 2])
+        l2 *= 2
+    loss, slope, slope_of_intercept = objective_by_hand(X, y, coef, intercept, l2)
+    np.testing.assert_allclose(slope, 0, atol=1e-9)
+    assert model.objective_ == pytest.approx(loss, rel=1e-12)
+    assert model.converged_
+    assert model.grad_norm_ <= 1e-10
+    if fit_intercept:
+        np.testing.assert_allclose(slope_of_intercept, 0, atol=1e-9)
+    else:
+        np.testing.assert_array_equal(model.intercept_, 0)
+    if n_classes == 3:
+        np.testing.assert_allclose(model.coef_.sum(0), 0, atol=1e-8)
+
+
+@pytest.mark.parametrize("C", [1e-3, 1.0, 100.0])
+@pytest.mark.parametrize("labels", [2, 3])
+def test_coefficients_are_scikit_learns(blobs, C, labels):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    X, y = blobs
+    y = np.minimum(y, labels - 1)
+    weight = np.random.default_rng(4).uniform(0, 2, len(y))
+    ours = xent.LogisticRegression(C=C, tol=1e-10, max_iter=1000).fit(X, y, weight)
+    theirs = linear_model.LogisticRegression(C=C, tol=1e-10, solver="newton-cholesky").fit(X, y, weight)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, atol=1e-7)
+    np.testing.assert_allclose(ours.intercept_, theirs.intercept_, atol=1e-7)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-7)
+    np.testing.assert_allclose(ours.decision_function(X), theirs.decision_function(X), atol=1e-6)
+    assert ours.score(X, y, weight) == theirs.score(X, y, weight)
+    for name in ("coef_", "intercept_", "classes_", "n_iter_"):
+        assert getattr(ours, name).shape == getattr(theirs, name).shape
+
+
+@pytest.mark.parametrize("weights", ["balanced", {0: 2.0, 2: 0.5}])
+def test_class_weights_are_sample_weights(blobs, weights):
+    X, y = blobs
+    per_class = {0: 2.0, 1: 1.0, 2: 0.5}
+    if weights == "balanced":
+        per_class = {k: len(y) / (3 * (y == k).sum()) for k in range(3)}
+    ours = xent.LogisticRegression(class_weight=weights, tol=1e-10, max_iter=500).fit(X, y)
+    twin = xent.LogisticRegression(tol=1e-10, max_iter=500).fit(X, y, [per_class[k] for k in y])
+    np.testing.assert_allclose(ours.coef_, twin.coef_, atol=1e-8)
+
+
+def test_weight_zero_is_absence(blobs):
+    X, y = blobs
+    weight = (np.arange(len(y)) % 3 > 0).astype(float)
+    ours = xent.LogisticRegression(tol=1e-10, max_iter=500).fit(X, y, weight)
+    twin = xent.LogisticRegression(tol=1e-10, max_iter=500).fit(X[weight > 0], y[weight > 0])
+    np.testing.assert_allclose(ours.coef_, twin.coef_, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array(["ash", "birch", "cedar"]),
+        np.array(["ash", "birch", "cedar"], object),
+        np.array([-5, 0, 1000]),
+        np.array([0.0, 1.0, 2.0]),
+        np.array([3, 1, 2], np.uint8),
+        np.array([b"a", b"b", b"c"]),
+    ],
+    ids=lambda labels: str(labels.dtype),
+)
+def test_labels_of_any_type(blobs, labels):
+    X, y = blobs
+    plain = xent.LogisticRegression(tol=1e-8).fit(X, y)
+    model = xent.LogisticRegression(tol=1e-8).fit(X, labels[y])
+    assert model.classes_.tolist() == sorted(labels.tolist())
+    assert model.predict(X).tolist() == labels[plain.predict(X)].tolist()
+    assert model.score(X, labels[y]) == plain.score(X, y)
+
+
+def test_bool_labels_are_two_classes(blobs):
+    X, y = blobs
+    model = xent.LogisticRegression().fit(X, y > 0)
+    assert model.classes_.tolist() == [False, True]
+    assert model.predict(X).dtype == bool
+    assert model.decision_function(X).shape == (300,)
+
+
+def test_log_probabilities_are_exact():
+    model = xent.LogisticRegression(C=1e9, tol=1e-3).fit([[0.0], [1.0], [2.0], [3.0]], [0, 0, 1, 1])
+    rows = np.array([[-1e4], [1e4]])
+    score = model.decision_function(rows)
+    np.testing.assert_allclose(model.predict_log_proba(rows), -np.logaddexp(0, np.c_[score, -score]), rtol=1e-14)
+    assert (model.predict_log_proba(rows) < 0).any(axis=1).all()
+    assert (model.predict_proba(rows).sum(axis=1) == 1).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_digits(dtype):
+    X = X_DIGITS.astype(dtype)
+    model = xent.LogisticRegression().fit(X[:1350], Y_DIGITS[:1350])
+    assert model.coef_.dtype == model.intercept_.dtype == dtype
+    assert model.predict_proba(X).dtype == dtype
+    assert model.converged_
+    assert model.score(X[:1350], Y_DIGITS[:1350]) > 0.995
+    assert model.score(X[1350:], Y_DIGITS[1350:]) > 0.88
+
+
+@pytest.mark.parametrize(
+    "change",
+    [np.asfortranarray, lambda X: np.repeat(X, 2, axis=1)[:, ::2], lambda X: X.tolist(), lambda X: X[::-1][::-1]],
+    ids=["fortran", "strided", "list", "reversed twice"],
+)
+def test_layouts(blobs, change):
+    X, y = blobs
+    plain = xent.LogisticRegression(tol=1e-10).fit(X, y)
+    model = xent.LogisticRegression(tol=1e-10).fit(change(X), y)
+    np.testing.assert_allclose(model.coef_, plain.coef_, atol=1e-9)
+
+
+def test_read_only_memory_map(blobs, tmp_path):
+    X, y = blobs
+    np.save(tmp_path / "X.npy", X)
+    X_map = np.load(tmp_path / "X.npy", mmap_mode="r")
+    np.testing.assert_array_equal(xent.LogisticRegression().fit(X_map, y).coef_, xent.LogisticRegression().fit(X, y).coef_)
+
+
+def test_integer_features():
+    X, y = X_DIGITS[:300].astype(np.int8), Y_DIGITS[:300]
+    np.testing.assert_array_equal(
+        xent.LogisticRegression().fit(X, y).coef_, xent.LogisticRegression().fit(X.astype(float), y).coef_
+    )
+
+
+def test_inputs_are_not_changed_and_logits_never_exist_whole():
+    rng = np.random.default_rng(5)
+    X, y = rng.normal(size=(50_000, 4)), rng.integers(0, 60, 50_000)
+    before = X.copy()
+    tracemalloc.start()
+    xent.LogisticRegression(max_iter=3, tol=1e-2).fit(X, y)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(X, before)
+    assert peak < 50_000 * 60 * 8 / 2
+
+
+def test_callback_and_first_loss(blobs):
+    X, y = blobs
+    seen = []
+    model = xent.LogisticRegression().fit(X, y, callback=seen.append)
+    assert seen[0].loss == pytest.approx(np.log(3), rel=1e-15)
+    assert [p.iteration for p in seen] == list(range(int(model.n_iter_[0]) + 1))
+    assert seen[-1].loss == model.objective_
+
+
+def test_verbose_prints(blobs, capsys):
+    xent.LogisticRegression(verbose=1).fit(*blobs)
+    assert "iteration 0: objective 1.0986" in capsys.readouterr().out
+
+
+def test_max_iter_warns_and_says_what_to_do(blobs):
+    with pytest.warns(xent.ConvergenceWarning, match=r"2 iterations .* tol=1e-10: max_iter was reached\. Raise max_iter"):
+        model = xent.LogisticRegression(tol=1e-10, max_iter=2).fit(*blobs)
+    assert not model.converged_
+
+
+def test_warm_start_goes_on(blobs):
+    X, y = blobs
+    model = xent.LogisticRegression(tol=1e-8, warm_start=True).fit(X, y)
+    coef = model.coef_.copy()
+    model.fit(X, y)
+    assert model.n_iter_[0] == 0
+    np.testing.assert_allclose(model.coef_, coef, rtol=1e-12)
+
+
+def test_separable_data_without_penalty_is_finite():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", xent.ConvergenceWarning)    # there is no minimum to converge to
+        model = xent.LogisticRegression(penalty=None, max_iter=30).fit([[-2.0], [-1.0], [1.0], [2.0]], [0, 0, 1, 1])
+    assert np.isfinite(model.coef_).all()
+    assert model.score([[-3.0], [3.0]], [0, 1]) == 1
+
+
+def test_constant_and_duplicate_features(blobs):
+    X, y = blobs
+    X = np.c_[X, X[:, 0], np.zeros(len(X)), np.ones(len(X))]
+    for penalty in ("l2", None):
+        model = xent.LogisticRegression(penalty=penalty, tol=1e-8, max_iter=500).fit(X, y)
+        assert model.converged_
+        assert np.isfinite(model.coef_).all()
+
+
+def test_badly_scaled_features(blobs):
+    X, y = blobs
+    scale = np.logspace(-3, 3, 5)
+    plain = xent.LogisticRegression(penalty=None, tol=1e-9).fit(X, y)
+    model = xent.LogisticRegression(penalty=None, tol=1e-9, max_iter=300).fit(X * scale, y)
+    assert model.converged_
+    np.testing.assert_allclose(model.predict_proba(X * scale), plain.predict_proba(X), atol=1e-4)
+
+
+def test_more_features_than_samples():
+    rng = np.random.default_rng(6)
+    X, y = rng.normal(size=(20, 200)), rng.integers(0, 3, 20)
+    model = xent.LogisticRegression(tol=1e-8, max_iter=1000).fit(X, y)
+    assert model.converged_
+
+
+def test_threads_do_not_matter():
+    one = xent.LogisticRegression(n_jobs=1, tol=1e-2).fit(X_DIGITS, Y_DIGITS)
+    two = xent.LogisticRegression(n_jobs=2, tol=1e-2).fit(X_DIGITS, Y_DIGITS)
+    np.testing.assert_array_equal(one.coef_, two.coef_)
+
+
+def test_parameters(blobs):
+    model = xent.LogisticRegression(C=2.0, max_iter=7)
+    assert model.get_params()["C"] == 2.0
+    assert model.set_params(C=3.0) is model
+    assert repr(model) == "LogisticRegression(C=3.0, max_iter=7)"
+    assert type(model)(**model.get_params()).get_params() == model.get_params()
+    with pytest.raises(ValueError, match="'alpha' is not a parameter"):
+        model.set_params(alpha=1)
+
+
+def test_scikit_learn_can_clone_it(blobs):
+    base = pytest.importorskip("sklearn.base")
+    twin = base.clone(xent.LogisticRegression(C=2.0))
+    assert twin.C == 2.0
+
+
+BAD_PARAMETERS = [
+    ({"C": 0}, ValueError, "C is 0; it must be greater than 0"),
+    ({"C": "big"}, TypeError, "C is 'big'; it must be a real number"),
+    ({"C": float("nan")}, ValueError, "C is nan"),
+    ({"penalty": "l1"}, ValueError, "penalty is 'l1'; it must be 'l2' or None"),
+    ({"solver": "saga"}, ValueError, "solver is 'saga'; it must be one of 'auto', 'lbfgs'"),
+    ({"tol": 0}, ValueError, "tol is 0"),
+    ({"max_iter": -1}, ValueError, "max_iter is -1"),
+    ({"max_iter": 1.5}, TypeError, "max_iter is 1.5; it must be an integer"),
+    ({"n_jobs": 0}, ValueError, "n_jobs is 0"),
+    ({"class_weight": {9: 1.0}}, ValueError, "class_weight names 9, which is not a label"),
+    ({"class_weight": {0: -1.0}}, ValueError, r"class_weight\[0\] is -1.0"),
+    ({"class_weight": "even"}, ValueError, "class_weight is 'even'"),
+]
+
+
+@pytest.mark.parametrize(("parameters", "error", "message"), BAD_PARAMETERS)
+def test_bad_parameters(blobs, parameters, error, message):
+    with pytest.raises(error, match=message):
+        xent.LogisticRegression(**parameters).fit(*blobs)
+
+
+BAD_DATA = [
+    (lambda X, y: (np.where(np.arange(5) == 2, np.nan, X), y), r"X\[0, 2\] is nan; it must be finite"),
+    (lambda X, y: (np.where(np.arange(5) == 2, np.inf, X), y), r"X\[0, 2\] is inf"),
+    (lambda X, y: (X[:, 0], y), "X has 1 dimensions"),
+    (lambda X, y: (X[:0], y[:0]), "at least one sample"),
+    (lambda X, y: (X, y[:-1]), r"y has shape \(299,\); it must have shape \(300,\)"),
+    (lambda X, y: (X, np.zeros(300)), "one class only"),
+    (lambda X, y: (X, y + 0.5), r"y\[0\] is \d.5; labels must be"),
+    (lambda X, y: (X, y, np.full(300, -1.0)), r"sample_weight\[0\] is -1.0"),
+    (lambda X, y: (X, y, np.ones(3)), "sample_weight has shape"),
+    (lambda X, y: (X, y, np.zeros(300)), "is 0 for every sample"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), BAD_DATA)
+def test_bad_data_leaves_a_fitted_estimator_alone(blobs, spoil, message):
+    X, y = blobs
+    model = xent.LogisticRegression().fit(X, y)
+    coef = model.coef_.copy()
+    with pytest.raises(ValueError, match=message):
+        model.fit(*spoil(X, y))
+    np.testing.assert_array_equal(model.coef_, coef)
+
+
+def test_bad_data_types(blobs):
+    X, y = blobs
+    with pytest.raises(TypeError, match="X has dtype complex128"):
+        xent.LogisticRegression().fit(X * 1j, y)
+    with pytest.raises(TypeError, match="y has labels that cannot be sorted"):
+        xent.LogisticRegression().fit(X[:2], np.array(["a", 1], object))
+
+
+def test_use_before_fit_and_other_width(blobs):
+    X, y = blobs
+    with pytest.raises(xent.NotFittedError, match="not fitted yet"):
+        xent.LogisticRegression().predict(X)
+    with pytest.raises(ValueError, match="X has 4 features, but LogisticRegression is expecting 5"):
+        xent.LogisticRegression().fit(X, y).predict(X[:, :4])
