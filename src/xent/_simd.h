@@ -117,8 +117,8 @@ XENT_DEFINE(f64, double, vf64, vi64, 52)
 /* What the compiler has no operator for, in the instructions of each set:
  *   maximum        max(a, b); which of the two where one is NaN is not specified
  *   any_equal      whether a == b in any lane
- *   load_first     the first n < lanes elements at an address, other lanes filled; nothing beyond them is read
- *   store_first    the first n < lanes elements to an address; nothing beyond them is written
+ *   load_first     the first n <= lanes elements at an address, other lanes filled; nothing beyond them is read
+ *   store_first    the first n <= lanes elements to an address; nothing beyond them is written
  */
 #if defined(__AVX512F__) && XENT_BYTES == 64
 XENT_INLINE vf32 xent_maximum_f32(vf32 a, vf32 b) { return (vf32)_mm512_max_ps((__m512)a, (__m512)b); }
@@ -185,12 +185,12 @@ XENT_INLINE int xent_any_equal_f64(vf64 a, vf64 b) {
 #  define XENT_DEFINE_FIRST(S, scalar, vector)                                                                       \
     XENT_INLINE vector xent_load_first_##S(const vector *source, Py_ssize_t n, double otherwise) {                   \
         vector x = xent_fill_##S(otherwise);                                                                         \
-        for (Py_ssize_t i = 0; i < XENT_LANES_##S - (XENT_LANES_##S > 1); i++)                                       \
+        for (Py_ssize_t i = 0; i < XENT_LANES_##S; i++)                                                              \
             if (i < n) XENT_LANE(x, i) = ((const scalar *)source)[i];                                                \
         return x;                                                                                                    \
     }                                                                                                                \
     XENT_INLINE void xent_store_first_##S(vector *target, Py_ssize_t n, vector x) {                                  \
-        for (Py_ssize_t i = 0; i < XENT_LANES_##S - (XENT_LANES_##S > 1); i++)                                       \
+        for (Py_ssize_t i = 0; i < XENT_LANES_##S; i++)                                                              \
             if (i < n) ((scalar *)target)[i] = XENT_LANE(x, i);                                                      \
     }
 XENT_DEFINE_FIRST(f32, float, vf32)
