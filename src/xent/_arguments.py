@@ -160,7 +160,7 @@ def output(name: str, value: object, like: Array, like_name: str, others: dict[s
         raise ValueError(f"{name} is read-only; it must be writeable")
     if not value.flags.aligned:
         raise ValueError(f"{name} is not aligned in memory; allocate it with NumPy, for example np.empty_like")
-    if any(stride == 0 and length > 1 for stride, length in zip(value.strides, value.shape, strict=True)):
+    if value.size and any(s == 0 and n > 1 for s, n in zip(value.strides, value.shape, strict=True)):
         raise ValueError(f"{name} has elements that share memory (a stride of 0); it must have room for each")
     same = value.ctypes.data == like.ctypes.data and value.strides == like.strides
     for other_name, other in others.items() if same else {like_name: like, **others}.items():
