@@ -204,7 +204,8 @@ def test_read_only_memory_map(blobs, tmp_path):
     X, y = blobs
     np.save(tmp_path / "X.npy", X)
     X_map = np.load(tmp_path / "X.npy", mmap_mode="r")
-    np.testing.assert_array_equal(xent.LogisticRegression().fit(X_map, y).coef_, xent.LogisticRegression().fit(X, y).coef_)
+    mapped, plain = xent.LogisticRegression().fit(X_map, y), xent.LogisticRegression().fit(X, y)
+    np.testing.assert_array_equal(mapped.coef_, plain.coef_)
 
 
 def test_integer_features():
@@ -241,7 +242,7 @@ def test_verbose_prints(blobs, capsys):
 
 
 def test_max_iter_warns_and_says_what_to_do(blobs):
-    with pytest.warns(xent.ConvergenceWarning, match=r"2 iterations .* tol=1e-10: max_iter was reached\. Raise max_iter"):
+    with pytest.warns(xent.ConvergenceWarning, match=r"2 iterations .* tol=1e-10: max_iter was reached\. Raise max"):
         model = xent.LogisticRegression(tol=1e-10, max_iter=2).fit(*blobs)
     assert not model.converged_
 

@@ -1,5 +1,7 @@
 """The minimisers, on functions whose answers are known."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -96,7 +98,7 @@ def test_callback_sees_every_iteration_and_the_loss_falls(problem):
     result = lbfgs(quadratic(*problem), np.zeros(40), tol=1e-6, max_iter=5000, callback=seen.append)
     assert [p.iteration for p in seen] == list(range(result.iterations + 1))
     assert seen[-1].loss == result.loss
-    assert all(b.loss <= a.loss for a, b in zip(seen, seen[1:], strict=False))
+    assert all(b.loss <= a.loss for a, b in itertools.pairwise(seen))
 
 
 def test_max_iter_and_a_start_at_the_minimum(problem):

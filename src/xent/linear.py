@@ -72,7 +72,7 @@ class Objective:
         self.l2 = l2
         self.fit_intercept = fit_intercept
         self.n_threads = n_threads
-        self.shape = (self.rows, X.shape[1] + 1)
+        self.shape: tuple[int, int] = (self.rows, X.shape[1] + 1)
 
     def __call__(self, coefficients: Vector) -> tuple[float, Vector]:
         matrix = coefficients.reshape(self.shape)
@@ -123,7 +123,8 @@ class Objective:
         if self.rows == 1:
             return coefficients
         matrix = coefficients.reshape(self.shape)
-        return (matrix - matrix.mean(axis=0)).ravel()
+        result: Vector = (matrix - matrix.mean(axis=0)).ravel()
+        return result
 
     def metric_at(self, coefficients: Vector) -> Metric:
         """The inverse of the diagonal blocks of the Hessian, one for each class, among centred coefficients.
@@ -134,7 +135,8 @@ class Objective:
         size = self.shape[1]
         matrix = coefficients.reshape(self.shape)
         stride = max(1, self.X.shape[0] // max(MIN_METRIC_ROWS, 4 * size))
-        hessian = np.zeros((self.rows, size, size))
+        blocks = self.rows if matrix.any() else 1       # at zero all classes have the same
+        hessian = np.zeros((blocks, size, size))
         total = 0.0
         sample, sample_weight = self.X[::stride], self.sample_weight[::stride]
         for block in row_blocks(sample, size + self.rows):
@@ -144,9 +146,10 @@ class Objective:
             total += float(weight.sum())
             scores = logits(X[:, :-1], matrix[:, :-1], matrix[:, -1])
             p = softmax(np.pad(scores, ((0, 0), (1, 0))))[:, 1:] if self.rows == 1 else softmax(scores)
-            curvature = (p * (1 - p) * weight[:, None]).astype(X.dtype, copy=False)
-            for k in range(self.rows):
-                hessian[k] += (X * curvature[:, k, None]).T @ X
+            curvature = np.sqrt(p * (1 - p) * weight[:, None]).astype(X.dtype, copy=False)
+            for k in range(blocks):
+                weighted = X * curvature[:, k, None]
+                hessian[k] += weighted.T @ weighted
         hessian /= max(total, np.finfo(np.float64).tiny)
         hessian[:, range(size - 1), range(size - 1)] += self.l2
         if not self.fit_intercept:
@@ -156,8 +159,7 @@ class Objective:
 
     def has_metric(self) -> bool:
         """Whether the inverses are small enough to keep and to compute."""
-        rows, size = self.shape
-        return rows * size * size <= MAX_METRIC_ELEMENTS
+        return self.shape[0] * self.shape[1] ** 2 <= MAX_METRIC_ELEMENTS
 
 
 def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
