@@ -239,18 +239,27 @@ def targets(
         class_weight = floating("class_weight", class_weight)
         if class_weight.shape != x.shape[-1:]:
             raise ValueError(f"class_weight has shape {class_weight.shape}; it must have shape {x.shape[-1:]}")
-        class_weight = np.ascontiguousarray(weights("class_weight", class_weight, x.shape[-1:], "a row"), x.dtype)
+        class_weight = np.ascontiguousarray(weights("class_weight", class_weight, x.shape[-1:], "a row"), np.float64)
     if sample_weight is not None:
         sample_weight = weights("sample_weight", sample_weight, shape, "the unreduced loss")
     return Batch(given, axis, x, t, class_weight, sample_weight)
 
 
-def bad_label(target: Array, row: int, n_classes: int, ignore_index: int | None) -> NoReturn:
+def ignored_label(value: object, target: Array) -> int | None:
+    """The label to ignore as the kernels read it, or None if no label of this type can be it."""
+    number = integer("ignore_index", value)
+    if target.dtype == np.uint64 and number >= 1 << 63:
+        return number - (1 << 64) if number < 1 << 64 else None     # read as int64
+    if target.dtype == np.uint64 and number < 0:
+        return None
+    return number if -(1 << 63) <= number < 1 << 63 else None
+
+
+def bad_label(target: Array, row: int, allowed: str) -> NoReturn:
     """Raise for the label of one row, which is out of range."""
     good = np.ones(target.size, bool)
     good[row] = False
-    also = "" if ignore_index is None else f" or be ignore_index, {ignore_index}"
-    raise ValueError(f"target{_position(target, good)}; labels must be in [0, {n_classes}){also}")
+    raise ValueError(f"target{_position(target, good)}; labels must be in {allowed}")
 
 
 def elements(
@@ -276,11 +285,11 @@ def flat(*arrays: Array | None) -> tuple[Any, ...]:
     return tuple(None if array is None else np.atleast_1d(array) for array in arrays)
 
 
-def gradient(name: str, batch: Batch, wanted: bool, given: object) -> Array | None:
+def gradient(name: str, weight_name: str, batch: Batch, wanted: bool, given: object) -> Array | None:
     """The array for the gradient, of the shape of the logits as they came, if there is to be one."""
     if given is None:
         return np.empty_like(batch.given, subok=False) if wanted else None
-    others = {"target": batch.target, "class_weight": batch.class_weight, "sample_weight": batch.sample_weight}
+    others = {"target": batch.target, weight_name: batch.class_weight, "sample_weight": batch.sample_weight}
     return output("grad_out", given, batch.given, name, others)
 
 

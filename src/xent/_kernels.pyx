@@ -11,30 +11,30 @@ One row x of C logits, with target mass t and T = sum(t):
     a confident row keeps every digit of its tiny loss.
 (b) With all the mass on one class y the gradient there is -T (sum of e_c over c != y) / s, never T (p_y - 1).
 (c) x - m rounds. Its rounding error, recovered by a two-sum, goes into the reduced argument of exp.
-(d) Sums run in short blocks, four vectors of partial sums each; block totals are added in float64 with compensation.
+(d) Sums keep what their roundings lose, in vectors as in float64, and so do the last few operations of a row: they
+    round once, at the end.
 
 Layers, each using only those above it: numbers (exp, log1p, sums) -> one row -> a block of rows -> the functions that
 Python calls, which take arrays that are known to be good (see _arguments.py) and a range of blocks to work on.
 """
 
-from libc.math cimport INFINITY, NAN, isfinite, isnan, log, log1p
-from libc.stdint cimport INT64_MIN, int64_t
-from libc.string cimport memset
+from libc.math cimport INFINITY, NAN, fma, isfinite, isnan, log
+from libc.stdint cimport int64_t
 
 cimport numpy as cnp
 
 from xent._operands cimport (
-    ABSENT, F32, Operand, bind, gather, place, read_integer, read_number, row_of, scatter, weight_of, write_number,
+    ABSENT, F32, Operand, bind, fits_float32, gather, place, read_integer, read_number, row_of, scatter, weight_of, write_number,
 )
 from xent._simd cimport (
-    absolute, any_equal, fill, get, lanes, load_first, max_lanes, maximum, power_of_two, put, store_first, sum_lanes,
-    vec, vf32, vf64, where_equal, where_less, without_lane, xent_cpu_has_avx2, xent_cpu_has_avx512,
+    absolute, all_equal, any_equal, element, fill, get, lanes, load_first, max_lanes, maximum, multiply_rest,
+    power_of_two, put, store_first, vec, vf32, vf64, where_equal, where_less, without_lane, xent_cpu_has_avx2,
+    xent_cpu_has_avx512,
 )
 
 cnp.import_array()
 
 cdef enum:
-    BLOCK = 64          # vectors to a short sum: at most 16 additions before a partial sum is widened
     CHUNK = 512         # elements of a binary loss at a time
 
 
@@ -42,42 +42,100 @@ cdef enum:
 # Numbers
 # ---------------------------------------------------------------------------------------------------------------------
 
-cdef struct Sum:        # a float64 sum and what its roundings lost
+cdef struct Pair:       # a number, high + low: a float64 result and what its roundings lost
     double high
     double low
 
 
-cdef inline void add(Sum* total, double x) noexcept nogil:
-    cdef double high = total.high + x
-    cdef double part = high - total.high
-    total.low += (total.high - (high - part)) + (x - part)
-    total.high = high
+cdef inline Pair two_sum(double a, double b) noexcept nogil:
+    cdef Pair total
+    cdef double part
+    total.high = a + b
+    part = total.high - a
+    total.low = (a - (total.high - part)) + (b - part)
+    return total
 
 
-cdef inline void add_lanes(Sum* total, vec x) noexcept nogil:
+cdef inline void add(Pair* total, double x) noexcept nogil:
+    cdef Pair result = two_sum(total.high, x)
+    total.high = result.high
+    total.low += result.low
+
+
+cdef inline void add_pair(Pair* total, Pair x) noexcept nogil:
+    add(total, x.high)
+    total.low += x.low
+
+
+cdef inline Pair multiply(Pair x, Pair y) noexcept nogil:
+    cdef Pair product
+    product.high = x.high * y.high
+    product.low = fma(x.high, y.high, -product.high) + (x.high * y.low + x.low * y.high)
+    return product
+
+
+cdef inline Pair divide(Pair x, Pair y) noexcept nogil:
+    cdef Pair quotient
+    quotient.high = x.high / y.high
+    quotient.low = (fma(-quotient.high, y.high, x.high) + (x.low - quotient.high * y.low)) / y.high
+    return quotient
+
+
+cdef inline Pair single(double x) noexcept nogil:
+    cdef Pair pair
+    pair.high = x
+    pair.low = 0
+    return pair
+
+
+cdef inline double value(Pair x) noexcept nogil:
+    # Where the high part is infinite or 0 the low part may be infinity - infinity or 0 / 0.
+    return x.high + x.low if isfinite(x.low) else x.high
+
+
+cdef inline Pair one_more(Pair x) noexcept nogil:
+    cdef Pair total = two_sum(1, x.high)
+    total.low += x.low
+    return total
+
+
+cdef inline Pair log1p_pair(Pair x) noexcept nogil:
+    """log(1 + x) for x >= 0: log is more exact than log1p, and what 1 + x loses comes back through its derivative."""
+    cdef Pair total = one_more(x)
+    cdef double correction = total.low / total.high
+    return two_sum(log(total.high), correction - 0.5 * correction * correction)
+
+
+cdef inline void accumulate(vec y, vec* high, vec* low) noexcept nogil:
+    """high + low += y, lane by lane."""
+    cdef vec total = high[0] + y
+    cdef vec part = total - high[0]
+    low[0] = low[0] + ((high[0] - (total - part)) + (y - part))
+    high[0] = total
+
+
+cdef inline Pair sum_pairs(vec high, vec low) noexcept nogil:
+    cdef Pair total
     cdef Py_ssize_t i
-    if vec is vf32:
-        add(total, sum_lanes(x))    # in float64 already
-    else:
-        for i in range(lanes(&x)):
-            add(total, get(&x, i))
+    total.high = total.low = 0
+    for i in range(lanes(&high)):
+        add(&total, get(&high, i))
+        total.low += get(&low, i)
+    return total
 
 
-cdef inline double value(Sum total) noexcept nogil:
-    # An infinite sum has lost infinity - infinity.
-    return total.high + total.low if isfinite(total.high) else total.high
-
-
-cdef inline vec exp_shifted(vec x, vec m) noexcept nogil:
-    """exp(x - m) for x <= m; 0 where that is below the smallest normal number.
+cdef inline vec exp_shifted(vec x, vec m, vec* rest) noexcept nogil:
+    """exp(x - m) for x <= m; 0 where that is below the smallest normal number. Writes what the result lost, if asked.
 
     x - m = n log 2 + f with |f| <= log(2)/2, and exp(f) = 1 + f + f^2 q(f), q a minimax polynomial of this interval.
     """
     cdef vec d = x - m
     cdef vec part = d - x
     cdef vec lost = (x - (d - part)) - (m + part)
-    cdef vec shifted, n, f, q, power, high, low = d
+    cdef vec zero = fill(&d, 0)
+    cdef vec shifted, n, f, q, power, result, lowest, high, low = zero
     if vec is vf32:
+        lowest = fill(&d, -87.3365447505531)
         shifted = d * fill(&d, 1.44269504088896340736) + fill(&d, 12582912.0)             # 1.5 * 2^23
         n = shifted - fill(&d, 12582912.0)
         f = (d - n * fill(&d, 0.693359375)) + (lost - n * fill(&d, -2.12194440054690583e-4))
@@ -86,7 +144,9 @@ cdef inline vec exp_shifted(vec x, vec m) noexcept nogil:
         q = q * f + fill(&d, 0.0416683905176082777)
         q = q * f + fill(&d, 0.1666652040223332495)
         q = q * f + fill(&d, 0.4999999343346428785)
+        f = f * f * q + f
     else:
+        lowest = fill(&d, -708.3964185322641)
         shifted = d * fill(&d, 1.44269504088896340736) + fill(&d, 6755399441055744.0)     # 1.5 * 2^52
         n = shifted - fill(&d, 6755399441055744.0)
         high = d - n * fill(&d, 0.693147180369123816490)
@@ -103,33 +163,39 @@ cdef inline vec exp_shifted(vec x, vec m) noexcept nogil:
         q = q * f + fill(&d, 0.041666666666529731216)
         q = q * f + fill(&d, 0.16666666666666411364)
         q = q * f + fill(&d, 0.50000000000000106682)
-    # float64 sums have no wider type to hide in: there f keeps its rounding error.
-    f = f * f * q + f if vec is vf32 else (f * f * q + low) + f
+        # float64 has no wider type to be saved by: there f keeps its rounding error.
+        f = (f * f * q + low) + f
     power = power_of_two(shifted)
-    return where_less(d, fill(&d, -87.3365447505531 if vec is vf32 else -708.3964185322641), fill(&d, 0), f * power + power)
+    result = f * power + power
+    if rest is not NULL:
+        rest[0] = where_less(d, lowest, zero, (power - result) + f * power)
+    return where_less(d, lowest, zero, result)
 
 
-cdef inline vec log1p_unit(vec x) noexcept nogil:
-    """log1p(x) for 0 <= x <= 1.
+cdef inline vec log1p_unit(vec x, vec x_rest, vec* rest) noexcept nogil:
+    """log1p(x + x_rest) for 0 <= x <= 1 and a far smaller x_rest; writes what the result lost.
 
     1 + x = 2^k (1 + f), k = 1 from sqrt(2) on; with s = f / (2 + f), log1p(f) = f - (f^2/2 - s (f^2/2 + R(s^2))),
     R a minimax polynomial. The form is that of FreeBSD's log1p.
     """
     cdef vec bound = fill(&x, 0.41421356237309515)
     cdef vec zero = fill(&x, 0)
-    cdef vec f = where_less(bound, x, (x - fill(&x, 1)) * fill(&x, 0.5), x)
+    cdef vec one = fill(&x, 1)
+    cdef vec f = where_less(bound, x, (x - one) * fill(&x, 0.5), x)
     cdef vec s = f / (fill(&x, 2) + f)
     cdef vec z = s * s
     cdef vec half = fill(&x, 0.5) * f * f
-    cdef vec r
+    cdef vec r, k_log_2, k_log_2_rest, bend, sum_1, sum_2
     if vec is vf32:
+        k_log_2 = where_less(bound, x, fill(&x, 0.693138122558594), zero)
+        k_log_2_rest = where_less(bound, x, fill(&x, 9.05800061445916e-06), zero)
         r = fill(&x, 0.23583540742507851)
         r = r * z + fill(&x, 0.285372400263040985)
         r = r * z + fill(&x, 0.400003361872143129)
         r = r * z + fill(&x, 0.666666656414753555)
-        r = s * (half + r * z) + where_less(bound, x, fill(&x, 9.05800061445916e-06), zero)
-        return where_less(bound, x, fill(&x, 0.693138122558594), zero) - ((half - r) - f)
     else:
+        k_log_2 = where_less(bound, x, fill(&x, 0.693147180369123816490), zero)
+        k_log_2_rest = where_less(bound, x, fill(&x, 1.90821492927058770002e-10), zero)
         r = fill(&x, 0.147974705326395037)
         r = r * z + fill(&x, 0.153139072509607208)
         r = r * z + fill(&x, 0.181835695695164154)
@@ -137,8 +203,14 @@ cdef inline vec log1p_unit(vec x) noexcept nogil:
         r = r * z + fill(&x, 0.285714287432230625)
         r = r * z + fill(&x, 0.399999999994112994)
         r = r * z + fill(&x, 0.666666666666673486)
-        r = s * (half + r * z) + where_less(bound, x, fill(&x, 1.90821492927058770002e-10), zero)
-        return where_less(bound, x, fill(&x, 0.693147180369123816490), zero) - ((half - r) - f)
+    bend = half - s * (half + r * z)
+    sum_1 = f - bend                # |f| > bend and k log 2 > |sum_1|, so that two operations find what was lost
+    sum_2 = k_log_2 + sum_1
+    rest[0] = (
+        where_less(bound, x, (k_log_2 - sum_2) + sum_1, zero) + ((f - sum_1) - bend) + k_log_2_rest
+        + x_rest / (one + x)
+    )
+    return sum_2
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -148,8 +220,8 @@ cdef inline vec log1p_unit(vec x) noexcept nogil:
 cdef struct Shift:
     double maximum      # m
     Py_ssize_t argmax   # k
-    double rest         # r; NaN where the row has no probabilities
-    double log_sum      # log1p(r)
+    Pair rest           # r; NaN where the row has no probabilities
+    Pair log_sum        # log1p(r)
     double logsumexp    # m + log1p(r)
 
 
@@ -187,51 +259,62 @@ cdef inline Py_ssize_t find(const vec* x, Py_ssize_t n, double wanted) noexcept 
     return -1
 
 
+cdef inline Py_ssize_t find_nonzero(const vec* x, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+    """The first index from `first` on at which x is not 0, or n."""
+    cdef Py_ssize_t i = first
+    cdef vec zero = fill(x, 0)
+    while i + lanes(x) <= n and all_equal(element(x, i)[0], zero):
+        i += lanes(x)
+    while i < n and get(x, i) == 0:
+        i += 1
+    return i
+
+
 cdef inline void exp_vectors(
-    const vec* x, vec* e, Py_ssize_t first, Py_ssize_t last, vec m, bint keep, Sum* total
+    const vec* x, vec* e, Py_ssize_t first, Py_ssize_t last, vec m, bint keep, vec* high, vec* low
 ) noexcept nogil:
-    """e = exp(x - m) if `keep`, added to the total either way, for the full vectors first <= i < last."""
-    cdef Py_ssize_t stop, i = first
-    cdef vec a, b, c, d, y0, y1, y2, y3
+    """e = exp(x - m) if `keep`, added to high + low either way, for the full vectors first <= i < last."""
+    cdef Py_ssize_t i = first
+    cdef vec y0, y1, y2, y3, total = high[0], lost = low[0]
+    while i + 4 <= last:
+        y0 = exp_shifted(x[i], m, <vec*>NULL)
+        y1 = exp_shifted(x[i + 1], m, <vec*>NULL)
+        y2 = exp_shifted(x[i + 2], m, <vec*>NULL)
+        y3 = exp_shifted(x[i + 3], m, <vec*>NULL)
+        if keep:
+            e[i] = y0
+            e[i + 1] = y1
+            e[i + 2] = y2
+            e[i + 3] = y3
+        accumulate((y0 + y1) + (y2 + y3), &total, &lost)
+        i += 4
+    # A short row has few roundings to average: its terms keep what they lost.
     while i < last:
-        stop = min(i + BLOCK, last)
-        a = b = c = d = fill(x, 0)
-        while i + 4 <= stop:
-            y0 = exp_shifted(x[i], m)
-            y1 = exp_shifted(x[i + 1], m)
-            y2 = exp_shifted(x[i + 2], m)
-            y3 = exp_shifted(x[i + 3], m)
-            if keep:
-                e[i] = y0
-                e[i + 1] = y1
-                e[i + 2] = y2
-                e[i + 3] = y3
-            a += y0
-            b += y1
-            c += y2
-            d += y3
-            i += 4
-        while i < stop:
-            y0 = exp_shifted(x[i], m)
-            if keep:
-                e[i] = y0
-            a += y0
-            i += 1
-        add_lanes(total, (a + b) + (c + d))
+        y0 = exp_shifted(x[i], m, &y1)
+        if keep:
+            e[i] = y0
+        accumulate(y0, &total, &lost)
+        lost = lost + y1
+        i += 1
+    high[0] = total
+    low[0] = lost
 
 
 cdef inline void exp_partial(
-    const vec* x, vec* e, Py_ssize_t i, Py_ssize_t n, Py_ssize_t skip, vec m, bint keep, Sum* total
+    const vec* x, vec* e, Py_ssize_t i, Py_ssize_t n, Py_ssize_t skip, vec m, bint keep, vec* high, vec* low
 ) noexcept nogil:
     """The same for vector i alone, which may reach over the end of the row; element `skip` (-1: none) is not added."""
     cdef Py_ssize_t start = i * lanes(x)
     cdef Py_ssize_t count = min(n - start, lanes(x))
-    cdef vec y = exp_shifted(load_first(x + i, count, -INFINITY), m)
+    cdef vec rest
+    cdef vec y = exp_shifted(load_first(x + i, count, -INFINITY), m, &rest)
     if keep:
         store_first(e + i, count, y)
     if skip >= 0:
         y = without_lane(y, skip - start)
-    add_lanes(total, y)
+        rest = without_lane(rest, skip - start)
+    accumulate(y, high, low)
+    low[0] = low[0] + rest
 
 
 cdef Shift row_without_probabilities(const vec* x, vec* e, Py_ssize_t n, double m, bint keep) noexcept nogil:
@@ -240,7 +323,7 @@ cdef Shift row_without_probabilities(const vec* x, vec* e, Py_ssize_t n, double 
     cdef Py_ssize_t i
     row.maximum = m
     row.argmax = -1
-    row.rest = row.log_sum = NAN
+    row.rest = row.log_sum = single(NAN)
     row.logsumexp = m
     for i in range(n):
         if isnan(get(x, i)):
@@ -254,24 +337,26 @@ cdef Shift row_without_probabilities(const vec* x, vec* e, Py_ssize_t n, double 
 cdef inline Shift shift_row(const vec* x, vec* e, Py_ssize_t n, double m, bint keep) noexcept nogil:
     """Sum exp(x - m) without the maximum m; with `keep`, e (which may be x) holds exp(x - m) afterwards."""
     cdef Shift row
-    cdef Sum rest
+    cdef Pair total
     cdef Py_ssize_t full = n // lanes(x), middle
-    cdef vec shift
+    cdef vec shift, high, low
     if not isfinite(m):
         return row_without_probabilities(x, e, n, m, keep)
     shift = fill(x, m)
-    rest.high = rest.low = 0
+    high = low = fill(x, 0)
     row.maximum = m
     row.argmax = find(x, n, m)
     middle = row.argmax // lanes(x)
-    exp_vectors(x, e, 0, middle, shift, keep, &rest)
-    exp_partial(x, e, middle, n, row.argmax, shift, keep, &rest)
-    exp_vectors(x, e, middle + 1, full, shift, keep, &rest)
+    exp_vectors(x, e, 0, middle, shift, keep, &high, &low)
+    exp_partial(x, e, middle, n, row.argmax, shift, keep, &high, &low)
+    exp_vectors(x, e, middle + 1, full, shift, keep, &high, &low)
     if full * lanes(x) != n and middle != full:
-        exp_partial(x, e, full, n, -1, shift, keep, &rest)
-    row.rest = value(rest)
-    row.log_sum = log1p(row.rest)
-    row.logsumexp = m + row.log_sum
+        exp_partial(x, e, full, n, -1, shift, keep, &high, &low)
+    row.rest = sum_pairs(high, low)
+    row.log_sum = log1p_pair(row.rest)
+    total = single(m)
+    add_pair(&total, row.log_sum)
+    row.logsumexp = value(total)
     return row
 
 
@@ -287,17 +372,17 @@ cdef inline void scale_row(vec* x, Py_ssize_t n, double factor) noexcept nogil:
 
 cdef inline void softmax_row(const vec* x, vec* out, Py_ssize_t n) noexcept nogil:
     cdef Shift row = shift_row(x, out, n, row_maximum(x, n), True)
-    scale_row(out, n, 1 / (1 + row.rest))
+    scale_row(out, n, value(divide(single(1), one_more(row.rest))))
 
 
-cdef inline vec log_probability(vec x, vec m, vec log_sum_high, vec log_sum_low) noexcept nogil:
-    # -((m - x) + log_sum): the terms have one sign. Both roundings of the parts go in with the low part of log_sum.
+cdef inline vec log_probability(vec x, vec m, vec log_sum, vec log_sum_rest) noexcept nogil:
+    # -((m - x) + log_sum): the terms have one sign.
     cdef vec d = x - m
     cdef vec part = d - x
     cdef vec lost = (x - (d - part)) - (m + part)
     # Where x is -inf the rounding error is NaN, and of no interest.
     lost = where_equal(d, fill(&d, -INFINITY), fill(&d, 0), lost)
-    return (d - log_sum_high) + (lost - log_sum_low)
+    return (d - log_sum) + (lost - log_sum_rest)
 
 
 cdef inline void log_softmax_row(const vec* x, vec* out, Py_ssize_t n) noexcept nogil:
@@ -305,88 +390,90 @@ cdef inline void log_softmax_row(const vec* x, vec* out, Py_ssize_t n) noexcept 
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
     cdef vec m, high, low
     m = fill(x, row.maximum if isfinite(row.maximum) else NAN)
-    high = fill(x, row.log_sum)
-    low = fill(x, row.log_sum - get(&high, 0))
+    high = fill(x, value(row.log_sum))
+    low = fill(x, row.log_sum.high - get(&high, 0) + row.log_sum.low)
     for i in range(full):
         out[i] = log_probability(x[i], m, high, low)
     if tail:
         store_first(out + full, tail, log_probability(load_first(x + full, tail, 0), m, high, low))
 
 
-cdef inline double label_row(
-    const vec* x, vec* grad, Py_ssize_t n, Py_ssize_t label, double weight, double scale, bint keep
+cdef inline Pair label_row(
+    const vec* x, vec* grad, Py_ssize_t n, Py_ssize_t label, Pair weight, double divisor, bint keep
 ) noexcept nogil:
-    """Loss of a row whose mass `weight` is all on one class; with `keep`, grad (which may be x) = scale * gradient."""
+    """Loss of a row whose mass `weight` is all on one class; with `keep`, grad (may be x) = gradient / divisor."""
     cdef double logit = get(x, label)
     cdef Shift row = shift_row(x, grad, n, row_maximum(x, n), keep)
-    cdef double rest = row.rest, factor = weight * scale / (1 + row.rest)
+    cdef Pair factor, others, loss = two_sum(row.maximum, -logit)
     if keep:
+        factor = divide(weight, multiply(one_more(row.rest), single(divisor)))
+        others = row.rest
         if label != row.argmax:
-            rest = 1 + (row.rest - get(grad, label))
-        scale_row(grad, n, factor)
-        put(grad, label, -factor * rest)
-    # A weight of 0 hides an infinite distance, not a NaN.
-    return (weight * (row.maximum - logit) if weight != 0 else 0.0) + weight * row.log_sum
+            add(&others, -get(grad, label))
+            add(&others, 1)
+        scale_row(grad, n, value(factor))
+        put(grad, label, -value(multiply(factor, others)))
+    if weight.high == 0:        # hides an infinite distance, not a NaN
+        return multiply(weight, row.log_sum)
+    add_pair(&loss, row.log_sum)
+    return multiply(loss, weight)
+
+
+cdef inline Py_ssize_t only_class(const vec* t, Py_ssize_t n) noexcept nogil:
+    """The index of the one element that is not 0; -1 if there are none or more."""
+    cdef Py_ssize_t i = find_nonzero(t, 0, n)
+    return i if i < n and find_nonzero(t, i + 1, n) == n else -1
 
 
 cdef struct Target:     # of one row
-    double distance     # sum of t_c (m - x_c)
-    double mass         # T
-    double support      # how many t_c are not 0
+    Pair distance       # sum of t_c (m - x_c)
+    Pair mass           # T
 
 
-cdef inline Target target_row(const vec* x, const vec* t, Py_ssize_t n, double m) noexcept nogil:
-    cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i = 0, stop
-    cdef Sum distance, mass, support
-    cdef vec shift, zero, one, distances, masses, supports, y
-    cdef Target result
-    shift = fill(x, m)
-    zero = fill(x, 0)
-    one = fill(x, 1)
-    distance.high = distance.low = mass.high = mass.low = support.high = support.low = 0
-    while i < full:
-        stop = min(i + BLOCK // 4, full)
-        distances = masses = supports = zero
-        while i < stop:
-            y = t[i]
-            distances += where_equal(y, zero, zero, y * (shift - x[i]))
-            masses += y
-            supports += where_equal(y, zero, zero, one)
-            i += 1
-        add_lanes(&distance, distances)
-        add_lanes(&mass, masses)
-        add_lanes(&support, supports)
-    if tail:
-        y = load_first(t + full, tail, 0)
-        add_lanes(&distance, where_equal(y, zero, zero, y * (shift - load_first(x + full, tail, 0))))
-        add_lanes(&mass, y)
-        add_lanes(&support, where_equal(y, zero, zero, one))
-    result.distance = value(distance)
-    result.mass = value(mass)
-    result.support = value(support)
-    return result
+cdef inline Target target_row(const vec* x, const vec* t, Py_ssize_t n, double maximum) noexcept nogil:
+    cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
+    cdef vec m, zero, mass, mass_low, distance, distance_low, y, z, d, part, lost
+    cdef Target target
+    m = fill(x, maximum)
+    zero = mass = mass_low = distance = distance_low = fill(x, 0)
+    for i in range(full + (tail > 0)):
+        y = t[i] if i < full else load_first(t + full, tail, 0)
+        z = x[i] if i < full else load_first(x + full, tail, 0)
+        d = m - z
+        part = d + z
+        lost = (m - part) - ((d - part) + z)
+        # A mass of 0 hides an infinite distance; an infinite distance has lost infinity - infinity.
+        d = where_equal(y, zero, zero, d)
+        lost = where_less(d, fill(x, INFINITY), lost, zero)
+        accumulate(y, &mass, &mass_low)
+        accumulate(y * d, &distance, &distance_low)
+        distance_low = distance_low + where_equal(y, zero, zero, y * lost)
+    target.mass = sum_pairs(mass, mass_low)
+    target.distance = sum_pairs(distance, distance_low)
+    return target
 
 
-cdef inline double distribution_row(
-    const vec* x, const vec* t, vec* grad, Py_ssize_t n, double weight, double scale, bint keep
+cdef inline Pair distribution_row(
+    const vec* x, const vec* t, vec* grad, Py_ssize_t n, Pair weight, double divisor, bint keep
 ) noexcept nogil:
     """Loss of a row whose mass is weight * t."""
     cdef double m = row_maximum(x, n)
     cdef Target target = target_row(x, t, n, m)
+    cdef Shift row = shift_row(x, grad, n, m, keep)
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
-    cdef Shift row
+    cdef Pair scale, loss
     cdef vec p, q
-    if target.support == 1:     # one-hot: the difference T p - t would cancel
-        return label_row(x, grad, n, find(t, n, target.mass), weight * target.mass, scale, keep)
-    row = shift_row(x, grad, n, m, keep)
     if keep:
-        p = fill(x, weight * target.mass * scale / (1 + row.rest))
-        q = fill(x, weight * scale)
+        scale = divide(weight, single(divisor))
+        q = fill(x, value(scale))
+        p = fill(x, value(divide(multiply(scale, target.mass), one_more(row.rest))))
         for i in range(full):
             grad[i] = grad[i] * p - t[i] * q
         if tail:
             store_first(grad + full, tail, load_first(grad + full, tail, 0) * p - load_first(t + full, tail, 0) * q)
-    return weight * (target.distance + target.mass * row.log_sum)
+    loss = multiply(row.log_sum, target.mass)
+    add_pair(&loss, target.distance)
+    return multiply(loss, weight)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -424,119 +511,133 @@ cdef struct Batch:              # the operands of a loss; (*) may be absent
     Operand target              # labels, one a row, or distributions
     bint labels
     int64_t ignore_index
-    Operand class_weight        # (*) one row, for every row of the batch
+    bint ignores                # whether there is such an index
+    Operand class_weight        # (*) one row of float64, at most 1, for every row of the batch
     Operand sample_weight       # (*) one a row
-    double scale                # of the gradient
+    double weight_unit          # multiplies every sample weight
+    double divisor              # of the gradient
     Operand loss                # (*) output, one a row
     Operand grad                # (*) output
 
 
-cdef inline vec* weighted_target(const Batch* batch, Py_ssize_t i, vec* scratch) noexcept nogil:
-    cdef vec* t = gather(&batch.target, i, 0, batch.target.n, scratch)
+cdef inline vec* weighted_target(const Batch* batch, vec* t, vec* scratch) noexcept nogil:
     cdef Py_ssize_t j
-    if batch.class_weight.kind != ABSENT:
-        for j in range(batch.target.n):
-            put(scratch, j, get(t, j) * get(<vec*>batch.class_weight.data, j))
-        t = scratch
-    return t
+    if batch.class_weight.kind == ABSENT:
+        return t
+    for j in range(batch.target.n):
+        put(scratch, j, get(t, j) * (<double*>batch.class_weight.data)[j])
+    return scratch
+
+
+cdef inline Pair constant_row(vec* grad, Py_ssize_t n, double x, bint keep) noexcept nogil:
+    """A row whose loss and gradient are x whatever its logits."""
+    cdef Py_ssize_t j
+    if keep:
+        for j in range(n):
+            put(grad, j, x)
+    return single(x)
+
+
+cdef inline Pair minus_log(double x) noexcept nogil:
+    return single(0 - log(x))       # 0 - 0 is 0, and -0 is not
 
 
 cdef double cross_entropy_rows(const Batch* batch, vec* scratch, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """The sum of the losses; writes each loss and gradient where they are wanted."""
     cdef Py_ssize_t i, n = batch.logits.n, rows = (n + lanes(scratch) - 1) // lanes(scratch)
     cdef bint keep = batch.grad.kind != ABSENT
-    cdef double weight, loss
+    cdef Pair weight, loss, total = single(0)
     cdef int64_t label = 0
-    cdef Sum total
     cdef vec* x
+    cdef vec* t = scratch
     cdef vec* grad = scratch
-    total.high = total.low = 0
     for i in range(first, last):
-        weight = weight_of(&batch.sample_weight, i)
+        weight = single(weight_of(&batch.sample_weight, i) * batch.weight_unit)
         if batch.labels:
             label = read_integer(row_of(&batch.target, i), batch.target.kind)
         if keep:
             grad = place(&batch.grad, i, 0, scratch)
-        if weight == 0 or (batch.labels and label == batch.ignore_index):
-            loss = 0
-            if keep:
-                memset(grad, 0, n * (sizeof(vec) // lanes(scratch)))
+        if weight.high == 0 or (batch.labels and batch.ignores and label == batch.ignore_index):
+            loss = constant_row(grad, n, 0, keep)
+        elif batch.labels and not 0 <= label < n:       # changed since it was checked
+            loss = constant_row(grad, n, NAN, keep)
         else:
             x = gather(&batch.logits, i, 0, n, scratch + rows)
-            if batch.labels:
+            if not batch.labels:
+                t = gather(&batch.target, i, 0, n, scratch + 2 * rows)
+                label = only_class(t, n)
+                if label >= 0:      # one-hot: the difference T p - t would cancel
+                    weight = multiply(weight, single(get(t, label)))
+            if label >= 0:
                 if batch.class_weight.kind != ABSENT:
-                    weight *= get(<vec*>batch.class_weight.data, label)
+                    weight = multiply(weight, single((<double*>batch.class_weight.data)[label]))
                 if keep:
-                    loss = label_row(x, grad, n, label, weight, batch.scale, True)
+                    loss = label_row(x, grad, n, label, weight, batch.divisor, True)
                 else:
-                    loss = label_row(x, x, n, label, weight, batch.scale, False)
+                    loss = label_row(x, x, n, label, weight, batch.divisor, False)
             else:
-                loss = distribution_row(
-                    x, weighted_target(batch, i, scratch + 2 * rows), grad, n, weight, batch.scale, keep
-                )
+                t = weighted_target(batch, t, scratch + 2 * rows)
+                loss = distribution_row(x, t, grad, n, weight, batch.divisor, keep)
         if keep:
             scatter(&batch.grad, i, 0, n, grad)
-        write_number(&batch.loss, i, loss)
-        add(&total, loss)
+        write_number(&batch.loss, i, value(loss))
+        add_pair(&total, loss)
     return value(total)
 
 
 cdef double log_loss_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """As above from probabilities: -sum(t_c log p_c)."""
-    cdef Py_ssize_t i, j
-    cdef double weight, loss, t
+    """The same from probabilities: -sum(t_c log p_c)."""
+    cdef Py_ssize_t i, j, n = batch.logits.n
+    cdef double weight, t, p
     cdef char* row
     cdef char* target
-    cdef Sum total, terms
-    total.high = total.low = 0
+    cdef Pair loss, total = single(0)
     for i in range(first, last):
-        weight = weight_of(&batch.sample_weight, i)
+        weight = weight_of(&batch.sample_weight, i) * batch.weight_unit
         row = row_of(&batch.logits, i)
         target = row_of(&batch.target, i)
-        if weight == 0:
-            loss = 0
-        elif batch.labels:
+        loss = single(0)
+        if weight != 0 and batch.labels:
             j = read_integer(target, batch.target.kind)
-            loss = -log(read_number(row + j * batch.logits.step, batch.logits.kind))
-        else:
-            terms.high = terms.low = 0
-            for j in range(batch.target.n):
+            # Out of range: changed since it was checked.
+            loss = minus_log(read_number(row + j * batch.logits.step, batch.logits.kind) if 0 <= j < n else NAN)
+        elif weight != 0:
+            for j in range(n):
                 t = read_number(target + j * batch.target.step, batch.target.kind)
                 if t != 0:
-                    add(&terms, -t * log(read_number(row + j * batch.logits.step, batch.logits.kind)))
-            loss = value(terms)
-        loss = weight * loss + 0.0      # -log(1) is -0
-        write_number(&batch.loss, i, loss)
-        add(&total, loss)
+                    p = read_number(row + j * batch.logits.step, batch.logits.kind)
+                    add_pair(&loss, multiply(minus_log(p), single(t)))
+        loss = multiply(loss, single(weight))
+        write_number(&batch.loss, i, value(loss))
+        add_pair(&total, loss)
     return value(total)
 
 
 cdef Py_ssize_t weight_rows(const Batch* batch, Py_ssize_t first, Py_ssize_t last, double* mass) noexcept nogil:
     """The sum of sample weight times target mass, and the first row whose label is out of range, or -1."""
     cdef Py_ssize_t i, j, n = batch.logits.n
-    cdef double weight, t
+    cdef double* class_weight = <double*>batch.class_weight.data
+    cdef bint weighs = batch.class_weight.kind != ABSENT
+    cdef double weight
     cdef int64_t label
     cdef char* row
-    cdef Sum total
-    total.high = total.low = 0
+    cdef Pair t, total = single(0)
     for i in range(first, last):
-        weight = weight_of(&batch.sample_weight, i)
+        weight = weight_of(&batch.sample_weight, i) * batch.weight_unit
         row = row_of(&batch.target, i)
         if batch.labels:
             label = read_integer(row, batch.target.kind)
-            if label == batch.ignore_index:
+            if batch.ignores and label == batch.ignore_index:
                 continue
             if label < 0 or label >= n:
                 return i
-            if batch.class_weight.kind != ABSENT:
-                weight *= read_number(batch.class_weight.data + label * batch.class_weight.step, batch.class_weight.kind)
-            add(&total, weight)
+            add(&total, weight * class_weight[label] if weighs else weight)
         elif weight != 0:
             for j in range(n):
-                t = weight * read_number(row + j * batch.target.step, batch.target.kind)
-                if batch.class_weight.kind != ABSENT:
-                    t *= read_number(batch.class_weight.data + j * batch.class_weight.step, batch.class_weight.kind)
-                add(&total, t)
+                t = single(read_number(row + j * batch.target.step, batch.target.kind))
+                if weighs:
+                    t = multiply(t, single(class_weight[j]))
+                add_pair(&total, multiply(t, single(weight)))
     mass[0] = value(total)
     return -1
 
@@ -550,73 +651,111 @@ cdef struct BinaryBatch:        # every operand has the shape of the first; (*) 
     Operand target
     Operand pos_weight          # (*)
     Operand sample_weight       # (*)
-    double scale                # of the gradient
+    double weight_unit          # multiplies every sample weight
+    double divisor              # of the gradient
     Operand loss                # (*) output
     Operand grad                # (*) output
 
 
-cdef inline vec binary_loss(vec x, vec y, vec pos_weight, vec weight, vec scale, vec* grad) noexcept nogil:
-    """Loss y w softplus(-x) + (1 - y) softplus(x) of logits x; both terms are >= 0. Writes scale * gradient.
+cdef inline vec binary_loss(
+    vec x, vec y, vec pos_weight, vec weight, vec scale, vec scale_rest, vec* grad
+) noexcept nogil:
+    """Loss y w softplus(-x) + (1 - y) softplus(x) of logits x, all terms >= 0; writes scale * gradient.
 
-    softplus(x) = max(x, 0) + log1p(exp(-|x|)), and sigmoid(-|x|) = e / (1 + e) with e = exp(-|x|).
+    softplus(x) = max(x, 0) + log1p(e) and sigmoid(-|x|) = e / (1 + e), with e = exp(-|x|): so the loss is
+    T log1p(e) + t |x|, with t the mass of the side that x speaks against and T all of it.
     """
     cdef vec zero = fill(&x, 0)
     cdef vec one = fill(&x, 1)
-    cdef vec e = exp_shifted(zero - absolute(x), zero)
-    cdef vec rest = log1p_unit(e)
-    cdef vec near = one / (one + e)
-    cdef vec far = e / (one + e)
+    cdef vec size = absolute(x)
     cdef vec no = one - y
+    cdef vec no_rest = (one - no) - y
     cdef vec yes = y * pos_weight
-    # A mass of 0 hides an infinite loss. A NaN stays in `rest`, whatever the comparisons make of it.
-    cdef vec loss = (
-        where_equal(no, zero, zero, no * (where_less(zero, x, x, zero) + rest))
-        + where_equal(yes, zero, zero, yes * (where_less(x, zero, zero - x, zero) + rest))
-    )
-    cdef vec slope = no * where_less(zero, x, near, far) - yes * where_less(zero, x, far, near)
-    grad[0] = where_equal(weight, zero, zero, weight * scale * slope)
-    return where_equal(weight, zero, zero, weight * loss)
+    cdef vec yes_rest = multiply_rest(y, pos_weight, yes)
+    cdef vec against = where_less(x, zero, yes, no)
+    cdef vec against_rest = where_less(x, zero, yes_rest, no_rest)
+    cdef vec mass = no, mass_rest = no_rest + yes_rest
+    cdef vec e, e_rest, log_sum, log_rest, near, far, up, down, slope, product, loss, low
+    accumulate(yes, &mass, &mass_rest)
+    e = exp_shifted(zero - size, zero, &e_rest)
+    log_sum = log1p_unit(e, e_rest, &log_rest)
+    near = one / (one + e)
+    far = e / (one + e)
+    up = where_less(zero, x, near, far)
+    down = where_less(zero, x, far, near)
+    slope = ((no * up + no_rest * up) - (yes * down + yes_rest * down)) * weight
+    grad[0] = where_equal(weight, zero, zero, slope * scale + slope * scale_rest)
+
+    loss = mass * log_sum
+    low = multiply_rest(mass, log_sum, loss) + (mass * log_rest + mass_rest * log_sum)
+    size = where_equal(against, zero, zero, size)       # a mass of 0 hides an infinite logit
+    product = against * size
+    low = low + (multiply_rest(against, size, product) + against_rest * size)
+    accumulate(product, &loss, &low)
+    product = loss * weight
+    low = multiply_rest(loss, weight, product) + low * weight
+    low = where_equal(low - low, zero, low, zero)       # what infinity has lost is not a number
+    return where_equal(weight, zero, zero, product + low)
 
 
 cdef inline void binary_logits(
-    const vec* x, const vec* y, const vec* pos_weight, const vec* weight, double scale, vec* loss, vec* grad,
+    const vec* x, const vec* y, const vec* pos_weight, const vec* weight, double divisor, vec* loss, vec* grad,
     Py_ssize_t n
 ) noexcept nogil:
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
-    cdef vec factor, slope, result
-    factor = fill(x, scale)
+    cdef vec scale, scale_rest, slope, result
+    scale = fill(x, 1 / divisor)
+    scale_rest = fill(x, fma(-get(&scale, 0), divisor, 1) / divisor if isfinite(divisor) else 0.0)
     for i in range(full):
-        result = binary_loss(x[i], y[i], pos_weight[i], weight[i], factor, &slope)
+        result = binary_loss(x[i], y[i], pos_weight[i], weight[i], scale, scale_rest, &slope)
         loss[i] = result
         grad[i] = slope
     if tail:
         result = binary_loss(
             load_first(x + full, tail, 0), load_first(y + full, tail, 0), load_first(pos_weight + full, tail, 0),
-            load_first(weight + full, tail, 0), factor, &slope,
+            load_first(weight + full, tail, 0), scale, scale_rest, &slope,
         )
         store_first(loss + full, tail, result)
         store_first(grad + full, tail, slope)
 
 
 cdef inline void binary_probabilities(
-    const vec* p, const vec* y, const vec* weight, double scale, vec* loss, vec* grad, Py_ssize_t n
+    const vec* p, const vec* y, const vec* weight, double divisor, vec* loss, vec* grad, Py_ssize_t n
 ) noexcept nogil:
     """Loss -y log p - (1 - y) log(1 - p); a mass of 0 hides an infinite logarithm."""
     cdef Py_ssize_t i
-    cdef double yes, no, q, result, slope
+    cdef double q, yes, slope
+    cdef Pair no, less, result, term
     for i in range(n):
         q = get(p, i)
-        yes = get(y, i) * get(weight, i)
-        no = (1 - get(y, i)) * get(weight, i)
-        result = slope = 0
-        if yes != 0:
-            result -= yes * log(q)
-            slope -= yes / q
-        if no != 0:
-            result -= no * log1p(-q)
-            slope += no / (1 - q)
-        put(loss, i, result)
-        put(grad, i, scale * slope)
+        yes = get(y, i)
+        no = two_sum(1, -yes)
+        result = single(0)
+        slope = 0
+        if yes != 0 and get(weight, i) != 0:
+            result = multiply(minus_log(q), single(yes))
+            slope = -yes / q
+        if no.high != 0 and get(weight, i) != 0:
+            less = two_sum(1, -q)
+            term = minus_log(less.high)
+            term.low = -less.low / less.high
+            add_pair(&result, multiply(term, no))
+            slope += no.high / less.high
+        put(loss, i, value(multiply(result, single(get(weight, i)))))
+        put(grad, i, get(weight, i) * slope / divisor)
+
+
+cdef inline vec* gather_scaled(
+    const Operand* operand, Py_ssize_t i, Py_ssize_t first, Py_ssize_t n, double unit, vec* scratch
+) noexcept nogil:
+    """Weights, in a unit in which they fit the kernel's type."""
+    cdef Py_ssize_t j
+    cdef char* source = row_of(operand, i) + first * operand.step
+    if unit == 1:
+        return gather(operand, i, first, n, scratch)
+    for j in range(n):
+        put(scratch, j, read_number(source + j * operand.step, operand.kind) * unit)
+    return scratch
 
 
 cdef double binary_chunks(
@@ -631,7 +770,7 @@ cdef double binary_chunks(
     cdef vec* y
     cdef vec* weight
     cdef vec* pos_weight
-    cdef Sum total
+    cdef Pair total
     total.high = total.low = 0
     for i in range(size):
         ones[i] = fill(ones, 1)
@@ -645,7 +784,7 @@ cdef double binary_chunks(
         x = gather(&batch.x, row, start, n, scratch + 3 * size)
         y = gather(&batch.target, row, start, n, scratch + 4 * size)
         if batch.sample_weight.kind != ABSENT:
-            weight = gather(&batch.sample_weight, row, start, n, scratch + 5 * size)
+            weight = gather_scaled(&batch.sample_weight, row, start, n, batch.weight_unit, scratch + 5 * size)
         if batch.pos_weight.kind != ABSENT:
             pos_weight = gather(&batch.pos_weight, row, start, n, scratch + 6 * size)
         if batch.loss.kind != ABSENT:
@@ -653,9 +792,9 @@ cdef double binary_chunks(
         if batch.grad.kind != ABSENT:
             grad = place(&batch.grad, row, start, grad)
         if from_logits:
-            binary_logits(x, y, pos_weight, weight, batch.scale, loss, grad, n)
+            binary_logits(x, y, pos_weight, weight, batch.divisor, loss, grad, n)
         else:
-            binary_probabilities(x, y, weight, batch.scale, loss, grad, n)
+            binary_probabilities(x, y, weight, batch.divisor, loss, grad, n)
         for j in range(n):
             add(&total, get(loss, j))
         if batch.loss.kind != ABSENT:
@@ -707,28 +846,32 @@ def softmax(
             softmax_rows(&rows, &result, logarithm, <vf64*>room, first * size, min(last * size, count))
 
 
-cdef void bind_batch(
-    Batch* batch, logits, target, class_weight, sample_weight, int64_t ignore_index, double scale, loss, grad
-) noexcept:
+cdef int bind_batch(
+    Batch* batch, logits, target, class_weight, sample_weight, double weight_unit, ignore_index, double divisor, loss,
+    grad,
+):
+    batch.ignores = ignore_index is not None
+    batch.ignore_index = ignore_index if batch.ignores else 0
+    batch.weight_unit = weight_unit
+    batch.divisor = divisor
     batch.labels = cnp.PyArray_NDIM(<cnp.ndarray>target) < cnp.PyArray_NDIM(<cnp.ndarray>logits)
-    batch.ignore_index = ignore_index
-    batch.scale = scale
     bind(&batch.logits, logits, True)
     bind(&batch.target, target, not batch.labels)
     bind(&batch.class_weight, class_weight, True)
     bind(&batch.sample_weight, sample_weight, False)
     bind(&batch.loss, loss, False)
     bind(&batch.grad, grad, True)
+    return 0
 
 
 def target_weight(
-    logits, target, class_weight, sample_weight, int64_t ignore_index, double[::1] sums,
+    logits, target, class_weight, sample_weight, double weight_unit, ignore_index, double[::1] sums,
     Py_ssize_t count, Py_ssize_t size, Py_ssize_t first, Py_ssize_t last,
 ):
     """sums = sample weight times target mass; returns the first row whose label is out of range, or -1."""
     cdef Batch batch
     cdef Py_ssize_t i, bad = -1
-    bind_batch(&batch, logits, target, class_weight, sample_weight, ignore_index, 1, None, None)
+    bind_batch(&batch, logits, target, class_weight, sample_weight, weight_unit, ignore_index, 1, None, None)
     with nogil:
         for i in range(first, last):
             bad = weight_rows(&batch, i * size, min((i + 1) * size, count), &sums[i])
@@ -738,14 +881,14 @@ def target_weight(
 
 
 def cross_entropy(
-    logits, target, class_weight, sample_weight, int64_t ignore_index, double scale, loss, grad, scratch,
+    logits, target, class_weight, sample_weight, double weight_unit, ignore_index, double divisor, loss, grad, scratch,
     double[::1] sums, Py_ssize_t count, Py_ssize_t size, Py_ssize_t first, Py_ssize_t last,
 ):
-    """loss (or None) = the loss of each row, grad (or None; may be logits) = scale times the gradient of their sum."""
+    """loss (or None) = the loss of each row, grad (or None; may be logits) = the gradient of their sum / divisor."""
     cdef Batch batch
     cdef Py_ssize_t i
     cdef void* room = cnp.PyArray_DATA(<cnp.ndarray>scratch)
-    bind_batch(&batch, logits, target, class_weight, sample_weight, ignore_index, scale, loss, grad)
+    bind_batch(&batch, logits, target, class_weight, sample_weight, weight_unit, ignore_index, divisor, loss, grad)
     with nogil:
         for i in range(first, last):
             if batch.logits.kind == F32:
@@ -755,36 +898,41 @@ def cross_entropy(
 
 
 def log_loss(
-    proba, target, sample_weight, loss, double[::1] sums,
+    proba, target, sample_weight, double weight_unit, loss, double[::1] sums,
     Py_ssize_t count, Py_ssize_t size, Py_ssize_t first, Py_ssize_t last,
 ):
     """loss (or None) = minus the logarithm of the probability of each row's target."""
     cdef Batch batch
     cdef Py_ssize_t i
-    bind_batch(&batch, proba, target, None, sample_weight, INT64_MIN, 1, loss, None)
+    bind_batch(&batch, proba, target, None, sample_weight, weight_unit, None, 1, loss, None)
     with nogil:
         for i in range(first, last):
             sums[i] = log_loss_rows(&batch, i * size, min((i + 1) * size, count))
 
 
 def binary_cross_entropy(
-    x, target, pos_weight, sample_weight, bint from_logits, double scale, loss, grad, scratch,
+    x, target, pos_weight, sample_weight, double weight_unit, bint from_logits, double divisor, loss, grad, scratch,
     double[::1] sums, Py_ssize_t count, Py_ssize_t size, Py_ssize_t first, Py_ssize_t last,
 ):
     """Of logits or probabilities, element by element; all operands (or None) have the shape of x."""
     cdef BinaryBatch batch
     cdef Py_ssize_t i
+    cdef bint narrow
     cdef void* room = cnp.PyArray_DATA(<cnp.ndarray>scratch)
-    batch.scale = scale
+    batch.weight_unit = weight_unit
+    batch.divisor = divisor
     bind(&batch.x, x, True)
     bind(&batch.target, target, True)
     bind(&batch.pos_weight, pos_weight, True)
     bind(&batch.sample_weight, sample_weight, True)
     bind(&batch.loss, loss, True)
     bind(&batch.grad, grad, True)
+    # Targets and weights are not rounded to float32: the widest operand decides.
+    narrow = fits_float32(&batch.x) and fits_float32(&batch.target) and fits_float32(&batch.pos_weight)
+    narrow = narrow and fits_float32(&batch.sample_weight)
     with nogil:
         for i in range(first, last):
-            if batch.x.kind == F32:
+            if narrow:
                 sums[i] = binary_chunks(&batch, from_logits, <vf32*>room, i * size, min((i + 1) * size, count))
             else:
                 sums[i] = binary_chunks(&batch, from_logits, <vf64*>room, i * size, min((i + 1) * size, count))

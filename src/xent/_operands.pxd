@@ -1,7 +1,7 @@
 # Where the rows of an array are in memory and what type their elements have, so that loops need no Python object: any
 # strides, any number of batch axes, any real dtype.
 
-from libc.stdint cimport INT64_MAX, INT64_MIN, int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cimport numpy as cnp
 
@@ -41,6 +41,8 @@ cdef inline void bind(Operand* operand, object maybe, bint has_rows) noexcept:
     cdef Py_ssize_t length, stride
     cdef int axes, axis
     operand.kind = ABSENT
+    operand.data = NULL
+    operand.n = operand.step = operand.ndim = 0
     if maybe is None:
         return
     array = <cnp.ndarray>maybe
@@ -90,7 +92,7 @@ cdef inline double read_number(const char* p, Kind kind) noexcept nogil:
 
 
 cdef inline int64_t read_integer(const char* p, Kind kind) noexcept nogil:
-    """An integer; what an int64 cannot hold comes as its smallest value, which is no label."""
+    """An integer; of a uint64 the bits, so that what an int64 cannot hold comes out negative."""
     if kind == I64:
         return (<const int64_t*>p)[0]
     if kind == I32:
@@ -105,9 +107,12 @@ cdef inline int64_t read_integer(const char* p, Kind kind) noexcept nogil:
         return (<const uint16_t*>p)[0]
     if kind == U32:
         return (<const uint32_t*>p)[0]
-    if (<const uint64_t*>p)[0] > <uint64_t>INT64_MAX:
-        return INT64_MIN
     return <int64_t>(<const uint64_t*>p)[0]
+
+
+cdef inline bint fits_float32(const Operand* operand) noexcept nogil:
+    """Whether every element is a float32 number, as integers up to 2^24 are, or there are none."""
+    return operand.kind != F64
 
 
 cdef inline bint is_plain(const Operand* operand, const vec* like) noexcept nogil:

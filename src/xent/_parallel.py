@@ -122,16 +122,20 @@ def scratch(elements: int) -> NDArray[np.float64]:
 
 
 def _submit(task: Callable[[], None], helpers: int) -> list[Future[None]]:
+    """Offer a task to so many helpers, or to fewer if no more threads are to be had."""
     global _pool
-    if _pool is None:
-        # Imported here: it would double the time that importing xent takes.
-        from concurrent.futures import ThreadPoolExecutor
-
-        _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="xent")
+    futures: list[Future[None]] = []
     try:
-        return [_pool.submit(task) for _ in range(helpers)]
-    except RuntimeError:    # the interpreter is shutting down: the calling thread does it all
-        return []
+        if _pool is None:
+            # Imported here: it would double the time that importing xent takes.
+            from concurrent.futures import ThreadPoolExecutor
+
+            _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="xent")
+        for _ in range(helpers):
+            futures.append(_pool.submit(task))
+    except (RuntimeError, ImportError):     # out of threads, or the interpreter is shutting down
+        pass
+    return futures
 
 
 def _forget_pool() -> None:

@@ -97,11 +97,6 @@ XENT_INLINE vf64 xent_iota_f64(void) { return *(const vf64 *)xent_counting_f64; 
     XENT_INLINE vector xent_without_lane_##S(vector x, Py_ssize_t lane) {                                            \
         return xent_from_bits_##S(xent_bits_##S(x) & XENT_MASK(xent_iota_##S() != (scalar)lane));                    \
     }                                                                                                                \
-    XENT_INLINE double xent_sum_lanes_##S(vector x) {                                                                \
-        double total = 0;                                                                                            \
-        for (size_t i = 0; i < sizeof(vector) / sizeof(scalar); i++) total += XENT_LANE(x, i);                       \
-        return total;                                                                                                \
-    }                                                                                                                \
     XENT_INLINE double xent_max_lanes_##S(vector x) {                                                                \
         double best = XENT_LANE(x, 0);                                                                               \
         for (size_t i = 1; i < sizeof(vector) / sizeof(scalar); i++)                                                 \
@@ -116,18 +111,21 @@ XENT_DEFINE(f64, double, vf64, vi64, 52)
 
 /* What the compiler has no operator for, in the instructions of each set:
  *   maximum        max(a, b); which of the two where one is NaN is not specified
- *   any_equal      whether a == b in any lane
+ *   equal          a bit for each lane in which a == b
+ *   multiply_rest  a * b - product exactly, for product = a * b as rounded
  *   load_first     the first n <= lanes elements at an address, other lanes filled; nothing beyond them is read
  *   store_first    the first n <= lanes elements to an address; nothing beyond them is written
  */
 #if defined(__AVX512F__) && XENT_BYTES == 64
 XENT_INLINE vf32 xent_maximum_f32(vf32 a, vf32 b) { return (vf32)_mm512_max_ps((__m512)a, (__m512)b); }
 XENT_INLINE vf64 xent_maximum_f64(vf64 a, vf64 b) { return (vf64)_mm512_max_pd((__m512d)a, (__m512d)b); }
-XENT_INLINE int xent_any_equal_f32(vf32 a, vf32 b) {
-    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_EQ_OQ) != 0;
+XENT_INLINE int xent_equal_f32(vf32 a, vf32 b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_EQ_OQ); }
+XENT_INLINE int xent_equal_f64(vf64 a, vf64 b) { return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_EQ_OQ); }
+XENT_INLINE vf32 xent_multiply_rest_f32(vf32 a, vf32 b, vf32 product) {
+    return (vf32)_mm512_fmsub_ps((__m512)a, (__m512)b, (__m512)product);
 }
-XENT_INLINE int xent_any_equal_f64(vf64 a, vf64 b) {
-    return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_EQ_OQ) != 0;
+XENT_INLINE vf64 xent_multiply_rest_f64(vf64 a, vf64 b, vf64 product) {
+    return (vf64)_mm512_fmsub_pd((__m512d)a, (__m512d)b, (__m512d)product);
 }
 XENT_INLINE vf32 xent_load_first_f32(const vf32 *source, Py_ssize_t n, double otherwise) {
     return (vf32)_mm512_mask_loadu_ps((__m512)xent_fill_f32(otherwise), (__mmask16)((1u << n) - 1), source);
@@ -144,8 +142,14 @@ XENT_INLINE void xent_store_first_f64(vf64 *target, Py_ssize_t n, vf64 x) {
 #elif defined(__AVX2__) && XENT_BYTES == 32
 XENT_INLINE vf32 xent_maximum_f32(vf32 a, vf32 b) { return (vf32)_mm256_max_ps((__m256)a, (__m256)b); }
 XENT_INLINE vf64 xent_maximum_f64(vf64 a, vf64 b) { return (vf64)_mm256_max_pd((__m256d)a, (__m256d)b); }
-XENT_INLINE int xent_any_equal_f32(vf32 a, vf32 b) { return _mm256_movemask_ps((__m256)(a == b)) != 0; }
-XENT_INLINE int xent_any_equal_f64(vf64 a, vf64 b) { return _mm256_movemask_pd((__m256d)(a == b)) != 0; }
+XENT_INLINE int xent_equal_f32(vf32 a, vf32 b) { return _mm256_movemask_ps((__m256)(a == b)); }
+XENT_INLINE int xent_equal_f64(vf64 a, vf64 b) { return _mm256_movemask_pd((__m256d)(a == b)); }
+XENT_INLINE vf32 xent_multiply_rest_f32(vf32 a, vf32 b, vf32 product) {
+    return (vf32)_mm256_fmsub_ps((__m256)a, (__m256)b, (__m256)product);
+}
+XENT_INLINE vf64 xent_multiply_rest_f64(vf64 a, vf64 b, vf64 product) {
+    return (vf64)_mm256_fmsub_pd((__m256d)a, (__m256d)b, (__m256d)product);
+}
 XENT_INLINE vf32 xent_load_first_f32(const vf32 *source, Py_ssize_t n, double otherwise) {
     vi32 mask = xent_iota_f32() < (float)n;
     vi32 x = (vi32)_mm256_maskload_ps((const float *)source, (__m256i)mask);
@@ -166,23 +170,30 @@ XENT_INLINE void xent_store_first_f64(vf64 *target, Py_ssize_t n, vf64 x) {
 #  if defined(__SSE2__) && !defined(XENT_SCALAR)
 XENT_INLINE vf32 xent_maximum_f32(vf32 a, vf32 b) { return (vf32)_mm_max_ps((__m128)a, (__m128)b); }
 XENT_INLINE vf64 xent_maximum_f64(vf64 a, vf64 b) { return (vf64)_mm_max_pd((__m128d)a, (__m128d)b); }
-XENT_INLINE int xent_any_equal_f32(vf32 a, vf32 b) { return _mm_movemask_ps((__m128)(a == b)) != 0; }
-XENT_INLINE int xent_any_equal_f64(vf64 a, vf64 b) { return _mm_movemask_pd((__m128d)(a == b)) != 0; }
+XENT_INLINE int xent_equal_f32(vf32 a, vf32 b) { return _mm_movemask_ps((__m128)(a == b)); }
+XENT_INLINE int xent_equal_f64(vf64 a, vf64 b) { return _mm_movemask_pd((__m128d)(a == b)); }
 #  else
 XENT_INLINE vf32 xent_maximum_f32(vf32 a, vf32 b) { return xent_where_less_f32(a, b, b, a); }
 XENT_INLINE vf64 xent_maximum_f64(vf64 a, vf64 b) { return xent_where_less_f64(a, b, b, a); }
-XENT_INLINE int xent_any_equal_f32(vf32 a, vf32 b) {
-    int any = 0;
-    for (int i = 0; i < XENT_LANES_f32; i++) any |= XENT_LANE(a, i) == XENT_LANE(b, i);
-    return any;
+XENT_INLINE int xent_equal_f32(vf32 a, vf32 b) {
+    int mask = 0;
+    for (int i = 0; i < XENT_LANES_f32; i++) mask |= (XENT_LANE(a, i) == XENT_LANE(b, i)) << i;
+    return mask;
 }
-XENT_INLINE int xent_any_equal_f64(vf64 a, vf64 b) {
-    int any = 0;
-    for (int i = 0; i < XENT_LANES_f64; i++) any |= XENT_LANE(a, i) == XENT_LANE(b, i);
-    return any;
+XENT_INLINE int xent_equal_f64(vf64 a, vf64 b) {
+    int mask = 0;
+    for (int i = 0; i < XENT_LANES_f64; i++) mask |= (XENT_LANE(a, i) == XENT_LANE(b, i)) << i;
+    return mask;
 }
 #  endif
-#  define XENT_DEFINE_FIRST(S, scalar, vector)                                                                       \
+#  define XENT_DEFINE_PORTABLY(S, scalar, vector, splitter)                                                          \
+    /* Dekker's product: halves of the factors have exact products. */                                               \
+    XENT_INLINE vector xent_multiply_rest_##S(vector a, vector b, vector product) {                                  \
+        vector s = xent_fill_##S(splitter);                                                                          \
+        vector a_high = s * a - (s * a - a), a_low = a - a_high;                                                     \
+        vector b_high = s * b - (s * b - b), b_low = b - b_high;                                                     \
+        return ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low;                      \
+    }                                                                                                                \
     XENT_INLINE vector xent_load_first_##S(const vector *source, Py_ssize_t n, double otherwise) {                   \
         vector x = xent_fill_##S(otherwise);                                                                         \
         for (Py_ssize_t i = 0; i < XENT_LANES_##S; i++)                                                              \
@@ -193,9 +204,13 @@ XENT_INLINE int xent_any_equal_f64(vf64 a, vf64 b) {
         for (Py_ssize_t i = 0; i < XENT_LANES_##S; i++)                                                              \
             if (i < n) ((scalar *)target)[i] = XENT_LANE(x, i);                                                      \
     }
-XENT_DEFINE_FIRST(f32, float, vf32)
-XENT_DEFINE_FIRST(f64, double, vf64)
+XENT_DEFINE_PORTABLY(f32, float, vf32, 4097.0)
+XENT_DEFINE_PORTABLY(f64, double, vf64, 134217729.0)
 #endif
+XENT_INLINE int xent_any_equal_f32(vf32 a, vf32 b) { return xent_equal_f32(a, b) != 0; }
+XENT_INLINE int xent_any_equal_f64(vf64 a, vf64 b) { return xent_equal_f64(a, b) != 0; }
+XENT_INLINE int xent_all_equal_f32(vf32 a, vf32 b) { return xent_equal_f32(a, b) == (1 << XENT_LANES_f32) - 1; }
+XENT_INLINE int xent_all_equal_f64(vf64 a, vf64 b) { return xent_equal_f64(a, b) == (1 << XENT_LANES_f64) - 1; }
 
 /* Instruction sets of this CPU that the operating system saves the registers of. */
 XENT_INLINE int xent_cpu_has_avx2(void) {

@@ -18,6 +18,10 @@ cdef extern from "_simd.h" nogil:
     vf64 xent_where_equal_f64(vf64 a, vf64 b, vf64 yes, vf64 no)
     bint xent_any_equal_f32(vf32 a, vf32 b)
     bint xent_any_equal_f64(vf64 a, vf64 b)
+    bint xent_all_equal_f32(vf32 a, vf32 b)
+    bint xent_all_equal_f64(vf64 a, vf64 b)
+    vf32 xent_multiply_rest_f32(vf32 a, vf32 b, vf32 product)
+    vf64 xent_multiply_rest_f64(vf64 a, vf64 b, vf64 product)
     vf32 xent_power_of_two_f32(vf32 shifted)
     vf64 xent_power_of_two_f64(vf64 shifted)
     vf32 xent_load_first_f32(const vf32* source, Py_ssize_t n, double otherwise)
@@ -26,8 +30,6 @@ cdef extern from "_simd.h" nogil:
     void xent_store_first_f64(vf64* target, Py_ssize_t n, vf64 x)
     vf32 xent_without_lane_f32(vf32 x, Py_ssize_t lane)
     vf64 xent_without_lane_f64(vf64 x, Py_ssize_t lane)
-    double xent_sum_lanes_f32(vf32 x)
-    double xent_sum_lanes_f64(vf64 x)
     double xent_max_lanes_f32(vf32 x)
     double xent_max_lanes_f64(vf64 x)
     double xent_get_f32(const vf32* row, Py_ssize_t i)
@@ -94,6 +96,21 @@ cdef inline bint any_equal(vec a, vec b) noexcept nogil:
         return xent_any_equal_f64(a, b)
 
 
+cdef inline bint all_equal(vec a, vec b) noexcept nogil:
+    if vec is vf32:
+        return xent_all_equal_f32(a, b)
+    else:
+        return xent_all_equal_f64(a, b)
+
+
+cdef inline vec multiply_rest(vec a, vec b, vec product) noexcept nogil:
+    """a * b - product, exactly, for product = a * b as rounded."""
+    if vec is vf32:
+        return xent_multiply_rest_f32(a, b, product)
+    else:
+        return xent_multiply_rest_f64(a, b, product)
+
+
 cdef inline vec power_of_two(vec shifted) noexcept nogil:
     if vec is vf32:
         return xent_power_of_two_f32(shifted)
@@ -124,18 +141,19 @@ cdef inline vec without_lane(vec x, Py_ssize_t lane) noexcept nogil:
         return xent_without_lane_f64(x, lane)
 
 
-cdef inline double sum_lanes(vec x) noexcept nogil:
-    if vec is vf32:
-        return xent_sum_lanes_f32(x)
-    else:
-        return xent_sum_lanes_f64(x)
-
-
 cdef inline double max_lanes(vec x) noexcept nogil:
     if vec is vf32:
         return xent_max_lanes_f32(x)
     else:
         return xent_max_lanes_f64(x)
+
+
+cdef inline const vec* element(const vec* row, Py_ssize_t i) noexcept nogil:
+    """The vector that begins at element i of a row."""
+    if vec is vf32:
+        return <const vec*>(<const float*>row + i)
+    else:
+        return <const vec*>(<const double*>row + i)
 
 
 cdef inline double get(const vec* row, Py_ssize_t i) noexcept nogil:

@@ -18,8 +18,11 @@ Array = NDArray[Any]
 
 def _total(sums: Array) -> float:
     """The sum of block sums, rounded once."""
-    values = sums.tolist()
-    return math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
+    values: list[float] = sums.tolist()
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):     # a sum too large, infinity - infinity
+        return sum(values)
 
 
 def _reduce(reduction: str, sums: Array, total_weight: float, loss: Array | None) -> Any:
@@ -30,23 +33,33 @@ def _reduce(reduction: str, sums: Array, total_weight: float, loss: Array | None
     return _total(sums) / total_weight if total_weight else math.nan
 
 
-def _gradient_scale(reduction: str, total_weight: float) -> float:
-    if reduction != "mean":
-        return 1.0
-    return 1 / total_weight if total_weight else 0.0
+def _divisor(reduction: str, total_weight: float) -> float:
+    """What the gradient of the sum is divided by; infinity makes it 0."""
+    return (total_weight or math.inf) if reduction == "mean" else 1.0
 
 
-def _weigh(batch: check.Batch, blocks: Blocks, ignore_index: int | None) -> float:
+def _unit(weights: Array | None) -> float:
+    """A power of two near the largest weight: divided by it, weights of any size fit any type, and lose nothing."""
+    largest = 0.0 if weights is None else float(weights.max(initial=0.0))
+    return math.ldexp(1.0, min(1000, max(-1000, math.frexp(largest)[1]))) if largest < math.inf else 1.0
+
+
+def _mean_unit(reduction: str, sample_weight: Array | None) -> float:
+    """What sample weights are multiplied by; a mean does not depend on it."""
+    return 1 / _unit(sample_weight) if reduction == "mean" else 1.0
+
+
+def _weigh(batch: check.Batch, blocks: Blocks, weight_unit: float, ignored: int | None, allowed: str) -> float:
     """The sum of weight times target mass. Raises for a label out of range: before anything is written."""
     sums = np.zeros(blocks.number)
-    ignored = np.iinfo(np.int64).min if ignore_index is None else ignore_index
 
     def work(first: int, last: int) -> int:
-        return kernels.target_weight(*batch.operands, ignored, sums, blocks.units, blocks.size, first, last)
+        units, size = blocks.units, blocks.size
+        return kernels.target_weight(*batch.operands, weight_unit, ignored, sums, units, size, first, last)
 
     bad = [row for row in blocks.run(work) if row >= 0]
     if bad:
-        check.bad_label(batch.target, min(bad), batch.logits.shape[-1], ignore_index)
+        check.bad_label(batch.target, min(bad), allowed)
     return _total(sums)
 
 
@@ -126,20 +139,26 @@ def cross_entropy(
     array([[ 0.1161, -0.142 ,  0.0259]])
     """
     batch = check.targets("logits", logits, target, axis, class_weight, sample_weight)
-    ignore_index = check.integer("ignore_index", ignore_index)
+    ignored = check.ignored_label(ignore_index, batch.target)
     check.choice("reduction", reduction, check.REDUCTIONS)
     blocks = cut(math.prod(batch.logits.shape[:-1]), batch.logits.shape[-1], check.thread_count(n_threads))
-    grad = check.gradient("logits", batch, return_grad, grad_out)
-    total_weight = _weigh(batch, blocks, ignore_index)
+    grad = check.gradient("logits", "class_weight", batch, return_grad, grad_out)
+    unit = _mean_unit(reduction, batch.sample_weight)
+    if batch.class_weight is not None:
+        class_unit = _unit(batch.class_weight)
+        batch = batch._replace(class_weight=batch.class_weight / class_unit)
+        unit *= 1.0 if reduction == "mean" else class_unit
+    allowed = f"[0, {batch.logits.shape[-1]}) or be ignore_index, {ignore_index}"
+    total_weight = _weigh(batch, blocks, unit, ignored, allowed)
     loss = np.empty(batch.logits.shape[:-1], batch.logits.dtype) if reduction == "none" else None
     sums = np.empty(blocks.number)
-    scale = _gradient_scale(reduction, total_weight)
+    divisor = _divisor(reduction, total_weight)
     grad_rows = None if grad is None else check.last(grad, batch.axis)
 
     def work(first: int, last: int) -> None:
         room = scratch(batch.logits.shape[-1])
         kernels.cross_entropy(
-            *batch.operands, ignore_index, scale, loss, grad_rows, room, sums, blocks.units, blocks.size, first, last
+            *batch.operands, unit, ignored, divisor, loss, grad_rows, room, sums, blocks.units, blocks.size, first, last
         )
 
     blocks.run(work)
@@ -213,13 +232,14 @@ def log_loss(
     check.choice("reduction", reduction, check.REDUCTIONS)
     check.probabilities("proba", array)
     blocks = cut(math.prod(batch.logits.shape[:-1]), batch.logits.shape[-1], check.thread_count(n_threads))
-    total_weight = _weigh(batch, blocks, None)
+    unit = _mean_unit(reduction, batch.sample_weight)
+    total_weight = _weigh(batch, blocks, unit, None, f"[0, {batch.logits.shape[-1]})")
     loss = np.empty(batch.logits.shape[:-1], array.dtype) if reduction == "none" else None
     sums = np.empty(blocks.number)
 
     def work(first: int, last: int) -> None:
         kernels.log_loss(
-            batch.logits, batch.target, batch.sample_weight, loss, sums, blocks.units, blocks.size, first, last
+            batch.logits, batch.target, batch.sample_weight, unit, loss, sums, blocks.units, blocks.size, first, last
         )
 
     blocks.run(work)
@@ -368,11 +388,14 @@ def _binary(
     if name == "proba":
         check.probabilities(name, batch.logits)
     n_threads = check.thread_count(n_threads)
-    grad = check.gradient(name, batch, return_grad, grad_out)
+    grad = check.gradient(name, "pos_weight", batch, return_grad, grad_out)
     loss = np.empty(batch.logits.shape, batch.logits.dtype) if reduction == "none" else None
     weight = batch.sample_weight
-    total_weight = float(batch.logits.size if weight is None else weight.sum(dtype=np.float64))
-    scale = _gradient_scale(reduction, total_weight)
+    unit = _mean_unit(reduction, weight)
+    total_weight = float(batch.logits.size)
+    if reduction == "mean" and weight is not None:
+        total_weight = float(np.multiply(weight, unit, dtype=np.float64).sum())
+    divisor = _divisor(reduction, total_weight)
     logits, y, positive, weights, losses, slopes = check.flat(*batch.operands, loss, grad)
     rows, columns = math.prod(logits.shape[:-1]), logits.shape[-1]
     blocks = cut(rows * -(-columns // kernels.BINARY_CHUNK), min(columns, kernels.BINARY_CHUNK), n_threads)
@@ -381,7 +404,7 @@ def _binary(
     def work(first: int, last: int) -> None:
         room = scratch(7 * kernels.BINARY_CHUNK)
         kernels.binary_cross_entropy(
-            logits, y, positive, weights, name == "logits", scale, losses, slopes, room, sums,
+            logits, y, positive, weights, unit, name == "logits", divisor, losses, slopes, room, sums,
             blocks.units, blocks.size, first, last,
         )
 

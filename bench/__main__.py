@@ -1,0 +1,33 @@
+"""All benchmarks, one after the other: `python bench [--quick] [--json FOLDER]`.
+
+Each runs in an interpreter of its own, so that no thread pool of one is awake in the next.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+SCRIPTS = ("start", "fit", "ops")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python bench", description="Run every benchmark.")
+    parser.add_argument("--quick", action="store_true", help="a few minutes become one or two")
+    parser.add_argument("--json", type=Path, metavar="FOLDER", help="save start.json, fit.json and ops.json there")
+    options = parser.parse_args(arguments)
+    failed = False
+    for script in SCRIPTS:
+        command = [sys.executable, str(Path(__file__).with_name(f"{script}.py"))]
+        if options.quick:
+            command.append("--quick")
+        if options.json:
+            command += ["--json", str(options.json / f"{script}.json")]
+        failed |= subprocess.run(command, check=False).returncode != 0
+        print(flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

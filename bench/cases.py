@@ -1,0 +1,84 @@
+"""What is benchmarked: operations, their inputs, their right answers, and when an answer counts as right."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+Labels = NDArray[np.int64]
+
+OPERATIONS = ("loss", "loss+gradient", "logsumexp", "softmax", "log_softmax")
+DTYPES = ("float32", "float64")
+SHAPES = ((1, 10), (32, 10), (65536, 10), (256, 1000), (4096, 1000), (512, 32000))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell of the table. `loss` is the mean over the rows, `gradient` that of the mean."""
+
+    operation: str
+    shape: tuple[int, int]
+    dtype: str
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.operation} {self.shape} {self.dtype} {self.threads} thread{'s' * (self.threads > 1)}"
+
+
+@lru_cache(maxsize=1)  # the largest pair has 130 MB
+def make_inputs(shape: tuple[int, int], dtype: str) -> tuple[Floats, Labels]:
+    """Logits from N(0, 3²) and labels: probabilities over several orders of magnitude, as in a trained model."""
+    rng = np.random.default_rng(0)
+    rows, classes = shape
+    return 3 * rng.standard_normal(shape, dtype=np.dtype(dtype)), rng.integers(0, classes, rows)
+
+
+def reference(operation: str, logits: Floats, labels: Labels) -> tuple[Floats, ...]:
+    """The answer in plain float64."""
+    x = logits.astype(np.float64)
+    rows = np.arange(len(labels))
+    maximum = x.max(axis=1, keepdims=True)
+    exps = np.exp(x - maximum)
+    sums = exps.sum(axis=1, keepdims=True)
+    log_sums = maximum + np.log(sums)
+    match operation:
+        case "logsumexp":
+            return (log_sums[:, 0],)
+        case "softmax":
+            return (exps / sums,)
+        case "log_softmax":
+            return (x - log_sums,)
+    loss = np.mean(log_sums[:, 0] - x[rows, labels])
+    if operation == "loss":
+        return (loss,)
+    gradient = exps / sums
+    gradient[rows, labels] -= 1
+    return loss, gradient / len(labels)
+
+
+def fault(case: Case, answer: tuple[Floats, ...], expected: tuple[Floats, ...]) -> str | None:
+    """What is wrong with `answer`, or None.
+
+    The bound is what ordinary single-pass code keeps, not what xent promises (the tests check that): 1000 eps of the
+    value, and 4 eps of the size of what it was subtracted from, since p - 1 and x - logsumexp cancel.
+    """
+    if len(answer) != len(expected):
+        return f"{len(answer)} results, not {len(expected)}"
+    eps = float(np.finfo(case.dtype).eps)
+    for got, want in zip(answer, expected, strict=True):
+        if got.shape != want.shape:
+            return f"shape {got.shape}, not {want.shape}"
+        if case.operation == "softmax":
+            scale = 0.0
+        elif want.ndim == 2 and case.operation == "loss+gradient":
+            scale = 1 / case.shape[0]
+        else:
+            scale = 16.0  # logits of N(0, 3²) stay about below it
+        error = np.abs(got - want) / (1000 * eps * np.abs(want) + 4 * eps * scale)
+        worst = float(error.max())
+        if not worst <= 1:
+            place = tuple(int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
+            return f"{got[place]!s} at {place}, should be {want[place]!s}: {worst:.1f} times the tolerance"
+    return None

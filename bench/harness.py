@@ -1,0 +1,127 @@
+"""Timing callables in turn: A B C, B C A, C A B, ... in one process, after their answers were checked.
+
+Neighbours on the machine, clock changes and page caches drift over seconds. Ratios are therefore formed round by round,
+between samples taken milliseconds apart, and only then summarised by their median and quartiles.
+"""
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from statistics import quantiles
+from time import perf_counter, sleep
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A callable to time. `scope` is entered around each sample, outside the clock: thread counts, modes, filters."""
+
+    name: str
+    call: Callable[[], Any]
+    scope: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median between its quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        low, middle, high = quantiles(values, n=4, method="inclusive")
+        return cls(middle, low, high)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Seconds a call, and how many times longer than the first candidate; or the fault for which it was not timed."""
+
+    name: str
+    seconds: Spread | None = None
+    ratio: Spread | None = None
+    fault: str | None = None
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Keep the garbage collector out of the samples."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def sample(candidate: Candidate, loops: int) -> float:
+    """Seconds a call, over `loops` calls."""
+    call = candidate.call
+    with candidate.scope():
+        if loops > 1:
+            call()  # brings back code, inputs and threads that the previous candidate pushed out
+        start = perf_counter()
+        for _ in range(loops):
+            call()
+        return (perf_counter() - start) / loops
+
+
+def calibrate(candidate: Candidate, seconds: float) -> int:
+    """The number of calls that lasts about `seconds`."""
+    loops, elapsed = 1, sample(candidate, 1)
+    if elapsed > 10 * seconds:
+        return 1
+    while elapsed < seconds / 4:
+        loops *= 4
+        elapsed = loops * min(sample(candidate, loops) for _ in range(3))  # one interruption must not decide
+    return max(1, round(loops * seconds / elapsed))
+
+
+def time_in_turn(
+    candidates: Sequence[Candidate],
+    *,
+    budget: float = 3.0,
+    sample_seconds: float = 0.01,
+    settle: float = 0.004,
+    least: int = 7,
+    most: int = 61,
+) -> list[Result]:
+    """Time candidates against the first one, for about `budget` seconds, in `least` to `most` rounds.
+
+    `settle` is slept before every sample: OpenMP workers (PyTorch, scikit-learn) spin for milliseconds after their
+    last region, on a core that the next candidate needs.
+    """
+    with no_collection():
+        loops = [calibrate(candidate, sample_seconds) for candidate in candidates]
+        start = perf_counter()
+        rounds: list[list[float]] = []
+        while len(rounds) < most and (len(rounds) < least or perf_counter() - start < budget):
+            seconds = [0.0] * len(candidates)
+            for i in range(len(candidates)):
+                turn = (i + len(rounds)) % len(candidates)
+                sleep(settle)
+                seconds[turn] = sample(candidates[turn], loops[turn])
+            rounds.append(seconds)
+    return [
+        Result(candidate.name, Spread.of([r[i] for r in rounds]), Spread.of([r[i] / r[0] for r in rounds]))
+        for i, candidate in enumerate(candidates)
+    ]
+
+
+def check_and_time(candidates: Sequence[Candidate], check: Callable[[Any], str | None], **timing: Any) -> list[Result]:
+    """Check every candidate's answer, then time the right ones. If the first is wrong, nothing is timed."""
+    faults = []
+    for candidate in candidates:
+        with candidate.scope():
+            faults.append(check(candidate.call()))
+    right = [] if faults[0] else [c for c, fault in zip(candidates, faults, strict=True) if not fault]
+    timed = {result.name: result for result in time_in_turn(right, **timing)} if right else {}
+    return [
+        timed.get(candidate.name, Result(candidate.name, fault=fault))
+        for candidate, fault in zip(candidates, faults, strict=True)
+    ]

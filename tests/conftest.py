@@ -1,0 +1,48 @@
+"""Settings for all tests, and how to run a script in an interpreter of its own."""
+
+import os
+import subprocess
+import sys
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("usual", max_examples=25, deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("deep", max_examples=500, deadline=None, database=None)
+
+
+def is_deep(config):
+    return config.getoption("markexpr") == "deep"
+
+
+def pytest_configure(config):
+    hypothesis.settings.load_profile("deep" if is_deep(config) else "usual")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """A deep run repeats the properties, with more examples."""
+    for item in items:
+        if is_deep(config) and getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker("deep")
+
+
+@pytest.fixture
+def python(tmp_path):
+    """Run a script in a new interpreter, with environment variables; what it prints."""
+
+    def run(script, *, fails=False, **environment):
+        path = tmp_path / "script.py"
+        path.write_text(script)
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("XENT_")}
+        done = subprocess.run(
+            [sys.executable, "-W", "error", str(path)],
+            env={**inherited, **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert (done.returncode != 0) == fails, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return (done.stderr if fails else done.stdout).strip()
+
+    return run

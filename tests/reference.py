@@ -1,0 +1,265 @@
+"""The NumPy twin: every operation from its definition, in extended precision, and what tests need to compare with it.
+
+Nothing cancels here, so that the twin is exact to about 2**-60 where a long double has 64 bits of mantissa.
+"""
+
+import tempfile
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+EXTENDED = np.longdouble
+IS_EXACT = np.finfo(EXTENDED).nmant >= 63
+quiet = np.errstate(all="ignore")
+
+
+# --- operations ------------------------------------------------------------------------------------------------------
+
+
+def parts(x, axis):
+    """The maximum m of x, e = exp(x - m), and the sum r of e over everything but one maximum."""
+    x = np.asarray(x, EXTENDED)
+    m = x.max(axis, keepdims=True, initial=-np.inf)
+    e = np.exp(x - m)
+    top = x == m
+    r = np.where(top, 0, e).sum(axis, keepdims=True) + (top.sum(axis, keepdims=True) - 1)
+    return x, m, e, np.where(np.isfinite(m), r, np.nan)
+
+
+@quiet
+def logsumexp(x, axis=-1, keepdims=False):
+    _, m, _, r = parts(x, axis)
+    result = np.where(np.isinf(m), m, m + np.log1p(r))
+    return result if keepdims else result.squeeze(tuple(range(result.ndim)) if axis is None else axis)
+
+
+@quiet
+def softmax(x, axis=-1):
+    _, _, e, r = parts(x, axis)
+    return e / (1 + r)
+
+
+@quiet
+def log_softmax(x, axis=-1):
+    x, m, _, r = parts(x, axis)
+    return -((m - x) + np.log1p(r))
+
+
+@quiet
+def cross_entropy(
+    logits, target, *, axis=-1, class_weight=None, sample_weight=None, ignore_index=-100, reduction="mean"
+):
+    """The loss and its gradient."""
+    x, m, e, r = parts(np.moveaxis(np.asarray(logits), axis, -1), -1)
+    t, s = masses(x, target, axis, class_weight, sample_weight, ignore_index)
+    p = e / (1 + r)
+    other = np.where(x == m, r, 1 + r - e) / (1 + r)    # 1 - p
+    total = t.sum(-1, keepdims=True)
+    loss = times(t, m - x).sum(-1) + (total * np.log1p(r))[..., 0]
+    grad = (total - t) * p - t * other                  # total * p - t
+    loss, grad = np.where(s == 0, 0, loss), np.where(s[..., None] == 0, 0, grad)
+    return reduce(loss, np.moveaxis(grad, -1, axis), total[..., 0], reduction)
+
+
+@quiet
+def log_loss(proba, target, *, axis=-1, sample_weight=None, reduction="mean"):
+    p = np.moveaxis(np.asarray(proba, EXTENDED), axis, -1)
+    t, s = masses(p, target, axis, None, sample_weight, None)
+    loss = np.where(s == 0, 0, times(t, -np.log(p)).sum(-1))
+    return reduce(loss, 0, t.sum(-1), reduction)[0]
+
+
+@quiet
+def binary_cross_entropy_with_logits(logits, target, *, pos_weight=1, sample_weight=1, reduction="mean"):
+    """The loss and its gradient."""
+    x, y = np.asarray(logits, EXTENDED), np.asarray(target, EXTENDED)
+    s = np.broadcast_to(np.asarray(sample_weight, EXTENDED), x.shape)
+    yes, no = s * y * np.asarray(pos_weight, EXTENDED), s * (1 - y)
+    loss = times(yes, np.logaddexp(0, -x)) + times(no, np.logaddexp(0, x))
+    grad = no / (1 + np.exp(-x)) - yes / (1 + np.exp(x))
+    return reduce(np.where(s == 0, 0, loss), np.where(s == 0, 0, grad), s, reduction)
+
+
+@quiet
+def binary_cross_entropy(proba, target, *, sample_weight=1, reduction="mean"):
+    """The loss and its gradient."""
+    p, y = np.asarray(proba, EXTENDED), np.asarray(target, EXTENDED)
+    s = np.broadcast_to(np.asarray(sample_weight, EXTENDED), p.shape)
+    loss = times(s * y, -np.log(p)) + times(s * (1 - y), -np.log1p(-p))
+    grad = times(s * (1 - y), 1 / (1 - p)) - times(s * y, 1 / p)
+    return reduce(loss, grad, s, reduction)
+
+
+def masses(x, target, axis, class_weight, sample_weight, ignore_index):
+    """The weighted target mass of each class of each row, classes last, and the weight of each row."""
+    target = np.asarray(target)
+    s = np.broadcast_to(np.asarray(1 if sample_weight is None else sample_weight, EXTENDED), x.shape[:-1])
+    if target.shape == np.moveaxis(x, -1, axis).shape:
+        t = np.moveaxis(target, axis, -1).astype(EXTENDED)
+    else:
+        target = target.reshape(x.shape[:-1])
+        s = np.where(target == ignore_index, 0, s) if ignore_index is not None else s
+        t = (target[..., None] == np.arange(x.shape[-1])).astype(EXTENDED)
+    return times(s[..., None], t * (1 if class_weight is None else np.asarray(class_weight, EXTENDED))), s
+
+
+def times(mass, x):
+    """A product in which a mass of 0 hides everything."""
+    return np.where(mass == 0, 0, mass * x)
+
+
+def reduce(loss, grad, weight, reduction):
+    if reduction == "mean":
+        total = weight.sum()
+        return (loss.sum() / total, grad / total) if total else (np.nan, 0 * np.zeros_like(grad))
+    return (loss.sum() if reduction == "sum" else loss), grad
+
+
+# --- comparisons -----------------------------------------------------------------------------------------------------
+
+
+def extended(exact):
+    """mpmath numbers, or anything else, as long doubles."""
+    high = np.asarray(exact).astype(np.float64)
+    if np.asarray(exact).dtype != object:
+        return np.asarray(exact, EXTENDED)
+    return high.astype(EXTENDED) + (np.asarray(exact) - high).astype(np.float64)
+
+
+def ulp(x, dtype):
+    """The distance of neighbouring numbers of a type around x."""
+    info = np.finfo(dtype)
+    exponent = np.frexp(np.maximum(np.abs(extended(x)), info.smallest_normal))[1]
+    return np.ldexp(EXTENDED(1), exponent - 1 - info.nmant)
+
+
+@quiet
+def assert_ulp(actual, exact, bound, *, at=None, dropped=0, dtype=None):
+    """At most `bound` ulp (of a type, that of `actual` if not given) off, but for results that are no normal numbers,
+    and but for `dropped`: what terms below the smallest normal number add up to, which may be taken as 0.
+    """
+    actual, exact = np.asarray(actual), extended(exact)
+    dtype = dtype or actual.dtype
+    at = np.broadcast_to(np.abs(exact if at is None else at), actual.shape)
+    assert actual.shape == exact.shape
+    smallest, largest = np.finfo(dtype).smallest_normal, np.finfo(dtype).max
+    error = np.where(np.abs(exact) > largest, actual != np.copysign(np.inf, exact), np.abs(actual - exact))
+    bad = ~(error <= np.where(at >= smallest, bound * ulp(at, dtype) + dropped, smallest))
+    if bad.any():
+        error = np.where(bad, error / ulp(at, dtype), 0)
+        i = np.unravel_index(np.argmax(np.where(np.isnan(error), np.inf, error)), actual.shape)
+        raise AssertionError(
+            f"{bad.sum()} of {bad.size} are more than {bound} ulp off; worst at {tuple(map(int, i))}: {actual[i]!r}, "
+            f"exactly {exact[i]!r}, {error[i]:.4g} ulp off"
+        )
+
+
+def assert_close(actual, expected, dtype):
+    """Equal but for rounding (for how much of it, see test_accuracy.py), in type and shape too."""
+    assert np.asarray(actual).dtype == dtype
+    assert np.shape(actual) == np.shape(expected)
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(np.asarray(actual, EXTENDED), expected, rtol=32 * eps, atol=32 * eps)
+
+
+def assert_same_bits(actual, expected):
+    """Equal to the last bit, but for what kind of NaN a NaN is."""
+    assert actual.dtype == expected.dtype
+    np.testing.assert_array_equal(actual, expected)
+    np.testing.assert_array_equal(np.signbit(actual) & ~np.isnan(actual), np.signbit(expected) & ~np.isnan(expected))
+
+
+# --- the same values in many places of memory ------------------------------------------------------------------------
+
+
+def _unaligned(a):
+    bytes_ = np.empty(a.nbytes + 1, np.uint8)[1:]
+    result = bytes_.view(a.dtype).reshape(a.shape)
+    result[...] = a
+    return result
+
+
+def _flip(a):
+    return a[(..., *[slice(None, None, -1)] * a.ndim)]
+
+
+def _every_other(a):
+    result = np.full([2 * n for n in a.shape], 99, a.dtype)[(..., *[slice(None, None, 2)] * a.ndim)]
+    result[...] = a
+    return result
+
+
+def _read_only(a):
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+def _memory_map(a):
+    with tempfile.TemporaryFile() as file:
+        file.write(b"x" * 16 + a.tobytes())
+        file.flush()
+        return np.memmap(file, a.dtype, "r", 16, a.shape) if a.size else a
+
+
+def _own_type(a):
+    class Own(np.ndarray):
+        pass
+
+    return a.view(Own)
+
+
+LAYOUTS = {
+    "C": lambda a: a.copy("C"),
+    "Fortran": lambda a: a.copy("F"),
+    "reversed": lambda a: _flip(_flip(a).copy()),
+    "every other": _every_other,
+    "rolled axes": lambda a: np.moveaxis(np.moveaxis(a, 0, -1).copy(), -1, 0) if a.ndim else a,
+    "big-endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
+    "unaligned": _unaligned,
+    "read-only": _read_only,
+    "memory map": _memory_map,
+    "subclass": _own_type,
+}
+WRITEABLE_LAYOUTS = {name: LAYOUTS[name] for name in ("C", "Fortran", "reversed", "every other", "rolled axes")}
+DTYPES = (np.float32, np.float64)
+
+# Bodies and tails of every vector width (up to 16 lanes), and the edges of the blocks of a sum (64 vectors of 2 to 16).
+SHORT_LENGTHS = range(1, 2 * 16 + 2)
+EDGE_LENGTHS = sorted({64 * lanes * k + d for lanes in (2, 4, 8, 16) for k in (1, 2) for d in (-1, 0, 1)})
+
+# Of both signs, quiet and signalling, with payloads.
+NANS = {
+    np.float32: np.array([0x7FC00000, 0xFFC00000, 0x7F800001, 0xFFFFFFFF, 0x7FC12345], "u4").view("f4"),
+    np.float64: np.array([0x7FF8 << 48, 0xFFF8 << 48, (0x7FF0 << 48) + 1, (1 << 64) - 1], "u8").view("f8"),
+}
+
+
+def rows_with_every_maximum(n, dtype, seed=0):
+    """A row for each place at which its maximum may be (the edges and some between, if there are many)."""
+    places = range(n) if n <= 64 else sorted({0, 1, n // 2, n - 18, n - 9, n - 2, n - 1})
+    x = np.random.default_rng(seed).normal(size=(len(places), n), scale=2)
+    x[range(len(places)), places] = x.max(axis=1) + 0.125
+    return x.astype(dtype)
+
+
+def guarded(array, guard=123.0):
+    """A writeable C-ordered copy inside a larger array, and a function that asserts that the rest is untouched."""
+    room = np.full(array.size + 64, guard, array.dtype)
+    inside = room[32 : 32 + array.size].reshape(array.shape)
+    inside[...] = array
+
+    def intact():
+        assert (room[:32] == guard).all()
+        assert (room[32 + array.size :] == guard).all()
+
+    return inside, intact
+
+
+@st.composite
+def arrays(draw, dtypes=DTYPES, min_dims=1, scales=(1e-3, 1, 10, 80)):
+    """Real arrays, ties among them. Hypothesis chooses what matters, and a generator the elements, which is faster."""
+    shape = draw(hnp.array_shapes(min_dims=min_dims, max_dims=3, max_side=20))
+    x = np.random.default_rng(draw(st.integers(0, 2**32))).normal(size=shape, scale=draw(st.sampled_from(scales)))
+    return (np.rint(x) if draw(st.booleans()) else x).astype(draw(st.sampled_from(dtypes)))

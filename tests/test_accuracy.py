@@ -1,0 +1,267 @@
+"""The promise: how many units in the last place (ulp) a result may be off, measured against extended precision.
+
+Bounds hold for results that are normal numbers; a term of a sum, or a probability, below the smallest normal number may
+be taken as 0. They are part of what the library is, and never widened.
+"""
+
+import mpmath
+import numpy as np
+import pytest
+import reference
+from reference import DTYPES, EXTENDED, IS_EXACT, assert_ulp
+
+import xent
+
+LOSS = 2
+LOGSUMEXP = 2       # of the larger of the maximum and the result: their sum may cancel
+PROBABILITY = 4
+GRADIENT = 4        # of the larger of T p and t, unless all the mass is on one class
+
+KINDS = {
+    "N(0, 1)": (1, 0, None),
+    "N(0, 10)": (10, 0, None),
+    "N(0, 30)": (30, 0, None),
+    "N(0, 1) + 1e4": (1, 1e4, None),
+    "N(0, 30) + 1e4": (30, 1e4, None),
+    "leads by 10": (3, 0, 10),
+    "leads by 35": (3, 0, 35),
+    "leads by 60": (3, 0, 60),
+}
+CLASSES = [2, 3, 10, 100, 1000, 30_000]
+ELEMENTS = 8000
+
+each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+each_kind = pytest.mark.parametrize("kind", [kind for kind in KINDS if "1e4" not in kind])
+pytestmark = pytest.mark.skipif(not IS_EXACT, reason="a long double here has no more digits than a double")
+
+
+class Cell:
+    """Random logits of one kind, right classes, and what is exact for any target."""
+
+    def __init__(self, dtype, kind, classes, elements=ELEMENTS):
+        scale, offset, lead = KINDS[kind]
+        self.dtype, self.classes = dtype, classes
+        self.rng = np.random.default_rng([classes, list(KINDS).index(kind)])
+        self.rows = range(max(2, elements // classes))
+        x = self.rng.normal(size=(len(self.rows), classes), scale=scale) + offset
+        self.labels = self.rng.integers(classes, size=len(x))
+        if lead is not None:
+            x[self.rows, self.labels] = -np.inf
+            x[self.rows, self.labels] = x.max(axis=1) + lead
+        self.logits = x.astype(dtype)
+        self.smallest = np.finfo(dtype).smallest_normal
+        _, self.maximum, e, rest = reference.parts(self.logits, -1)
+        self.softmax = e / (1 + rest)
+        # What may be taken as 0, in all of a row and in each probability.
+        self.dropped = np.where(e < self.smallest, e, 0).sum(-1)
+        self.dropped_softmax = np.where(self.softmax < self.smallest, self.softmax, 0)
+
+    def dropped_grad(self, labels):
+        """The gradient at a label is what the other classes add up to."""
+        result = self.dropped_softmax.copy()
+        result[self.rows, labels] = self.dropped
+        return result
+
+    def soft_targets(self):
+        """Some mass everywhere, and most of it in some places."""
+        t = self.rng.dirichlet(np.ones(self.classes), len(self.rows)) * 0.5
+        t[self.rows, self.labels] += 0.5
+        return t.astype(self.dtype)
+
+    def weights(self):
+        return {
+            "class_weight": self.rng.uniform(0.1, 10, self.classes),
+            "sample_weight": self.rng.uniform(0.1, 10, len(self.rows)),
+        }
+
+
+def grid():
+    for dtype in DTYPES:
+        for kind in KINDS:
+            for n in CLASSES:
+                yield pytest.param((dtype, kind, n), id=f"{dtype.__name__}-{kind}-{n}")
+            for n in (*CLASSES, 128_256):
+                name = f"{dtype.__name__}-{kind}-{n}-many"
+                yield pytest.param((dtype, kind, n, 100_000), id=name, marks=pytest.mark.deep)
+
+
+@pytest.fixture(scope="module", params=list(grid()))
+def cell(request):
+    return Cell(*request.param)
+
+
+def test_reference():
+    """Against the plain formulas in 100 digits."""
+    x = np.concatenate([Cell(np.float64, kind, 10).logits[:20] for kind in KINDS])
+    labels = np.arange(len(x)) % 10
+    with mpmath.workdps(100):
+        exps = [[mpmath.exp(mpmath.mpf(v)) for v in row] for row in x.tolist()]
+        totals = [mpmath.fsum(row) for row in exps]
+        softmax = [[e / total for e in row] for row, total in zip(exps, totals, strict=True)]
+        logsumexp = [mpmath.log(total) for total in totals]
+        losses = [-mpmath.log(row[label]) for row, label in zip(softmax, labels, strict=True)]
+        grads = [[p - (c == label) for c, p in enumerate(row)] for row, label in zip(softmax, labels, strict=True)]
+        sigmoids = [[1 / (1 + mpmath.exp(-mpmath.mpf(v))) for v in row] for row in x[:20].tolist()]
+        softplus = [[-mpmath.log(p) for p in row] for row in sigmoids]
+        loss, grad = reference.cross_entropy(x, labels, reduction="none")
+        ones = np.ones((20, 10))
+        binary_loss, binary_grad = reference.binary_cross_entropy_with_logits(x[:20], ones, reduction="none")
+        for twin, exact in (
+            (reference.logsumexp(x), logsumexp),
+            (reference.softmax(x), softmax),
+            (-reference.log_softmax(x)[range(len(x)), labels], losses),
+            (loss, losses),
+            (grad, grads),
+            (binary_loss, softplus),
+            (binary_grad, [[p - 1 for p in row] for row in sigmoids]),
+        ):
+            assert_ulp(twin, np.array(exact, object), 2**-6, dtype=np.float64)
+
+
+# --- softmax and its kin ---------------------------------------------------------------------------------------------
+
+
+def test_logsumexp(cell):
+    exact = reference.logsumexp(cell.logits)
+    at = np.maximum(np.abs(exact), np.abs(cell.maximum[:, 0]))
+    assert_ulp(xent.logsumexp(cell.logits), exact, LOGSUMEXP, at=at, dropped=cell.dropped)
+
+
+def test_softmax(cell):
+    assert_ulp(xent.softmax(cell.logits), cell.softmax, PROBABILITY)
+
+
+def test_log_softmax(cell):
+    exact = reference.log_softmax(cell.logits)
+    assert_ulp(xent.log_softmax(cell.logits), exact, PROBABILITY, dropped=cell.dropped[:, None])
+
+
+# --- cross_entropy ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["label", "other label", "one-hot"])
+def test_labels(target, cell):
+    labels = (cell.labels + (target == "other label")) % cell.classes
+    given = (labels[:, None] == np.arange(cell.classes)).astype(cell.dtype) if target == "one-hot" else labels
+    loss, grad = xent.cross_entropy(cell.logits, given, reduction="none", return_grad=True)
+    exact_loss, exact_grad = reference.cross_entropy(cell.logits, labels, reduction="none")
+    assert_ulp(loss, exact_loss, LOSS, dropped=cell.dropped)
+    assert_ulp(grad, exact_grad, GRADIENT, dropped=cell.dropped_grad(labels))
+
+
+def test_soft_targets(cell):
+    t = cell.soft_targets()
+    loss, grad = xent.cross_entropy(cell.logits, t, reduction="none", return_grad=True)
+    exact_loss, exact_grad = reference.cross_entropy(cell.logits, t, reduction="none")
+    total = t.sum(axis=1, dtype=EXTENDED)
+    assert_ulp(loss, exact_loss, LOSS, dropped=total * cell.dropped)
+    at = np.maximum(total[:, None] * cell.softmax, t)
+    assert_ulp(grad, exact_grad, GRADIENT, at=at, dropped=total[:, None] * cell.dropped_softmax)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_sums(reduction, cell):
+    """They are float64, but no better than their terms."""
+    for t in (cell.labels, (cell.labels + 1) % cell.classes, cell.soft_targets()):
+        exact, _ = reference.cross_entropy(cell.logits, t, reduction=reduction)
+        loss = xent.cross_entropy(cell.logits, t, reduction=reduction)
+        assert_ulp(loss, exact, LOSS, dropped=cell.dropped.sum(), dtype=cell.dtype)
+
+
+@pytest.mark.parametrize("target", ["label", "distribution"])
+def test_weighted_means(target, cell):
+    """Loss and gradient have all the weights in them."""
+    weights = cell.weights()
+    t = cell.labels if target == "label" else cell.soft_targets()
+    loss, grad = xent.cross_entropy(cell.logits, t, return_grad=True, **weights)
+    exact_loss, exact_grad = reference.cross_entropy(cell.logits, t, **weights)
+    masses, _ = reference.masses(cell.logits, t, -1, ignore_index=None, **weights)
+    total = masses.sum(-1, keepdims=True)
+    assert_ulp(loss, exact_loss, LOSS, dropped=cell.dropped.max(), dtype=cell.dtype)
+    dropped = (cell.dropped_grad(t) if target == "label" else cell.dropped_softmax) * total / total.sum()
+    at = exact_grad if target == "label" else np.maximum(total * cell.softmax, masses) / total.sum()
+    assert_ulp(grad, exact_grad, GRADIENT, at=at, dropped=dropped)
+
+
+def test_log_loss(cell):
+    proba = np.maximum(cell.softmax.astype(cell.dtype), cell.smallest)
+    for target in (cell.labels, (cell.labels + 1) % cell.classes, cell.soft_targets()):
+        exact = reference.log_loss(proba, target, reduction="none")
+        assert_ulp(xent.log_loss(proba, target, reduction="none"), exact, LOSS)
+
+
+# --- the binary losses -----------------------------------------------------------------------------------------------
+
+
+def binary(dtype, kind):
+    """Logits, labels that are mostly right, and the probability of 1."""
+    scale, _, lead = KINDS[kind]
+    rng = np.random.default_rng(1)
+    y = rng.integers(2, size=ELEMENTS)
+    x = rng.normal(size=ELEMENTS, scale=scale) + (2 * y - 1) * (lead or 0)
+    return x.astype(dtype), y, (1 / (1 + np.exp(-x))).astype(dtype)
+
+
+@each_dtype
+@each_kind
+@pytest.mark.parametrize("weighted", [False, True])
+def test_binary_with_logits(weighted, dtype, kind):
+    x, y, _ = binary(dtype, kind)
+    rng = np.random.default_rng(2)
+    pos_weight, sample_weight = rng.uniform(0.1, 10, (2, len(x))) if weighted else np.ones((2, 1))
+    options = {"pos_weight": pos_weight, "sample_weight": sample_weight, "reduction": "none"}
+    e = np.exp(-np.abs(x.astype(EXTENDED)))
+    for target in (y, rng.random(len(x)).astype(dtype)):
+        yes, no = sample_weight * pos_weight * target.astype(EXTENDED), sample_weight * (1 - target.astype(EXTENDED))
+        dropped = np.where(e < np.finfo(dtype).smallest_normal, (yes + no) * e, 0)
+        exact_loss, exact_grad = reference.binary_cross_entropy_with_logits(x, target, **options)
+        loss, grad = xent.binary_cross_entropy_with_logits(x, target, return_grad=True, **options)
+        assert_ulp(loss, exact_loss, LOSS, dropped=dropped)
+        at = np.maximum(no / (1 + np.exp(-x.astype(EXTENDED))), yes / (1 + np.exp(x.astype(EXTENDED))))
+        assert_ulp(grad, exact_grad, GRADIENT, at=at, dropped=dropped)
+
+
+@each_dtype
+@each_kind
+@pytest.mark.parametrize("weighted", [False, True])
+def test_binary_of_probabilities(weighted, dtype, kind):
+    _, y, p = binary(dtype, kind)
+    rng = np.random.default_rng(3)
+    weights = {"sample_weight": rng.uniform(0.1, 10, len(p))} if weighted else {}
+    p = np.clip(p, np.finfo(dtype).smallest_normal, 1 - np.finfo(dtype).epsneg)
+    for target in (y, rng.random(len(p)).astype(dtype)):
+        exact_loss, exact_grad = reference.binary_cross_entropy(p, target, reduction="none", **weights)
+        loss, grad = xent.binary_cross_entropy(p, target, reduction="none", return_grad=True, **weights)
+        assert_ulp(loss, exact_loss, LOSS)
+        s, t = weights.get("sample_weight", EXTENDED(1)), target.astype(EXTENDED)
+        assert_ulp(grad, exact_grad, GRADIENT, at=np.maximum(s * t / p, s * (1 - t) / (EXTENDED(1) - p)))
+
+
+@each_dtype
+@each_kind
+def test_log_loss_of_two_classes(dtype, kind):
+    _, y, p = binary(dtype, kind)
+    p = np.clip(p, np.finfo(dtype).smallest_normal, 1 - np.finfo(dtype).epsneg)
+    exact, _ = reference.binary_cross_entropy(p, y, reduction="none")
+    assert_ulp(xent.log_loss(p, y, reduction="none"), exact, LOSS)
+
+
+# --- every number ----------------------------------------------------------------------------------------------------
+
+
+@each_dtype
+def test_a_dense_line_of_distances(dtype):
+    """exp and log1p over their whole range: two classes, and one."""
+    d = np.linspace(0, 90 if dtype is np.float32 else 715, 20_001).astype(dtype)
+    x = np.stack([np.zeros_like(d), -d], axis=1)
+    assert_ulp(xent.softmax(x), reference.softmax(x), PROBABILITY)
+    for label in (0, 1):
+        labels = np.full(len(d), label)
+        exact = reference.cross_entropy(x, labels, reduction="none")
+        actual = xent.cross_entropy(x, labels, reduction="none", return_grad=True)
+        for a, b, bound in zip(actual, exact, (LOSS, GRADIENT), strict=True):
+            assert_ulp(a, b, bound)
+        exact = reference.binary_cross_entropy_with_logits(d, labels, reduction="none")
+        actual = xent.binary_cross_entropy_with_logits(d, labels, reduction="none", return_grad=True)
+        for a, b, bound in zip(actual, exact, (LOSS, GRADIENT), strict=True):
+            assert_ulp(a, b, bound)

@@ -1,0 +1,322 @@
+"""Threads: the same bits for any number of them, and calls that work wherever Python does."""
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from reference import DTYPES, assert_same_bits
+
+import xent
+from xent import _parallel
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = xent.get_num_threads()
+    yield
+    xent.set_num_threads(before)
+
+
+# --- the same bits ---------------------------------------------------------------------------------------------------
+
+SHAPES = [(40, 500), (2000, 11), (7, 3, 1000), (2, 10_000), (20_000, 1)]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Small arrays are cut and shared out as large ones are."""
+    monkeypatch.setattr(_parallel, "BLOCK_ELEMENTS", 1000)
+    monkeypatch.setattr(_parallel, "THREAD_ELEMENTS", 2000)
+
+
+def arguments(shape, dtype):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape, np.float32).astype(dtype)
+    return x, rng.integers(shape[-1], size=shape[:-1]), rng.integers(1, 4, shape[:-1]) / 2
+
+
+def calls(shape, dtype):
+    """Every function as one of the number of threads."""
+    x, labels, weight = arguments(shape, dtype)
+    target = np.abs(x)
+    proba = target / (1 + target)
+    options = {"sample_weight": weight, "return_grad": True}
+    return {
+        "logsumexp": lambda n: xent.logsumexp(x, n_threads=n),
+        "softmax": lambda n: xent.softmax(x, n_threads=n),
+        "log_softmax of the first axis": lambda n: xent.log_softmax(x, axis=0, n_threads=n),
+        "labels, mean": lambda n: xent.cross_entropy(x, labels, n_threads=n, **options),
+        "labels, none": lambda n: xent.cross_entropy(x, labels, reduction="none", n_threads=n, **options),
+        "distribution": lambda n: xent.cross_entropy(x, target, n_threads=n, **options),
+        "log_loss": lambda n: xent.log_loss(proba, labels, n_threads=n),
+        "binary": lambda n: xent.binary_cross_entropy_with_logits(x, proba, return_grad=True, n_threads=n),
+        "probabilities": lambda n: xent.binary_cross_entropy(proba, proba, return_grad=True, n_threads=n),
+    }
+
+
+def assert_equal_results(a, b):
+    for one, other in zip(a if isinstance(a, tuple) else (a,), b if isinstance(b, tuple) else (b,), strict=True):
+        assert_same_bits(np.asarray(one), np.asarray(other))
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_number_of_threads(shape, dtype):
+    assert _parallel.cut(np.prod(shape[:-1]), shape[-1], 8).number > 1
+    for call in calls(shape, dtype).values():
+        serial = call(1)
+        for n_threads in (2, 3, 8):
+            assert_equal_results(call(n_threads), serial)
+        xent.set_num_threads(2)
+        assert_equal_results(call(None), serial)
+
+
+@pytest.mark.parametrize("name", calls((1, 1), np.float32))
+def test_large_arrays(name):
+    """Large enough for 8 threads."""
+    call = calls((300, 4000), np.float32)[name]
+    assert _parallel.cut(300, 4000, 8).threads == 8
+    assert_equal_results(call(8), call(1))
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cut_of_the_batch(shape, dtype):
+    x, labels, weight = arguments(shape, dtype)
+    target = np.abs(x)
+    for call in (
+        lambda k: xent.log_softmax(x[k], n_threads=2),
+        lambda k: xent.cross_entropy(x[k], labels[k], reduction="none", return_grad=True, n_threads=2),
+        lambda k: xent.cross_entropy(x[k], target[k], sample_weight=weight[k], reduction="sum", return_grad=True)[1:],
+        lambda k: xent.binary_cross_entropy_with_logits(x[k], target[k], reduction="none", return_grad=True),
+    ):
+        whole = call(slice(None))
+        for i in (1, len(x) // 3, len(x) - 1):
+            halves = [part if isinstance(part, tuple) else (part,) for part in (call(slice(i)), call(slice(i, None)))]
+            assert_equal_results(tuple(map(np.concatenate, zip(*halves, strict=True))), whole)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 8])
+def test_in_place(n_threads):
+    x, labels, _ = arguments((300, 4000), np.float32)
+    expected = xent.cross_entropy(x, labels, return_grad=True, n_threads=1)
+    assert_equal_results(xent.cross_entropy(x, labels, grad_out=x, n_threads=n_threads), expected)
+
+
+def test_calls_from_many_threads_at_once():
+    inputs = [arguments((70, 4000 + i), np.float32)[:2] for i in range(12)]
+    expected = [xent.cross_entropy(x, labels, return_grad=True, n_threads=1) for x, labels in inputs]
+    start = threading.Barrier(4)
+
+    def work(first):
+        start.wait()
+        for _ in range(2):
+            for i in range(first, len(inputs), 4):
+                x, labels = inputs[i]
+                assert_equal_results(xent.cross_entropy(x, labels, return_grad=True, n_threads=2), expected[i])
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))
+
+
+# --- the blocks ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("units", "elements"), [(0, 5), (1, 0), (1, 10**9), (10**9, 1), (70_000, 10), (5, 10**6), (0, 0)]
+)
+def test_blocks_cover_the_work(units, elements):
+    blocks = _parallel.cut(units, elements, 4)
+    assert (blocks.number - 1) * blocks.size < max(units, 1)
+    assert units <= blocks.number * blocks.size
+    assert blocks.number <= _parallel.MAX_BLOCKS
+    assert 1 <= blocks.threads <= 4
+    assert _parallel.cut(units, elements, 1)[:3] == blocks[:3]
+
+
+def test_results_are_in_order():
+    for threads in (1, 2, 5):
+        done = _parallel.Blocks(20, 1, 20, threads).run(lambda first, last: range(first, last))
+        assert [i for part in done for i in part] == list(range(20))
+
+
+@pytest.mark.parametrize("in_helper", [False, True])
+def test_exceptions_surface(in_helper):
+    """Wherever they are raised; nothing runs on after the call."""
+    both = threading.Barrier(2, timeout=30)
+    main = threading.current_thread()
+    running = set()
+
+    def work(first, last):
+        running.add(first)
+        if first < 2:
+            both.wait()         # two threads have a block each
+        if (threading.current_thread() is not main) == in_helper and first < 2:
+            running.discard(first)
+            raise ZeroDivisionError("of a block")
+        running.discard(first)
+
+    with pytest.raises(ZeroDivisionError, match="of a block"):
+        _parallel.Blocks(6, 1, 6, 2).run(work)
+    assert not running
+    assert _parallel.Blocks(6, 1, 6, 2).run(lambda first, last: first) == list(range(6))
+
+
+def test_helpers_are_awaited_when_another_cannot_start(monkeypatch):
+    """A process may run out of threads after the first."""
+    started = threading.Event()
+    main = threading.current_thread()
+
+    class Pool(ThreadPoolExecutor):
+        submitted = 0
+
+        def submit(self, *args):
+            self.submitted += 1
+            if self.submitted > 1:
+                raise RuntimeError("can't start new thread")
+            return super().submit(*args)
+
+    def work(first, last):
+        if threading.current_thread() is main:
+            assert started.wait(30)
+        else:
+            started.set()
+            threading.Event().wait(0.05)
+        return first
+
+    with Pool(1) as pool:
+        monkeypatch.setattr(_parallel, "_pool", pool)
+        assert _parallel.Blocks(2, 1, 2, 3).run(work) == [0, 1]
+
+
+def test_busy_helpers_are_not_awaited(monkeypatch):
+    """A call that finishes before its helpers begin takes the work back."""
+    release = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(_parallel, "_pool", pool)
+        neighbour = pool.submit(release.wait, 30)
+        assert _parallel.Blocks(4, 1, 4, 2).run(lambda first, last: first) == [0, 1, 2, 3]
+        assert not neighbour.done()
+        release.set()
+
+
+# --- how many --------------------------------------------------------------------------------------------------------
+
+
+def test_set_num_threads():
+    for n in (1, 3, np.int64(2)):
+        xent.set_num_threads(n)
+        assert xent.get_num_threads() == n
+        assert type(xent.get_num_threads()) is int
+
+
+def test_default_number_of_threads(monkeypatch):
+    monkeypatch.delenv("XENT_NUM_THREADS", raising=False)
+    monkeypatch.setattr(_parallel, "_num_threads", None)
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert xent.get_num_threads() == cpus
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "", " 2", "2,1"])
+def test_bad_environment(text, monkeypatch):
+    monkeypatch.setenv("XENT_NUM_THREADS", text)
+    monkeypatch.setattr(_parallel, "_num_threads", None)
+    for call in (xent.get_num_threads, lambda: xent.softmax([1.0])):
+        with pytest.raises(ValueError, match="XENT_NUM_THREADS is ") as caught:
+            call()
+        assert str(caught.value) == f"XENT_NUM_THREADS is {text!r}; it must be an integer of at least 1"
+    xent.softmax([1.0], n_threads=1)
+    xent.set_num_threads(1)
+    assert xent.get_num_threads() == 1
+
+
+SMALL_AND_LARGE = """
+import threading
+import numpy as np
+import xent
+print(xent.get_num_threads())
+xent.cross_entropy(np.zeros((100, 100)), np.zeros(100, int), n_threads=64, return_grad=True)
+print(threading.active_count())
+xent.softmax(np.zeros((2000, 1000)))
+print(threading.active_count())
+"""
+
+
+def test_environment_and_the_threads_that_start(python):
+    """A small call starts none; a large one no more than it may."""
+    assert python(SMALL_AND_LARGE, XENT_NUM_THREADS="1").split() == ["1", "1", "1"]
+    number, small, large = python(SMALL_AND_LARGE, XENT_NUM_THREADS="2").split()
+    assert (number, small) == ("2", "1")
+    assert large in ("1", "2")
+
+
+# --- other processes, and the end of this one ------------------------------------------------------------------------
+
+PREPARE = """
+import numpy as np
+import xent
+x = np.random.default_rng(0).normal(size=(300, 4000))
+serial = xent.softmax(x, n_threads=1)
+def same():
+    return bool((xent.softmax(x, n_threads=4) == serial).all())
+"""
+
+FORK = """
+import os, threading, warnings
+warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)      # of a process with threads
+assert same()
+busy = [threading.Thread(target=lambda: [same() for _ in range(10)]) for _ in range(2)]
+for thread in busy: thread.start()
+for _ in range(5):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if same() and same() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+for thread in busy: thread.join()
+print(same())
+"""
+
+MULTIPROCESSING = """
+import multiprocessing, warnings
+warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
+def work(_):
+    return same()
+if __name__ == "__main__":
+    assert same()
+    with multiprocessing.get_context({method!r}).Pool(2) as pool:
+        print(pool.map(work, range(4)))
+"""
+
+
+@needs_fork
+def test_fork(python):
+    """Of a process whose pool is at work: the child makes its own."""
+    assert python(PREPARE + FORK) == "True"
+
+
+@pytest.mark.parametrize("method", [pytest.param("fork", marks=needs_fork), "spawn"])
+def test_multiprocessing(method, python):
+    assert python(PREPARE + MULTIPROCESSING.format(method=method)) == "[True, True, True, True]"
+
+
+@pytest.mark.parametrize("used_before", [False, True])
+def test_calls_work_while_the_interpreter_shuts_down(used_before, python):
+    """When no thread can be started any more, in atexit and after it; the pool may not even be there yet."""
+    script = PREPARE + f"""
+import atexit, sys
+if {used_before}:
+    assert same()
+atexit.register(lambda: print(same()))
+class Last:
+    def __del__(self, same=same, print=print):
+        print(same())
+last = Last()
+"""
+    assert python(script).split() == ["True", "True"]
