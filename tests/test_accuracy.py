@@ -28,7 +28,7 @@ KINDS = {
     "leads by 60": (3, 0, 60),
 }
 CLASSES = [2, 3, 10, 100, 1000, 30_000]
-ELEMENTS = 8000
+ELEMENTS = 6000
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 each_kind = pytest.mark.parametrize("kind", [kind for kind in KINDS if "1e4" not in kind])
@@ -42,7 +42,7 @@ class Cell:
         scale, offset, lead = KINDS[kind]
         self.dtype, self.classes = dtype, classes
         self.rng = np.random.default_rng([classes, list(KINDS).index(kind)])
-        self.rows = range(max(2, elements // classes))
+        self.rows = range(max(1, elements // classes))
         x = self.rng.normal(size=(len(self.rows), classes), scale=scale) + offset
         self.labels = self.rng.integers(classes, size=len(x))
         if lead is not None:
@@ -159,13 +159,15 @@ def test_soft_targets(cell):
     assert_ulp(grad, exact_grad, GRADIENT, at=at, dropped=total[:, None] * cell.dropped_softmax)
 
 
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_sums(reduction, cell):
+def test_sums(cell):
     """They are float64, but no better than their terms."""
-    for t in (cell.labels, (cell.labels + 1) % cell.classes, cell.soft_targets()):
-        exact, _ = reference.cross_entropy(cell.logits, t, reduction=reduction)
-        loss = xent.cross_entropy(cell.logits, t, reduction=reduction)
+    for t in (cell.labels, cell.soft_targets()):
+        exact, _ = reference.cross_entropy(cell.logits, t, reduction="sum")
+        loss = xent.cross_entropy(cell.logits, t, reduction="sum")
         assert_ulp(loss, exact, LOSS, dropped=cell.dropped.sum(), dtype=cell.dtype)
+    mean = xent.cross_entropy(cell.logits, cell.labels)
+    exact, _ = reference.cross_entropy(cell.logits, cell.labels)
+    assert_ulp(mean, exact, LOSS, dropped=cell.dropped.max(), dtype=cell.dtype)
 
 
 @pytest.mark.parametrize("target", ["label", "distribution"])

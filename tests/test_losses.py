@@ -25,6 +25,7 @@ from reference import (
 import xent
 
 REDUCTIONS = ["mean", "sum", "none"]
+TWO = ["mean", "none"]      # for sweeps: a sum is a mean without its division
 SHAPES = [(5,), (3, 5), (2, 3, 5), (2, 3, 4, 5)]
 TARGETS = ["labels", "one-hot", "distribution"]
 INTEGERS = ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", ">i2", ">i8", ">u8"]
@@ -87,7 +88,7 @@ def test_layouts_and_axes(layout, kind, dtype):
             p = Problem(shape, axis, dtype, kind)
             logits, target = move(p.logits), move(p.target)
             weights = {name: move(w) for name, w in p.weights.items()}
-            check(logits, target, axis=axis, **weights)
+            check(logits, target, TWO, axis=axis, **weights)
             np.testing.assert_array_equal(logits, p.logits)
             np.testing.assert_array_equal(target, p.target)
 
@@ -119,8 +120,8 @@ def test_row_lengths(lengths, kind, dtype):
 def test_label_types(kind, dtype):
     p = Problem((6, 4), dtype=dtype)
     for move in LAYOUTS.values():
-        check(p.logits, move(p.labels.astype(kind)), **p.weights)
-        check(p.logits, move(np.eye(4, dtype=kind)[p.labels]), **p.weights)
+        check(p.logits, move(p.labels.astype(kind)), TWO, **p.weights)
+        check(p.logits, move(np.eye(4, dtype=kind)[p.labels]), TWO, **p.weights)
 
 
 @pytest.mark.parametrize("kind", INTEGERS)
@@ -272,6 +273,19 @@ def test_size_of_the_weights_leaves_the_mean_alone(name, size, kind, dtype):
     exact_loss, exact_grad = reference.cross_entropy(p.logits, p.target)
     assert loss == pytest.approx(float(exact_loss), rel=1e-5)
     np.testing.assert_allclose(grad, exact_grad.astype(np.float64), rtol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_weights_that_float32_cannot_hold(reduction):
+    """A gradient fits if the weight times the probability does, and it is 0 where the probability is."""
+    logits = np.array([[0, -80, -INF, -60]], np.float32)
+    for target in ([0], [3], np.eye(4, dtype=np.float32)[[0]], np.array([[0.5, 0, 0, 0.5]], np.float32)):
+        for weight in (1e39, 1e50, 1e-50):
+            options = {"sample_weight": weight, "reduction": reduction}
+            _, grad = xent.cross_entropy(logits, target, return_grad=True, **options)
+            _, exact = reference.cross_entropy(logits, target, **options)
+            with np.errstate(over="ignore"):
+                np.testing.assert_allclose(grad, exact.astype(np.float32), rtol=1e-6)
 
 
 @each_target
@@ -477,6 +491,28 @@ def test_targets_that_are_no_distributions(dtype):
     assert (grad[1] == 0).all()
 
 
+@each_dtype
+def test_floating_point_flags_are_not_seen(dtype):
+    """No NaN, infinity or subnormal number raises a warning, or the error that NumPy may be told to raise instead."""
+    tiny = float(np.finfo(dtype).smallest_subnormal)
+    x = np.array([[NAN, 1, 2], [INF, 0, -INF], [1e30, -1e30, 0], [0, -750, -tiny]], dtype)
+    t = np.array([[0, 1, 0], [NAN, INF, 0], [tiny, 1, 1], [0, 0, 1]], dtype)
+    p = np.array([[0, 1, tiny]] * 4, dtype)
+    labels = np.array([0, 1, 2, 1])
+    with np.errstate(all="raise"):
+        for function in (xent.logsumexp, xent.softmax, xent.log_softmax):
+            function(x)
+        for reduction in REDUCTIONS:
+            options = {"reduction": reduction, "sample_weight": np.array([0, 1, 3, 1])}
+            for target in (labels, t):
+                xent.cross_entropy(x, target, class_weight=[0, 1, 2], return_grad=True, **options)
+            xent.log_loss(p, labels, **options)
+            options["sample_weight"] = options["sample_weight"][:, None]
+            xent.binary_cross_entropy_with_logits(x, t, pos_weight=[0, 1, 2], return_grad=True, **options)
+            xent.binary_cross_entropy(p, t, return_grad=True, **options)
+    assert (np.full(5, tiny, dtype) * np.ones(5, dtype) == tiny).all()      # subnormal numbers are still there
+
+
 # --- properties ------------------------------------------------------------------------------------------------------
 
 
@@ -510,8 +546,11 @@ def test_shift_invariance(problem, shift):
 def test_gradients_of_a_row_sum_to_0(problem):
     logits, target, weights = problem
     _, grad = xent.cross_entropy(logits, target, reduction="none", return_grad=True, **weights)
-    rows = grad.sum(axis=-1, dtype=np.float64)
     size = np.abs(grad).sum(axis=-1, dtype=np.float64)
+    if target.shape == logits.shape:    # T p - t may cancel
+        weights = {"class_weight": None, "sample_weight": None, **weights}
+        size = size + reference.masses(logits, target, -1, ignore_index=None, **weights)[0].sum(axis=-1)
+    rows = grad.sum(axis=-1, dtype=np.float64)
     assert (np.abs(rows) <= 16 * np.finfo(grad.dtype).eps * size).all()
 
 
@@ -644,10 +683,10 @@ def test_log_loss_of_the_softmax_is_cross_entropy(kind, dtype):
 # --- log_loss --------------------------------------------------------------------------------------------------------
 
 
-def check_log_loss(proba, target, **options):
+def check_log_loss(proba, target, reductions=REDUCTIONS, **options):
     dtype = np.asarray(proba).dtype.newbyteorder("=")
     dtype = dtype if dtype.kind == "f" else np.dtype(np.float64)
-    for reduction in REDUCTIONS:
+    for reduction in reductions:
         loss = xent.log_loss(proba, target, reduction=reduction, **options)
         exact = reference.log_loss(proba, target, reduction=reduction, **options)
         if reduction == "none":
@@ -668,7 +707,7 @@ def test_log_loss(layout, kind, dtype):
             if shape[axis] == 0 and kind == "labels":
                 continue
             proba = reference.softmax(p.logits, axis).astype(dtype)
-            check_log_loss(move(proba), move(p.target), axis=axis, sample_weight=move(p.weights["sample_weight"]))
+            check_log_loss(move(proba), move(p.target), TWO, axis=axis, sample_weight=move(p.weights["sample_weight"]))
             if layout == "C":
                 check_log_loss(proba, p.target, axis=axis)
 

@@ -18,13 +18,14 @@ Layers, each using only those above it: numbers (exp, log1p, sums) -> one row ->
 Python calls, which take arrays that are known to be good (see _arguments.py) and a range of blocks to work on.
 """
 
-from libc.math cimport INFINITY, NAN, fma, isfinite, isnan, log
+from libc.math cimport INFINITY, NAN, fabs, fma, isfinite, isnan, log
 from libc.stdint cimport int64_t
 
 cimport numpy as cnp
 
 from xent._operands cimport (
-    ABSENT, F32, Operand, bind, fits_float32, gather, place, read_integer, read_number, row_of, scatter, weight_of, write_number,
+    ABSENT, F32, Operand, bind, fits_float32, gather, place, read_integer, read_number, row_of, scatter, weight_of,
+    write_number,
 )
 from xent._simd cimport (
     absolute, all_equal, any_equal, element, fill, get, lanes, load_first, max_lanes, maximum, multiply_rest,
@@ -360,9 +361,18 @@ cdef inline Shift shift_row(const vec* x, vec* e, Py_ssize_t n, double m, bint k
     return row
 
 
+cdef inline bint is_moderate(const vec* like, double factor) noexcept nogil:
+    """Whether a factor fits the vector type; only weights that are out of its range make one that does not."""
+    return vec is vf64 or 1e-30 < fabs(factor) < 1e30 or factor == 0
+
+
 cdef inline void scale_row(vec* x, Py_ssize_t n, double factor) noexcept nogil:
     cdef Py_ssize_t full = n // lanes(x), i
     cdef vec f
+    if not is_moderate(x, factor):
+        for i in range(n):
+            put(x, i, get(x, i) * factor)
+        return
     f = fill(x, factor)
     for i in range(full):
         x[i] = x[i] * f
@@ -462,15 +472,23 @@ cdef inline Pair distribution_row(
     cdef Shift row = shift_row(x, grad, n, m, keep)
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
     cdef Pair scale, loss
-    cdef vec p, q
+    cdef double p_scale, t_scale
+    cdef vec p, q, y
     if keep:
         scale = divide(weight, single(divisor))
-        q = fill(x, value(scale))
-        p = fill(x, value(divide(multiply(scale, target.mass), one_more(row.rest))))
-        for i in range(full):
-            grad[i] = grad[i] * p - t[i] * q
-        if tail:
-            store_first(grad + full, tail, load_first(grad + full, tail, 0) * p - load_first(t + full, tail, 0) * q)
+        t_scale = value(scale)
+        p_scale = value(divide(multiply(scale, target.mass), one_more(row.rest)))
+        p = fill(x, p_scale)
+        q = fill(x, t_scale)
+        if not (is_moderate(x, p_scale) and is_moderate(x, t_scale)):
+            for i in range(n):
+                put(grad, i, get(grad, i) * p_scale - get(t, i) * t_scale)
+        else:
+            for i in range(full):
+                grad[i] = grad[i] * p - t[i] * q
+            if tail:
+                y = load_first(t + full, tail, 0) * q
+                store_first(grad + full, tail, load_first(grad + full, tail, 0) * p - y)
     loss = multiply(row.log_sum, target.mass)
     add_pair(&loss, target.distance)
     return multiply(loss, weight)
