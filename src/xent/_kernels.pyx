@@ -287,7 +287,13 @@ cdef inline void exp_vectors(
             e[i + 1] = y1
             e[i + 2] = y2
             e[i + 3] = y3
-        accumulate((y0 + y1) + (y2 + y3), &total, &lost)
+        if vec is vf32:
+            y0 = (y0 + y1) + (y2 + y3)
+        else:       # the last bits of a float64 are all there is
+            accumulate(y1, &y0, &lost)
+            accumulate(y3, &y2, &lost)
+            accumulate(y2, &y0, &lost)
+        accumulate(y0, &total, &lost)
         i += 4
     # A short row has few roundings to average: its terms keep what they lost.
     while i < last:
