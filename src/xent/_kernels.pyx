@@ -30,13 +30,14 @@ from xent._operands cimport (
 from xent._simd cimport (
     absolute, all_equal, any_equal, element, fill, get, lanes, load_first, max_lanes, maximum, multiply_rest,
     power_of_two, put, store_first, vec, vf32, vf64, where_equal, where_less, without_lane, xent_cpu_has_avx2,
-    xent_cpu_has_avx512,
+    xent_cpu_has_avx512, xent_prefetch,
 )
 
 cnp.import_array()
 
 cdef enum:
     CHUNK = 512         # elements of a binary loss at a time
+    AHEAD = 1 << 16     # bytes of a row up to which the next one is fetched: both are to stay in the cache
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -272,16 +273,21 @@ cdef inline Py_ssize_t find_nonzero(const vec* x, Py_ssize_t first, Py_ssize_t n
 
 
 cdef inline void exp_vectors(
-    const vec* x, vec* e, Py_ssize_t first, Py_ssize_t last, vec m, bint keep, vec* high, vec* low
+    const vec* x, vec* e, Py_ssize_t first, Py_ssize_t last, Py_ssize_t ahead, vec m, bint keep, vec* high, vec* low
 ) noexcept nogil:
     """e = exp(x - m) if `keep`, added to high + low either way, for the full vectors first <= i < last."""
     cdef Py_ssize_t i = first
+    cdef const vec* soon = element(x, ahead)
     cdef vec y0, y1, y2, y3, total = high[0], lost = low[0]
     while i + 4 <= last:
         y0 = exp_shifted(x[i], m, <vec*>NULL)
         y1 = exp_shifted(x[i + 1], m, <vec*>NULL)
         y2 = exp_shifted(x[i + 2], m, <vec*>NULL)
         y3 = exp_shifted(x[i + 3], m, <vec*>NULL)
+        xent_prefetch(soon + i)
+        xent_prefetch(soon + i + 1)
+        xent_prefetch(soon + i + 2)
+        xent_prefetch(soon + i + 3)
         if keep:
             e[i] = y0
             e[i + 1] = y1
@@ -345,7 +351,7 @@ cdef inline Shift shift_row(const vec* x, vec* e, Py_ssize_t n, double m, bint k
     """Sum exp(x - m) without the maximum m; with `keep`, e (which may be x) holds exp(x - m) afterwards."""
     cdef Shift row
     cdef Pair total
-    cdef Py_ssize_t full = n // lanes(x), middle
+    cdef Py_ssize_t full = n // lanes(x), middle, ahead
     cdef vec shift, high, low
     if not isfinite(m):
         return row_without_probabilities(x, e, n, m, keep)
@@ -354,9 +360,11 @@ cdef inline Shift shift_row(const vec* x, vec* e, Py_ssize_t n, double m, bint k
     row.maximum = m
     row.argmax = find(x, n, m)
     middle = row.argmax // lanes(x)
-    exp_vectors(x, e, 0, middle, shift, keep, &high, &low)
+    # The next row, if rows follow one another, comes from memory while this one is computed.
+    ahead = n if n * <Py_ssize_t>sizeof(vec) <= AHEAD * lanes(x) else 0
+    exp_vectors(x, e, 0, middle, ahead, shift, keep, &high, &low)
     exp_partial(x, e, middle, n, row.argmax, shift, keep, &high, &low)
-    exp_vectors(x, e, middle + 1, full, shift, keep, &high, &low)
+    exp_vectors(x, e, middle + 1, full, ahead, shift, keep, &high, &low)
     if full * lanes(x) != n and middle != full:
         exp_partial(x, e, full, n, -1, shift, keep, &high, &low)
     row.rest = sum_pairs(high, low)

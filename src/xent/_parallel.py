@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -91,12 +91,13 @@ class Blocks(NamedTuple):
         """Call work(first, last) until all blocks first <= i < last are done; return what it returned, in order."""
         if self.threads == 1:
             return [work(0, self.number)]
-        results: list[Any] = [None] * self.number
-        turns = itertools.count()   # next() is atomic
+        turns = list(self._turns())
+        results: list[Any] = [None] * len(turns)
+        places = itertools.count()      # next() is atomic
 
         def help_out() -> None:
-            while (i := next(turns)) < self.number:
-                results[i] = work(i, i + 1)
+            while (i := next(places)) < len(turns):
+                results[i] = work(*turns[i])
 
         helpers = _submit(help_out, self.threads - 1)
         try:
@@ -106,6 +107,16 @@ class Blocks(NamedTuple):
                 if not helper.cancel():
                     helper.result()
         return results
+
+
+    def _turns(self) -> Iterator[tuple[int, int]]:
+        """Blocks for one turn of a thread, fewer and fewer: few turns, as each takes the interpreter for a moment, and
+        small ones at the end, so that no thread is waited for long."""
+        first = 0
+        while first < self.number:
+            last = first + max(1, (self.number - first) // (2 * self.threads))
+            yield first, last
+            first = last
 
 
 def cut(units: int, elements: int, n_threads: int | None) -> Blocks:

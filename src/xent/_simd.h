@@ -212,6 +212,13 @@ XENT_INLINE int xent_any_equal_f64(vf64 a, vf64 b) { return xent_equal_f64(a, b)
 XENT_INLINE int xent_all_equal_f32(vf32 a, vf32 b) { return xent_equal_f32(a, b) == (1 << XENT_LANES_f32) - 1; }
 XENT_INLINE int xent_all_equal_f64(vf64 a, vf64 b) { return xent_equal_f64(a, b) == (1 << XENT_LANES_f64) - 1; }
 
+/* Ask for the cache line at an address, which need not be one of the program's. */
+#if defined(__GNUC__) || defined(__clang__)
+XENT_INLINE void xent_prefetch(const void *address) { __builtin_prefetch(address); }
+#else
+XENT_INLINE void xent_prefetch(const void *address) { (void)address; }
+#endif
+
 /* Instruction sets of this CPU that the operating system saves the registers of. */
 XENT_INLINE int xent_cpu_has_avx2(void) {
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)

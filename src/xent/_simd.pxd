@@ -36,6 +36,7 @@ cdef extern from "_simd.h" nogil:
     double xent_get_f64(const vf64* row, Py_ssize_t i)
     void xent_put_f32(vf32* row, Py_ssize_t i, double x)
     void xent_put_f64(vf64* row, Py_ssize_t i, double x)
+    void xent_prefetch(const void* address)
     bint xent_cpu_has_avx2()
     bint xent_cpu_has_avx512()
 
