@@ -186,13 +186,24 @@ XENT_INLINE int xent_equal_f64(vf64 a, vf64 b) {
     return mask;
 }
 #  endif
+/* Where a * b + c is one instruction, the compiler may fuse any of them, and Dekker's product needs none to be. */
+#  if defined(__FP_FAST_FMA) || defined(__aarch64__)
+#    define XENT_MULTIPLY_REST(scalar, vector, splitter)                                                             \
+        vector rest = product;                                                                                       \
+        for (size_t i = 0; i < sizeof(vector) / sizeof(scalar); i++)                                                 \
+            XENT_LANE(rest, i) = sizeof(scalar) == sizeof(float)                                                     \
+                ? (scalar)__builtin_fmaf(XENT_LANE(a, i), XENT_LANE(b, i), -XENT_LANE(product, i))                   \
+                : (scalar)__builtin_fma(XENT_LANE(a, i), XENT_LANE(b, i), -XENT_LANE(product, i));                   \
+        return rest;
+#  else
+#    define XENT_MULTIPLY_REST(scalar, vector, splitter)                                                             \
+        vector a_split = a * (scalar)splitter, a_high = a_split - (a_split - a), a_low = a - a_high;                 \
+        vector b_split = b * (scalar)splitter, b_high = b_split - (b_split - b), b_low = b - b_high;                 \
+        return ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low;
+#  endif
 #  define XENT_DEFINE_PORTABLY(S, scalar, vector, splitter)                                                          \
-    /* Dekker's product: halves of the factors have exact products. */                                               \
     XENT_INLINE vector xent_multiply_rest_##S(vector a, vector b, vector product) {                                  \
-        vector s = xent_fill_##S(splitter);                                                                          \
-        vector a_high = s * a - (s * a - a), a_low = a - a_high;                                                     \
-        vector b_high = s * b - (s * b - b), b_low = b - b_high;                                                     \
-        return ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low;                      \
+        XENT_MULTIPLY_REST(scalar, vector, splitter)                                                                 \
     }                                                                                                                \
     XENT_INLINE vector xent_load_first_##S(const vector *source, Py_ssize_t n, double otherwise) {                   \
         vector x = xent_fill_##S(otherwise);                                                                         \
