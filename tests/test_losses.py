@@ -275,6 +275,16 @@ def test_size_of_the_weights_leaves_the_mean_alone(name, size, kind, dtype):
     np.testing.assert_allclose(grad, exact_grad.astype(np.float64), rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["cross_entropy", "binary_cross_entropy_with_logits"])
+def test_weights_of_every_size_raise_no_floating_point_errors(name):
+    weights = {"sample_weight": np.array([[1e308], [1e-308]]) if name[0] == "b" else np.array([1e308, 1e-308])}
+    if name == "cross_entropy":
+        weights["class_weight"] = [1e300, 1e-300]
+    with np.errstate(all="raise"):
+        loss, _ = getattr(xent, name)(np.zeros((2, 2)), np.eye(2), return_grad=True, **weights)
+    assert loss == pytest.approx(np.log(2))
+
+
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_weights_that_float32_cannot_hold(reduction):
     """A gradient fits if the weight times the probability does, and it is 0 where the probability is."""

@@ -146,7 +146,8 @@ def cross_entropy(
     unit = _mean_unit(reduction, batch.sample_weight)
     if batch.class_weight is not None:
         class_unit = _unit(batch.class_weight)
-        batch = batch._replace(class_weight=batch.class_weight / class_unit)
+        with np.errstate(under="ignore"):       # a weight 1e-308 times the largest is 0
+            batch = batch._replace(class_weight=batch.class_weight / class_unit)
         unit *= 1.0 if reduction == "mean" else class_unit
     allowed = f"[0, {batch.logits.shape[-1]}) or be ignore_index, {ignore_index}"
     total_weight = _weigh(batch, blocks, unit, ignored, allowed)
@@ -394,7 +395,8 @@ def _binary(
     unit = _mean_unit(reduction, weight)
     total_weight = float(batch.logits.size)
     if reduction == "mean" and weight is not None:
-        total_weight = float(np.multiply(weight, unit, dtype=np.float64).sum())
+        with np.errstate(under="ignore"):
+            total_weight = float(np.multiply(weight, unit, dtype=np.float64).sum())
     divisor = _divisor(reduction, total_weight)
     logits, y, positive, weights, losses, slopes = check.flat(*batch.operands, loss, grad)
     rows, columns = math.prod(logits.shape[:-1]), logits.shape[-1]
