@@ -22,7 +22,11 @@ FLAGS = [] if sys.platform == "win32" else ["-O3", "-g0", "-fno-math-errno"]
 
 
 class BuildExt(build_ext):
-    """Say what is missing before the compiler's own, less helpful, complaint."""
+    """Say what is missing before the compiler's own, less helpful, complaint; compile the sets side by side."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
 
     def build_extensions(self):
         command = getattr(self.compiler, "compiler_so", None) or ["cl"]
