@@ -395,7 +395,11 @@ each_output = pytest.mark.parametrize(
 def test_outputs_that_do_not_fit(argument, like, call):
     for bad, found in (([0.0], "list"), (1.0, "float"), (np.float64(1), "float64"), (memoryview(X), "memoryview")):
         fails(TypeError, f"{argument} is a {found}; it must be a NumPy array", call, bad)
-    for dtype in ("f4", "i8", ">f8", "c16"):
+    message = f"{argument} has dtype >f8; it must be in native byte order"
+    fails(TypeError, message, call, np.zeros((3, 4), ">f8"))
+    message = f"{argument} is a masked array, whose mask would be ignored; it must be a plain array"
+    fails(TypeError, message, call, np.ma.zeros((3, 4)))
+    for dtype in ("f4", "i8", "c16"):
         message = f"{argument} has dtype {np.dtype(dtype)}; it must be float64, as {like}"
         fails(TypeError, message, call, np.zeros((3, 4), dtype))
     for shape in ((3,), (4, 3), (1, 3, 4), (3, 5), ()):

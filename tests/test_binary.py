@@ -388,3 +388,9 @@ def test_two_classes_of_which_one_has_logit_0(x):
         xent.binary_cross_entropy_with_logits(x, y, reduction="none"),
         rtol=200 * eps,
     )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_integer_targets_are_labels(name):
+    with pytest.raises(ValueError, match=r"target\[1\] is -100; labels must be 0 or 1"):
+        getattr(xent, name)([0.5, 0.9], [1, -100])

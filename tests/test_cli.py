@@ -293,3 +293,20 @@ def test_a_reader_that_leaves_is_no_error(tmp_path):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+@pytest.mark.parametrize("arguments", [["--no-plot", "info"], ["--out", "a.png", "info"]])
+def test_info_draws_nothing(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "info draws no picture" in capsys.readouterr().err
+
+
+def test_bad_environment_is_a_usage_error(monkeypatch, capsys):
+    monkeypatch.setenv("XENT_NUM_THREADS", "none")
+    monkeypatch.setattr("xent._parallel._num_threads", None)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["info"])
+    assert caught.value.code == 2
+    assert "XENT_NUM_THREADS is 'none'" in capsys.readouterr().err

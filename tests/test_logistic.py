@@ -305,6 +305,27 @@ def test_parameters(blobs):
         model.set_params(alpha=1)
 
 
+def test_scikit_learns_tools_take_it(blobs):
+    pytest.importorskip("sklearn")
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.model_selection import GridSearchCV, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.utils.validation import check_is_fitted
+
+    X, y = blobs
+    names = np.array(["ash", "birch", "cedar"])[y]
+    assert cross_val_score(xent.LogisticRegression(), X, names, cv=3).min() > 0.5
+    pipeline = make_pipeline(StandardScaler(), xent.LogisticRegression())
+    search = GridSearchCV(pipeline, {"logisticregression__C": [0.1, 1.0]}, cv=3).fit(X, names)
+    assert search.best_score_ > 0.5
+    assert search.best_estimator_.predict_proba(X).shape == (300, 3)
+    assert CalibratedClassifierCV(xent.LogisticRegression(), cv=3).fit(X, y).predict_proba(X).shape == (300, 3)
+    check_is_fitted(xent.LogisticRegression().fit(X, y))
+    with pytest.raises(ValueError, match="not fitted"):
+        check_is_fitted(xent.LogisticRegression())
+
+
 def test_scikit_learn_can_clone_it(blobs):
     base = pytest.importorskip("sklearn.base")
     twin = base.clone(xent.LogisticRegression(C=2.0))
@@ -320,7 +341,9 @@ BAD_PARAMETERS = [
     ({"tol": 0}, ValueError, "tol is 0"),
     ({"max_iter": -1}, ValueError, "max_iter is -1"),
     ({"max_iter": 1.5}, TypeError, "max_iter is 1.5; it must be an integer"),
-    ({"n_jobs": 0}, ValueError, "n_jobs is 0"),
+    ({"n_jobs": 0}, ValueError, "n_jobs is 0; it must be at least 1, -1 for all CPUs, or None"),
+    ({"C": 10**400}, ValueError, "C is larger than a float can be"),
+    ({"class_weight": {0: None}}, TypeError, r"class_weight\[0\] is None; it must be a real number"),
     ({"class_weight": {9: 1.0}}, ValueError, "class_weight names 9, which is not a label"),
     ({"class_weight": {0: -1.0}}, ValueError, r"class_weight\[0\] is -1.0"),
     ({"class_weight": "even"}, ValueError, "class_weight is 'even'"),
@@ -341,6 +364,11 @@ BAD_DATA = [
     (lambda X, y: (X, y[:-1]), r"y has shape \(299,\); it must have shape \(300,\)"),
     (lambda X, y: (X, np.zeros(300)), "one class only"),
     (lambda X, y: (X, y + 0.5), r"y\[0\] is \d.5; labels must be"),
+    (lambda X, y: (X, np.where(np.arange(300) == 7, np.inf, y)), r"y\[7\] is inf; labels must be"),
+    (lambda X, y: (X, [np.nan if i == 7 else v for i, v in enumerate(y)]), r"y\[7\] is nan; labels must be"),
+    (lambda X, y: (X, np.array([None if i == 7 else "a" for i in y * 0 + np.arange(300)], object)), r"y\[7\] is None"),
+    (lambda X, y: (X, np.array([np.nan if i == 7 else "ab"[i % 2] for i in range(300)], object)), r"y\[7\] is nan"),
+    (lambda X, y: (X, np.array(["NaT" if i == 7 else "2020-01-01" for i in range(300)], "M8[D]")), r"y\[7\] is NaT"),
     (lambda X, y: (X, y, np.full(300, -1.0)), r"sample_weight\[0\] is -1.0"),
     (lambda X, y: (X, y, np.ones(3)), "sample_weight has shape"),
     (lambda X, y: (X, y, np.zeros(300)), "is 0 for every sample"),
@@ -355,6 +383,21 @@ def test_bad_data_leaves_a_fitted_estimator_alone(blobs, spoil, message):
     with pytest.raises(ValueError, match=message):
         model.fit(*spoil(X, y))
     np.testing.assert_array_equal(model.coef_, coef)
+
+
+def test_numbers_too_large_end_in_one_warning(blobs):
+    X, y = blobs
+    with pytest.warns(xent.ConvergenceWarning, match="not a finite number"):
+        model = xent.LogisticRegression().fit(X * 1e300, y)
+    assert np.isfinite(model.coef_).all()
+
+
+def test_score_without_any_weight(blobs):
+    X, y = blobs
+    model = xent.LogisticRegression().fit(X, y)
+    with pytest.raises(ValueError, match="sample_weight is 0 for every sample"):
+        model.score(X, y, np.zeros(300))
+    assert model.score(X, y, np.full(300, 1e308)) == model.score(X, y)
 
 
 def test_bad_data_types(blobs):

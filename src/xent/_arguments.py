@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
@@ -38,8 +39,16 @@ def positive_integer(name: str, value: object) -> int:
     return number
 
 
-def thread_count(value: object, name: str = "n_threads") -> int | None:
-    return None if value is None else positive_integer(name, value)
+def thread_count(value: object) -> int | None:
+    return None if value is None else positive_integer("n_threads", value)
+
+
+def job_count(value: object) -> int | None:
+    """scikit-learn's n_jobs: -1 is every CPU."""
+    jobs = None if value is None else integer("n_jobs", value)
+    if jobs is not None and jobs < 1 and jobs != -1:
+        raise ValueError(f"n_jobs is {jobs}; it must be at least 1, -1 for all CPUs, or None")
+    return os.cpu_count() if jobs == -1 else jobs
 
 
 def real(name: str, value: object) -> float:
@@ -47,6 +56,8 @@ def real(name: str, value: object) -> float:
         raise TypeError(f"{name} is {value!r}; it must be a real number")
     try:
         return float(value)  # type: ignore[arg-type]
+    except OverflowError:
+        raise ValueError(f"{name} is larger than a float can be") from None
     except (TypeError, ValueError):
         raise TypeError(f"{name} is {value!r}; it must be a real number") from None
 
@@ -82,6 +93,8 @@ def axis_indices(value: object, array: Array, name: str) -> tuple[int, ...]:
 def _array(name: str, value: ArrayLike) -> Array:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be ignored; fill it, with {name}.filled(...)")
+    if hasattr(value, "toarray"):
+        raise TypeError(f"{name} is a sparse {type(value).__name__}; it must be dense: use {name}.toarray()")
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -152,7 +165,11 @@ def output(name: str, value: object, like: Array, like_name: str, others: dict[s
     """A given output array: the type and shape of `like`, which it may be; apart from everything else."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} is a {type(value).__name__}; it must be a NumPy array")
-    if value.dtype != like.dtype or not value.dtype.isnative:
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be ignored; it must be a plain array")
+    if not value.dtype.isnative:
+        raise TypeError(f"{name} has dtype {value.dtype}; it must be in native byte order")
+    if value.dtype != like.dtype:
         raise TypeError(f"{name} has dtype {value.dtype}; it must be {like.dtype}, as {like_name}")
     if value.shape != like.shape:
         raise ValueError(f"{name} has shape {value.shape}; it must have shape {like.shape}, as {like_name}")
@@ -270,6 +287,8 @@ def elements(
     t = numeric("target", target)
     if t.shape != x.shape:
         raise ValueError(f"target has shape {t.shape}; it must have shape {x.shape}, as {name}")
+    if t.dtype.kind in "iu":
+        between("target", t, 0, 1, "labels must be 0 or 1")
     if pos_weight is not None:
         pos_weight = weights("pos_weight", pos_weight, x.shape, name)
     if sample_weight is not None:
@@ -291,13 +310,6 @@ def gradient(name: str, weight_name: str, batch: Batch, wanted: bool, given: obj
         return np.empty_like(batch.given, subok=False) if wanted else None
     others = {"target": batch.target, weight_name: batch.class_weight, "sample_weight": batch.sample_weight}
     return output("grad_out", given, batch.given, name, others)
-
-
-def binary_labels(target: ArrayLike) -> None:
-    """Integer targets of a binary loss are labels."""
-    array = _array("target", target)
-    if array.dtype.kind in "iu":
-        between("target", array, 0, 1, "labels must be 0 or 1")
 
 
 def probabilities(name: str, array: Array) -> None:
@@ -332,15 +344,19 @@ def column(name: str, value: ArrayLike, length: int) -> Array:
 def classes(name: str, value: ArrayLike, length: int) -> tuple[Array, NDArray[np.int64]]:
     """The different labels, sorted, and the index of each row's label among them."""
     array = column(name, value, length)
-    if array.dtype.kind == "f" and not (array == np.floor(array)).all():
-        good = array == np.floor(array)
+    if array.dtype.kind == "f":
+        good = np.isfinite(array) & (array == np.floor(array))
+    else:       # NaN and NaT are not themselves, whatever the type that holds them
+        good = np.array([label is not None and bool(label == label) for label in array.tolist()], bool)
+        good &= ~np.isnat(array) if array.dtype.kind in "mM" else True
+    if not good.all():
         raise ValueError(f"{name}{_position(array, good)}; labels must be integers, strings or other classes")
     try:
         labels, indices = np.unique(array, return_inverse=True)
     except TypeError as error:
         raise TypeError(f"{name} has labels that cannot be sorted: {error}") from None
     if len(labels) < 2:
-        raise ValueError(f"{name} has one class only, {labels[0]!r}; it must have at least 2")
+        raise ValueError(f"{name} has one class only, {labels[0]}; it must have at least 2")
     return labels, indices.astype(np.int64, copy=False)
 
 
@@ -370,6 +386,8 @@ def class_weights(
     for label in value:
         if label not in known:
             raise ValueError(f"class_weight names {label!r}, which is not a label of y; those are {known}")
-    array = floating("class_weight", [value.get(label, 1.0) for label in known])
-    between("class_weight", array, 0, np.finfo(np.float64).max, "weights must be finite and at least 0")
-    return array.astype(np.float64)
+    result = np.array([real(f"class_weight[{label!r}]", value.get(label, 1.0)) for label in known])
+    for label, weight in zip(known, result.tolist(), strict=True):
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"class_weight[{label!r}] is {weight}; weights must be finite and at least 0")
+    return result

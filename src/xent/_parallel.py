@@ -48,7 +48,7 @@ def get_num_threads() -> int:
     global _num_threads
     if _num_threads is None:
         text = os.environ.get("XENT_NUM_THREADS")
-        if text is None:
+        if not text:
             _num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         elif text.isdecimal() and int(text) > 0:
             _num_threads = int(text)

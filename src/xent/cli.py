@@ -79,6 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may not fit the terminal's encoding
     parser = _parser()
     arguments = parser.parse_args(argv)
+    if arguments.command == "info" and (arguments.out or arguments.no_plot):
+        parser.error("info draws no picture; leave out --out and --no-plot")
+    try:
+        xent.get_num_threads()
+    except ValueError as error:     # of the environment variable
+        parser.error(str(error))
     try:
         if arguments.command == "info":
             _info()

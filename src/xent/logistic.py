@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -92,6 +91,8 @@ class LogisticRegression:
     True
     """
 
+    _estimator_type = "classifier"      # for scikit-learn before 1.6
+
     classes_: Array
     coef_: Array
     intercept_: Array
@@ -169,15 +170,16 @@ class LogisticRegression:
         objective = Objective(
             features, target, len(classes), weight, l2_of(float(weight.sum())), self.fit_intercept, self._n_threads()
         )
-        result = lbfgs(
-            objective,
-            objective.centred(self._start(objective.shape)),
-            metric_at=objective.metric_at if objective.has_metric() else None,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            noise=float(np.finfo(features.dtype).eps),
-            callback=self._watch(callback),
-        )
+        with np.errstate(all="ignore"):     # numbers that are too large end in the warning below
+            result = lbfgs(
+                objective,
+                objective.centred(self._start(objective.shape)),
+                metric_at=objective.metric_at if objective.has_metric() else None,
+                tol=self.tol,
+                max_iter=self.max_iter,
+                noise=float(np.finfo(features.dtype).eps),
+                callback=self._watch(callback),
+            )
         matrix = result.x.reshape(objective.shape).astype(features.dtype)
         self.classes_ = classes
         self.coef_ = np.ascontiguousarray(matrix[:, :-1])
@@ -277,7 +279,11 @@ class LogisticRegression:
         """
         predicted = self.predict(X)
         truth = check.column("y", y, len(predicted))
-        return float(np.average(predicted == truth, weights=check.row_weights(sample_weight, len(predicted))))
+        weight = check.row_weights(sample_weight, len(predicted))
+        if not weight.any():
+            raise ValueError("sample_weight is 0 for every sample; their mean would be 0 / 0")
+        weight = np.ldexp(weight, -np.frexp(weight.max())[1])      # a sum of any weights fits then
+        return float(np.average(predicted == truth, weights=weight))
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The parameters of the constructor, by name.
@@ -308,6 +314,22 @@ class LogisticRegression:
             setattr(self, name, value)
         return self
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "coef_")
+
+    def __sklearn_tags__(self) -> Any:
+        # Asked for by scikit-learn alone, which is there then.
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type="classifier",
+            target_tags=TargetTags(required=True),
+            transformer_tags=None,
+            classifier_tags=ClassifierTags(),
+            regressor_tags=None,
+            input_tags=InputTags(),
+        )
+
     def __repr__(self) -> str:
         defaults = inspect.signature(type(self)).parameters
         changed = (f"{k}={v!r}" for k, v in self.get_params().items() if v is not defaults[k].default)
@@ -330,9 +352,7 @@ class LogisticRegression:
         return lambda total: 1 / (strength * total)
 
     def _n_threads(self) -> int | None:
-        if self.n_jobs == -1:
-            return os.cpu_count()
-        return check.thread_count(self.n_jobs, "n_jobs")
+        return check.job_count(self.n_jobs)
 
     def _start(self, shape: tuple[int, int]) -> NDArray[np.float64]:
         start = np.zeros(shape)

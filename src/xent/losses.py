@@ -225,7 +225,6 @@ def log_loss(
     array = check.floating("proba", proba)
     if array.ndim == 1:
         check.axis_index(axis, array, "proba")
-        check.binary_labels(target)
         return binary_cross_entropy(
             array, target, sample_weight=sample_weight, reduction=reduction, n_threads=n_threads
         )
@@ -265,7 +264,7 @@ def binary_cross_entropy_with_logits(
     logits : array_like
         Real numbers of any shape. float32 and float64 keep their type; integers become float64.
     target : array_like
-        The probability of yes, of the shape of `logits`: 0 and 1, or anything between.
+        The probability of yes, of the shape of `logits`: integers 0 and 1, or floats, which are used as they are.
     pos_weight : array_like, optional
         Multiplies the target mass of yes; at least 0, broadcast to the shape of `logits`.
     sample_weight : array_like, optional
@@ -330,7 +329,7 @@ def binary_cross_entropy(
         The predicted probability of yes, in [0, 1], of any shape; nothing is clipped. float32 and float64 keep their
         type; integers become float64. From logits, use :func:`binary_cross_entropy_with_logits`, which is exact.
     target : array_like
-        The probability of yes, of the shape of `proba`: 0 and 1, or anything between.
+        The probability of yes, of the shape of `proba`: integers 0 and 1, or floats, which are used as they are.
     sample_weight : array_like, optional
         Multiplies each loss; at least 0, broadcast to the shape of `proba`.
     reduction : {"mean", "sum", "none"}, default "mean"

@@ -187,6 +187,8 @@ def lbfgs(
         found = _search(function, x, loss, direction, slope, step, noise)
         if found is None:
             message = "no step along the search direction lowers the value: its rounding errors hide the descent"
+            if not (math.isfinite(loss) and math.isfinite(slope)):
+                message = "the value or the gradient is not a finite number"
             break
         iteration += 1
         if float((found[0] - x) @ (found[2] - gradient)) > 0:
