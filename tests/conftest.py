@@ -8,7 +8,10 @@ import hypothesis
 import pytest
 
 hypothesis.settings.register_profile("usual", max_examples=25, deadline=None, derandomize=True, database=None)
-hypothesis.settings.register_profile("deep", max_examples=500, deadline=None, database=None)
+# New examples at every deep run, but for CI, where a failure must be of the change at hand.
+hypothesis.settings.register_profile(
+    "deep", max_examples=500, deadline=None, derandomize=bool(os.environ.get("CI")), database=None
+)
 
 
 def is_deep(config):
