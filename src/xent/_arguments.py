@@ -344,11 +344,13 @@ def column(name: str, value: ArrayLike, length: int) -> Array:
 def classes(name: str, value: ArrayLike, length: int) -> tuple[Array, NDArray[np.int64]]:
     """The different labels, sorted, and the index of each row's label among them."""
     array = column(name, value, length)
+    good = np.ones(array.shape, bool)
     if array.dtype.kind == "f":
         good = np.isfinite(array) & (array == np.floor(array))
-    else:       # NaN and NaT are not themselves, whatever the type that holds them
-        good = np.array([label is not None and bool(label == label) for label in array.tolist()], bool)
-        good &= ~np.isnat(array) if array.dtype.kind in "mM" else True
+    elif array.dtype.kind in "mM":
+        good = ~np.isnat(array)
+    elif array.dtype.kind == "O":       # NaN is not itself, whatever holds it
+        good = np.array([label is not None and bool(label == label) for label in array], bool)
     if not good.all():
         raise ValueError(f"{name}{_position(array, good)}; labels must be integers, strings or other classes")
     try:
