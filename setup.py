@@ -5,6 +5,7 @@ import platform
 import shutil
 import sys
 import sysconfig
+from glob import glob
 
 import numpy
 from Cython.Build import cythonize
@@ -51,7 +52,7 @@ extensions = [
         include_dirs=["src/xent", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
         extra_compile_args=FLAGS + flags,
-        depends=["src/xent/_simd.h", "src/xent/_simd.pxd", "src/xent/_operands.pxd", "src/xent/_kernels.pyx"],
+        depends=["src/xent/_kernels.pyx", "src/xent/_simd.h", *glob("src/xent/*.pxd")],
     )
     for name, flags in SETS.items()
 ]
