@@ -163,7 +163,12 @@ class Objective:
 
 
 def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The inverse of a positive semidefinite matrix, regularised as far as rounding asks for it."""
+    """The inverse of a positive semidefinite matrix, regularised as far as rounding asks for it.
+
+    The identity if an element has overflowed: no regularisation would mend that.
+    """
+    if not np.isfinite(matrix).all():
+        return np.eye(len(matrix))
     diagonal = matrix.diagonal()
     scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1))
     unit = matrix * scale * scale[:, None]
