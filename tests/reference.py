@@ -35,6 +35,17 @@ def logsumexp(x, axis=-1, keepdims=False):
 
 
 @quiet
+def weighted_logsumexp(x, b, axis=-1):
+    """log |sum(b exp(x))| and the sign of that sum."""
+    x, b = np.broadcast_arrays(np.asarray(x, EXTENDED), np.asarray(b, EXTENDED))
+    x = np.where(b == 0, -np.inf, x)
+    m = x.max(axis, keepdims=True, initial=-np.inf)
+    m = np.where(np.isfinite(m), m, 0)
+    total = times(np.exp(x - m), b).sum(axis, keepdims=True)
+    return (m + np.log(np.abs(total))).squeeze(axis), np.sign(total).squeeze(axis)
+
+
+@quiet
 def softmax(x, axis=-1):
     _, _, e, r = parts(x, axis)
     return e / (1 + r)
@@ -48,34 +59,91 @@ def log_softmax(x, axis=-1):
 
 @quiet
 def cross_entropy(
-    logits, target, *, axis=-1, class_weight=None, sample_weight=None, ignore_index=-100, reduction="mean"
+    logits,
+    target,
+    *,
+    axis=-1,
+    class_weight=None,
+    sample_weight=None,
+    label_smoothing=0,
+    ignore_index=-100,
+    where=None,
+    logit_scale=1,
+    softcap=None,
+    z_loss=0,
+    reduction="mean",
 ):
     """The loss and its gradient."""
-    x, m, e, r = parts(np.moveaxis(np.asarray(logits), axis, -1), -1)
-    t, s = masses(x, target, axis, class_weight, sample_weight, ignore_index)
+    x = np.moveaxis(np.asarray(logits).astype(EXTENDED), axis, -1)
+    possible = np.moveaxis(np.broadcast_to(True if where is None else where, np.shape(logits)), axis, -1)
+    x, slope = transform(np.where(possible, x, -np.inf), EXTENDED(logit_scale), softcap)
+    t, s = masses(x, target, axis, sample_weight, ignore_index)
+    w = EXTENDED(1) if class_weight is None else np.asarray(class_weight, EXTENDED)
+    weight = times(s, times(t, w).sum(-1))
+    epsilon = EXTENDED(label_smoothing)
+    even = np.where(possible, epsilon / np.maximum(possible.sum(-1, keepdims=True), 1), 0)
+    t = times(times(1 - epsilon, t) + even, w)
+    x, m, e, r = parts(x, -1)
     p = e / (1 + r)
     other = np.where(x == m, r, 1 + r - e) / (1 + r)    # 1 - p
     total = t.sum(-1, keepdims=True)
-    loss = times(t, m - x).sum(-1) + (total * np.log1p(r))[..., 0]
-    grad = (total - t) * p - t * other                  # total * p - t
-    loss, grad = np.where(s == 0, 0, loss), np.where(s[..., None] == 0, 0, grad)
-    return reduce(loss, np.moveaxis(grad, -1, axis), total[..., 0], reduction)
+    lse = m + np.log1p(r)
+    loss = times(t, m - x).sum(-1) + (total * np.log1p(r) + times(EXTENDED(z_loss), lse * lse))[..., 0]
+    grad = (total - t) * p - t * other + times(2 * EXTENDED(z_loss), lse * p)   # total * p - t, and of the z_loss
+    loss, grad = times(s, loss), times(s[..., None], grad * slope)
+    return reduce(loss, np.moveaxis(grad, -1, axis), weight, reduction)
+
+
+def transform(x, scale, cap):
+    """cap tanh(scale x / cap) and its derivative; -inf stays -inf."""
+    z, slope = scale * x, np.broadcast_to(scale, x.shape)
+    if cap is not None:
+        slope = scale / np.cosh(z / EXTENDED(cap)) ** 2
+        z = EXTENDED(cap) * np.tanh(z / EXTENDED(cap))
+    return np.where(x == -np.inf, -np.inf, z), slope
 
 
 @quiet
 def log_loss(proba, target, *, axis=-1, sample_weight=None, reduction="mean"):
     p = np.moveaxis(np.asarray(proba, EXTENDED), axis, -1)
-    t, s = masses(p, target, axis, None, sample_weight, None)
-    loss = np.where(s == 0, 0, times(t, -np.log(p)).sum(-1))
-    return reduce(loss, 0, t.sum(-1), reduction)[0]
+    t, s = masses(p, target, axis, sample_weight, None)
+    loss = times(s, times(t, -np.log(p)).sum(-1))
+    return reduce(loss, 0, times(s, t.sum(-1)), reduction)[0]
 
 
 @quiet
-def binary_cross_entropy_with_logits(logits, target, *, pos_weight=1, sample_weight=1, reduction="mean"):
+def evaluate(logits, labels, *, topk=(1, 5), axis=-1, sample_weight=None, ignore_index=-100):
+    """A dict of what xent.evaluate returns."""
+    x = np.moveaxis(np.asarray(logits).astype(EXTENDED), axis, -1)
+    loss, _ = cross_entropy(x, labels, ignore_index=ignore_index, reduction="none")
+    _, s = masses(x, labels, -1, sample_weight, ignore_index)
+    p = softmax(x)
+    entropy = times(p, -log_softmax(x)).sum(-1)
+    at = np.take_along_axis(x, np.where(s == 0, 0, labels)[..., None], -1)
+    above = np.where(np.isnan(x).any(-1), x.shape[-1], (x > at).sum(-1))
+
+    def mean(value):
+        return times(s, value).sum() / s.sum()
+
+    return {
+        "loss": mean(loss),
+        "accuracy": mean(above == 0),
+        "topk": {k: mean(above < k) for k in topk},
+        "perplexity": np.exp(mean(loss)),
+        "entropy": mean(entropy),
+        "weight": s.sum(),
+    }
+
+
+@quiet
+def binary_cross_entropy_with_logits(
+    logits, target, *, pos_weight=1, sample_weight=1, label_smoothing=0, reduction="mean"
+):
     """The loss and its gradient."""
-    x, y = np.asarray(logits, EXTENDED), np.asarray(target, EXTENDED)
+    x, y, epsilon = np.asarray(logits).astype(EXTENDED), np.asarray(target).astype(EXTENDED), EXTENDED(label_smoothing)
     s = np.broadcast_to(np.asarray(sample_weight, EXTENDED), x.shape)
-    yes, no = s * y * np.asarray(pos_weight, EXTENDED), s * (1 - y)
+    yes = s * ((1 - epsilon) * y + epsilon / 2) * np.asarray(pos_weight, EXTENDED)
+    no = s * ((1 - epsilon) * (1 - y) + epsilon / 2)
     loss = times(yes, np.logaddexp(0, -x)) + times(no, np.logaddexp(0, x))
     grad = no / (1 + np.exp(-x)) - yes / (1 + np.exp(x))
     return reduce(np.where(s == 0, 0, loss), np.where(s == 0, 0, grad), s, reduction)
@@ -91,17 +159,18 @@ def binary_cross_entropy(proba, target, *, sample_weight=1, reduction="mean"):
     return reduce(loss, grad, s, reduction)
 
 
-def masses(x, target, axis, class_weight, sample_weight, ignore_index):
-    """The weighted target mass of each class of each row, classes last, and the weight of each row."""
-    target = np.asarray(target)
+def masses(x, target, axis, sample_weight, ignore_index):
+    """The target mass of each class of each row, classes last, and the weight of each row, 0 if it is ignored."""
     s = np.broadcast_to(np.asarray(1 if sample_weight is None else sample_weight, EXTENDED), x.shape[:-1])
-    if target.shape == np.moveaxis(x, -1, axis).shape:
-        t = np.moveaxis(target, axis, -1).astype(EXTENDED)
-    else:
-        target = target.reshape(x.shape[:-1])
-        s = np.where(target == ignore_index, 0, s) if ignore_index is not None else s
-        t = (target[..., None] == np.arange(x.shape[-1])).astype(EXTENDED)
-    return times(s[..., None], t * (1 if class_weight is None else np.asarray(class_weight, EXTENDED))), s
+    if not isinstance(target, tuple):
+        target = np.asarray(target)
+        if target.shape == np.moveaxis(x, -1, axis).shape:
+            return np.moveaxis(target, axis, -1).astype(EXTENDED), s
+        target = target.reshape(x.shape[:-1])[..., None], np.ones((*x.shape[:-1], 1))
+    indices, mass = np.asarray(target[0]), np.asarray(target[1]).astype(EXTENDED)
+    padding = indices == ignore_index if ignore_index is not None else np.zeros(indices.shape, bool)
+    t = times(mass[..., None], (indices[..., None] == np.arange(x.shape[-1])) & ~padding[..., None]).sum(-2)
+    return t, np.where(padding.all(-1) & (indices.shape[-1] > 0), 0, s)
 
 
 def times(mass, x):

@@ -177,7 +177,8 @@ def test_weighted_means(target, cell):
     t = cell.labels if target == "label" else cell.soft_targets()
     loss, grad = xent.cross_entropy(cell.logits, t, return_grad=True, **weights)
     exact_loss, exact_grad = reference.cross_entropy(cell.logits, t, **weights)
-    masses, _ = reference.masses(cell.logits, t, -1, ignore_index=None, **weights)
+    masses, s = reference.masses(cell.logits, t, -1, weights["sample_weight"], None)
+    masses = masses * weights["class_weight"] * s[:, None]
     total = masses.sum(-1, keepdims=True)
     assert_ulp(loss, exact_loss, LOSS, dropped=cell.dropped.max(), dtype=cell.dtype)
     dropped = (cell.dropped_grad(t) if target == "label" else cell.dropped_softmax) * total / total.sum()

@@ -17,6 +17,8 @@ Array = NDArray[Any]
 
 _FLOAT32 = np.dtype(np.float32)
 _FLOAT64 = np.dtype(np.float64)
+_WIDE = "float32 or float64"
+_FLOATS = f"float16, bfloat16, {_WIDE}"
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -39,6 +41,13 @@ def positive_integer(name: str, value: object) -> int:
     return number
 
 
+def positive_integers(name: str, value: object) -> tuple[int, ...]:
+    """One integer or several."""
+    if not isinstance(value, (tuple, list, range, np.ndarray)) or getattr(value, "ndim", 1) == 0:
+        return (positive_integer(name, value),)
+    return tuple(positive_integer(f"{name}[{i}]", number) for i, number in enumerate(value))
+
+
 def thread_count(value: object) -> int | None:
     return None if value is None else positive_integer("n_threads", value)
 
@@ -52,7 +61,8 @@ def job_count(value: object) -> int | None:
 
 
 def real(name: str, value: object) -> float:
-    if isinstance(value, (bool, np.bool_, str, bytes)):
+    kind = value.dtype.kind if isinstance(value, np.generic | np.ndarray) else ""
+    if isinstance(value, (bool, str, bytes)) or (kind and kind in "bSU"):
         raise TypeError(f"{name} is {value!r}; it must be a real number")
     try:
         return float(value)  # type: ignore[arg-type]
@@ -60,6 +70,40 @@ def real(name: str, value: object) -> float:
         raise ValueError(f"{name} is larger than a float can be") from None
     except (TypeError, ValueError):
         raise TypeError(f"{name} is {value!r}; it must be a real number") from None
+
+
+def real_between(name: str, value: object, low: float, high: float, allowed: str) -> float:
+    number = real(name, value)
+    if not low <= number <= high:
+        raise ValueError(f"{name} is {number}; it must be {allowed}")
+    return number
+
+
+class Options(NamedTuple):
+    """What a loss does to logits and targets, as the kernels read it."""
+
+    ignore_index: int | None = None
+    logit_scale: float = 1.0
+    softcap: float = 0.0            # none
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+
+
+def smoothing(value: object) -> float:
+    return real_between("label_smoothing", value, 0, 1, "in [0, 1]")
+
+
+def options(
+    ignore_index: int | None, logit_scale: object, softcap: object, label_smoothing: object, z_loss: object
+) -> Options:
+    largest = float(np.finfo(np.float64).max)
+    return Options(
+        ignore_index,
+        real_between("logit_scale", logit_scale, -largest, largest, "finite"),
+        0.0 if softcap is None else real_between("softcap", softcap, 5e-324, largest, "above 0 and finite, or None"),
+        smoothing(label_smoothing),
+        real_between("z_loss", z_loss, 0, largest, "at least 0 and finite"),
+    )
 
 
 def choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
@@ -108,27 +152,57 @@ def _usable(array: Array) -> Array:
     return np.require(array, array.dtype.newbyteorder("="), "A")
 
 
-def floating(name: str, value: ArrayLike) -> Array:
-    """A float32 or float64 array; integers become float64."""
+def is_half(dtype: np.dtype[Any]) -> bool:
+    """float16, or the bfloat16 of ml_dtypes, which to NumPy is no float."""
+    return dtype.itemsize == 2 and (dtype.kind == "f" or dtype.name == "bfloat16")
+
+
+def wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type in which values of another are computed."""
+    return _FLOAT32 if is_half(dtype) else dtype
+
+
+def floating(name: str, value: ArrayLike, *, halves: bool = True) -> Array:
+    """An array of real numbers that the kernels read; integers become float64."""
     array = value if type(value) is np.ndarray else _array(name, value)
     dtype = array.dtype
     if dtype in (_FLOAT32, _FLOAT64) and array.flags.aligned:
         return array
     if dtype.kind in "iu":
         return array.astype(np.float64)
-    if dtype.kind == "f" and dtype.itemsize in (4, 8):
+    if (dtype.kind == "f" and dtype.itemsize in (4, 8)) or (halves and is_half(dtype)):
         return _usable(array)
-    if dtype.kind == "f" or dtype.name == "bfloat16":
-        raise TypeError(
-            f"{name} has dtype {dtype}; it must be float32 or float64: convert it, with {name}.astype(np.float32)"
-        )
-    raise TypeError(f"{name} has dtype {dtype}; it must be real numbers, float32 or float64")
+    allowed = _FLOATS if halves else _WIDE
+    if dtype.kind == "f" or is_half(dtype):
+        to = "float32" if is_half(dtype) else "float64"
+        raise TypeError(f"{name} has dtype {dtype}; it must be {allowed}: convert it, with {name}.astype(np.{to})")
+    raise TypeError(f"{name} has dtype {dtype}; it must be real numbers, {allowed}")
 
 
 def numeric(name: str, value: ArrayLike) -> Array:
     """A float or integer array in its own type."""
     array = _array(name, value)
     return _usable(array) if array.dtype.kind in "iu" else floating(name, array)
+
+
+def summands(x: ArrayLike, b: ArrayLike | None) -> tuple[Array, Array | None, np.dtype[Any]]:
+    """Exponents and factors of one shape, and the type of the result."""
+    array = floating("x", x)
+    if b is None:
+        return array, None, array.dtype
+    factors = numeric("b", b)
+    # A Python number takes the type of what it meets.
+    dtype = array.dtype
+    if type(b) not in (int, float):
+        try:
+            dtype = np.result_type(array.dtype, factors.dtype)
+        except TypeError:       # bfloat16 and an integer or a float16
+            dtype = np.result_type(wide(array.dtype), wide(factors.dtype))
+    try:
+        array, factors = np.broadcast_arrays(array, factors)
+        return array, factors, dtype
+    except ValueError:
+        raise ValueError(f"b has shape {factors.shape}; it must broadcast with {array.shape}, the shape of x") from None
 
 
 def _position(array: Array, good: Array) -> str:
@@ -140,9 +214,12 @@ def _position(array: Array, good: Array) -> str:
 
 def between(name: str, array: Array, low: float, high: float, allowed: str) -> None:
     """Raise unless low <= array <= high everywhere (NaN is not). Reductions, not comparisons: no temporary array."""
-    if array.size and not (array.min() >= low and array.max() <= high):
-        good = (array >= low) & (array <= high)
-        raise ValueError(f"{name}{_position(array, good)}; {allowed}")
+    with np.errstate(invalid="ignore"):     # a NaN of ml_dtypes
+        if not array.size or (array.min() >= low and array.max() <= high):
+            return
+        values = array.astype(np.float64)
+        good = np.asarray((values >= low) & (values <= high))
+    raise ValueError(f"{name}{_position(array, good)}; {allowed}")
 
 
 def weights(name: str, value: ArrayLike, shape: tuple[int, ...], what: str) -> Array:
@@ -161,16 +238,24 @@ def broadcast(name: str, array: Array, shape: tuple[int, ...], what: str) -> Arr
         ) from None
 
 
-def output(name: str, value: object, like: Array, like_name: str, others: dict[str, Array | None]) -> Array:
-    """A given output array: the type and shape of `like`, which it may be; apart from everything else."""
+def output(
+    name: str,
+    value: object,
+    like: Array,
+    like_name: str,
+    others: dict[str, Array | None],
+    widest: np.dtype[Any] | None = None,
+) -> Array:
+    """A given output array: the type (or the `widest`) and shape of `like`, which it may be; apart from all else."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} is a {type(value).__name__}; it must be a NumPy array")
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be ignored; it must be a plain array")
     if not value.dtype.isnative:
         raise TypeError(f"{name} has dtype {value.dtype}; it must be in native byte order")
-    if value.dtype != like.dtype:
-        raise TypeError(f"{name} has dtype {value.dtype}; it must be {like.dtype}, as {like_name}")
+    if value.dtype not in (like.dtype, widest or like.dtype):
+        wider = "" if widest in (None, like.dtype) else f", or {widest}"
+        raise TypeError(f"{name} has dtype {value.dtype}; it must be {like.dtype}, as {like_name}{wider}")
     if value.shape != like.shape:
         raise ValueError(f"{name} has shape {value.shape}; it must have shape {like.shape}, as {like_name}")
     if not value.flags.writeable:
@@ -179,7 +264,7 @@ def output(name: str, value: object, like: Array, like_name: str, others: dict[s
         raise ValueError(f"{name} is not aligned in memory; allocate it with NumPy, for example np.empty_like")
     if value.size and any(s == 0 and n > 1 for s, n in zip(value.strides, value.shape, strict=True)):
         raise ValueError(f"{name} has elements that share memory (a stride of 0); it must have room for each")
-    same = value.ctypes.data == like.ctypes.data and value.strides == like.strides
+    same = value.ctypes.data == like.ctypes.data and value.strides == like.strides and value.dtype == like.dtype
     for other_name, other in others.items() if same else {like_name: like, **others}.items():
         if other is not None and np.may_share_memory(value, other) and np.shares_memory(value, other):
             raise ValueError(f"{name} overlaps {other_name} in memory; it may be {like_name} itself, or apart from it")
@@ -195,13 +280,11 @@ class Batch(NamedTuple):
     given: Array                    # the logits (or probabilities) as they came
     axis: int                       # their class axis, which is the last one below
     logits: Array
-    target: Array                   # labels, one axis less than the logits, or of their shape
+    target: Array                   # labels, one axis less than the logits; or of their shape; or with `mass` the
+    mass: Array | None              # probabilities of a sparse distribution, its classes
+    where: Array | None             # the classes that can happen, of the shape of the logits
     class_weight: Array | None      # of the binary losses: pos_weight
     sample_weight: Array | None     # of the shape of the unreduced loss
-
-    @property
-    def operands(self) -> tuple[Array, Array, Array | None, Array | None]:
-        return self[2:]
 
 
 def last(array: Array, axis: int) -> Array:
@@ -226,32 +309,36 @@ def last_flat(array: Array, axes: tuple[int, ...]) -> Array:
 def targets(
     name: str,
     logits: ArrayLike,
-    target: ArrayLike,
+    target: object,
     axis: int,
-    class_weight: ArrayLike | None,
-    sample_weight: ArrayLike | None,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    where: ArrayLike | None = None,
 ) -> Batch:
     """Check everything but the range of the labels, which a kernel checks (see `bad_label`)."""
     given = floating(name, logits)
     axis = axis_index(axis, given, name)
     x = last(given, axis)
-    if isinstance(target, tuple):
-        raise TypeError("target is a tuple; it must be an array (or a list) of labels or of probabilities")
-    t = _array("target", target)
     shape, full = x.shape[:-1], given.shape
-    if t.shape == full:
-        t = last(numeric("target", t), axis)
-    elif t.shape != shape:
-        raise ValueError(
-            f"target has shape {t.shape}; for {name} of shape {full} with axis {axis} it must have shape {shape} "
-            f"(labels) or {full} (a distribution)"
-        )
-    elif t.dtype.kind not in "iu" and t.size == 0 and not isinstance(target, np.ndarray):
-        t = t.astype(np.int64)      # NumPy makes an empty list floats
-    elif t.dtype.kind not in "iu":
-        raise TypeError(f"target has dtype {t.dtype}; labels must be integers")
+    what = f"for {name} of shape {full} with axis {axis}"
+    mass = None
+    if isinstance(target, tuple):
+        t, mass = _sparse(target, shape, what)
     else:
-        t = _usable(t)
+        t = _array("target", target)  # type: ignore[arg-type]
+        if t.shape == full:
+            t = last(numeric("target", t), axis)
+        elif t.shape != shape:
+            raise ValueError(
+                f"target has shape {t.shape}; {what} it must have shape {shape} (labels) or {full} (a distribution)"
+            )
+        else:
+            t = _labels("target", t, target, "labels")
+    if where is not None:
+        where = _array("where", where)
+        if where.dtype != bool:
+            raise TypeError(f"where has dtype {where.dtype}; it must be bool")
+        where = last(broadcast("where", where, full, name), axis)
     if class_weight is not None:
         class_weight = floating("class_weight", class_weight)
         if class_weight.shape != x.shape[-1:]:
@@ -259,7 +346,39 @@ def targets(
         class_weight = np.ascontiguousarray(weights("class_weight", class_weight, x.shape[-1:], "a row"), np.float64)
     if sample_weight is not None:
         sample_weight = weights("sample_weight", sample_weight, shape, "the unreduced loss")
-    return Batch(given, axis, x, t, class_weight, sample_weight)
+    return Batch(given, axis, x, t, mass, where, class_weight, sample_weight)
+
+
+def _labels(name: str, array: Array, given: object, what: str) -> Array:
+    if array.dtype.kind in "iu":
+        return _usable(array)
+    if array.size == 0 and not isinstance(given, np.ndarray):
+        return array.astype(np.int64)       # NumPy makes an empty list floats
+    raise TypeError(f"{name} has dtype {array.dtype}; {what} must be integers")
+
+
+def _sparse(target: tuple[Any, ...], shape: tuple[int, ...], what: str) -> tuple[Array, Array]:
+    """The classes and probabilities of a sparse distribution."""
+    if len(target) != 2:
+        raise TypeError(
+            f"target is a tuple of {len(target)}; a tuple must be (indices, probabilities), and labels an array or list"
+        )
+    indices = _array("target[0]", target[0])
+    if indices.shape[:-1] != shape or indices.ndim != len(shape) + 1:
+        raise ValueError(
+            f"target[0] has shape {indices.shape}; {what} the indices of a sparse distribution must have shape "
+            + (f"({', '.join(map(str, shape))}, k)" if shape else "(k,)")
+        )
+    mass = numeric("target[1]", target[1])
+    if mass.shape != indices.shape:
+        raise ValueError(f"target[1] has shape {mass.shape}; it must have shape {indices.shape}, as target[0]")
+    return _labels("target[0]", indices, target[0], "indices"), mass
+
+
+def are_labels(batch: Batch) -> None:
+    if batch.mass is not None or batch.target.ndim == batch.logits.ndim:
+        shape = batch.logits.shape[:-1]
+        raise TypeError(f"target is a distribution; it must be labels, integers of shape {shape}")
 
 
 def ignored_label(value: object, target: Array) -> int | None:
@@ -272,11 +391,12 @@ def ignored_label(value: object, target: Array) -> int | None:
     return number if -(1 << 63) <= number < 1 << 63 else None
 
 
-def bad_label(target: Array, row: int, allowed: str) -> NoReturn:
-    """Raise for the label of one row, which is out of range."""
-    good = np.ones(target.size, bool)
-    good[row] = False
-    raise ValueError(f"target{_position(target, good)}; labels must be in {allowed}")
+def bad_label(batch: Batch, place: int, allowed: str) -> NoReturn:
+    """Raise for one label, or one class of a sparse distribution, that is out of range."""
+    good = np.ones(batch.target.size, bool)
+    good[place] = False
+    name, what = ("target", "labels") if batch.mass is None else ("target[0]", "indices")
+    raise ValueError(f"{name}{_position(batch.target, good)}; {what} must be in {allowed}")
 
 
 def elements(
@@ -293,7 +413,7 @@ def elements(
         pos_weight = weights("pos_weight", pos_weight, x.shape, name)
     if sample_weight is not None:
         sample_weight = weights("sample_weight", sample_weight, x.shape, "the unreduced loss")
-    return Batch(x, x.ndim - 1, x, t, pos_weight, sample_weight)
+    return Batch(x, x.ndim - 1, x, t, None, None, pos_weight, sample_weight)
 
 
 def flat(*arrays: Array | None) -> tuple[Any, ...]:
@@ -308,8 +428,14 @@ def gradient(name: str, weight_name: str, batch: Batch, wanted: bool, given: obj
     """The array for the gradient, of the shape of the logits as they came, if there is to be one."""
     if given is None:
         return np.empty_like(batch.given, subok=False) if wanted else None
-    others = {"target": batch.target, weight_name: batch.class_weight, "sample_weight": batch.sample_weight}
-    return output("grad_out", given, batch.given, name, others)
+    others = {
+        "target" if batch.mass is None else "target[0]": batch.target,
+        "target[1]": batch.mass,
+        "where": batch.where,
+        weight_name: batch.class_weight,
+        "sample_weight": batch.sample_weight,
+    }
+    return output("grad_out", given, batch.given, name, others, wide(batch.given.dtype))
 
 
 def probabilities(name: str, array: Array) -> None:
@@ -321,7 +447,7 @@ def probabilities(name: str, array: Array) -> None:
 
 def features(name: str, value: ArrayLike) -> Array:
     """A finite matrix with a row for each sample."""
-    array = floating(name, value)
+    array = floating(name, value, halves=False)
     if array.ndim != 2:
         raise ValueError(f"{name} has {array.ndim} dimensions; it must have 2, (n_samples, n_features)")
     if 0 in array.shape:
@@ -344,6 +470,8 @@ def column(name: str, value: ArrayLike, length: int) -> Array:
 def classes(name: str, value: ArrayLike, length: int) -> tuple[Array, NDArray[np.int64]]:
     """The different labels, sorted, and the index of each row's label among them."""
     array = column(name, value, length)
+    if is_half(array.dtype):
+        array = array.astype(np.float32)
     good = np.ones(array.shape, bool)
     if array.dtype.kind == "f":
         good = np.isfinite(array) & (array == np.floor(array))

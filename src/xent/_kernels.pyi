@@ -1,25 +1,38 @@
 from typing import Any
 
-from numpy import float64
+from numpy import float64, int64
 from numpy.typing import NDArray
+
+from xent._arguments import Batch, Options
 
 Array = NDArray[Any]
 Doubles = NDArray[float64]
 
 BINARY_CHUNK: int
+BINARY_SCRATCH: int
 
+def row_scratch(classes: int) -> int: ...
+def batch_scratch(classes: int, points: int) -> int: ...
 def cpu_sets() -> list[str]: ...
-def logsumexp(x: Array, out: Array, scratch: Doubles, count: int, size: int, first: int, last: int) -> None: ...
+def logsumexp(
+    x: Array,
+    weight: Array | None,
+    out: Array,
+    sign: Array | None,
+    scratch: Doubles,
+    count: int,
+    size: int,
+    first: int,
+    last: int,
+) -> None: ...
 def softmax(
     x: Array, out: Array, logarithm: bool, scratch: Doubles, count: int, size: int, first: int, last: int
 ) -> None: ...
 def target_weight(
-    logits: Array,
-    target: Array,
-    class_weight: Array | None,
-    sample_weight: Array | None,
+    problem: Batch,
+    options: Options,
     weight_unit: float,
-    ignore_index: int | None,
+    scratch: Doubles,
     sums: Doubles,
     count: int,
     size: int,
@@ -27,12 +40,9 @@ def target_weight(
     last: int,
 ) -> int: ...
 def cross_entropy(
-    logits: Array,
-    target: Array,
-    class_weight: Array | None,
-    sample_weight: Array | None,
+    problem: Batch,
+    options: Options,
     weight_unit: float,
-    ignore_index: int | None,
     divisor: float,
     loss: Array | None,
     grad: Array | None,
@@ -44,11 +54,22 @@ def cross_entropy(
     last: int,
 ) -> None: ...
 def log_loss(
-    proba: Array,
-    target: Array,
-    sample_weight: Array | None,
+    problem: Batch,
+    options: Options,
     weight_unit: float,
     loss: Array | None,
+    scratch: Doubles,
+    sums: Doubles,
+    count: int,
+    size: int,
+    first: int,
+    last: int,
+) -> None: ...
+def evaluate(
+    problem: Batch,
+    options: Options,
+    topk: NDArray[int64],
+    scratch: Doubles,
     sums: Doubles,
     count: int,
     size: int,
@@ -61,6 +82,7 @@ def binary_cross_entropy(
     pos_weight: Array | None,
     sample_weight: Array | None,
     weight_unit: float,
+    label_smoothing: float,
     from_logits: bool,
     divisor: float,
     loss: Array | None,

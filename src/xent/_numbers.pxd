@@ -3,7 +3,9 @@
 
 from libc.math cimport fma, isfinite, log
 
-from xent._simd cimport fill, get, lanes, power_of_two, vec, vf32, where_less
+from xent._simd cimport (
+    fill, get, lanes, maximum, multiply_add, multiply_rest, power_of_two, vec, vf32, where_equal, where_less,
+)
 
 
 cdef struct Pair:       # a number, high + low: a float64 result and what its roundings lost
@@ -57,17 +59,25 @@ cdef inline double value(Pair x) noexcept nogil:
     return x.high + x.low if isfinite(x.low) else x.high
 
 
+cdef inline Pair minus_log(double x) noexcept nogil:
+    return single(0 - log(x))       # 0 - 0 is 0, and -0 is not
+
+
 cdef inline Pair one_more(Pair x) noexcept nogil:
     cdef Pair total = two_sum(1, x.high)
     total.low += x.low
     return total
 
 
+cdef inline Pair log_pair(Pair x) noexcept nogil:
+    """log(x) for x > 0: what the high part leaves out comes in through the derivative."""
+    cdef double correction = x.low / x.high
+    return two_sum(log(x.high), correction - 0.5 * correction * correction)
+
+
 cdef inline Pair log1p_pair(Pair x) noexcept nogil:
-    """log(1 + x) for x >= 0: log is more exact than log1p, and what 1 + x loses comes back through its derivative."""
-    cdef Pair total = one_more(x)
-    cdef double correction = total.low / total.high
-    return two_sum(log(total.high), correction - 0.5 * correction * correction)
+    """log(1 + x) for x >= 0: more exact than log1p, as log is."""
+    return log_pair(one_more(x))
 
 
 cdef inline void accumulate(vec y, vec* high, vec* low) noexcept nogil:
@@ -88,52 +98,128 @@ cdef inline Pair sum_pairs(vec high, vec low) noexcept nogil:
     return total
 
 
-cdef inline vec exp_shifted(vec x, vec m, vec* rest) noexcept nogil:
-    """exp(x - m) for x <= m; 0 where that is below the smallest normal number. Writes what the result lost, if asked.
+cdef inline void accumulate_four(vec a, vec b, vec c, vec d, vec* high, vec* low) noexcept nogil:
+    """high + low += a + b + c + d. Of float32 terms that are many, the first two roundings average out."""
+    if vec is vf32:
+        a = (a + b) + (c + d)
+    else:       # the last bits of a float64 are all there is
+        accumulate(b, &a, low)
+        accumulate(d, &c, low)
+        accumulate(c, &a, low)
+    accumulate(a, high, low)
 
-    x - m = n log 2 + f with |f| <= log(2)/2, and exp(f) = 1 + f + f^2 q(f), q a minimax polynomial of this interval.
+
+cdef inline vec finite_or_zero(vec x) noexcept nogil:
+    cdef vec zero = fill(&x, 0)
+    return where_equal(x - x, zero, x, zero)
+
+
+cdef inline vec reduced(vec d, vec lost, vec* f, vec* f_low) noexcept nogil:
+    """n + 1.5 * 2^mantissa, with d + lost = n log 2 + f and |f| <= log(2)/2, for d <= 0 and a far smaller `lost`; the
+    low part of f is what it lost."""
+    cdef vec big, shifted, n, high, low
+    if vec is vf32:
+        big = fill(&d, 12582912.0)          # 1.5 * 2^23
+        shifted = multiply_add(d, fill(&d, 1.44269504088896340736), big)
+        n = shifted - big
+        high = multiply_add(n, fill(&d, -0.693359375), d)
+        low = multiply_add(n, fill(&d, 2.12194440054690583e-4), lost)
+    else:
+        big = fill(&d, 6755399441055744.0)  # 1.5 * 2^52
+        shifted = multiply_add(d, fill(&d, 1.44269504088896340736), big)
+        n = shifted - big
+        high = multiply_add(n, fill(&d, -0.693147180369123816490), d)
+        low = multiply_add(n, fill(&d, -1.90821492927058770002e-10), lost)
+    f[0] = high + low
+    f_low[0] = (high - f[0]) + low
+    return shifted
+
+
+cdef inline vec exp_lowest(const vec* like) noexcept nogil:
+    """The logarithm of the smallest normal number."""
+    return fill(like, -87.3365447505531) if vec is vf32 else fill(like, -708.3964185322641)
+
+
+cdef inline vec exp_shifted(vec x, vec m, vec less, vec* rest) noexcept nogil:
+    """exp(x - m - less) for x <= m and a far smaller `less`; 0 where that is below the smallest normal number. Writes
+    what the result lost, if asked.
+
+    exp(f) = 1 + f + f^2 q(f), q a minimax polynomial.
     """
     cdef vec d = x - m
     cdef vec part = d - x
-    cdef vec lost = (x - (d - part)) - (m + part)
-    cdef vec zero = fill(&d, 0)
-    cdef vec shifted, n, f, q, power, result, lowest, high, low = zero
+    cdef vec zero = fill(&d, 0), f, low, q, power, result
+    power = power_of_two(reduced(d, ((x - (d - part)) - (m + part)) - less, &f, &low))
     if vec is vf32:
-        lowest = fill(&d, -87.3365447505531)
-        shifted = d * fill(&d, 1.44269504088896340736) + fill(&d, 12582912.0)             # 1.5 * 2^23
-        n = shifted - fill(&d, 12582912.0)
-        f = (d - n * fill(&d, 0.693359375)) + (lost - n * fill(&d, -2.12194440054690583e-4))
         q = fill(&d, 0.0013814553640338619)
-        q = q * f + fill(&d, 0.0083687449038423794)
-        q = q * f + fill(&d, 0.0416683905176082777)
-        q = q * f + fill(&d, 0.1666652040223332495)
-        q = q * f + fill(&d, 0.4999999343346428785)
-        f = f * f * q + f
+        q = multiply_add(q, f, fill(&d, 0.0083687449038423794))
+        q = multiply_add(q, f, fill(&d, 0.0416683905176082777))
+        q = multiply_add(q, f, fill(&d, 0.1666652040223332495))
+        q = multiply_add(q, f, fill(&d, 0.4999999343346428785))
+        f = multiply_add(f * f, q, f)
     else:
-        lowest = fill(&d, -708.3964185322641)
-        shifted = d * fill(&d, 1.44269504088896340736) + fill(&d, 6755399441055744.0)     # 1.5 * 2^52
-        n = shifted - fill(&d, 6755399441055744.0)
-        high = d - n * fill(&d, 0.693147180369123816490)
-        low = lost - n * fill(&d, 1.90821492927058770002e-10)
-        f = high + low
-        low = (high - f) + low
         q = fill(&d, 2.4999965952650315e-8)
-        q = q * f + fill(&d, 2.7630306354519168589e-7)
-        q = q * f + fill(&d, 2.7557586977541140902e-6)
-        q = q * f + fill(&d, 0.000024801492949640669651)
-        q = q * f + fill(&d, 0.00019841269505573799554)
-        q = q * f + fill(&d, 0.0013888888943759598763)
-        q = q * f + fill(&d, 0.0083333333334950705962)
-        q = q * f + fill(&d, 0.041666666666529731216)
-        q = q * f + fill(&d, 0.16666666666666411364)
-        q = q * f + fill(&d, 0.50000000000000106682)
+        q = multiply_add(q, f, fill(&d, 2.7630306354519168589e-7))
+        q = multiply_add(q, f, fill(&d, 2.7557586977541140902e-6))
+        q = multiply_add(q, f, fill(&d, 0.000024801492949640669651))
+        q = multiply_add(q, f, fill(&d, 0.00019841269505573799554))
+        q = multiply_add(q, f, fill(&d, 0.0013888888943759598763))
+        q = multiply_add(q, f, fill(&d, 0.0083333333334950705962))
+        q = multiply_add(q, f, fill(&d, 0.041666666666529731216))
+        q = multiply_add(q, f, fill(&d, 0.16666666666666411364))
+        q = multiply_add(q, f, fill(&d, 0.50000000000000106682))
         # float64 has no wider type to be saved by: there f keeps its rounding error.
-        f = (f * f * q + low) + f
-    power = power_of_two(shifted)
-    result = f * power + power
+        f = multiply_add(f * f, q, low) + f
+    result = multiply_add(f, power, power)
     if rest is not NULL:
-        rest[0] = where_less(d, lowest, zero, (power - result) + f * power)
-    return where_less(d, lowest, zero, result)
+        rest[0] = where_less(d, exp_lowest(&d), zero, multiply_add(f, power, power - result))
+    return where_less(d, exp_lowest(&d), zero, result)
+
+
+cdef inline vec expm1_pair(vec d, vec lost, vec* low, vec* four_exp) noexcept nogil:
+    """expm1(d + lost) as a pair, for d <= 0 and a far smaller `lost`; and 4 exp(d + lost), 0 where that is below the
+    smallest normal number.
+
+    expm1(f) = f + f^2/2 + f^3 q(f), q a polynomial that interpolates; the first two terms are pairs.
+    """
+    cdef vec one = fill(&d, 1), zero = fill(&d, 0)
+    cdef vec lowest = exp_lowest(&d) - fill(&d, 1.3862943611198906)
+    cdef vec clipped = maximum(lowest, d)
+    cdef vec f, f_low, q, square, square_low, g, g_low, power, four, part, result, shifted
+    shifted = reduced(clipped, lost, &f, &f_low)
+    if vec is vf32:
+        q = fill(&d, 0.00019882698337221478)
+        q = multiply_add(q, f, fill(&d, 0.0013926183587713495))
+        q = multiply_add(q, f, fill(&d, 0.0083333208871696409))
+        q = multiply_add(q, f, fill(&d, 0.041666554617204574))
+        q = multiply_add(q, f, fill(&d, 0.16666666666666667))
+    else:
+        q = fill(&d, 2.0911236630261544e-9)
+        q = multiply_add(q, f, fill(&d, 2.5100385495510319e-8))
+        q = multiply_add(q, f, fill(&d, 2.7557282969549953e-7))
+        q = multiply_add(q, f, fill(&d, 2.7557268459997065e-6))
+        q = multiply_add(q, f, fill(&d, 2.4801587317144499e-5))
+        q = multiply_add(q, f, fill(&d, 1.9841269863053617e-4))
+        q = multiply_add(q, f, fill(&d, 0.0013888888888886552))
+        q = multiply_add(q, f, fill(&d, 0.0083333333333300618))
+        q = multiply_add(q, f, fill(&d, 0.041666666666666667))
+        q = multiply_add(q, f, fill(&d, 0.16666666666666667))
+    g = f * fill(&d, 0.5)
+    square = g * f
+    square_low = multiply_rest(g, f, square) + multiply_add(f_low, f, f_low)
+    square_low = multiply_add(square * (f + f), q, square_low)
+    part = square + square_low
+    square_low = (square - part) + square_low
+    g = f + part
+    g_low = ((f - g) + part) + square_low
+    four = power_of_two(shifted + fill(&d, 2))      # exp itself may be too small
+    four_exp[0] = where_less(d, lowest, zero, multiply_add(four, g, four))
+    power = four * fill(&d, 0.25)
+    part = power - one
+    g = g * power
+    result = part + g
+    low[0] = multiply_add(g_low, power, (part - result) + g)
+    return result
 
 
 cdef inline vec log1p_unit(vec x, vec x_rest, vec* rest) noexcept nogil:
@@ -154,20 +240,20 @@ cdef inline vec log1p_unit(vec x, vec x_rest, vec* rest) noexcept nogil:
         k_log_2 = where_less(bound, x, fill(&x, 0.693138122558594), zero)
         k_log_2_rest = where_less(bound, x, fill(&x, 9.05800061445916e-06), zero)
         r = fill(&x, 0.23583540742507851)
-        r = r * z + fill(&x, 0.285372400263040985)
-        r = r * z + fill(&x, 0.400003361872143129)
-        r = r * z + fill(&x, 0.666666656414753555)
+        r = multiply_add(r, z, fill(&x, 0.285372400263040985))
+        r = multiply_add(r, z, fill(&x, 0.400003361872143129))
+        r = multiply_add(r, z, fill(&x, 0.666666656414753555))
     else:
         k_log_2 = where_less(bound, x, fill(&x, 0.693147180369123816490), zero)
         k_log_2_rest = where_less(bound, x, fill(&x, 1.90821492927058770002e-10), zero)
         r = fill(&x, 0.147974705326395037)
-        r = r * z + fill(&x, 0.153139072509607208)
-        r = r * z + fill(&x, 0.181835695695164154)
-        r = r * z + fill(&x, 0.22222198479599416)
-        r = r * z + fill(&x, 0.285714287432230625)
-        r = r * z + fill(&x, 0.399999999994112994)
-        r = r * z + fill(&x, 0.666666666666673486)
-    bend = half - s * (half + r * z)
+        r = multiply_add(r, z, fill(&x, 0.153139072509607208))
+        r = multiply_add(r, z, fill(&x, 0.181835695695164154))
+        r = multiply_add(r, z, fill(&x, 0.22222198479599416))
+        r = multiply_add(r, z, fill(&x, 0.285714287432230625))
+        r = multiply_add(r, z, fill(&x, 0.399999999994112994))
+        r = multiply_add(r, z, fill(&x, 0.666666666666673486))
+    bend = half - s * multiply_add(r, z, half)
     sum_1 = f - bend                # |f| > bend and k log 2 > |sum_1|, so that two operations find what was lost
     sum_2 = k_log_2 + sum_1
     rest[0] = (

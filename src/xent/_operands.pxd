@@ -5,14 +5,18 @@ from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, u
 
 cimport numpy as cnp
 
-from xent._simd cimport get, put, vec, vf32
+from xent._simd cimport (
+    element, get, lanes, put, vec, vf32, xent_narrow_bf16, xent_narrow_f16, xent_read_bf16, xent_read_f16,
+    xent_widen_bf16, xent_widen_f16, xent_write_bf16, xent_write_f16,
+)
 
 cdef enum:
     MAX_BATCH_DIMS = 64
+    AHEAD = 1 << 16     # bytes
 
 
 cdef enum Kind:
-    ABSENT, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64
+    ABSENT, F16, BF16, F32, F64, BOOL, I8, I16, I32, I64, U8, U16, U32, U64
 
 
 cdef struct Operand:
@@ -29,7 +33,11 @@ cdef inline Kind kind_of(cnp.ndarray array) noexcept:
     cdef char letter = (<cnp.dtype>cnp.PyArray_DESCR(array)).kind
     cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(array)
     if letter == c"f":
-        return F32 if size == 4 else F64
+        return F16 if size == 2 else F32 if size == 4 else F64
+    if letter == c"V":      # bfloat16 is not NumPy's own
+        return BF16
+    if letter == c"b":
+        return BOOL
     if letter == c"i":
         return I8 if size == 1 else I16 if size == 2 else I32 if size == 4 else I64
     return U8 if size == 1 else U16 if size == 2 else U32 if size == 4 else U64
@@ -86,13 +94,17 @@ cdef inline double read_number(const char* p, Kind kind) noexcept nogil:
         return (<const float*>p)[0]
     if kind == F64:
         return (<const double*>p)[0]
+    if kind == F16:
+        return xent_read_f16(p)
+    if kind == BF16:
+        return xent_read_bf16(p)
     if kind == U64:
         return <double>(<const uint64_t*>p)[0]
     return <double>read_integer(p, kind)
 
 
 cdef inline int64_t read_integer(const char* p, Kind kind) noexcept nogil:
-    """An integer; of a uint64 the bits, so that what an int64 cannot hold comes out negative."""
+    """An integer or bool; of a uint64 the bits, so that what an int64 cannot hold comes out negative."""
     if kind == I64:
         return (<const int64_t*>p)[0]
     if kind == I32:
@@ -101,7 +113,7 @@ cdef inline int64_t read_integer(const char* p, Kind kind) noexcept nogil:
         return (<const int16_t*>p)[0]
     if kind == I8:
         return (<const int8_t*>p)[0]
-    if kind == U8:
+    if kind == U8 or kind == BOOL:
         return (<const uint8_t*>p)[0]
     if kind == U16:
         return (<const uint16_t*>p)[0]
@@ -138,9 +150,27 @@ cdef inline vec* gather(
         for j in range(n):
             put(scratch, j, (<double*>(source + j * operand.step))[0])
     else:
-        for j in range(n):
+        j = 0
+        if vec is vf32 and operand.step == 2:
+            if operand.kind == F16:
+                while j + lanes(scratch) <= n:
+                    (<vf32*>element(scratch, j))[0] = xent_widen_f16(source + 2 * j)
+                    j += lanes(scratch)
+            elif operand.kind == BF16:
+                while j + lanes(scratch) <= n:
+                    (<vf32*>element(scratch, j))[0] = xent_widen_bf16(source + 2 * j)
+                    j += lanes(scratch)
+        while j < n:
             put(scratch, j, read_number(source + j * operand.step, operand.kind))
+            j += 1
     return scratch
+
+
+cdef inline vec* next_row(const Operand* operand, Py_ssize_t i, vec* row) noexcept nogil:
+    """What to fetch from memory while `row`, which is row i, is computed: the next one if both stay in the cache."""
+    if operand.step > <Py_ssize_t>sizeof(double) or operand.n * operand.step > AHEAD:
+        return row
+    return <vec*>row_of(operand, i + 1)
 
 
 cdef inline vec* place(const Operand* operand, Py_ssize_t i, Py_ssize_t first, vec* scratch) noexcept nogil:
@@ -158,16 +188,39 @@ cdef inline void scatter(
     if operand.kind == F32:
         for j in range(n):
             (<float*>(target + j * operand.step))[0] = <float>get(scratch, j)
-    else:
+    elif operand.kind == F64:
         for j in range(n):
             (<double*>(target + j * operand.step))[0] = get(scratch, j)
+    else:
+        j = 0
+        if vec is vf32 and operand.step == 2:
+            if operand.kind == F16:
+                while j + lanes(scratch) <= n:
+                    xent_narrow_f16(target + 2 * j, (<const vf32*>element(scratch, j))[0])
+                    j += lanes(scratch)
+            else:
+                while j + lanes(scratch) <= n:
+                    xent_narrow_bf16(target + 2 * j, (<const vf32*>element(scratch, j))[0])
+                    j += lanes(scratch)
+        while j < n:
+            write_float(target + j * operand.step, operand.kind, get(scratch, j))
+            j += 1
+
+
+cdef inline void write_float(char* p, Kind kind, double x) noexcept nogil:
+    if kind == F32:
+        (<float*>p)[0] = <float>x
+    elif kind == F64:
+        (<double*>p)[0] = x
+    elif kind == F16:
+        xent_write_f16(p, x)
+    elif kind == BF16:
+        xent_write_bf16(p, x)
 
 
 cdef inline void write_number(const Operand* operand, Py_ssize_t i, double x) noexcept nogil:
-    if operand.kind == F32:
-        (<float*>row_of(operand, i))[0] = <float>x
-    elif operand.kind == F64:
-        (<double*>row_of(operand, i))[0] = x
+    if operand.kind != ABSENT:
+        write_float(row_of(operand, i), operand.kind, x)
 
 
 cdef inline double weight_of(const Operand* weight, Py_ssize_t i) noexcept nogil:

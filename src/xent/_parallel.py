@@ -12,9 +12,6 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from xent._arguments import positive_integer
 
 if TYPE_CHECKING:
@@ -108,7 +105,6 @@ class Blocks(NamedTuple):
                     helper.result()
         return results
 
-
     def _turns(self) -> Iterator[tuple[int, int]]:
         """Blocks for one turn of a thread, fewer and fewer: few turns, as each takes the interpreter for a moment, and
         small ones at the end, so that no thread is waited for long."""
@@ -125,11 +121,6 @@ def cut(units: int, elements: int, n_threads: int | None) -> Blocks:
     number = -(-units // size)
     wanted = get_num_threads() if n_threads is None else n_threads
     return Blocks(units, size, number, max(1, min(wanted, number, units * elements // THREAD_ELEMENTS)))
-
-
-def scratch(elements: int) -> NDArray[np.float64]:
-    """Room for the working copies of a row (see _kernels.pyx); memory that is never touched costs nothing."""
-    return np.empty(3 * elements + 64)
 
 
 def _submit(task: Callable[[], None], helpers: int) -> list[Future[None]]:

@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#if (defined(__GNUC__) || defined(__clang__)) && !defined(XENT_SCALAR)
+#if (defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 9)) && !defined(XENT_SCALAR)
 #  define XENT_INLINE static inline __attribute__((always_inline, unused))
 #  if defined(__AVX512F__) && defined(__AVX512DQ__)
 #    define XENT_BYTES 64
@@ -77,14 +77,10 @@ XENT_INLINE vf64 xent_iota_f64(void) { return *(const vf64 *)xent_counting_f64; 
         for (size_t i = 0; i < sizeof(vector) / sizeof(scalar); i++) XENT_LANE(x, i) = (scalar)value;                \
         return x;                                                                                                    \
     }                                                                                                                \
-    /* where(a < b, yes, no) */                                                                                      \
-    XENT_INLINE vector xent_where_less_##S(vector a, vector b, vector yes, vector no) {                              \
-        ints mask = XENT_MASK(a < b);                                                                          \
-        return xent_from_bits_##S((mask & xent_bits_##S(yes)) | (~mask & xent_bits_##S(no)));                        \
-    }                                                                                                                \
-    XENT_INLINE vector xent_where_equal_##S(vector a, vector b, vector yes, vector no) {                             \
-        ints mask = XENT_MASK(a == b);                                                                         \
-        return xent_from_bits_##S((mask & xent_bits_##S(yes)) | (~mask & xent_bits_##S(no)));                        \
+    /* x, or -x where `sign` is negative (-0 is) */                                                                  \
+    XENT_INLINE vector xent_flip_##S(vector x, vector sign) {                                                        \
+        ints bit = xent_bits_##S(xent_fill_##S(-0.0));                                                               \
+        return xent_from_bits_##S(xent_bits_##S(x) ^ (xent_bits_##S(sign) & bit));                                   \
     }                                                                                                                \
     XENT_INLINE vector xent_absolute_##S(vector x) {                                                                 \
         ints sign = xent_bits_##S(xent_fill_##S(-0.0));                                                              \
@@ -109,20 +105,50 @@ XENT_INLINE vf64 xent_iota_f64(void) { return *(const vf64 *)xent_counting_f64; 
 XENT_DEFINE(f32, float, vf32, vi32, 23)
 XENT_DEFINE(f64, double, vf64, vi64, 52)
 
+#define XENT_BLEND(mask, yes, no) (((mask) & (yes)) | (~(mask) & (no)))
+
 /* What the compiler has no operator for, in the instructions of each set:
- *   maximum        max(a, b); which of the two where one is NaN is not specified
+ *   where_less     yes in the lanes in which a < b, else no
+ *   where_equal    the same for a == b
+ *   maximum        max(a, b); b where either is NaN
  *   equal          a bit for each lane in which a == b
+ *   multiply_add   a * b + c, rounded once where the set has such an instruction
  *   multiply_rest  a * b - product exactly, for product = a * b as rounded
+ *   residual       c - a * b, rounded once, for c near a * b
  *   load_first     the first n <= lanes elements at an address, other lanes filled; nothing beyond them is read
  *   store_first    the first n <= lanes elements to an address; nothing beyond them is written
  */
 #if defined(__AVX512F__) && XENT_BYTES == 64
+XENT_INLINE vf32 xent_where_less_f32(vf32 a, vf32 b, vf32 yes, vf32 no) {
+    return (vf32)_mm512_mask_blend_ps(_mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ), (__m512)no, (__m512)yes);
+}
+XENT_INLINE vf32 xent_where_equal_f32(vf32 a, vf32 b, vf32 yes, vf32 no) {
+    return (vf32)_mm512_mask_blend_ps(_mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_EQ_OQ), (__m512)no, (__m512)yes);
+}
+XENT_INLINE vf64 xent_where_less_f64(vf64 a, vf64 b, vf64 yes, vf64 no) {
+    return (vf64)_mm512_mask_blend_pd(_mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_LT_OQ), (__m512d)no, (__m512d)yes);
+}
+XENT_INLINE vf64 xent_where_equal_f64(vf64 a, vf64 b, vf64 yes, vf64 no) {
+    return (vf64)_mm512_mask_blend_pd(_mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_EQ_OQ), (__m512d)no, (__m512d)yes);
+}
 XENT_INLINE vf32 xent_maximum_f32(vf32 a, vf32 b) { return (vf32)_mm512_max_ps((__m512)a, (__m512)b); }
 XENT_INLINE vf64 xent_maximum_f64(vf64 a, vf64 b) { return (vf64)_mm512_max_pd((__m512d)a, (__m512d)b); }
 XENT_INLINE int xent_equal_f32(vf32 a, vf32 b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_EQ_OQ); }
 XENT_INLINE int xent_equal_f64(vf64 a, vf64 b) { return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_EQ_OQ); }
+XENT_INLINE vf32 xent_multiply_add_f32(vf32 a, vf32 b, vf32 c) {
+    return (vf32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
+XENT_INLINE vf32 xent_residual_f32(vf32 c, vf32 a, vf32 b) {
+    return (vf32)_mm512_fnmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
 XENT_INLINE vf32 xent_multiply_rest_f32(vf32 a, vf32 b, vf32 product) {
     return (vf32)_mm512_fmsub_ps((__m512)a, (__m512)b, (__m512)product);
+}
+XENT_INLINE vf64 xent_multiply_add_f64(vf64 a, vf64 b, vf64 c) {
+    return (vf64)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+}
+XENT_INLINE vf64 xent_residual_f64(vf64 c, vf64 a, vf64 b) {
+    return (vf64)_mm512_fnmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
 }
 XENT_INLINE vf64 xent_multiply_rest_f64(vf64 a, vf64 b, vf64 product) {
     return (vf64)_mm512_fmsub_pd((__m512d)a, (__m512d)b, (__m512d)product);
@@ -140,12 +166,36 @@ XENT_INLINE void xent_store_first_f64(vf64 *target, Py_ssize_t n, vf64 x) {
     _mm512_mask_storeu_pd(target, (__mmask8)((1u << n) - 1), (__m512d)x);
 }
 #elif defined(__AVX2__) && XENT_BYTES == 32
+XENT_INLINE vf32 xent_where_less_f32(vf32 a, vf32 b, vf32 yes, vf32 no) {
+    return (vf32)_mm256_blendv_ps((__m256)no, (__m256)yes, (__m256)(a < b));
+}
+XENT_INLINE vf32 xent_where_equal_f32(vf32 a, vf32 b, vf32 yes, vf32 no) {
+    return (vf32)_mm256_blendv_ps((__m256)no, (__m256)yes, (__m256)(a == b));
+}
+XENT_INLINE vf64 xent_where_less_f64(vf64 a, vf64 b, vf64 yes, vf64 no) {
+    return (vf64)_mm256_blendv_pd((__m256d)no, (__m256d)yes, (__m256d)(a < b));
+}
+XENT_INLINE vf64 xent_where_equal_f64(vf64 a, vf64 b, vf64 yes, vf64 no) {
+    return (vf64)_mm256_blendv_pd((__m256d)no, (__m256d)yes, (__m256d)(a == b));
+}
 XENT_INLINE vf32 xent_maximum_f32(vf32 a, vf32 b) { return (vf32)_mm256_max_ps((__m256)a, (__m256)b); }
 XENT_INLINE vf64 xent_maximum_f64(vf64 a, vf64 b) { return (vf64)_mm256_max_pd((__m256d)a, (__m256d)b); }
 XENT_INLINE int xent_equal_f32(vf32 a, vf32 b) { return _mm256_movemask_ps((__m256)(a == b)); }
 XENT_INLINE int xent_equal_f64(vf64 a, vf64 b) { return _mm256_movemask_pd((__m256d)(a == b)); }
+XENT_INLINE vf32 xent_multiply_add_f32(vf32 a, vf32 b, vf32 c) {
+    return (vf32)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+XENT_INLINE vf32 xent_residual_f32(vf32 c, vf32 a, vf32 b) {
+    return (vf32)_mm256_fnmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
 XENT_INLINE vf32 xent_multiply_rest_f32(vf32 a, vf32 b, vf32 product) {
     return (vf32)_mm256_fmsub_ps((__m256)a, (__m256)b, (__m256)product);
+}
+XENT_INLINE vf64 xent_multiply_add_f64(vf64 a, vf64 b, vf64 c) {
+    return (vf64)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+}
+XENT_INLINE vf64 xent_residual_f64(vf64 c, vf64 a, vf64 b) {
+    return (vf64)_mm256_fnmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
 }
 XENT_INLINE vf64 xent_multiply_rest_f64(vf64 a, vf64 b, vf64 product) {
     return (vf64)_mm256_fmsub_pd((__m256d)a, (__m256d)b, (__m256d)product);
@@ -167,14 +217,25 @@ XENT_INLINE void xent_store_first_f64(vf64 *target, Py_ssize_t n, vf64 x) {
     _mm256_maskstore_pd((double *)target, (__m256i)(xent_iota_f64() < (double)n), (__m256d)x);
 }
 #else
+#  define XENT_DEFINE_WHERE(S, vector, ints)                                                                         \
+    XENT_INLINE vector xent_where_less_##S(vector a, vector b, vector yes, vector no) {                              \
+        ints mask = XENT_MASK(a < b);                                                                                \
+        return xent_from_bits_##S(XENT_BLEND(mask, xent_bits_##S(yes), xent_bits_##S(no)));                          \
+    }                                                                                                                \
+    XENT_INLINE vector xent_where_equal_##S(vector a, vector b, vector yes, vector no) {                             \
+        ints mask = XENT_MASK(a == b);                                                                               \
+        return xent_from_bits_##S(XENT_BLEND(mask, xent_bits_##S(yes), xent_bits_##S(no)));                          \
+    }
+XENT_DEFINE_WHERE(f32, vf32, vi32)
+XENT_DEFINE_WHERE(f64, vf64, vi64)
 #  if defined(__SSE2__) && !defined(XENT_SCALAR)
 XENT_INLINE vf32 xent_maximum_f32(vf32 a, vf32 b) { return (vf32)_mm_max_ps((__m128)a, (__m128)b); }
 XENT_INLINE vf64 xent_maximum_f64(vf64 a, vf64 b) { return (vf64)_mm_max_pd((__m128d)a, (__m128d)b); }
 XENT_INLINE int xent_equal_f32(vf32 a, vf32 b) { return _mm_movemask_ps((__m128)(a == b)); }
 XENT_INLINE int xent_equal_f64(vf64 a, vf64 b) { return _mm_movemask_pd((__m128d)(a == b)); }
 #  else
-XENT_INLINE vf32 xent_maximum_f32(vf32 a, vf32 b) { return xent_where_less_f32(a, b, b, a); }
-XENT_INLINE vf64 xent_maximum_f64(vf64 a, vf64 b) { return xent_where_less_f64(a, b, b, a); }
+XENT_INLINE vf32 xent_maximum_f32(vf32 a, vf32 b) { return xent_where_less_f32(b, a, a, b); }
+XENT_INLINE vf64 xent_maximum_f64(vf64 a, vf64 b) { return xent_where_less_f64(b, a, a, b); }
 XENT_INLINE int xent_equal_f32(vf32 a, vf32 b) {
     int mask = 0;
     for (int i = 0; i < XENT_LANES_f32; i++) mask |= (XENT_LANE(a, i) == XENT_LANE(b, i)) << i;
@@ -186,24 +247,33 @@ XENT_INLINE int xent_equal_f64(vf64 a, vf64 b) {
     return mask;
 }
 #  endif
-/* Where a * b + c is one instruction, the compiler may fuse any of them, and Dekker's product needs none to be. */
 #  if defined(__FP_FAST_FMA) || defined(__aarch64__)
+#    define XENT_FUSED(scalar, x, y, z)                                                                              \
+        (sizeof(scalar) == sizeof(float) ? (scalar)__builtin_fmaf(x, y, z) : (scalar)__builtin_fma(x, y, z))
+#    define XENT_MULTIPLY_ADD(scalar, vector)                                                                        \
+        for (size_t i = 0; i < sizeof(vector) / sizeof(scalar); i++)                                                 \
+            XENT_LANE(c, i) = XENT_FUSED(scalar, XENT_LANE(a, i), XENT_LANE(b, i), XENT_LANE(c, i));                 \
+        return c;
 #    define XENT_MULTIPLY_REST(scalar, vector, splitter)                                                             \
         vector rest = product;                                                                                       \
         for (size_t i = 0; i < sizeof(vector) / sizeof(scalar); i++)                                                 \
-            XENT_LANE(rest, i) = sizeof(scalar) == sizeof(float)                                                     \
-                ? (scalar)__builtin_fmaf(XENT_LANE(a, i), XENT_LANE(b, i), -XENT_LANE(product, i))                   \
-                : (scalar)__builtin_fma(XENT_LANE(a, i), XENT_LANE(b, i), -XENT_LANE(product, i));                   \
+            XENT_LANE(rest, i) = XENT_FUSED(scalar, XENT_LANE(a, i), XENT_LANE(b, i), -XENT_LANE(product, i));       \
         return rest;
 #  else
+#    define XENT_MULTIPLY_ADD(scalar, vector) return a * b + c;
 #    define XENT_MULTIPLY_REST(scalar, vector, splitter)                                                             \
         vector a_split = a * (scalar)splitter, a_high = a_split - (a_split - a), a_low = a - a_high;                 \
         vector b_split = b * (scalar)splitter, b_high = b_split - (b_split - b), b_low = b - b_high;                 \
         return ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low;
 #  endif
 #  define XENT_DEFINE_PORTABLY(S, scalar, vector, splitter)                                                          \
+    XENT_INLINE vector xent_multiply_add_##S(vector a, vector b, vector c) { XENT_MULTIPLY_ADD(scalar, vector) }     \
     XENT_INLINE vector xent_multiply_rest_##S(vector a, vector b, vector product) {                                  \
         XENT_MULTIPLY_REST(scalar, vector, splitter)                                                                 \
+    }                                                                                                                \
+    XENT_INLINE vector xent_residual_##S(vector c, vector a, vector b) {                                             \
+        vector product = a * b;                                                                                      \
+        return (c - product) - xent_multiply_rest_##S(a, b, product);                                                \
     }                                                                                                                \
     XENT_INLINE vector xent_load_first_##S(const vector *source, Py_ssize_t n, double otherwise) {                   \
         vector x = xent_fill_##S(otherwise);                                                                         \
@@ -218,6 +288,118 @@ XENT_INLINE int xent_equal_f64(vf64 a, vf64 b) {
 XENT_DEFINE_PORTABLY(f32, float, vf32, 4097.0)
 XENT_DEFINE_PORTABLY(f64, double, vf64, 134217729.0)
 #endif
+/* Elements of one or two bytes for a whole vector: bool, and the halves of float16 and bfloat16 as integers. */
+#ifdef XENT_SCALAR
+typedef uint16_t vu16;
+#else
+typedef uint16_t vu16 __attribute__((vector_size(XENT_BYTES / 2)));
+#endif
+#if defined(__AVX512F__) && XENT_BYTES == 64
+XENT_INLINE vi32 xent_ints_of_halves(vu16 halves) { return (vi32)_mm512_cvtepu16_epi32((__m256i)halves); }
+XENT_INLINE vu16 xent_halves_of_ints(vi32 ints) { return (vu16)_mm512_cvtepi32_epi16((__m512i)ints); }
+XENT_INLINE vf32 xent_where_true_f32(const void *mask, vf32 x, double otherwise) {
+    __m128i bytes = _mm_loadu_si128((const __m128i *)mask);
+    return (vf32)_mm512_mask_mov_ps((__m512)xent_fill_f32(otherwise), _mm_test_epi8_mask(bytes, bytes), (__m512)x);
+}
+XENT_INLINE vf64 xent_where_true_f64(const void *mask, vf64 x, double otherwise) {
+    __m128i bytes = _mm_loadl_epi64((const __m128i *)mask);
+    __mmask8 yes = (__mmask8)_mm_test_epi8_mask(bytes, bytes);
+    return (vf64)_mm512_mask_mov_pd((__m512d)xent_fill_f64(otherwise), yes, (__m512d)x);
+}
+#elif defined(__AVX2__) && XENT_BYTES == 32
+XENT_INLINE vi32 xent_ints_of_halves(vu16 halves) { return (vi32)_mm256_cvtepu16_epi32((__m128i)halves); }
+XENT_INLINE vu16 xent_halves_of_ints(vi32 ints) {
+    __m256i pairs = _mm256_packus_epi32((__m256i)ints, (__m256i)ints);
+    return (vu16)_mm256_castsi256_si128(_mm256_permute4x64_epi64(pairs, 0x08));
+}
+XENT_INLINE vf32 xent_where_true_f32(const void *mask, vf32 x, double otherwise) {
+    vi32 bytes = (vi32)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)mask));
+    return (vf32)_mm256_blendv_ps((__m256)xent_fill_f32(otherwise), (__m256)x, (__m256)(bytes != 0));
+}
+XENT_INLINE vf64 xent_where_true_f64(const void *mask, vf64 x, double otherwise) {
+    int32_t four;
+    memcpy(&four, mask, sizeof four);
+    vi64 bytes = (vi64)_mm256_cvtepi8_epi64(_mm_cvtsi32_si128(four));
+    return (vf64)_mm256_blendv_pd((__m256d)xent_fill_f64(otherwise), (__m256d)x, (__m256d)(bytes != 0));
+}
+#else
+#  ifdef XENT_SCALAR
+typedef int8_t vi8_f32, vi8_f64;
+#    define XENT_CONVERT(x, type) ((type)(x))
+#  else
+typedef int8_t vi8_f32 __attribute__((vector_size(XENT_BYTES / 4)));
+typedef int8_t vi8_f64 __attribute__((vector_size(XENT_BYTES / 8)));
+#    define XENT_CONVERT(x, type) __builtin_convertvector(x, type)
+#  endif
+XENT_INLINE vi32 xent_ints_of_halves(vu16 halves) { return XENT_CONVERT(halves, vi32); }
+XENT_INLINE vu16 xent_halves_of_ints(vi32 ints) { return XENT_CONVERT(ints, vu16); }
+#  define XENT_DEFINE_WHERE_TRUE(S, vector, ints)                                                                    \
+    XENT_INLINE vector xent_where_true_##S(const void *mask, vector x, double otherwise) {                           \
+        vi8_##S bytes;                                                                                               \
+        memcpy(&bytes, mask, sizeof bytes);                                                                          \
+        ints yes = XENT_MASK(XENT_CONVERT(bytes, ints) != 0);                                                        \
+        return xent_from_bits_##S(XENT_BLEND(yes, xent_bits_##S(x), xent_bits_##S(xent_fill_##S(otherwise))));       \
+    }
+XENT_DEFINE_WHERE_TRUE(f32, vf32, vi32)
+XENT_DEFINE_WHERE_TRUE(f64, vf64, vi64)
+#endif
+
+/* A half is a float with a shorter exponent (shifted by 112) and a mantissa shorter by 13 bits; subnormal halves become
+ * normal floats, by a subtraction, and come back by an addition that rounds them. Rounding is to nearest, ties to even. */
+#if defined(__AVX512F__) && XENT_BYTES == 64
+XENT_INLINE vf32 xent_widen_f16(const void *source) {
+    return (vf32)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)source));
+}
+XENT_INLINE void xent_narrow_f16(void *target, vf32 x) {
+    _mm256_storeu_si256((__m256i *)target, _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+#else
+XENT_INLINE vf32 xent_widen_f16(const void *source) {
+    vu16 halves;
+    memcpy(&halves, source, sizeof halves);
+    vi32 h = xent_ints_of_halves(halves), size = (h & 0x7fff) << 13;
+    vi32 infinite = XENT_MASK(size >= 0x7c00 << 13), subnormal = XENT_MASK(size < 0x400 << 13);
+    vi32 normal = size + (112 << 23) + (infinite & (112 << 23));
+    vf32 tiny = xent_from_bits_f32(size + (113 << 23)) - xent_fill_f32(6.103515625e-05);
+    return xent_from_bits_f32(XENT_BLEND(subnormal, xent_bits_f32(tiny), normal) | ((h & 0x8000) << 16));
+}
+XENT_INLINE void xent_narrow_f16(void *target, vf32 x) {
+    vi32 bits = xent_bits_f32(x), size = bits & 0x7fffffff;
+    vi32 huge = XENT_MASK(size >= 143 << 23), nan = XENT_MASK(size > 255 << 23), subnormal = XENT_MASK(size < 113 << 23);
+    vi32 tiny = xent_bits_f32(xent_from_bits_f32(size) + xent_fill_f32(0.5)) - (126 << 23);
+    vi32 normal = (size - (112 << 23) + 0xfff + ((size >> 13) & 1)) >> 13;
+    vi32 h = XENT_BLEND(huge, 0x7c00 + (nan & 0x200), XENT_BLEND(subnormal, tiny, normal));
+    vu16 halves = xent_halves_of_ints(h | ((bits >> 16) & 0x8000));
+    memcpy(target, &halves, sizeof halves);
+}
+#endif
+XENT_INLINE vf32 xent_widen_bf16(const void *source) {
+    vu16 halves;
+    memcpy(&halves, source, sizeof halves);
+    return xent_from_bits_f32(xent_ints_of_halves(halves) << 16);
+}
+XENT_INLINE void xent_narrow_bf16(void *target, vf32 x) {
+    vi32 bits = xent_bits_f32(x), nan = XENT_MASK(x != x);
+    vi32 rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    vu16 halves = xent_halves_of_ints(XENT_BLEND(nan, (bits >> 16) | 0x40, rounded >> 16) & 0xffff);
+    memcpy(target, &halves, sizeof halves);
+}
+/* One element, through a vector of which it is the first. */
+#define XENT_DEFINE_HALF(kind)                                                                                       \
+    XENT_INLINE float xent_read_##kind(const void *source) {                                                         \
+        uint16_t halves[sizeof(vu16) / sizeof(uint16_t)] = {0};                                                      \
+        memcpy(halves, source, sizeof(uint16_t));                                                                    \
+        vf32 x = xent_widen_##kind(halves);                                                                          \
+        return XENT_LANE(x, 0);                                                                                      \
+    }                                                                                                                \
+    XENT_INLINE void xent_write_##kind(void *target, double x) {                                                     \
+        uint16_t halves[sizeof(vu16) / sizeof(uint16_t)];                                                            \
+        xent_narrow_##kind(halves, xent_fill_f32(x));                                                                \
+        memcpy(target, halves, sizeof(uint16_t));                                                                    \
+    }
+XENT_DEFINE_HALF(f16)
+XENT_DEFINE_HALF(bf16)
+
 XENT_INLINE int xent_any_equal_f32(vf32 a, vf32 b) { return xent_equal_f32(a, b) != 0; }
 XENT_INLINE int xent_any_equal_f64(vf64 a, vf64 b) { return xent_equal_f64(a, b) != 0; }
 XENT_INLINE int xent_all_equal_f32(vf32 a, vf32 b) { return xent_equal_f32(a, b) == (1 << XENT_LANES_f32) - 1; }

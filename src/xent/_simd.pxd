@@ -1,5 +1,5 @@
 # The vector type of _simd.h as one fused type: `vec` is a register of floats or of doubles. To Cython it is a number,
-# so that +, -, * and / go through to the compiler; never compare or convert one.
+# so that +, -, * and / go through to the compiler, which fuses none of them; never compare or convert one.
 
 cdef extern from "_simd.h" nogil:
     ctypedef float vf32
@@ -20,6 +20,12 @@ cdef extern from "_simd.h" nogil:
     bint xent_any_equal_f64(vf64 a, vf64 b)
     bint xent_all_equal_f32(vf32 a, vf32 b)
     bint xent_all_equal_f64(vf64 a, vf64 b)
+    vf32 xent_multiply_add_f32(vf32 a, vf32 b, vf32 c)
+    vf64 xent_multiply_add_f64(vf64 a, vf64 b, vf64 c)
+    vf32 xent_residual_f32(vf32 c, vf32 a, vf32 b)
+    vf64 xent_residual_f64(vf64 c, vf64 a, vf64 b)
+    vf32 xent_flip_f32(vf32 x, vf32 sign)
+    vf64 xent_flip_f64(vf64 x, vf64 sign)
     vf32 xent_multiply_rest_f32(vf32 a, vf32 b, vf32 product)
     vf64 xent_multiply_rest_f64(vf64 a, vf64 b, vf64 product)
     vf32 xent_power_of_two_f32(vf32 shifted)
@@ -36,6 +42,16 @@ cdef extern from "_simd.h" nogil:
     double xent_get_f64(const vf64* row, Py_ssize_t i)
     void xent_put_f32(vf32* row, Py_ssize_t i, double x)
     void xent_put_f64(vf64* row, Py_ssize_t i, double x)
+    vf32 xent_where_true_f32(const void* mask, vf32 x, double otherwise)
+    vf64 xent_where_true_f64(const void* mask, vf64 x, double otherwise)
+    vf32 xent_widen_f16(const void* source)
+    vf32 xent_widen_bf16(const void* source)
+    void xent_narrow_f16(void* target, vf32 x)
+    void xent_narrow_bf16(void* target, vf32 x)
+    float xent_read_f16(const void* source)
+    float xent_read_bf16(const void* source)
+    void xent_write_f16(void* target, double x)
+    void xent_write_bf16(void* target, double x)
     void xent_prefetch(const void* address)
     bint xent_cpu_has_avx2()
     bint xent_cpu_has_avx512()
@@ -62,6 +78,7 @@ cdef inline vec fill(const vec* like, double value) noexcept nogil:
 
 
 cdef inline vec maximum(vec a, vec b) noexcept nogil:
+    """The larger; b where either is NaN."""
     if vec is vf32:
         return xent_maximum_f32(a, b)
     else:
@@ -90,6 +107,14 @@ cdef inline vec where_equal(vec a, vec b, vec yes, vec no) noexcept nogil:
         return xent_where_equal_f64(a, b, yes, no)
 
 
+cdef inline vec where_true(const char* mask, vec x, double otherwise) noexcept nogil:
+    """x where a byte of the mask is not 0; as many bytes are read as there are lanes."""
+    if vec is vf32:
+        return xent_where_true_f32(mask, x, otherwise)
+    else:
+        return xent_where_true_f64(mask, x, otherwise)
+
+
 cdef inline bint any_equal(vec a, vec b) noexcept nogil:
     if vec is vf32:
         return xent_any_equal_f32(a, b)
@@ -104,12 +129,36 @@ cdef inline bint all_equal(vec a, vec b) noexcept nogil:
         return xent_all_equal_f64(a, b)
 
 
+cdef inline vec multiply_add(vec a, vec b, vec c) noexcept nogil:
+    """a * b + c, rounded once where that is an instruction."""
+    if vec is vf32:
+        return xent_multiply_add_f32(a, b, c)
+    else:
+        return xent_multiply_add_f64(a, b, c)
+
+
 cdef inline vec multiply_rest(vec a, vec b, vec product) noexcept nogil:
     """a * b - product, exactly, for product = a * b as rounded."""
     if vec is vf32:
         return xent_multiply_rest_f32(a, b, product)
     else:
         return xent_multiply_rest_f64(a, b, product)
+
+
+cdef inline vec residual(vec c, vec a, vec b) noexcept nogil:
+    """c - a * b, rounded once, for c near a * b."""
+    if vec is vf32:
+        return xent_residual_f32(c, a, b)
+    else:
+        return xent_residual_f64(c, a, b)
+
+
+cdef inline vec flip(vec x, vec sign) noexcept nogil:
+    """x, or -x where `sign` is negative."""
+    if vec is vf32:
+        return xent_flip_f32(x, sign)
+    else:
+        return xent_flip_f64(x, sign)
 
 
 cdef inline vec power_of_two(vec shifted) noexcept nogil:

@@ -10,15 +10,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from xent import _arguments as check
 from xent._dispatch import kernels
-from xent._parallel import Blocks, cut, scratch
+from xent._parallel import Blocks, cut
 
 Reduction = Literal["mean", "sum", "none"]
 Array = NDArray[Any]
 
 
-def _total(sums: Array) -> float:
-    """The sum of block sums, rounded once."""
-    values: list[float] = sums.tolist()
+def total(values: list[float]) -> float:
+    """The sum, rounded once."""
     try:
         return math.fsum(values)
     except (OverflowError, ValueError):     # a sum too large, infinity - infinity
@@ -29,8 +28,8 @@ def _reduce(reduction: str, sums: Array, total_weight: float, loss: Array | None
     if loss is not None:
         return loss[()]
     if reduction == "sum":
-        return _total(sums)
-    return _total(sums) / total_weight if total_weight else math.nan
+        return total(sums.tolist())
+    return total(sums.tolist()) / total_weight if total_weight else math.nan
 
 
 def _divisor(reduction: str, total_weight: float) -> float:
@@ -49,28 +48,39 @@ def _mean_unit(reduction: str, sample_weight: Array | None) -> float:
     return 1 / _unit(sample_weight) if reduction == "mean" else 1.0
 
 
-def _weigh(batch: check.Batch, blocks: Blocks, weight_unit: float, ignored: int | None, allowed: str) -> float:
+def _scratch(batch: check.Batch) -> NDArray[np.float64]:
+    """Room for the working copies of a row; memory that is never touched costs nothing."""
+    points = 1 if batch.mass is None else batch.mass.shape[-1]
+    return np.empty(kernels.batch_scratch(batch.logits.shape[-1], points))
+
+
+def weigh(batch: check.Batch, options: check.Options, blocks: Blocks, weight_unit: float, allowed: str) -> float:
     """The sum of weight times target mass. Raises for a label out of range: before anything is written."""
     sums = np.zeros(blocks.number)
 
     def work(first: int, last: int) -> int:
-        units, size = blocks.units, blocks.size
-        return kernels.target_weight(*batch.operands, weight_unit, ignored, sums, units, size, first, last)
+        room = np.empty(kernels.row_scratch(batch.logits.shape[-1]))
+        return kernels.target_weight(batch, options, weight_unit, room, sums, blocks.units, blocks.size, first, last)
 
-    bad = [row for row in blocks.run(work) if row >= 0]
+    bad = [place for place in blocks.run(work) if place >= 0]
     if bad:
-        check.bad_label(batch.target, min(bad), allowed)
-    return _total(sums)
+        check.bad_label(batch, min(bad), allowed)
+    return total(sums.tolist())
 
 
 def cross_entropy(
     logits: ArrayLike,
-    target: ArrayLike,
+    target: ArrayLike | tuple[ArrayLike, ArrayLike],
     *,
     axis: int = -1,
     class_weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
     ignore_index: int = -100,
+    where: ArrayLike | None = None,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    z_loss: float = 0.0,
     reduction: Reduction = "mean",
     return_grad: bool = False,
     grad_out: Array | None = None,
@@ -81,35 +91,53 @@ def cross_entropy(
     Parameters
     ----------
     logits : array_like
-        Real numbers, C of them along `axis`. float32 and float64 keep their type; integers become float64.
-    target : array_like
+        Real numbers, C of them along `axis`. float32 and float64 keep their type; integers become float64. float16 and
+        bfloat16 (of ``ml_dtypes``) are read as they are and computed in float32.
+    target : array_like, or tuple of two
         Labels: integers in [0, C) or `ignore_index`, of the shape of `logits` without `axis`. Or a distribution over
-        the classes, of the shape of `logits`; it is used as it is, neither checked nor normalised.
+        the classes, of the shape of `logits`. Or a sparse distribution, a tuple ``(indices, probabilities)``, both of
+        the shape of labels and a last axis of k more: repeated indices add up, and an index that is `ignore_index` is
+        padding. Distributions are used as they are, neither checked nor normalised.
     axis : int, default -1
         The class axis of `logits`.
     class_weight : array_like of shape (C,), optional
-        Multiplies the target mass of each class; at least 0.
+        Multiplies the target mass of each class, after smoothing; at least 0.
     sample_weight : array_like, optional
         Multiplies each loss; at least 0, broadcast to the shape of the unreduced loss. Where it is 0 the loss and the
         gradient are 0, whatever the logits.
+    label_smoothing : float, default 0.0
+        In [0, 1]: a target t becomes (1 - label_smoothing) t + label_smoothing / C, over the C classes that `where`
+        leaves.
     ignore_index : int, default -100
-        A label whose loss and gradient are 0.
+        A label whose loss and gradient are 0; so are those of a sparse distribution that is all padding.
+    where : array_like of bool, optional
+        The classes that can happen, broadcast to the shape of `logits`; elsewhere a logit counts as -inf, whatever it
+        is.
+    logit_scale : float, default 1.0
+        Multiplies the logits (an inverse temperature).
+    softcap : float, optional
+        Above 0: logits become ``softcap * tanh(logit_scale * logits / softcap)``. A logit of -inf stays -inf.
+    z_loss : float, default 0.0
+        At least 0: ``z_loss * logsumexp(logits) ** 2`` is added to each loss, under its sample weight alone.
     reduction : {"mean", "sum", "none"}, default "mean"
-        ``"mean"`` divides the sum by the total weight: the sum of sample weight times the (class-weighted) target mass.
-        Without any weight it is nan.
+        ``"mean"`` divides the sum by the total weight: the sum of sample weight times the (class-weighted) target mass
+        before smoothing. Without any weight it is nan, and the gradient 0.
     return_grad : bool, default False
         Also return the gradient of the result (of the sum, if ``reduction="none"``) with respect to `logits`.
     grad_out : ndarray, optional
-        Where to put the gradient: of the shape and type of `logits`, which it may be. Implies `return_grad`.
+        Where to put the gradient: of the shape and type of `logits`, which it may be; or of float32 for logits of half
+        precision. Implies `return_grad`.
     n_threads : int, optional
         The largest number of threads; :func:`get_num_threads` if not given. Results do not depend on it.
 
     Returns
     -------
     loss : float or ndarray
-        A Python float, accumulated in float64; with ``reduction="none"`` an array of the type of `logits`.
+        A Python float, accumulated in float64; with ``reduction="none"`` an array of the type of `logits` (float32 for
+        half precision).
     grad : ndarray
-        Of the shape and type of `logits`; only if asked for.
+        Of the shape and type of `logits`, or `grad_out`; only if asked for. The gradient of a mean over many rows
+        underflows in float16 (at 65,536 rows most of it does): give a float32 `grad_out`, or take the sum.
 
     Raises
     ------
@@ -121,13 +149,16 @@ def cross_entropy(
     With m the maximum of a row x, r the sum of exp(x - m) over everything else, t the target mass and T its sum, the
     loss is sum(t (m - x)) + T log1p(r), a sum of terms that are all >= 0, and its gradient T softmax(x) - t [1]_. At a
     label that gradient is formed as minus the probability of the other classes. So a confident row keeps its digits:
-    losses of 1e-18 come out as such.
+    losses of 1e-18 come out as such. Smoothing is from [2]_, the squared logsumexp from [3]_, the cap from [4]_.
 
     A logit of -inf is a class that cannot happen; a NaN or +inf makes the loss and gradient of its row NaN.
 
     References
     ----------
     .. [1] C. M. Bishop, "Pattern Recognition and Machine Learning", Springer 2006, section 4.3.4.
+    .. [2] C. Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016, section 7.
+    .. [3] A. Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", JMLR 24 (2023), section 5.
+    .. [4] Gemma Team, "Gemma 2: Improving Open Language Models at a Practical Size", 2024, section 2.
 
     Examples
     --------
@@ -137,9 +168,15 @@ def cross_entropy(
     >>> loss, grad = xent.cross_entropy([[2.0, 4.0, 0.5]], [1], return_grad=True)
     >>> grad.round(4)
     array([[ 0.1161, -0.142 ,  0.0259]])
+
+    Three quarters of the mass on class 1 and a quarter on class 0, without the dense distribution:
+
+    >>> round(xent.cross_entropy([[2.0, 4.0, 0.5]], ([[1, 0]], [[0.75, 0.25]])), 6)
+    0.653178
     """
-    batch = check.targets("logits", logits, target, axis, class_weight, sample_weight)
+    batch = check.targets("logits", logits, target, axis, class_weight, sample_weight, where)
     ignored = check.ignored_label(ignore_index, batch.target)
+    options = check.options(ignored, logit_scale, softcap, label_smoothing, z_loss)
     check.choice("reduction", reduction, check.REDUCTIONS)
     blocks = cut(math.prod(batch.logits.shape[:-1]), batch.logits.shape[-1], check.thread_count(n_threads))
     grad = check.gradient("logits", "class_weight", batch, return_grad, grad_out)
@@ -148,18 +185,23 @@ def cross_entropy(
         class_unit = _unit(batch.class_weight)
         with np.errstate(under="ignore"):       # a weight 1e-308 times the largest is 0
             batch = batch._replace(class_weight=batch.class_weight / class_unit)
+        options = options._replace(z_loss=options.z_loss / class_unit)
         unit *= 1.0 if reduction == "mean" else class_unit
     allowed = f"[0, {batch.logits.shape[-1]}) or be ignore_index, {ignore_index}"
-    total_weight = _weigh(batch, blocks, unit, ignored, allowed)
-    loss = np.empty(batch.logits.shape[:-1], batch.logits.dtype) if reduction == "none" else None
+    total_weight = weigh(batch, options, blocks, unit, allowed)
+    if reduction == "mean" and total_weight == 0:
+        if grad is not None:
+            grad.fill(0)
+        return math.nan if grad is None else (math.nan, grad)
+    loss = np.empty(batch.logits.shape[:-1], check.wide(batch.logits.dtype)) if reduction == "none" else None
     sums = np.empty(blocks.number)
     divisor = _divisor(reduction, total_weight)
     grad_rows = None if grad is None else check.last(grad, batch.axis)
 
     def work(first: int, last: int) -> None:
-        room = scratch(batch.logits.shape[-1])
+        room = _scratch(batch)
         kernels.cross_entropy(
-            *batch.operands, unit, ignored, divisor, loss, grad_rows, room, sums, blocks.units, blocks.size, first, last
+            batch, options, unit, divisor, loss, grad_rows, room, sums, blocks.units, blocks.size, first, last
         )
 
     blocks.run(work)
@@ -169,7 +211,7 @@ def cross_entropy(
 
 def log_loss(
     proba: ArrayLike,
-    target: ArrayLike,
+    target: ArrayLike | tuple[ArrayLike, ArrayLike],
     *,
     axis: int = -1,
     sample_weight: ArrayLike | None = None,
@@ -181,11 +223,11 @@ def log_loss(
     Parameters
     ----------
     proba : array_like
-        Probabilities in [0, 1]. With one axis, of class 1 of two; else of C classes along `axis`. float32 and float64
-        keep their type; integers become float64.
-    target : array_like
-        Labels, or a distribution, as in :func:`cross_entropy`. For `proba` with one axis of its shape: labels 0 and 1,
-        or floats, the probability of class 1.
+        Probabilities in [0, 1]. With one axis, of class 1 of two; else of C classes along `axis`. Types are those of
+        the logits of :func:`cross_entropy`.
+    target : array_like, or tuple of two
+        Labels, a distribution or a sparse distribution, as in :func:`cross_entropy`. For `proba` with one axis an array
+        of its shape: labels 0 and 1, or floats, the probability of class 1.
     axis : int, default -1
         The class axis of `proba`.
     sample_weight : array_like, optional
@@ -198,8 +240,8 @@ def log_loss(
     Returns
     -------
     float or ndarray
-        A Python float, accumulated in float64; with ``reduction="none"`` an array of the type of `proba`. A target
-        of probability 0 has loss inf.
+        A Python float, accumulated in float64; with ``reduction="none"`` an array of the type of `proba` (float32 for
+        half precision). A target of probability 0 has loss inf.
 
     Raises
     ------
@@ -225,21 +267,23 @@ def log_loss(
     array = check.floating("proba", proba)
     if array.ndim == 1:
         check.axis_index(axis, array, "proba")
+        yes: Any = target
         return binary_cross_entropy(
-            array, target, sample_weight=sample_weight, reduction=reduction, n_threads=n_threads
+            array, yes, sample_weight=sample_weight, reduction=reduction, n_threads=n_threads
         )
-    batch = check.targets("proba", array, target, axis, None, sample_weight)
+    batch = check.targets("proba", array, target, axis, sample_weight=sample_weight)
     check.choice("reduction", reduction, check.REDUCTIONS)
     check.probabilities("proba", array)
     blocks = cut(math.prod(batch.logits.shape[:-1]), batch.logits.shape[-1], check.thread_count(n_threads))
+    options = check.Options()
     unit = _mean_unit(reduction, batch.sample_weight)
-    total_weight = _weigh(batch, blocks, unit, None, f"[0, {batch.logits.shape[-1]})")
-    loss = np.empty(batch.logits.shape[:-1], array.dtype) if reduction == "none" else None
+    total_weight = weigh(batch, options, blocks, unit, f"[0, {batch.logits.shape[-1]})")
+    loss = np.empty(batch.logits.shape[:-1], check.wide(array.dtype)) if reduction == "none" else None
     sums = np.empty(blocks.number)
 
     def work(first: int, last: int) -> None:
         kernels.log_loss(
-            batch.logits, batch.target, batch.sample_weight, unit, loss, sums, blocks.units, blocks.size, first, last
+            batch, options, unit, loss, _scratch(batch), sums, blocks.units, blocks.size, first, last
         )
 
     blocks.run(work)
@@ -252,6 +296,7 @@ def binary_cross_entropy_with_logits(
     *,
     pos_weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
     return_grad: bool = False,
     grad_out: Array | None = None,
@@ -262,7 +307,8 @@ def binary_cross_entropy_with_logits(
     Parameters
     ----------
     logits : array_like
-        Real numbers of any shape. float32 and float64 keep their type; integers become float64.
+        Real numbers of any shape. float32 and float64 keep their type; integers become float64. float16 and bfloat16
+        (of ``ml_dtypes``) are read as they are and computed in float32.
     target : array_like
         The probability of yes, of the shape of `logits`: integers 0 and 1, or floats, which are used as they are.
     pos_weight : array_like, optional
@@ -270,21 +316,25 @@ def binary_cross_entropy_with_logits(
     sample_weight : array_like, optional
         Multiplies each loss; at least 0, broadcast to the shape of `logits`. Where it is 0 the loss and the gradient
         are 0, whatever the logit.
+    label_smoothing : float, default 0.0
+        In [0, 1]: a target y becomes (1 - label_smoothing) y + label_smoothing / 2.
     reduction : {"mean", "sum", "none"}, default "mean"
         ``"mean"`` divides the sum by the sum of the sample weights.
     return_grad : bool, default False
         Also return the gradient of the result (of the sum, if ``reduction="none"``) with respect to `logits`.
     grad_out : ndarray, optional
-        Where to put the gradient: of the shape and type of `logits`, which it may be. Implies `return_grad`.
+        Where to put the gradient: of the shape and type of `logits`, which it may be; or of float32 for logits of half
+        precision. Implies `return_grad`.
     n_threads : int, optional
         The largest number of threads; :func:`get_num_threads` if not given. Results do not depend on it.
 
     Returns
     -------
     loss : float or ndarray
-        A Python float, accumulated in float64; with ``reduction="none"`` an array of the type of `logits`.
+        A Python float, accumulated in float64; with ``reduction="none"`` an array of the type of `logits` (float32 for
+        half precision).
     grad : ndarray
-        Of the shape and type of `logits`; only if asked for.
+        Of the shape and type of `logits`, or `grad_out`; only if asked for.
 
     Raises
     ------
@@ -307,7 +357,8 @@ def binary_cross_entropy_with_logits(
     0.346574
     """
     return _binary(
-        "logits", logits, target, pos_weight, sample_weight, reduction, return_grad, grad_out, n_threads
+        "logits", logits, target, pos_weight, sample_weight, label_smoothing, reduction, return_grad, grad_out,
+        n_threads,
     )
 
 
@@ -326,8 +377,8 @@ def binary_cross_entropy(
     Parameters
     ----------
     proba : array_like
-        The predicted probability of yes, in [0, 1], of any shape; nothing is clipped. float32 and float64 keep their
-        type; integers become float64. From logits, use :func:`binary_cross_entropy_with_logits`, which is exact.
+        The predicted probability of yes, in [0, 1], of any shape; nothing is clipped. Types are those of the logits of
+        :func:`binary_cross_entropy_with_logits`, which is exact: use it where there are logits.
     target : array_like
         The probability of yes, of the shape of `proba`: integers 0 and 1, or floats, which are used as they are.
     sample_weight : array_like, optional
@@ -337,17 +388,18 @@ def binary_cross_entropy(
     return_grad : bool, default False
         Also return the gradient of the result (of the sum, if ``reduction="none"``) with respect to `proba`.
     grad_out : ndarray, optional
-        Where to put the gradient: of the shape and type of `proba`, which it may be. Implies `return_grad`.
+        Where to put the gradient: of the shape and type of `proba`, which it may be; or of float32 for half precision.
+        Implies `return_grad`.
     n_threads : int, optional
         The largest number of threads; :func:`get_num_threads` if not given. Results do not depend on it.
 
     Returns
     -------
     loss : float or ndarray
-        A Python float, accumulated in float64; with ``reduction="none"`` an array of the type of `proba`. Certain and
-        right is 0, certain and wrong is inf.
+        A Python float, accumulated in float64; with ``reduction="none"`` an array of the type of `proba` (float32 for
+        half precision). Certain and right is 0, certain and wrong is inf.
     grad : ndarray
-        Of the shape and type of `proba`; only if asked for.
+        Of the shape and type of `proba`, or `grad_out`; only if asked for.
 
     Raises
     ------
@@ -369,7 +421,7 @@ def binary_cross_entropy(
     >>> round(xent.binary_cross_entropy([0.5, 1.0], [0, 1]), 6)
     0.346574
     """
-    return _binary("proba", proba, target, None, sample_weight, reduction, return_grad, grad_out, n_threads)
+    return _binary("proba", proba, target, None, sample_weight, 0.0, reduction, return_grad, grad_out, n_threads)
 
 
 def _binary(
@@ -378,18 +430,20 @@ def _binary(
     target: ArrayLike,
     pos_weight: ArrayLike | None,
     sample_weight: ArrayLike | None,
+    label_smoothing: float,
     reduction: str,
     return_grad: bool,
     grad_out: Array | None,
     n_threads: int | None,
 ) -> Any:
     batch = check.elements(name, x, target, pos_weight, sample_weight)
+    epsilon = check.smoothing(label_smoothing)
     check.choice("reduction", reduction, check.REDUCTIONS)
     if name == "proba":
         check.probabilities(name, batch.logits)
     n_threads = check.thread_count(n_threads)
     grad = check.gradient(name, "pos_weight", batch, return_grad, grad_out)
-    loss = np.empty(batch.logits.shape, batch.logits.dtype) if reduction == "none" else None
+    loss = np.empty(batch.logits.shape, check.wide(batch.logits.dtype)) if reduction == "none" else None
     weight = batch.sample_weight
     unit = _mean_unit(reduction, weight)
     total_weight = float(batch.logits.size)
@@ -397,15 +451,17 @@ def _binary(
         with np.errstate(under="ignore"):
             total_weight = float(np.multiply(weight, unit, dtype=np.float64).sum())
     divisor = _divisor(reduction, total_weight)
-    logits, y, positive, weights, losses, slopes = check.flat(*batch.operands, loss, grad)
+    logits, y, positive, weights, losses, slopes = check.flat(
+        batch.logits, batch.target, batch.class_weight, batch.sample_weight, loss, grad
+    )
     rows, columns = math.prod(logits.shape[:-1]), logits.shape[-1]
     blocks = cut(rows * -(-columns // kernels.BINARY_CHUNK), min(columns, kernels.BINARY_CHUNK), n_threads)
     sums = np.empty(blocks.number)
 
     def work(first: int, last: int) -> None:
-        room = scratch(7 * kernels.BINARY_CHUNK)
+        room = np.empty(kernels.BINARY_SCRATCH)
         kernels.binary_cross_entropy(
-            logits, y, positive, weights, unit, name == "logits", divisor, losses, slopes, room, sums,
+            logits, y, positive, weights, unit, epsilon, name == "logits", divisor, losses, slopes, room, sums,
             blocks.units, blocks.size, first, last,
         )
 

@@ -10,39 +10,54 @@ from numpy.typing import ArrayLike, NDArray
 
 from xent import _arguments as check
 from xent._dispatch import kernels
-from xent._parallel import cut, scratch
+from xent._parallel import cut
 
 
 def logsumexp(
-    x: ArrayLike, axis: int | tuple[int, ...] | None = -1, *, keepdims: bool = False, n_threads: int | None = None
+    x: ArrayLike,
+    axis: int | tuple[int, ...] | None = -1,
+    *,
+    b: ArrayLike | None = None,
+    keepdims: bool = False,
+    return_sign: bool = False,
+    n_threads: int | None = None,
 ) -> Any:
-    """Logarithm of the sum of exponentials, log(sum(exp(x))), along axes.
+    """Logarithm of the sum of exponentials, log(sum(b * exp(x))), along axes.
 
     Parameters
     ----------
     x : array_like
-        Real numbers. float32 and float64 keep their type; integers become float64.
+        Real numbers. Floats keep their type (half precision is computed in float32); integers become float64.
     axis : int, tuple of int, or None, default -1
         The axis or axes to sum over; None is all of them.
+    b : array_like, optional
+        Factors of the exponentials, of any sign; `x` and `b` are broadcast against each other. Where it is 0, it hides
+        a NaN or infinite `x`. Sums are formed in float64 then, since they may cancel.
     keepdims : bool, default False
         Keep the axes that were summed over, with length 1.
+    return_sign : bool, default False
+        Also return the sign of the sum; the logarithm is that of its absolute value.
     n_threads : int, optional
         The largest number of threads; :func:`get_num_threads` if not given. Results do not depend on it.
 
     Returns
     -------
-    ndarray or scalar
-        `x` without its summed axes, in its type. An empty sum, or one of -inf alone, is -inf.
+    result : ndarray or scalar
+        `x` without its summed axes, in its type (that of `x` and `b` together, with `b`). An empty sum, or one of -inf
+        alone, is -inf; a negative sum is nan, unless its sign is asked for.
+    sign : ndarray or scalar
+        -1, 0 or 1, or nan, in the type of the result; only with `return_sign`.
 
     Raises
     ------
     TypeError, ValueError
-        If `x` is not real numbers or an axis is out of range or repeated.
+        If `x` or `b` is not real numbers, they do not broadcast, or an axis is out of range or repeated.
 
     Notes
     -----
     With m the maximum and r the sum of exp(x - m) over everything but the maximum, the result is m + log1p(r) [1]_.
-    Its error is at most 2 units in the last place of the larger of abs(m) and the result.
+    Its error is at most 2 units in the last place of the larger of abs(m) and the result; with factors of both signs,
+    of what the terms that cancel leave of float64.
 
     References
     ----------
@@ -56,21 +71,31 @@ def logsumexp(
     1000.693147
     >>> xent.logsumexp(np.zeros((2, 3)), axis=0)
     array([0.69314718, 0.69314718, 0.69314718])
+    >>> log_size, sign = xent.logsumexp([1.0, 2.0], b=[1.0, -1.0], return_sign=True)
+    >>> round(float(log_size), 6), float(sign)
+    (1.541325, -1.0)
     """
-    array = check.floating("x", x)
+    array, factors, dtype = check.summands(x, b)
     axes = check.axis_indices(axis, array, "x")
     rows = check.last_flat(array, axes)
+    weight = None if factors is None else check.last_flat(factors, axes)
     n_threads = check.thread_count(n_threads)
-    out = np.empty(rows.shape[:-1], array.dtype)
+    out = np.empty(rows.shape[:-1], dtype)
+    sign = np.empty_like(out) if return_sign and weight is not None else None
     blocks = cut(out.size, rows.shape[-1], n_threads)
 
     def work(first: int, last: int) -> None:
-        kernels.logsumexp(rows, out, scratch(rows.shape[-1]), blocks.units, blocks.size, first, last)
+        room = np.empty(kernels.row_scratch(rows.shape[-1]))
+        kernels.logsumexp(rows, weight, out, sign, room, blocks.units, blocks.size, first, last)
 
     blocks.run(work)
-    if keepdims:
-        return out.reshape([1 if i in axes else n for i, n in enumerate(array.shape)])
-    return out[()]
+    if return_sign and sign is None:        # a sum of exponentials
+        sign = np.where(np.isnan(out), out, out > -math.inf).astype(dtype)
+
+    def shaped(result: NDArray[Any]) -> Any:
+        return result.reshape([1 if i in axes else n for i, n in enumerate(array.shape)]) if keepdims else result[()]
+
+    return shaped(out) if sign is None else (shaped(out), shaped(sign))
 
 
 def softmax(
@@ -85,7 +110,8 @@ def softmax(
     Parameters
     ----------
     x : array_like
-        Real numbers (logits). float32 and float64 keep their type; integers become float64.
+        Real numbers (logits). Floats keep their type (half precision is computed in float32); integers become
+        float64.
     axis : int, tuple of int, or None, default -1
         The axis or axes along which the result sums to 1; None is all of them.
     out : ndarray, optional
@@ -96,7 +122,8 @@ def softmax(
     Returns
     -------
     ndarray
-        Of the shape and type of `x`; `out` if it was given. All NaN where a row holds NaN or +inf, or only -inf.
+        Of the shape and type of `x` (a scalar for a scalar); `out` if it was given. All NaN where a row holds NaN or
+        +inf, or only -inf.
 
     Raises
     ------
@@ -129,7 +156,8 @@ def log_softmax(
     Parameters
     ----------
     x : array_like
-        Real numbers (logits). float32 and float64 keep their type; integers become float64.
+        Real numbers (logits). Floats keep their type (half precision is computed in float32); integers become
+        float64.
     axis : int, tuple of int, or None, default -1
         The axis or axes along which the probabilities sum to 1; None is all of them.
     out : ndarray, optional
@@ -140,7 +168,8 @@ def log_softmax(
     Returns
     -------
     ndarray
-        Of the shape and type of `x`; `out` if it was given. All NaN where a row holds NaN or +inf, or only -inf.
+        Of the shape and type of `x` (a scalar for a scalar); `out` if it was given. All NaN where a row holds NaN or
+        +inf, or only -inf.
 
     Raises
     ------
@@ -179,9 +208,10 @@ def _probabilities(
     blocks = cut(math.prod(rows.shape[:-1]), rows.shape[-1], n_threads)
 
     def work(first: int, last: int) -> None:
-        kernels.softmax(rows, target, logarithm, scratch(rows.shape[-1]), blocks.units, blocks.size, first, last)
+        room = np.empty(kernels.row_scratch(rows.shape[-1]))
+        kernels.softmax(rows, target, logarithm, room, blocks.units, blocks.size, first, last)
 
     blocks.run(work)
     if copied:
         check.last_axes(result, axes)[...] = target.reshape(check.last_axes(result, axes).shape)
-    return result
+    return result if result.ndim or out is not None else result[()]     # a number for a number, as NumPy has it

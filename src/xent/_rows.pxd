@@ -1,0 +1,475 @@
+# One row: n contiguous elements, read as n // lanes vectors and a shorter last one. The mathematics is at the top of
+# _kernels.pyx. Logits x are numbers, or pairs x + low where they were computed (see `transform_row`); `low` is NULL
+# otherwise.
+
+from libc.math cimport INFINITY, NAN, exp, fabs, fma, isfinite, isnan, tanh
+
+from xent._numbers cimport (
+    Pair, accumulate, accumulate_four, add_pair, divide, exp_shifted, expm1_pair, finite_or_zero, log1p_pair, one_more,
+    single, sum_pairs, value,
+)
+from xent._simd cimport (
+    absolute, all_equal, any_equal, element, fill, flip, get, lanes, load_first, max_lanes, maximum, multiply_add,
+    multiply_rest, put, residual, store_first, vec, vf32, vf64, where_equal, where_less, where_true, without_lane,
+    xent_prefetch,
+)
+
+cdef enum:
+    MASK_BYTES = 64     # at least the lanes of any vector
+
+
+cdef struct Peak:
+    double high         # m, the largest element that is not NaN
+    double low
+    Py_ssize_t index    # k, the first place of m
+
+
+cdef struct Shift:
+    Pair rest           # r; NaN where the row has no probabilities
+    Pair log_sum        # log1p(r)
+    Pair logsumexp      # m + log1p(r)
+
+
+cdef inline double row_maximum(const vec* x, Py_ssize_t n) noexcept nogil:
+    """The largest element that is not NaN; -inf if there is none."""
+    cdef Py_ssize_t full = n // lanes(x), i = 0
+    cdef vec a, b, c, d
+    a = b = c = d = fill(x, -INFINITY)
+    while i + 4 <= full:
+        a = maximum(x[i], a)
+        b = maximum(x[i + 1], b)
+        c = maximum(x[i + 2], c)
+        d = maximum(x[i + 3], d)
+        i += 4
+    while i < full:
+        a = maximum(x[i], a)
+        i += 1
+    if n != full * lanes(x):
+        b = maximum(load_first(x + full, n - full * lanes(x), -INFINITY), b)
+    return max_lanes(maximum(maximum(a, b), maximum(c, d)))
+
+
+cdef inline Py_ssize_t find(const vec* x, Py_ssize_t n, double wanted) noexcept nogil:
+    """The first index at which x is `wanted`, or -1."""
+    cdef Py_ssize_t full = n // lanes(x), i = 0
+    cdef vec w
+    w = fill(x, wanted)
+    while i < full and not any_equal(x[i], w):
+        i += 1
+    i *= lanes(x)
+    while i < n:
+        if get(x, i) == wanted:
+            return i
+        i += 1
+    return -1
+
+
+cdef inline Peak peak_of(const vec* x, const vec* low, Py_ssize_t n) noexcept nogil:
+    cdef Peak peak
+    peak.high = row_maximum(x, n)
+    peak.index = find(x, n, peak.high)
+    peak.low = get(low, peak.index) if low is not NULL and peak.index >= 0 else 0.0
+    return peak
+
+
+cdef inline Py_ssize_t find_nonzero(const vec* x, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
+    """The first index from `first` on at which x is not 0, or n."""
+    cdef Py_ssize_t i = first
+    cdef vec zero = fill(x, 0)
+    while i + lanes(x) <= n and all_equal(element(x, i)[0], zero):
+        i += lanes(x)
+    while i < n and get(x, i) == 0:
+        i += 1
+    return i
+
+
+cdef inline Py_ssize_t only_class(const vec* t, Py_ssize_t n) noexcept nogil:
+    """The index of the one element that is not 0; -1 if there are none or more."""
+    cdef Py_ssize_t i = find_nonzero(t, 0, n)
+    return i if i < n and find_nonzero(t, i + 1, n) == n else -1
+
+
+# --- exponentials ----------------------------------------------------------------------------------------------------
+
+
+cdef inline vec less(const vec* low, Py_ssize_t i, vec peak_low) noexcept nogil:
+    """What is to be subtracted from x - m for their low parts."""
+    return fill(&peak_low, 0) if low is NULL else peak_low - low[i]
+
+
+cdef inline void exp_vectors(
+    const vec* x, const vec* low, vec* e, Py_ssize_t first, Py_ssize_t last, const vec* soon, vec m, vec m_low,
+    bint keep, vec* total, vec* total_low
+) noexcept nogil:
+    """e = exp(x - m) if `keep`, added to the total either way, for the full vectors first <= i < last. Those of `soon`
+    come from memory meanwhile."""
+    cdef Py_ssize_t i = first
+    cdef vec y0, y1, y2, y3, sum_high = total[0], sum_low = total_low[0]
+    while i + 4 <= last:
+        y0 = exp_shifted(x[i], m, less(low, i, m_low), <vec*>NULL)
+        y1 = exp_shifted(x[i + 1], m, less(low, i + 1, m_low), <vec*>NULL)
+        y2 = exp_shifted(x[i + 2], m, less(low, i + 2, m_low), <vec*>NULL)
+        y3 = exp_shifted(x[i + 3], m, less(low, i + 3, m_low), <vec*>NULL)
+        xent_prefetch(soon + i)
+        xent_prefetch(soon + i + 1)
+        xent_prefetch(soon + i + 2)
+        xent_prefetch(soon + i + 3)
+        if keep:
+            e[i] = y0
+            e[i + 1] = y1
+            e[i + 2] = y2
+            e[i + 3] = y3
+        accumulate_four(y0, y1, y2, y3, &sum_high, &sum_low)
+        i += 4
+    # A short row has few roundings to average: its terms keep what they lost.
+    while i < last:
+        y0 = exp_shifted(x[i], m, less(low, i, m_low), &y1)
+        if keep:
+            e[i] = y0
+        accumulate(y0, &sum_high, &sum_low)
+        sum_low = sum_low + y1
+        i += 1
+    total[0] = sum_high
+    total_low[0] = sum_low
+
+
+cdef inline void exp_partial(
+    const vec* x, const vec* low, vec* e, Py_ssize_t i, Py_ssize_t n, Py_ssize_t skip, vec m, vec m_low, bint keep,
+    vec* total, vec* total_low
+) noexcept nogil:
+    """The same for vector i alone, which may reach over the end of the row; element `skip` (-1: none) is not added."""
+    cdef Py_ssize_t start = i * lanes(x)
+    cdef Py_ssize_t count = min(n - start, lanes(x))
+    cdef vec rest, lower = fill(x, 0)
+    if low is not NULL:
+        lower = m_low - load_first(low + i, count, 0)
+    cdef vec y = exp_shifted(load_first(x + i, count, -INFINITY), m, lower, &rest)
+    if keep:
+        store_first(e + i, count, y)
+    if skip >= 0:
+        y = without_lane(y, skip - start)
+        rest = without_lane(rest, skip - start)
+    accumulate(y, total, total_low)
+    total_low[0] = total_low[0] + rest
+
+
+cdef inline Shift row_without_probabilities(const vec* x, vec* e, Py_ssize_t n, double m, bint keep) noexcept nogil:
+    """An infinite maximum: an infinite logit or none that is finite; NaN wins over both."""
+    cdef Shift row
+    cdef Py_ssize_t i
+    row.rest = row.log_sum = single(NAN)
+    row.logsumexp = single(m)
+    for i in range(n):
+        if isnan(get(x, i)):
+            row.logsumexp = single(NAN)
+    if keep:
+        for i in range(n):
+            put(e, i, NAN)
+    return row
+
+
+cdef inline Shift shift_row(
+    const vec* x, const vec* low, vec* e, Py_ssize_t n, Peak peak, bint keep, const vec* soon
+) noexcept nogil:
+    """Sum exp(x - m) without the maximum m; with `keep`, e (which may be x) holds exp(x - m) afterwards. The row at
+    `soon` comes from memory meanwhile."""
+    cdef Shift row
+    cdef Py_ssize_t full = n // lanes(x), middle
+    cdef vec m, m_low, total, total_low
+    if not isfinite(peak.high):
+        return row_without_probabilities(x, e, n, peak.high, keep)
+    m = fill(x, peak.high)
+    m_low = fill(x, peak.low)
+    total = total_low = fill(x, 0)
+    middle = peak.index // lanes(x)
+    exp_vectors(x, low, e, 0, middle, soon, m, m_low, keep, &total, &total_low)
+    exp_partial(x, low, e, middle, n, peak.index, m, m_low, keep, &total, &total_low)
+    exp_vectors(x, low, e, middle + 1, full, soon, m, m_low, keep, &total, &total_low)
+    if full * lanes(x) != n and middle != full:
+        exp_partial(x, low, e, full, n, -1, m, m_low, keep, &total, &total_low)
+    row.rest = sum_pairs(total, total_low)
+    row.log_sum = log1p_pair(row.rest)
+    row.logsumexp = single(peak.high)
+    add_pair(&row.logsumexp, row.log_sum)
+    row.logsumexp.low += peak.low
+    return row
+
+
+# --- sums ------------------------------------------------------------------------------------------------------------
+
+
+cdef inline Pair sum_row(const vec* v, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t full = n // lanes(v), i = 0
+    cdef vec total, low
+    total = low = fill(v, 0)
+    while i + 4 <= full:
+        accumulate_four(v[i], v[i + 1], v[i + 2], v[i + 3], &total, &low)
+        i += 4
+    while i < full:
+        accumulate(v[i], &total, &low)
+        i += 1
+    if full * lanes(v) != n:
+        accumulate(load_first(v + full, n - full * lanes(v), 0), &total, &low)
+    return sum_pairs(total, low)
+
+
+cdef inline vec distance(vec x, vec v, bint weighs, vec m) noexcept nogil:
+    # A weight of 0 hides an infinite distance.
+    cdef vec d = m - x
+    cdef vec zero = fill(&x, 0)
+    return where_equal(v, zero, zero, v * d) if weighs else d
+
+
+cdef inline Pair distance_row(
+    const vec* x, const vec* low, const vec* v, Py_ssize_t n, Peak peak
+) noexcept nogil:
+    """The sum of v (m - x), all terms >= 0 if v is; v NULL is all ones."""
+    cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i = 0
+    cdef bint weighs = v is not NULL
+    cdef vec m, m_low, w, total, total_low
+    m = fill(x, peak.high)
+    m_low = fill(x, peak.low)
+    total = total_low = fill(x, 0)
+    w = fill(x, 1)
+    while i + 4 <= full:
+        accumulate_four(
+            distance(x[i], v[i] if weighs else w, weighs, m),
+            distance(x[i + 1], v[i + 1] if weighs else w, weighs, m),
+            distance(x[i + 2], v[i + 2] if weighs else w, weighs, m),
+            distance(x[i + 3], v[i + 3] if weighs else w, weighs, m),
+            &total, &total_low,
+        )
+        i += 4
+    while i < full:
+        accumulate(distance(x[i], v[i] if weighs else w, weighs, m), &total, &total_low)
+        i += 1
+    if low is not NULL:
+        for i in range(full):
+            total_low = total_low + (v[i] if weighs else w) * (m_low - low[i])
+    if tail:
+        if weighs:
+            w = load_first(v + full, tail, 0)
+        accumulate(distance(load_first(x + full, tail, peak.high), w, weighs, m), &total, &total_low)
+        if low is not NULL:
+            total_low = total_low + w * (m_low - load_first(low + full, tail, peak.low))
+    return sum_pairs(total, total_low)
+
+
+cdef inline Py_ssize_t count_above(const vec* x, Py_ssize_t n, double bound) noexcept nogil:
+    """How many elements are larger than `bound`; n if any is NaN."""
+    cdef Py_ssize_t full = n // lanes(x), i, start = 0, stop
+    cdef double total = 0
+    cdef vec b, one, zero, y, count, unordered
+    b = fill(x, bound)
+    one = fill(x, 1)
+    zero = unordered = fill(x, 0)
+    while start < full:     # a float32 counts to 2^24
+        stop = min(full, start + (1 << 20))
+        count = zero
+        for i in range(start, stop):
+            y = x[i]
+            count = count + where_less(b, y, one, zero)
+            unordered = unordered + where_equal(y, y, zero, one)
+        total += sum_pairs(count, zero).high
+        start = stop
+    if full * lanes(x) != n:
+        y = load_first(x + full, n - full * lanes(x), -INFINITY)
+        total += sum_pairs(where_less(b, y, one, zero), zero).high
+        unordered = unordered + where_equal(y, y, zero, one)
+    return n if isnan(bound) or not all_equal(unordered, zero) else <Py_ssize_t>total
+
+
+cdef inline Pair weighted_sum(const vec* e, const vec* b, Py_ssize_t n) noexcept nogil:
+    """The sum of b e, whose terms may cancel: of exact products."""
+    cdef Py_ssize_t full = n // lanes(e), tail = n - n // lanes(e) * lanes(e), i
+    cdef vec x, y, product, total, low
+    total = low = fill(e, 0)
+    for i in range(full + (tail > 0)):
+        x = e[i] if i < full else load_first(e + full, tail, 0)
+        y = b[i] if i < full else load_first(b + full, tail, 0)
+        product = x * y
+        accumulate(product, &total, &low)
+        low = low + finite_or_zero(multiply_rest(x, y, product))
+    return sum_pairs(total, low)
+
+
+# --- elementwise -----------------------------------------------------------------------------------------------------
+
+
+cdef inline bint is_moderate(const vec* like, double factor) noexcept nogil:
+    """Whether a factor fits the vector type; only weights that are out of its range make one that does not."""
+    return vec is vf64 or 1e-30 < fabs(factor) < 1e30 or factor == 0
+
+
+cdef inline void combine_row(vec* x, const vec* v, Py_ssize_t n, double factor, double less) noexcept nogil:
+    """x = factor x - less v; v NULL is all ones."""
+    cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
+    cdef vec f, g
+    if not (is_moderate(x, factor) and is_moderate(x, less)):
+        for i in range(n):
+            put(x, i, get(x, i) * factor - (less if v is NULL else get(v, i) * less))
+        return
+    f = fill(x, factor)
+    g = fill(x, -less)
+    if v is NULL:
+        for i in range(full):
+            x[i] = multiply_add(x[i], f, g)
+        if tail:
+            store_first(x + full, tail, multiply_add(load_first(x + full, tail, 0), f, g))
+    else:
+        for i in range(full):
+            x[i] = multiply_add(x[i], f, v[i] * g)
+        if tail:
+            store_first(
+                x + full, tail, multiply_add(load_first(x + full, tail, 0), f, load_first(v + full, tail, 0) * g)
+            )
+
+
+cdef inline void multiply_row(const vec* x, const vec* v, vec* out, Py_ssize_t n) noexcept nogil:
+    """out = x v; out may be x."""
+    cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
+    for i in range(full):
+        out[i] = x[i] * v[i]
+    if tail:
+        store_first(out + full, tail, load_first(x + full, tail, 0) * load_first(v + full, tail, 0))
+
+
+cdef inline void mask_row(const vec* x, const char* mask, vec* out, Py_ssize_t n, double otherwise) noexcept nogil:
+    """out = x (or, if NULL, 1) where a byte of the mask is not 0, else `otherwise`."""
+    cdef Py_ssize_t full = n // lanes(out), tail = n - n // lanes(out) * lanes(out), i
+    cdef char last[MASK_BYTES]
+    cdef vec one = fill(out, 1)
+    for i in range(full):
+        out[i] = where_true(mask + i * lanes(out), one if x is NULL else x[i], otherwise)
+    if tail:
+        for i in range(MASK_BYTES):
+            last[i] = mask[full * lanes(out) + i] if i < tail else 0
+        if x is not NULL:
+            one = load_first(x + full, tail, 0)
+        store_first(out + full, tail, where_true(last, one, otherwise))
+
+
+cdef inline void softmax_row(const vec* x, vec* out, Py_ssize_t n, const vec* soon) noexcept nogil:
+    cdef Shift row = shift_row(x, <vec*>NULL, out, n, peak_of(x, <vec*>NULL, n), True, soon)
+    combine_row(out, <vec*>NULL, n, value(divide(single(1), one_more(row.rest))), 0)
+
+
+cdef inline vec log_probability(vec x, vec m, vec log_sum, vec log_sum_rest) noexcept nogil:
+    # -((m - x) + log_sum): the terms have one sign.
+    cdef vec d = x - m
+    cdef vec part = d - x
+    cdef vec lost = (x - (d - part)) - (m + part)
+    # Where x is -inf the rounding error is NaN, and of no interest.
+    lost = where_equal(d, fill(&d, -INFINITY), fill(&d, 0), lost)
+    return (d - log_sum) + (lost - log_sum_rest)
+
+
+cdef inline void log_softmax_row(const vec* x, vec* out, Py_ssize_t n, const vec* soon) noexcept nogil:
+    cdef Peak peak = peak_of(x, <vec*>NULL, n)
+    cdef Shift row = shift_row(x, <vec*>NULL, out, n, peak, False, soon)
+    cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
+    cdef vec m, high, low
+    m = fill(x, peak.high if isfinite(peak.high) else NAN)
+    high = fill(x, value(row.log_sum))
+    low = fill(x, row.log_sum.high - get(&high, 0) + row.log_sum.low)
+    for i in range(full):
+        out[i] = log_probability(x[i], m, high, low)
+    if tail:
+        store_first(out + full, tail, log_probability(load_first(x + full, tail, 0), m, high, low))
+
+
+cdef struct Transform:      # logits z = softcap tanh(scale x / softcap), or scale x if softcap is 0
+    double scale
+    double softcap
+
+
+cdef inline vec low_part(const vec* high, Pair x) noexcept nogil:
+    """What x is beyond the type that `high` has it in, in all lanes."""
+    return fill(high, x.high - get(high, 0) + x.low)
+
+
+cdef inline vec capped(vec u, vec u_low, vec cap, vec cap_low, vec* low, vec* slope) noexcept nogil:
+    """cap tanh(u / 2), as a pair, and the slope of the tanh.
+
+    tanh(u / 2) = -p / (2 + p), with p = expm1(-u), and its derivative with respect to u / 2 is 4 q / (1 + q)^2 with
+    q = exp(-u); here for |u|. Pairs throughout: an error of tanh is up to 2 cap times larger in exp(z).
+    """
+    cdef vec zero = fill(&u, 0), one = fill(&u, 1), two = fill(&u, 2)
+    cdef vec p, p_low, four_q, total, total_low, inverse, t, t_low, part
+    p = expm1_pair(zero - absolute(u), zero - flip(u_low, u), &p_low, &four_q)
+    total = two + p
+    total_low = ((two - total) + p) + p_low
+    inverse = one / total
+    t = (zero - p) * inverse
+    t_low = (residual(zero - p, t, total) - multiply_add(t, total_low, p_low)) * inverse
+    part = inverse * inverse
+    total_low = residual(one, inverse, total) - inverse * total_low         # what the inverse lost, relatively
+    total_low = multiply_add(part + part, total_low, multiply_rest(inverse, inverse, part))
+    slope[0] = four_q * part
+    slope[0] = slope[0] + multiply_add(four_q, total_low, multiply_rest(four_q, part, slope[0]))
+    part = cap * t
+    t_low = multiply_add(cap, t_low, multiply_add(cap_low, t, multiply_rest(cap, t, part)))
+    low[0] = flip(t_low, u)
+    return flip(part, u)
+
+
+cdef inline bint is_usual(double factor) noexcept nogil:
+    """Whether products with logits of any size fit any type, or saturate as they should."""
+    return 1e-18 < fabs(factor) < 1e18 or factor == 0
+
+
+cdef inline void transform_number(
+    const vec* x, vec* z, vec* low, vec* slope, Py_ssize_t i, const Transform* wanted
+) noexcept nogil:
+    """`transform_row` of one element, in float64, for a scale or softcap that is out of all proportion."""
+    cdef double y = get(x, i), u, q
+    if wanted.softcap == 0:
+        u = y * wanted.scale
+    else:
+        u = y * (wanted.scale / wanted.softcap) if y != 0 else 0.0
+        q = exp(-2 * fabs(u))
+        put(slope, i, 4 * q / ((1 + q) * (1 + q)))
+        u = wanted.softcap * tanh(u)
+    if y == -INFINITY:
+        u = y
+    put(z, i, u)
+    put(low, i, u - get(z, i) if isfinite(get(z, i)) else 0.0)
+
+
+cdef inline void transform_row(
+    const vec* x, vec* z, vec* low, vec* slope, Py_ssize_t n, const Transform* wanted
+) noexcept nogil:
+    """z + low = the logits that x stands for; -inf stays -inf. dz/dx = scale slope; without a softcap the slope is 1
+    and not written."""
+    cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
+    cdef bint caps = wanted.softcap != 0
+    cdef Pair factor = single(wanted.scale)
+    cdef vec scale, scale_low, cap, cap_low, y, u, rest, steep, bottom = fill(x, -INFINITY)
+    if caps:
+        factor.high = 2 * wanted.scale / wanted.softcap
+        factor.low = fma(-factor.high, wanted.softcap, 2 * wanted.scale) / wanted.softcap
+    if not (is_usual(factor.high) and is_usual(wanted.scale) and is_usual(wanted.softcap)):
+        for i in range(n):
+            transform_number(x, z, low, slope, i, wanted)
+        return
+    scale = fill(x, factor.high)
+    scale_low = low_part(&scale, factor)
+    cap = fill(x, wanted.softcap)
+    cap_low = low_part(&cap, single(wanted.softcap))
+    for i in range(full + (tail > 0)):
+        y = x[i] if i < full else load_first(x + full, tail, 0)
+        u = y * scale
+        rest = finite_or_zero(multiply_add(y, scale_low, multiply_rest(y, scale, u)))
+        if caps:
+            u = capped(u, rest, cap, cap_low, &rest, &steep)
+            if i < full:
+                slope[i] = steep
+            else:
+                store_first(slope + full, tail, steep)
+        u = where_equal(y, bottom, bottom, u)
+        if i < full:
+            z[i] = u
+            low[i] = rest
+        else:
+            store_first(z + full, tail, u)
+            store_first(low + full, tail, rest)
