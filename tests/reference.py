@@ -94,11 +94,12 @@ def cross_entropy(
     return reduce(loss, np.moveaxis(grad, -1, axis), weight, reduction)
 
 
+@quiet
 def transform(x, scale, cap):
     """cap tanh(scale x / cap) and its derivative; -inf stays -inf."""
     z, slope = scale * x, np.broadcast_to(scale, x.shape)
     if cap is not None:
-        slope = scale / np.cosh(z / EXTENDED(cap)) ** 2
+        slope = np.where(x == -np.inf, 0, scale / np.cosh(z / EXTENDED(cap)) ** 2)
         z = EXTENDED(cap) * np.tanh(z / EXTENDED(cap))
     return np.where(x == -np.inf, -np.inf, z), slope
 

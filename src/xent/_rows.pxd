@@ -422,18 +422,18 @@ cdef inline void transform_number(
     const vec* x, vec* z, vec* low, vec* slope, Py_ssize_t i, const Transform* wanted
 ) noexcept nogil:
     """`transform_row` of one element, in float64, for a scale or softcap that is out of all proportion."""
-    cdef double y = get(x, i), u, q
-    if wanted.softcap == 0:
+    cdef double y = get(x, i), ratio = wanted.scale / wanted.softcap, u = y, q = 0
+    if y != -INFINITY and wanted.softcap == 0:
         u = y * wanted.scale
-    else:
-        u = y * (wanted.scale / wanted.softcap) if y != 0 else 0.0
+    elif y != -INFINITY:
+        if y != 0:
+            u = y * ratio if ratio != 0 else y * wanted.scale / wanted.softcap
         q = exp(-2 * fabs(u))
-        put(slope, i, 4 * q / ((1 + q) * (1 + q)))
         u = wanted.softcap * tanh(u)
-    if y == -INFINITY:
-        u = y
     put(z, i, u)
     put(low, i, u - get(z, i) if isfinite(get(z, i)) else 0.0)
+    if wanted.softcap != 0:
+        put(slope, i, 4 * q / ((1 + q) * (1 + q)))
 
 
 cdef inline void transform_row(
@@ -444,7 +444,7 @@ cdef inline void transform_row(
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
     cdef bint caps = wanted.softcap != 0
     cdef Pair factor = single(wanted.scale)
-    cdef vec scale, scale_low, cap, cap_low, y, u, rest, steep, bottom = fill(x, -INFINITY)
+    cdef vec scale, scale_low, cap, cap_low, y, u, rest, steep, zero = fill(x, 0), bottom = fill(x, -INFINITY)
     if caps:
         factor.high = 2 * wanted.scale / wanted.softcap
         factor.low = fma(-factor.high, wanted.softcap, 2 * wanted.scale) / wanted.softcap
@@ -462,6 +462,7 @@ cdef inline void transform_row(
         rest = finite_or_zero(multiply_add(y, scale_low, multiply_rest(y, scale, u)))
         if caps:
             u = capped(u, rest, cap, cap_low, &rest, &steep)
+            steep = where_equal(y, bottom, zero, steep)
             if i < full:
                 slope[i] = steep
             else:
