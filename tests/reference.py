@@ -94,6 +94,20 @@ def cross_entropy(
     return reduce(loss, np.moveaxis(grad, -1, axis), weight, reduction)
 
 
+class Exact:
+    """What a test of labels or sparse targets compares errors with: the exponentials e, probabilities p and target mass
+    t of each class, the slope of its logit, and how far logsumexp moves the loss."""
+
+    @quiet
+    def __init__(self, logits, target, *, label_smoothing=0, logit_scale=1, softcap=None, z_loss=0):
+        x, self.slope = transform(np.asarray(logits, EXTENDED), EXTENDED(logit_scale), softcap)
+        x, m, self.e, r = parts(x, -1)
+        self.p = self.e / (1 + r)
+        t, _ = masses(x, target, -1, None, None)
+        self.t = (1 - EXTENDED(label_smoothing)) * t + EXTENDED(label_smoothing) / x.shape[-1]
+        self.slope_of_logsumexp = self.t.sum(-1, keepdims=True) + np.abs(2 * EXTENDED(z_loss) * (m + np.log1p(r)))
+
+
 @quiet
 def transform(x, scale, cap):
     """cap tanh(scale x / cap) and its derivative; -inf stays -inf."""

@@ -4,6 +4,8 @@ Bounds hold for results that are normal numbers; a term of a sum, or a probabili
 be taken as 0. They are part of what the library is, and never widened.
 """
 
+from importlib.util import find_spec
+
 import mpmath
 import numpy as np
 import pytest
@@ -159,6 +161,50 @@ def test_soft_targets(cell):
     assert_ulp(grad, exact_grad, GRADIENT, at=at, dropped=total[:, None] * cell.dropped_softmax)
 
 
+# What is exact in a long double too: products with factors of few bits.
+OPTIONS = [
+    {"label_smoothing": 0.125},
+    {"logit_scale": 0.6875},
+    {"logit_scale": 14.25},
+    {"softcap": 30.0},
+    {"softcap": 50.0, "logit_scale": 1.5},
+    {"z_loss": 1e-4},
+    {"label_smoothing": 0.125, "logit_scale": 0.6875, "softcap": 30.0, "z_loss": 1e-4},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_options(options, cell):
+    """Loss and gradient of a label; where smoothing or z_loss put mass elsewhere, of the larger of what cancels."""
+    for labels in (cell.labels, (cell.labels + 1) % cell.classes):
+        loss, grad = xent.cross_entropy(cell.logits, labels, reduction="none", return_grad=True, **options)
+        exact_loss, exact_grad = reference.cross_entropy(cell.logits, labels, reduction="none", **options)
+        e = reference.Exact(cell.logits, labels, **options)
+        dropped = np.where(e.e < cell.smallest, e.e, 0).sum(-1) * e.slope_of_logsumexp[:, 0]
+        assert_ulp(loss, exact_loss, LOSS, dropped=dropped)
+        at = np.maximum(e.slope * e.p * e.slope_of_logsumexp, e.slope * e.t)
+        of_others = np.where(e.t > 0, dropped[:, None], np.where(e.p < cell.smallest, e.p, 0) * e.slope_of_logsumexp)
+        one_hot = not {"label_smoothing", "z_loss"} & set(options)
+        assert_ulp(grad, exact_grad, GRADIENT, at=exact_grad if one_hot else at, dropped=e.slope * of_others)
+
+
+def test_sparse_targets(cell):
+    """A label with its mass in two parts, and three classes."""
+    labels = np.stack([cell.labels] * 2, 1), np.full((len(cell.labels), 2), 0.5, cell.dtype)
+    loss, grad = xent.cross_entropy(cell.logits, labels, reduction="none", return_grad=True)
+    exact_loss, exact_grad = reference.cross_entropy(cell.logits, cell.labels, reduction="none")
+    assert_ulp(loss, exact_loss, LOSS, dropped=cell.dropped)
+    assert_ulp(grad, exact_grad, GRADIENT, dropped=cell.dropped_grad(cell.labels))
+    three = (cell.labels[:, None] + [0, 1, 2]) % cell.classes, cell.rng.random((len(cell.labels), 3)).astype(cell.dtype)
+    loss, grad = xent.cross_entropy(cell.logits, three, reduction="none", return_grad=True)
+    exact_loss, exact_grad = reference.cross_entropy(cell.logits, three, reduction="none")
+    e = reference.Exact(cell.logits, three)
+    total = e.t.sum(-1, keepdims=True)
+    assert_ulp(loss, exact_loss, LOSS, dropped=total[:, 0] * cell.dropped)
+    at = np.maximum(total * cell.softmax, e.t)
+    assert_ulp(grad, exact_grad, GRADIENT, at=at, dropped=total * cell.dropped_softmax)
+
+
 def test_sums(cell):
     """They are float64, but no better than their terms."""
     for t in (cell.labels, cell.soft_targets()):
@@ -268,3 +314,78 @@ def test_a_dense_line_of_distances(dtype):
         actual = xent.binary_cross_entropy_with_logits(d, labels, reduction="none", return_grad=True)
         for a, b, bound in zip(actual, exact, (LOSS, GRADIENT), strict=True):
             assert_ulp(a, b, bound)
+
+
+# --- the table of the README -----------------------------------------------------------------------------------------
+
+
+def peers():
+    """For each library that is installed, what it says of logits and labels: (logsumexp, softmax, log_softmax, loss,
+    gradient)."""
+    yield "xent", lambda x, y: (
+        xent.logsumexp(x), xent.softmax(x), xent.log_softmax(x),
+        *xent.cross_entropy(x, y, reduction="none", return_grad=True),
+    )
+    rows = np.arange(10**6)
+    if find_spec("scipy"):
+        from scipy import special
+
+        def with_scipy(x, y):
+            p, log_p = special.softmax(x, 1), special.log_softmax(x, 1)
+            grad = p.copy()
+            grad[rows[: len(x)], y] -= 1
+            return special.logsumexp(x, 1), p, log_p, -log_p[rows[: len(x)], y], grad
+
+        yield "SciPy", with_scipy
+    if find_spec("torch"):
+        import torch
+
+        def with_torch(x, y):
+            leaf = torch.tensor(x, requires_grad=True)
+            loss = torch.nn.functional.cross_entropy(leaf, torch.tensor(y), reduction="none")
+            loss.sum().backward()
+            primitives = torch.logsumexp(leaf, 1), torch.softmax(leaf, 1), torch.log_softmax(leaf, 1)
+            return (*(result.detach().numpy() for result in (*primitives, loss)), leaf.grad.numpy())
+
+        yield "PyTorch", with_torch
+
+
+def largest_errors(cell):
+    """In ulp, for each function and library."""
+    exact_loss, exact_grad = reference.cross_entropy(cell.logits, cell.labels, reduction="none")
+    logsumexp, log_softmax = reference.logsumexp(cell.logits), reference.log_softmax(cell.logits)
+    exact = {
+        "logsumexp": (logsumexp, np.maximum(np.abs(logsumexp), np.abs(cell.maximum[:, 0])), cell.dropped),
+        "softmax": (cell.softmax, cell.softmax, 0),
+        "log_softmax": (log_softmax, np.abs(log_softmax), cell.dropped[:, None]),
+        "loss": (exact_loss, exact_loss, cell.dropped),
+        "gradient": (exact_grad, np.abs(exact_grad), cell.dropped_grad(cell.labels)),
+    }
+    for peer, call in peers():
+        for (name, (result, at, dropped)), actual in zip(exact.items(), call(cell.logits, cell.labels), strict=True):
+            error = np.maximum(np.abs(actual - result) - dropped, 0) / reference.ulp(at, cell.dtype)
+            yield name, peer, float(np.max(error[at >= cell.smallest], initial=0))
+
+
+@pytest.mark.filterwarnings("ignore")       # the peers' own
+def test_table():
+    """Prints the largest error of each function, beside the peers', with `pytest -s`; the README shows it."""
+    worst, bounds = {}, {"logsumexp": LOGSUMEXP, "loss": LOSS}
+    for dtype in DTYPES:
+        for kind in KINDS:
+            for n in CLASSES:
+                for name, peer, error in largest_errors(Cell(dtype, kind, n)):
+                    key = name, dtype.__name__, peer, kind
+                    worst[key] = max(worst.get(key, 0), error)
+    libraries = list(dict.fromkeys(peer for _, _, peer, _ in worst))
+    print(f"\nLargest error in ulp, from {CLASSES[0]} to {CLASSES[-1]} classes: {' / '.join(libraries)}\n")
+    print("| function, type | " + " | ".join(KINDS) + " |\n|---|" + "---|" * len(KINDS))
+    for name, dtype in dict.fromkeys((name, dtype) for name, dtype, _, _ in worst):
+        cells = [" / ".join(shown(worst[name, dtype, peer, kind]) for peer in libraries) for kind in KINDS]
+        print(f"| {name}, {dtype} | " + " | ".join(cells) + " |")
+        assert all(worst[name, dtype, "xent", kind] <= bounds.get(name, PROBABILITY) for kind in KINDS)
+
+
+def shown(error):
+    """An ulp is a digit's worth of bits: beyond a million there is no digit left in float32, nor half of float64's."""
+    return f"{error:.1f}" if error < 9.95 else f"{error:.0f}" if error < 1e4 else f"{error:.0e}".replace("e+0", "e").replace("e+", "e")

@@ -375,8 +375,13 @@ def _sparse(target: tuple[Any, ...], shape: tuple[int, ...], what: str) -> tuple
     return _labels("target[0]", indices, target[0], "indices"), mass
 
 
+def is_dense(batch: Batch) -> bool:
+    """Whether the target is a distribution over all classes."""
+    return batch.mass is None and batch.target.ndim == batch.logits.ndim
+
+
 def are_labels(batch: Batch) -> None:
-    if batch.mass is not None or batch.target.ndim == batch.logits.ndim:
+    if batch.mass is not None or is_dense(batch):
         shape = batch.logits.shape[:-1]
         raise TypeError(f"target is a distribution; it must be labels, integers of shape {shape}")
 

@@ -23,14 +23,14 @@ the functions that Python calls, which take arrays that are known to be good (se
 to work on.
 """
 
-from libc.math cimport INFINITY, NAN, isfinite, isnan
+from libc.math cimport INFINITY, NAN, frexp, isfinite, isnan
 from libc.stdint cimport int64_t
 
 cimport numpy as cnp
 
 from xent._binary cimport CHUNK, BinaryBatch, binary_chunks
 from xent._numbers cimport (
-    Pair, add, add_pair, divide, log_pair, minus_log, multiply, one_more, single, two_sum, value,
+    Pair, Sum, add, add_exactly, add_pair, divide, log_pair, minus_log, multiply, one_more, single, two_sum, value,
 )
 from xent._operands cimport (
     ABSENT, F64, Operand, bind, fits_float32, gather, next_row, place, read_integer, read_number, row_of, scatter,
@@ -74,32 +74,51 @@ cdef Pair infinite_sum(const vf64* x, const vf64* b, Py_ssize_t n, double* sign)
     return single(-INFINITY if total == 0 else INFINITY if sign[0] != 0 and not isnan(total) else NAN)
 
 
+cdef inline double moderate_factor(double b, double* log_rest, double* log_rest_low) noexcept nogil:
+    """b, or for one of extreme size its mantissa, and the logarithm of the rest."""
+    cdef int exponent = 0
+    cdef double mantissa = frexp(b, &exponent)
+    log_rest[0] = log_rest_low[0] = 0
+    if -64 < exponent < 64 or not isfinite(b):
+        return b
+    log_rest[0] = exponent * 0.693147180369123816490      # exact: the constant has 33 bits
+    log_rest_low[0] = exponent * 1.90821492927058770002e-10
+    return mantissa
+
+
 cdef void weighted_logsumexp_rows(
     const Operand* x, const Operand* weight, const Operand* out, const Operand* sign, vf64* scratch, Py_ssize_t first,
     Py_ssize_t last
 ) noexcept nogil:
     """log |sum(b exp(x))| and the sign of that sum, in float64 whatever the type: terms may cancel."""
     cdef Py_ssize_t i, j, n = x.n, rows = (n + lanes(scratch) - 1) // lanes(scratch)
-    cdef double direction
+    cdef double direction, log_rest = 0, log_rest_low = 0
     cdef vf64* row
     cdef vf64* b
     cdef vf64* e = scratch
+    cdef vf64* low = scratch + rows
+    cdef vf64* factor = scratch + 2 * rows
     cdef Peak peak
     cdef Pair total
     for i in range(first, last):
-        row = gather(x, i, 0, n, scratch + rows)
-        b = gather(weight, i, 0, n, scratch + 2 * rows)
+        row = gather(x, i, 0, n, scratch + 3 * rows)
+        b = gather(weight, i, 0, n, scratch + 4 * rows)
         for j in range(n):
-            put(e, j, get(row, j) if get(b, j) != 0 else -INFINITY)
-        peak = peak_of(e, <vf64*>NULL, n)
+            put(factor, j, moderate_factor(get(b, j), &log_rest, &log_rest_low))
+            total = two_sum(get(row, j), log_rest)
+            put(e, j, total.high if get(b, j) != 0 else -INFINITY)
+            put(low, j, total.low + log_rest_low if isfinite(total.high) else 0.0)
+        peak = peak_of(e, low, n)
         if isfinite(peak.high):
-            shift_row(e, <vf64*>NULL, e, n, peak, True, row)
-            total = weighted_sum(e, b, n)
+            shift_row(e, low, e, n, peak, True, row)
+            total = weighted_sum(e, factor, n)
+            total = two_sum(total.high, total.low) if isfinite(total.low) else single(total.high)
             direction = (total.high > 0) - (total.high < 0) if not isnan(total.high) else NAN
-            if total.high < 0:
+            if direction < 0:
                 total.high, total.low = -total.high, -total.low
-            total = log_pair(total) if 0 < total.high < INFINITY else single(-INFINITY if total.high == 0 else total.high)
+            total = log_pair(total) if 0 < total.high < INFINITY else single(-INFINITY if direction == 0 else total.high)
             add(&total, peak.high)
+            total.low += peak.low
         else:
             total = infinite_sum(e, b, n, &direction)
         if sign.kind == ABSENT and direction < 0:
@@ -239,10 +258,10 @@ cdef struct Terms:      # what a row's loss is made of beside its logits
 
 cdef inline Pair loss_row(
     const vec* x, const vec* low, const vec* slope, const vec* t, const vec* base, vec* grad, Py_ssize_t n,
-    const Terms* terms, bint keep, const vec* soon
+    const Terms* terms, bint keep, const vec* soon, const vec* soon_t
 ) noexcept nogil:
     """The loss; with `keep`, grad (may be x) = its gradient / divisor. `low`, `slope`, t and `base` may be NULL. The
-    row at `soon` comes from memory meanwhile."""
+    rows at `soon` come from memory meanwhile."""
     cdef Peak peak = peak_of(x, low, n)
     cdef Pair mass = single(0), far = single(0), loss, distance, scale, factor, others
     cdef double share, even
@@ -260,12 +279,12 @@ cdef inline Pair loss_row(
         add_pair(&far, multiply(distance, single(terms.points.mass[j])))
     if t is not NULL:
         add_pair(&mass, sum_row(t, n))
-        add_pair(&far, distance_row(x, low, t, n, peak))
+        add_pair(&far, distance_row(x, low, t, n, peak, soon_t))
     if smooths:
         mass = multiply(mass, terms.share)
         far = multiply(far, terms.share)
         add_pair(&mass, multiply(terms.even, single(<double>n) if base is NULL else sum_row(base, n)))
-        add_pair(&far, multiply(terms.even, distance_row(x, low, base, n, peak)))
+        add_pair(&far, multiply(terms.even, distance_row(x, low, base, n, peak, x)))
     elif terms.points.count == 1 and t is NULL:
         only = c
     if keep:
@@ -353,6 +372,7 @@ cdef double cross_entropy_rows(
     cdef char* mask = NULL
     cdef vec* x
     cdef vec* soon
+    cdef vec* soon_t = NULL
     cdef vec* t
     cdef vec* low = NULL
     cdef vec* slope = NULL
@@ -388,6 +408,7 @@ cdef double cross_entropy_rows(
             soon = next_row(&batch.logits, i, x)
             if batch.form == DISTRIBUTION:
                 t = gather(&batch.target, i, 0, n, scratch + 2 * rows)
+                soon_t = next_row(&batch.target, i, t)
                 only = only_class(t, n)
                 if only >= 0:
                     terms.points.index[0] = only
@@ -413,7 +434,7 @@ cdef double cross_entropy_rows(
             if transforms:
                 transform_row(x, scratch + 3 * rows, low, slope, n, &batch.transform)
                 x = scratch + 3 * rows
-            loss = loss_row(x, low, slope, t, base, grad, n, &terms, keep, soon)
+            loss = loss_row(x, low, slope, t, base, grad, n, &terms, keep, soon, soon_t)
         if keep:
             scatter(&batch.grad, i, 0, n, grad)
         write_number(&batch.loss, i, value(loss))
@@ -501,9 +522,16 @@ cdef Py_ssize_t weight_rows(
     return -1
 
 
+cdef inline void add_product(Sum* total, Pair x, Pair y) noexcept nogil:
+    cdef Pair product = multiply(x, y)
+    add_exactly(total, product.high)
+    if isfinite(product.low):
+        add_exactly(total, product.low)
+
+
 cdef void evaluate_rows(
     const Batch* batch, vec* scratch, const int64_t* topk, Py_ssize_t n_topk, Py_ssize_t first, Py_ssize_t last,
-    Pair* sums
+    Sum* sums
 ) noexcept nogil:
     """Adds up loss, entropy, weight and, for each k, the weight of the rows whose label is among the k largest."""
     cdef Py_ssize_t i, j, above, n = batch.logits.n, rows = (n + lanes(scratch) - 1) // lanes(scratch)
@@ -513,14 +541,14 @@ cdef void evaluate_rows(
     cdef Shift row
     cdef vec* x
     for j in range(3 + n_topk):
-        sums[j] = single(0)
+        sums[j].high = sums[j].low = sums[j].lowest = 0
     for i in range(first, last):
         weight = single(weight_of(&batch.sample_weight, i))
         label = read_integer(row_of(&batch.target, i), batch.target.kind)
         if weight.high == 0 or (batch.ignores and label == batch.ignore_index):
             continue
         if not 0 <= label < n:      # changed since it was checked
-            sums[0] = single(NAN)
+            add_exactly(&sums[0], NAN)
             continue
         x = gather(&batch.logits, i, 0, n, scratch + rows)
         above = count_above(x, n, get(x, label))
@@ -528,14 +556,17 @@ cdef void evaluate_rows(
         row = shift_row(x, <vec*>NULL, scratch, n, peak, True, next_row(&batch.logits, i, x))
         loss = two_sum(peak.high, -get(x, label))
         add_pair(&loss, row.log_sum)
-        entropy = divide(distance_row(x, <vec*>NULL, scratch, n, peak), one_more(row.rest))
+        entropy = divide(distance_row(x, <vec*>NULL, scratch, n, peak, x), one_more(row.rest))
         add_pair(&entropy, row.log_sum)
-        add_pair(&sums[0], multiply(loss, weight))
-        add_pair(&sums[1], multiply(entropy, weight))
-        add_pair(&sums[2], weight)
+        add_product(&sums[0], loss, weight)
+        add_product(&sums[1], entropy, weight)
+        add_exactly(&sums[2], weight.high)
         for j in range(n_topk):
             if above < topk[j]:
-                add_pair(&sums[3 + j], weight)
+                add_exactly(&sums[3 + j], weight.high)
+    for j in range(3 + n_topk):
+        if not isfinite(sums[j].low + sums[j].lowest):      # of infinity or NaN
+            sums[j].low = sums[j].lowest = 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -552,8 +583,8 @@ cdef enum:
 
 
 def row_scratch(Py_ssize_t classes):
-    """The length of the scratch of a function of rows: three of them."""
-    return 3 * (classes + 16)
+    """The length of the scratch of a function of rows: five of them."""
+    return 5 * (classes + 16)
 
 
 def batch_scratch(Py_ssize_t classes, Py_ssize_t points):
@@ -693,8 +724,8 @@ def evaluate(
     problem, options, const int64_t[::1] topk, scratch, double[:, :, ::1] sums, Py_ssize_t count, Py_ssize_t size,
     Py_ssize_t first, Py_ssize_t last,
 ):
-    """sums[i] = pairs, what the rows of block i add up to: loss, entropy, weight, and for each k the weight of the rows
-    whose label is among the k largest logits."""
+    """sums[i] = what the rows of block i add up to, each as three numbers: loss, entropy, weight, and for each k the
+    weight of the rows whose label is among the k largest logits."""
     cdef Batch batch
     cdef Py_ssize_t i
     cdef void* room = cnp.PyArray_DATA(<cnp.ndarray>scratch)
@@ -704,11 +735,11 @@ def evaluate(
         for i in range(first, last):
             if batch.logits.kind != F64:
                 evaluate_rows(
-                    &batch, <vf32*>room, k, topk.shape[0], i * size, min((i + 1) * size, count), <Pair*>&sums[i, 0, 0]
+                    &batch, <vf32*>room, k, topk.shape[0], i * size, min((i + 1) * size, count), <Sum*>&sums[i, 0, 0]
                 )
             else:
                 evaluate_rows(
-                    &batch, <vf64*>room, k, topk.shape[0], i * size, min((i + 1) * size, count), <Pair*>&sums[i, 0, 0]
+                    &batch, <vf64*>room, k, topk.shape[0], i * size, min((i + 1) * size, count), <Sum*>&sums[i, 0, 0]
                 )
 
 

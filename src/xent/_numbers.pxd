@@ -13,6 +13,12 @@ cdef struct Pair:       # a number, high + low: a float64 result and what its ro
     double low
 
 
+cdef struct Sum:        # a sum of many numbers, and what its roundings lost, twice over
+    double high
+    double low
+    double lowest
+
+
 cdef inline Pair two_sum(double a, double b) noexcept nogil:
     cdef Pair total
     cdef double part
@@ -31,6 +37,14 @@ cdef inline void add(Pair* total, double x) noexcept nogil:
 cdef inline void add_pair(Pair* total, Pair x) noexcept nogil:
     add(total, x.high)
     total.low += x.low
+
+
+cdef inline void add_exactly(Sum* total, double x) noexcept nogil:
+    cdef Pair result = two_sum(total.high, x)
+    total.high = result.high
+    result = two_sum(total.low, result.low)
+    total.low = result.high
+    total.lowest += result.low
 
 
 cdef inline Pair multiply(Pair x, Pair y) noexcept nogil:
@@ -176,9 +190,9 @@ cdef inline vec exp_shifted(vec x, vec m, vec less, vec* rest) noexcept nogil:
     return where_less(d, exp_lowest(&d), zero, result)
 
 
-cdef inline vec expm1_pair(vec d, vec lost, vec* low, vec* four_exp) noexcept nogil:
-    """expm1(d + lost) as a pair, for d <= 0 and a far smaller `lost`; and 4 exp(d + lost), 0 where that is below the
-    smallest normal number.
+cdef inline vec expm1_pair(vec d, vec lost, vec* low, vec* four_exp, vec* four_exp_low) noexcept nogil:
+    """expm1(d + lost) as a pair, for d <= 0 and a far smaller `lost`; and 4 exp(d + lost) as another, 0 where that is
+    below the smallest normal number.
 
     expm1(f) = f + f^2/2 + f^3 q(f), q a polynomial that interpolates; the first two terms are pairs.
     """
@@ -213,7 +227,9 @@ cdef inline vec expm1_pair(vec d, vec lost, vec* low, vec* four_exp) noexcept no
     g = f + part
     g_low = ((f - g) + part) + square_low
     four = power_of_two(shifted + fill(&d, 2))      # exp itself may be too small
-    four_exp[0] = where_less(d, lowest, zero, multiply_add(four, g, four))
+    part = multiply_add(four, g, four)
+    four_exp[0] = where_less(d, lowest, zero, part)
+    four_exp_low[0] = where_less(d, lowest, zero, multiply_add(four, g_low, multiply_add(four, g, four - part)))
     power = four * fill(&d, 0.25)
     part = power - one
     g = g * power

@@ -221,9 +221,9 @@ cdef inline vec distance(vec x, vec v, bint weighs, vec m) noexcept nogil:
 
 
 cdef inline Pair distance_row(
-    const vec* x, const vec* low, const vec* v, Py_ssize_t n, Peak peak
+    const vec* x, const vec* low, const vec* v, Py_ssize_t n, Peak peak, const vec* soon
 ) noexcept nogil:
-    """The sum of v (m - x), all terms >= 0 if v is; v NULL is all ones."""
+    """The sum of v (m - x), all terms >= 0 if v is; v NULL is all ones. The row at `soon` comes from memory meanwhile."""
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i = 0
     cdef bint weighs = v is not NULL
     cdef vec m, m_low, w, total, total_low
@@ -239,6 +239,10 @@ cdef inline Pair distance_row(
             distance(x[i + 3], v[i + 3] if weighs else w, weighs, m),
             &total, &total_low,
         )
+        xent_prefetch(soon + i)
+        xent_prefetch(soon + i + 1)
+        xent_prefetch(soon + i + 2)
+        xent_prefetch(soon + i + 3)
         i += 4
     while i < full:
         accumulate(distance(x[i], v[i] if weighs else w, weighs, m), &total, &total_low)
@@ -395,8 +399,8 @@ cdef inline vec capped(vec u, vec u_low, vec cap, vec cap_low, vec* low, vec* sl
     q = exp(-u); here for |u|. Pairs throughout: an error of tanh is up to 2 cap times larger in exp(z).
     """
     cdef vec zero = fill(&u, 0), one = fill(&u, 1), two = fill(&u, 2)
-    cdef vec p, p_low, four_q, total, total_low, inverse, t, t_low, part
-    p = expm1_pair(zero - absolute(u), zero - flip(u_low, u), &p_low, &four_q)
+    cdef vec p, p_low, four_q, four_q_low, total, total_low, inverse, t, t_low, part
+    p = expm1_pair(zero - absolute(u), zero - flip(u_low, u), &p_low, &four_q, &four_q_low)
     total = two + p
     total_low = ((two - total) + p) + p_low
     inverse = one / total
@@ -406,7 +410,8 @@ cdef inline vec capped(vec u, vec u_low, vec cap, vec cap_low, vec* low, vec* sl
     total_low = residual(one, inverse, total) - inverse * total_low         # what the inverse lost, relatively
     total_low = multiply_add(part + part, total_low, multiply_rest(inverse, inverse, part))
     slope[0] = four_q * part
-    slope[0] = slope[0] + multiply_add(four_q, total_low, multiply_rest(four_q, part, slope[0]))
+    total_low = multiply_add(four_q, total_low, four_q_low * part)
+    slope[0] = slope[0] + (multiply_rest(four_q, part, slope[0]) + total_low)
     part = cap * t
     t_low = multiply_add(cap, t_low, multiply_add(cap_low, t, multiply_rest(cap, t, part)))
     low[0] = flip(t_low, u)

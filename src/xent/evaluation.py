@@ -106,8 +106,9 @@ def evaluate(
 class StreamingLoss:
     """The same as :func:`evaluate` over data that comes in batches, on one machine or several.
 
-    Sums are kept with what their roundings lose, so that the result is that of one pass over all the data, to the last
-    bit, whatever the batches and the order in which they are merged. An object can be pickled.
+    Sums are kept with what their roundings lose (of each batch, to three times the digits of a float64; between batches
+    all of it), so that the result is that of one pass over all the data, to the last bit, whatever the batches and the
+    order in which they are merged. An object can be pickled.
 
     Parameters
     ----------
@@ -175,7 +176,7 @@ class StreamingLoss:
         blocks = cut(batch.target.size, classes, self.n_threads)
         weigh(batch, options, blocks, 1.0, f"[0, {classes}) or be ignore_index, {self.ignore_index}")
         topk = np.array([1, *(min(k, classes) for k in self.topk)])
-        sums = np.empty((blocks.number, len(self._sums), 2))
+        sums = np.empty((blocks.number, len(self._sums), 3))
 
         def work(first: int, last: int) -> None:
             room = np.empty(kernels.row_scratch(classes))

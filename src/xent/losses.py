@@ -54,8 +54,17 @@ def _scratch(batch: check.Batch) -> NDArray[np.float64]:
     return np.empty(kernels.batch_scratch(batch.logits.shape[-1], points))
 
 
+def _total_weight(
+    reduction: str, batch: check.Batch, options: check.Options, blocks: Blocks, weight_unit: float, allowed: str
+) -> float:
+    """What a mean divides by. Raises for a label out of range: before anything is written."""
+    if reduction != "mean" and check.is_dense(batch):
+        return 1.0      # neither a mean nor labels
+    return weigh(batch, options, blocks, weight_unit, allowed)
+
+
 def weigh(batch: check.Batch, options: check.Options, blocks: Blocks, weight_unit: float, allowed: str) -> float:
-    """The sum of weight times target mass. Raises for a label out of range: before anything is written."""
+    """The sum of weight times target mass. Raises for a label out of range."""
     sums = np.zeros(blocks.number)
 
     def work(first: int, last: int) -> int:
@@ -188,7 +197,7 @@ def cross_entropy(
         options = options._replace(z_loss=options.z_loss / class_unit)
         unit *= 1.0 if reduction == "mean" else class_unit
     allowed = f"[0, {batch.logits.shape[-1]}) or be ignore_index, {ignore_index}"
-    total_weight = weigh(batch, options, blocks, unit, allowed)
+    total_weight = _total_weight(reduction, batch, options, blocks, unit, allowed)
     if reduction == "mean" and total_weight == 0:
         if grad is not None:
             grad.fill(0)
@@ -277,7 +286,7 @@ def log_loss(
     blocks = cut(math.prod(batch.logits.shape[:-1]), batch.logits.shape[-1], check.thread_count(n_threads))
     options = check.Options()
     unit = _mean_unit(reduction, batch.sample_weight)
-    total_weight = weigh(batch, options, blocks, unit, f"[0, {batch.logits.shape[-1]})")
+    total_weight = _total_weight(reduction, batch, options, blocks, unit, f"[0, {batch.logits.shape[-1]})")
     loss = np.empty(batch.logits.shape[:-1], check.wide(array.dtype)) if reduction == "none" else None
     sums = np.empty(blocks.number)
 

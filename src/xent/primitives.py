@@ -56,8 +56,8 @@ def logsumexp(
     Notes
     -----
     With m the maximum and r the sum of exp(x - m) over everything but the maximum, the result is m + log1p(r) [1]_.
-    Its error is at most 2 units in the last place of the larger of abs(m) and the result; with factors of both signs,
-    of what the terms that cancel leave of float64.
+    Its error is at most 2 units in the last place of the larger of abs(m) and the result. With factors it is that of a
+    float64 sum: 2 units of the largest of abs(m), the result and 1, and more by as much as terms of both signs cancel.
 
     References
     ----------
