@@ -9,13 +9,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-SCRIPTS = ("start", "fit", "ops")
+SCRIPTS = ("start", "fit", "options", "ops")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python bench", description="Run every benchmark.")
     parser.add_argument("--quick", action="store_true", help="a few minutes become one or two")
-    parser.add_argument("--json", type=Path, metavar="FOLDER", help="save start.json, fit.json and ops.json there")
+    parser.add_argument("--json", type=Path, metavar="FOLDER", help="save a file for each there")
     options = parser.parse_args(arguments)
     failed = False
     for script in SCRIPTS:

@@ -62,7 +62,7 @@ def test_every_row_length(name):
     """The sweeps that meet every body and tail of a vector, for the sets that this run does not use."""
     if name not in usable() or name == xent.isa():
         pytest.skip("in use here, or not usable")
-    files = [str(HERE / f"test_{part}.py") for part in ("primitives", "losses", "binary")]
+    files = [str(HERE / f"test_{part}.py") for part in ("primitives", "losses", "options", "binary", "half")]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "lengths", *files],
         env={**os.environ, "XENT_ISA": name},

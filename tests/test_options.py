@@ -55,7 +55,7 @@ def test_defaults_cost_no_bit(dtype):
 
 @each_dtype
 @each_option
-def test_every_row_length(options, dtype):
+def test_row_lengths(options, dtype):
     for n in (*SHORT_LENGTHS, *EDGE_LENGTHS[:6]):
         x, y, rng = problem(n, dtype=dtype)
         where = rng.random(x.shape) < 0.7

@@ -43,6 +43,18 @@ def _unit(weights: Array | None) -> float:
     return math.ldexp(1.0, min(1000, max(-1000, math.frexp(largest)[1]))) if largest < math.inf else 1.0
 
 
+def _sum(weight: Array, unit: float) -> float:
+    """The sum of weights times a power of two. Repeated elements are read once, and nothing is copied but where weights
+    overflow or vanish."""
+    once = weight[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in weight.strides)]
+    repeats = weight.size // max(once.size, 1)
+    with np.errstate(over="ignore", under="ignore"):
+        result = float(once.sum(dtype=np.float64))
+        if not 1e-290 < result < math.inf:
+            return repeats * float(np.multiply(once, unit, dtype=np.float64).sum())
+    return repeats * (result * unit)
+
+
 def _mean_unit(reduction: str, sample_weight: Array | None) -> float:
     """What sample weights are multiplied by; a mean does not depend on it."""
     return 1 / _unit(sample_weight) if reduction == "mean" else 1.0
@@ -457,8 +469,7 @@ def _binary(
     unit = _mean_unit(reduction, weight)
     total_weight = float(batch.logits.size)
     if reduction == "mean" and weight is not None:
-        with np.errstate(under="ignore"):
-            total_weight = float(np.multiply(weight, unit, dtype=np.float64).sum())
+        total_weight = _sum(weight, unit)
     divisor = _divisor(reduction, total_weight)
     logits, y, positive, weights, losses, slopes = check.flat(
         batch.logits, batch.target, batch.class_weight, batch.sample_weight, loss, grad
