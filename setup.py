@@ -21,6 +21,10 @@ if platform.machine().lower() in {"x86_64", "amd64"} and sys.platform != "win32"
 
 # A multiply-add is fused where the source says so and nowhere else: a result must not depend on what was inlined where.
 FLAGS = [] if sys.platform == "win32" else ["-O3", "-g0", "-fno-math-errno", "-ffp-contract=off"]
+MACROS = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
+if sys.platform != "win32":
+    # Vectors are passed through pointers from one inline function to the next: they stay in registers only if all are.
+    MACROS.append(("CYTHON_INLINE", "inline __attribute__((always_inline))"))
 
 
 class BuildExt(build_ext):
@@ -51,7 +55,7 @@ extensions = [
         f"xent.{name}",
         [f"src/xent/{name}.pyx"],
         include_dirs=["src/xent", numpy.get_include()],
-        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        define_macros=MACROS,
         extra_compile_args=FLAGS + flags,
         depends=["src/xent/_kernels.pyx", "src/xent/_simd.h", *glob("src/xent/*.pxd")],
     )

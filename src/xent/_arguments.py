@@ -61,6 +61,8 @@ def job_count(value: object) -> int | None:
 
 
 def real(name: str, value: object) -> float:
+    if type(value) is float:
+        return value
     kind = value.dtype.kind if isinstance(value, np.generic | np.ndarray) else ""
     if isinstance(value, (bool, str, bytes)) or (kind and kind in "bSU"):
         raise TypeError(f"{name} is {value!r}; it must be a real number")

@@ -251,9 +251,8 @@ cdef struct Terms:      # what a row's loss is made of beside its logits
     Pair share          # multiplies the points and t
     Pair even           # multiplies the base
     Pair weight         # of the row
-    double scale        # dz/dx, but for the slope of a softcap
     double z_loss
-    double divisor
+    Pair scale          # of the gradient: dz/dx, but for the slope of a softcap, and what it is divided by
 
 
 cdef inline Pair loss_row(
@@ -263,8 +262,8 @@ cdef inline Pair loss_row(
     """The loss; with `keep`, grad (may be x) = its gradient / divisor. `low`, `slope`, t and `base` may be NULL. The
     rows at `soon` come from memory meanwhile."""
     cdef Peak peak = peak_of(x, low, n)
-    cdef Pair mass = single(0), far = single(0), loss, distance, scale, factor, others
-    cdef double share, even
+    cdef Pair mass = single(0), far = single(0), loss, distance, scale, factor, pull, others
+    cdef double share, even, at_label
     cdef Shift row
     cdef Py_ssize_t j, only = -1
     cdef int64_t c = 0
@@ -287,7 +286,12 @@ cdef inline Pair loss_row(
         add_pair(&far, multiply(terms.even, distance_row(x, low, base, n, peak, x)))
     elif terms.points.count == 1 and t is NULL:
         only = c
-    if keep:
+    # Four calls, so that what is constant in each costs nothing in its loops.
+    if low is NULL and keep:
+        row = shift_row(x, <vec*>NULL, grad, n, peak, True, soon)
+    elif low is NULL:
+        row = shift_row(x, <vec*>NULL, <vec*>x, n, peak, False, soon)
+    elif keep:
         row = shift_row(x, low, grad, n, peak, True, soon)
     else:
         row = shift_row(x, low, <vec*>x, n, peak, False, soon)
@@ -298,25 +302,24 @@ cdef inline Pair loss_row(
     if not keep:
         return multiply(loss, terms.weight)
 
-    scale = divide(multiply(terms.weight, single(terms.scale)), single(terms.divisor))
-    factor = mass
-    if terms.z_loss != 0:
-        add_pair(&factor, multiply(row.logsumexp, single(2 * terms.z_loss)))
-    factor = divide(multiply(factor, scale), one_more(row.rest))
+    scale = multiply(terms.weight, terms.scale)
+    factor = divide(scale, one_more(row.rest))      # of e_c, for each unit of T
+    pull = multiply(row.logsumexp, single(2 * terms.z_loss)) if terms.z_loss != 0 else single(0)
     if only >= 0:       # the difference T p - t would cancel
         others = row.rest
         if only != peak.index:
             add(&others, -get(grad, only))
             add(&others, 1)
-        others = divide(multiply(multiply(others, mass), scale), one_more(row.rest))
-        others.high, others.low = -others.high, -others.low
+        others = multiply(others, mass)
         if terms.z_loss != 0:
-            add_pair(&others, divide(
-                multiply(multiply(row.logsumexp, single(2 * terms.z_loss * get(grad, only))), scale), one_more(row.rest)
-            ))
-        combine_row(grad, <vec*>NULL, n, value(factor), 0)
-        put(grad, only, value(others))
+            add_pair(&others, multiply(pull, single(-get(grad, only))))
+            add_pair(&mass, pull)
+        at_label = -value(multiply(factor, others))
+        combine_row(grad, <vec*>NULL, n, value(multiply(factor, mass)), 0)
+        put(grad, only, at_label)
     else:
+        add_pair(&mass, pull)
+        factor = multiply(factor, mass)
         share = value(multiply(terms.share, scale))
         even = value(multiply(terms.even, scale))
         if t is not NULL:
@@ -381,9 +384,8 @@ cdef double cross_entropy_rows(
     cdef vec* grad = scratch
     terms.share = two_sum(1, -batch.smoothing)
     terms.even = divide(single(batch.smoothing), single(<double>max(n, 1)))
-    terms.scale = batch.transform.scale
+    terms.scale = divide(single(batch.transform.scale), single(batch.divisor))
     terms.z_loss = batch.z_loss
-    terms.divisor = batch.divisor
     if transforms:
         low = scratch + 4 * rows
         if batch.transform.softcap != 0:

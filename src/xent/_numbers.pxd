@@ -4,7 +4,8 @@
 from libc.math cimport fma, isfinite, log
 
 from xent._simd cimport (
-    fill, get, lanes, maximum, multiply_add, multiply_rest, power_of_two, vec, vf32, where_equal, where_less,
+    fill, get, lanes, maximum, multiply_add, multiply_rest, power_of_two, unless_less, vec, vf32,
+    where_equal, where_less,
 )
 
 
@@ -162,7 +163,7 @@ cdef inline vec exp_shifted(vec x, vec m, vec less, vec* rest) noexcept nogil:
     """
     cdef vec d = x - m
     cdef vec part = d - x
-    cdef vec zero = fill(&d, 0), f, low, q, power, result
+    cdef vec f, low, q, power, result
     power = power_of_two(reduced(d, ((x - (d - part)) - (m + part)) - less, &f, &low))
     if vec is vf32:
         q = fill(&d, 0.0013814553640338619)
@@ -186,8 +187,8 @@ cdef inline vec exp_shifted(vec x, vec m, vec less, vec* rest) noexcept nogil:
         f = multiply_add(f * f, q, low) + f
     result = multiply_add(f, power, power)
     if rest is not NULL:
-        rest[0] = where_less(d, exp_lowest(&d), zero, multiply_add(f, power, power - result))
-    return where_less(d, exp_lowest(&d), zero, result)
+        rest[0] = unless_less(d, exp_lowest(&d), multiply_add(f, power, power - result))
+    return unless_less(d, exp_lowest(&d), result)
 
 
 cdef inline vec expm1_pair(vec d, vec lost, vec* low, vec* four_exp, vec* four_exp_low) noexcept nogil:
@@ -196,7 +197,7 @@ cdef inline vec expm1_pair(vec d, vec lost, vec* low, vec* four_exp, vec* four_e
 
     expm1(f) = f + f^2/2 + f^3 q(f), q a polynomial that interpolates; the first two terms are pairs.
     """
-    cdef vec one = fill(&d, 1), zero = fill(&d, 0)
+    cdef vec one = fill(&d, 1)
     cdef vec lowest = exp_lowest(&d) - fill(&d, 1.3862943611198906)
     cdef vec clipped = maximum(lowest, d)
     cdef vec f, f_low, q, square, square_low, g, g_low, power, four, part, result, shifted
@@ -228,8 +229,8 @@ cdef inline vec expm1_pair(vec d, vec lost, vec* low, vec* four_exp, vec* four_e
     g_low = ((f - g) + part) + square_low
     four = power_of_two(shifted + fill(&d, 2))      # exp itself may be too small
     part = multiply_add(four, g, four)
-    four_exp[0] = where_less(d, lowest, zero, part)
-    four_exp_low[0] = where_less(d, lowest, zero, multiply_add(four, g_low, multiply_add(four, g, four - part)))
+    four_exp[0] = unless_less(d, lowest, part)
+    four_exp_low[0] = unless_less(d, lowest, multiply_add(four, g_low, multiply_add(four, g, four - part)))
     power = four * fill(&d, 0.25)
     part = power - one
     g = g * power

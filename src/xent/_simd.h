@@ -110,6 +110,7 @@ XENT_DEFINE(f64, double, vf64, vi64, 52)
 /* What the compiler has no operator for, in the instructions of each set:
  *   where_less     yes in the lanes in which a < b, else no
  *   where_equal    the same for a == b
+ *   unless_less    0 in the lanes in which a < b, else x
  *   maximum        max(a, b); b where either is NaN
  *   equal          a bit for each lane in which a == b
  *   multiply_add   a * b + c, rounded once where the set has such an instruction
@@ -130,6 +131,12 @@ XENT_INLINE vf64 xent_where_less_f64(vf64 a, vf64 b, vf64 yes, vf64 no) {
 }
 XENT_INLINE vf64 xent_where_equal_f64(vf64 a, vf64 b, vf64 yes, vf64 no) {
     return (vf64)_mm512_mask_blend_pd(_mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_EQ_OQ), (__m512d)no, (__m512d)yes);
+}
+XENT_INLINE vf32 xent_unless_less_f32(vf32 a, vf32 b, vf32 x) {
+    return (vf32)_mm512_maskz_mov_ps(_mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_NLT_UQ), (__m512)x);
+}
+XENT_INLINE vf64 xent_unless_less_f64(vf64 a, vf64 b, vf64 x) {
+    return (vf64)_mm512_maskz_mov_pd(_mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_NLT_UQ), (__m512d)x);
 }
 XENT_INLINE vf32 xent_maximum_f32(vf32 a, vf32 b) { return (vf32)_mm512_max_ps((__m512)a, (__m512)b); }
 XENT_INLINE vf64 xent_maximum_f64(vf64 a, vf64 b) { return (vf64)_mm512_max_pd((__m512d)a, (__m512d)b); }
@@ -178,6 +185,12 @@ XENT_INLINE vf64 xent_where_less_f64(vf64 a, vf64 b, vf64 yes, vf64 no) {
 XENT_INLINE vf64 xent_where_equal_f64(vf64 a, vf64 b, vf64 yes, vf64 no) {
     return (vf64)_mm256_blendv_pd((__m256d)no, (__m256d)yes, (__m256d)(a == b));
 }
+XENT_INLINE vf32 xent_unless_less_f32(vf32 a, vf32 b, vf32 x) {
+    return (vf32)_mm256_andnot_ps((__m256)(a < b), (__m256)x);
+}
+XENT_INLINE vf64 xent_unless_less_f64(vf64 a, vf64 b, vf64 x) {
+    return (vf64)_mm256_andnot_pd((__m256d)(a < b), (__m256d)x);
+}
 XENT_INLINE vf32 xent_maximum_f32(vf32 a, vf32 b) { return (vf32)_mm256_max_ps((__m256)a, (__m256)b); }
 XENT_INLINE vf64 xent_maximum_f64(vf64 a, vf64 b) { return (vf64)_mm256_max_pd((__m256d)a, (__m256d)b); }
 XENT_INLINE int xent_equal_f32(vf32 a, vf32 b) { return _mm256_movemask_ps((__m256)(a == b)); }
@@ -225,6 +238,10 @@ XENT_INLINE void xent_store_first_f64(vf64 *target, Py_ssize_t n, vf64 x) {
     XENT_INLINE vector xent_where_equal_##S(vector a, vector b, vector yes, vector no) {                             \
         ints mask = XENT_MASK(a == b);                                                                               \
         return xent_from_bits_##S(XENT_BLEND(mask, xent_bits_##S(yes), xent_bits_##S(no)));                          \
+    }                                                                                                                \
+    XENT_INLINE vector xent_unless_less_##S(vector a, vector b, vector x) {                                          \
+        ints mask = XENT_MASK(a < b);                                                                                \
+        return xent_from_bits_##S(~mask & xent_bits_##S(x));                                                         \
     }
 XENT_DEFINE_WHERE(f32, vf32, vi32)
 XENT_DEFINE_WHERE(f64, vf64, vi64)

@@ -16,6 +16,8 @@ cdef extern from "_simd.h" nogil:
     vf64 xent_where_less_f64(vf64 a, vf64 b, vf64 yes, vf64 no)
     vf32 xent_where_equal_f32(vf32 a, vf32 b, vf32 yes, vf32 no)
     vf64 xent_where_equal_f64(vf64 a, vf64 b, vf64 yes, vf64 no)
+    vf32 xent_unless_less_f32(vf32 a, vf32 b, vf32 x)
+    vf64 xent_unless_less_f64(vf64 a, vf64 b, vf64 x)
     bint xent_any_equal_f32(vf32 a, vf32 b)
     bint xent_any_equal_f64(vf64 a, vf64 b)
     bint xent_all_equal_f32(vf32 a, vf32 b)
@@ -98,6 +100,14 @@ cdef inline vec where_less(vec a, vec b, vec yes, vec no) noexcept nogil:
         return xent_where_less_f32(a, b, yes, no)
     else:
         return xent_where_less_f64(a, b, yes, no)
+
+
+cdef inline vec unless_less(vec a, vec b, vec x) noexcept nogil:
+    """0 where a < b, else x (NaN is not less)."""
+    if vec is vf32:
+        return xent_unless_less_f32(a, b, x)
+    else:
+        return xent_unless_less_f64(a, b, x)
 
 
 cdef inline vec where_equal(vec a, vec b, vec yes, vec no) noexcept nogil:
