@@ -16,6 +16,7 @@ from xent._simd cimport (
 
 cdef enum:
     MASK_BYTES = 64     # at least the lanes of any vector
+    MANY = 16           # vectors of a row whose roundings average out; a shorter row keeps what its terms lose
 
 
 cdef struct Peak:
@@ -202,9 +203,10 @@ cdef inline Pair sum_row(const vec* v, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t full = n // lanes(v), i = 0
     cdef vec total, low
     total = low = fill(v, 0)
-    while i + 4 <= full:
-        accumulate_four(v[i], v[i + 1], v[i + 2], v[i + 3], &total, &low)
-        i += 4
+    if full >= MANY:
+        while i + 4 <= full:
+            accumulate_four(v[i], v[i + 1], v[i + 2], v[i + 3], &total, &low)
+            i += 4
     while i < full:
         accumulate(v[i], &total, &low)
         i += 1
@@ -220,6 +222,18 @@ cdef inline vec distance(vec x, vec v, bint weighs, vec m) noexcept nogil:
     return where_equal(v, zero, zero, v * d) if weighs else d
 
 
+cdef inline void add_distance(vec x, vec v, bint weighs, vec m, vec* total, vec* total_low) noexcept nogil:
+    """The same, added with what it lost."""
+    cdef vec d = m - x
+    cdef vec part = d + x
+    cdef vec lost = (m - part) - ((d - part) + x)
+    cdef vec y = distance(x, v, weighs, m)
+    if weighs:
+        lost = multiply_rest(v, d, y) + v * lost
+    accumulate(y, total, total_low)
+    total_low[0] = total_low[0] + finite_or_zero(lost)
+
+
 cdef inline Pair distance_row(
     const vec* x, const vec* low, const vec* v, Py_ssize_t n, Peak peak, const vec* soon
 ) noexcept nogil:
@@ -231,21 +245,22 @@ cdef inline Pair distance_row(
     m_low = fill(x, peak.low)
     total = total_low = fill(x, 0)
     w = fill(x, 1)
-    while i + 4 <= full:
-        accumulate_four(
-            distance(x[i], v[i] if weighs else w, weighs, m),
-            distance(x[i + 1], v[i + 1] if weighs else w, weighs, m),
-            distance(x[i + 2], v[i + 2] if weighs else w, weighs, m),
-            distance(x[i + 3], v[i + 3] if weighs else w, weighs, m),
-            &total, &total_low,
-        )
-        xent_prefetch(soon + i)
-        xent_prefetch(soon + i + 1)
-        xent_prefetch(soon + i + 2)
-        xent_prefetch(soon + i + 3)
-        i += 4
+    if full >= MANY:
+        while i + 4 <= full:
+            accumulate_four(
+                distance(x[i], v[i] if weighs else w, weighs, m),
+                distance(x[i + 1], v[i + 1] if weighs else w, weighs, m),
+                distance(x[i + 2], v[i + 2] if weighs else w, weighs, m),
+                distance(x[i + 3], v[i + 3] if weighs else w, weighs, m),
+                &total, &total_low,
+            )
+            xent_prefetch(soon + i)
+            xent_prefetch(soon + i + 1)
+            xent_prefetch(soon + i + 2)
+            xent_prefetch(soon + i + 3)
+            i += 4
     while i < full:
-        accumulate(distance(x[i], v[i] if weighs else w, weighs, m), &total, &total_low)
+        add_distance(x[i], v[i] if weighs else w, weighs, m, &total, &total_low)
         i += 1
     if low is not NULL:
         for i in range(full):
@@ -253,7 +268,7 @@ cdef inline Pair distance_row(
     if tail:
         if weighs:
             w = load_first(v + full, tail, 0)
-        accumulate(distance(load_first(x + full, tail, peak.high), w, weighs, m), &total, &total_low)
+        add_distance(load_first(x + full, tail, peak.high), w, weighs, m, &total, &total_low)
         if low is not NULL:
             total_low = total_low + w * (m_low - load_first(low + full, tail, peak.low))
     return sum_pairs(total, total_low)
