@@ -29,6 +29,9 @@ from libc.stdint cimport int64_t
 cimport numpy as cnp
 
 from xent._binary cimport CHUNK, BinaryBatch, binary_chunks
+from xent._columns cimport (
+    FEW, MAX_LANES, label_tile, load_tile, log_softmax_tile, logsumexp_tile, softmax_tile, store_tile,
+)
 from xent._numbers cimport (
     Pair, Sum, add, add_exactly, add_pair, divide, log_pair, minus_log, multiply, one_more, single, two_sum, value,
 )
@@ -37,7 +40,7 @@ from xent._operands cimport (
     weight_of, write_number,
 )
 from xent._rows cimport (
-    Peak, Shift, Transform, combine_row, count_above, distance_row, log_softmax_row, mask_row, multiply_row, only_class,
+    Peak, Shift, Transform, combine_row, count_above, distance_row, is_moderate, log_softmax_row, mask_row, multiply_row, only_class,
     peak_of, shift_row, softmax_row, sum_row, transform_row, weighted_sum,
 )
 from xent._simd cimport get, lanes, put, vec, vf32, vf64, xent_cpu_has_avx2, xent_cpu_has_avx512
@@ -49,6 +52,11 @@ cnp.import_array()
 # Softmax and its kin: rows first <= i < last of a batch
 # ---------------------------------------------------------------------------------------------------------------------
 
+cdef inline vec* aligned(const double* scratch, const vec* like) noexcept nogil:
+    """From the next cache line on."""
+    return <vec*>((<size_t>scratch + 63) // 64 * 64)
+
+
 cdef void logsumexp_rows(
     const Operand* x, const Operand* out, vec* scratch, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
@@ -59,6 +67,24 @@ cdef void logsumexp_rows(
         row = gather(x, i, 0, x.n, scratch)
         shift = shift_row(row, <vec*>NULL, row, x.n, peak_of(row, <vec*>NULL, x.n), False, next_row(x, i, row))
         write_number(out, i, value(shift.logsumexp))
+
+
+cdef void logsumexp_tiles(
+    const Operand* x, const Operand* out, vec* scratch, vec* tile, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
+    cdef Py_ssize_t i, j, count
+    cdef vec total, result
+    i = first
+    while i < last:
+        count = min(last - i, lanes(tile))
+        load_tile(x, i, count, tile, scratch)
+        total = logsumexp_tile(tile, &result, x.n)
+        for j in range(count):
+            if isnan(get(&total, j)):
+                logsumexp_rows(x, out, scratch, i + j, i + j + 1)
+            else:
+                write_number(out, i + j, get(&result, j))
+        i += lanes(tile)
 
 
 cdef Pair infinite_sum(const vf64* x, const vf64* b, Py_ssize_t n, double* sign) noexcept nogil:
@@ -143,6 +169,49 @@ cdef void softmax_rows(
         scatter(out, i, 0, x.n, result)
 
 
+cdef void softmax_tiles(
+    const Operand* x, const Operand* out, bint logarithm, vec* scratch, vec* tile, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
+    cdef Py_ssize_t i, j, count
+    cdef bint skip[MAX_LANES]
+    cdef bint skips
+    cdef vec total
+    i = first
+    while i < last:
+        count = min(last - i, lanes(tile))
+        load_tile(x, i, count, tile, scratch)
+        if logarithm:
+            total = log_softmax_tile(tile, tile + x.n, x.n)
+        else:
+            total = softmax_tile(tile, tile + x.n, x.n)
+        skips = False
+        for j in range(count):
+            skip[j] = isnan(get(&total, j))
+            skips = skips or skip[j]
+            if skip[j]:
+                softmax_rows(x, out, logarithm, scratch, i + j, i + j + 1)
+        store_tile(out, i, count, tile + x.n, skip, skips, scratch)
+        i += lanes(tile)
+
+
+cdef void logsumexp_block(
+    const Operand* x, const Operand* out, vec* scratch, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
+    if 0 < x.n <= FEW:
+        logsumexp_tiles(x, out, scratch, aligned(<double*>scratch + 5 * (x.n + 16), scratch), first, last)
+    else:
+        logsumexp_rows(x, out, scratch, first, last)
+
+
+cdef void softmax_block(
+    const Operand* x, const Operand* out, bint logarithm, vec* scratch, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
+    if 0 < x.n <= FEW:
+        softmax_tiles(x, out, logarithm, scratch, aligned(<double*>scratch + 5 * (x.n + 16), scratch), first, last)
+    else:
+        softmax_rows(x, out, logarithm, scratch, first, last)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Cross-entropy
 # ---------------------------------------------------------------------------------------------------------------------
@@ -184,14 +253,17 @@ cdef struct Points:             # classes with mass, each once, under the class 
 cdef struct Room:               # scratch for one row
     Points points
     double* totals              # one a class; each is set before it is used
+    double* tile                # two tiles
 
 
 cdef Room room_of(const Batch* batch, double* scratch) noexcept nogil:
     cdef Room room
+    cdef Py_ssize_t most = max(batch.target.n, 1) if batch.form == SPARSE else 1
     room.points.count = 0
     room.points.mass = scratch
-    room.points.index = <int64_t*>(scratch + max(batch.target.n, 1))
-    room.totals = scratch + 2 * max(batch.target.n, 1)
+    room.points.index = <int64_t*>(scratch + most)
+    room.totals = scratch + 2 * most
+    room.tile = room.totals + batch.logits.n
     return room
 
 
@@ -362,16 +434,16 @@ cdef inline vec* weighted(const vec* t, const vec* class_weight, vec* scratch, P
     return scratch
 
 
-cdef double cross_entropy_rows(
-    const Batch* batch, vec* scratch, const Room* room, Py_ssize_t first, Py_ssize_t last
+cdef void cross_entropy_rows(
+    const Batch* batch, vec* scratch, const Room* room, Py_ssize_t first, Py_ssize_t last, Pair* total
 ) noexcept nogil:
-    """The sum of the losses; writes each loss and gradient where they are wanted. `scratch` holds ROWS rows."""
+    """Adds up the losses; writes each loss and gradient where they are wanted. `scratch` holds ROWS rows."""
     cdef Py_ssize_t i, j, reached, only, n = batch.logits.n, rows = (n + lanes(scratch) - 1) // lanes(scratch)
     cdef bint keep = batch.grad.kind != ABSENT, masks = batch.where.kind != ABSENT
     cdef bint transforms = batch.transform.scale != 1 or batch.transform.softcap != 0
     cdef bint smooths = batch.smoothing != 0 and n > 0
     cdef Terms terms
-    cdef Pair loss, total = single(0)
+    cdef Pair loss
     cdef char* mask = NULL
     cdef vec* x
     cdef vec* soon
@@ -440,7 +512,108 @@ cdef double cross_entropy_rows(
         if keep:
             scatter(&batch.grad, i, 0, n, grad)
         write_number(&batch.loss, i, value(loss))
-        add_pair(&total, loss)
+        add_pair(total, loss)
+
+
+cdef bint has_tiles(const Batch* batch) noexcept nogil:
+    """Whether rows are done side by side: of few classes, and without the options that need a row's own sums."""
+    return (
+        0 < batch.logits.n <= FEW and batch.smoothing == 0 and batch.z_loss == 0 and batch.transform.scale == 1
+        and batch.transform.softcap == 0
+    )
+
+
+cdef inline bint has_one_class(
+    const Batch* batch, Py_ssize_t i, const Room* room, vec* scratch, Py_ssize_t* label, double* mass
+) noexcept nogil:
+    """Whether all the mass of row i is on one class: on which, and how much under its class weight."""
+    cdef Points points
+    cdef int64_t c
+    cdef vec* t
+    if batch.form == LABELS:
+        c = read_integer(row_of(&batch.target, i), batch.target.kind)
+        if not 0 <= c < batch.logits.n or (batch.ignores and c == batch.ignore_index):
+            return False
+        mass[0] = class_weight_of(batch, c)
+    elif batch.form == SPARSE:
+        points = points_of(batch, i, room)
+        if points.count != 1:
+            return False
+        c = points.index[0]
+        mass[0] = points.mass[0]
+    else:
+        t = gather(&batch.target, i, 0, batch.logits.n, scratch)
+        c = only_class(t, batch.logits.n)
+        if c < 0:
+            return False
+        mass[0] = get(t, c) * class_weight_of(batch, c)
+    label[0] = c
+    return True
+
+
+cdef void cross_entropy_tiles(
+    const Batch* batch, vec* scratch, const Room* room, Py_ssize_t first, Py_ssize_t last, Pair* total
+) noexcept nogil:
+    """The same; rows that are ignored, strange, without probabilities or with mass on several classes are left to
+    `cross_entropy_rows`."""
+    cdef Py_ssize_t i, j, k, count, skipped, n = batch.logits.n
+    cdef bint keep = batch.grad.kind != ABSENT
+    cdef bint skip[MAX_LANES]
+    cdef Py_ssize_t label[MAX_LANES]
+    cdef double weight[MAX_LANES]
+    cdef double mass = 0
+    cdef Pair loss[MAX_LANES]
+    cdef Pair scale = divide(single(1), single(batch.divisor))
+    cdef char* mask
+    cdef vec sums
+    cdef vec* tile = aligned(room.tile, scratch)
+    i = first
+    while i < last:
+        count = min(last - i, lanes(tile))
+        skipped = 0
+        for j in range(count):
+            weight[j] = weight_of(&batch.sample_weight, i + j) * batch.weight_unit
+            skip[j] = weight[j] == 0 or not has_one_class(batch, i + j, room, scratch, &label[j], &mass)
+            weight[j] *= mass
+            skip[j] = skip[j] or not is_moderate(tile, weight[j] * scale.high)
+            if skip[j]:
+                label[j] = 0
+                skipped += 1
+        if skipped < count:
+            load_tile(&batch.logits, i, count, tile, scratch)
+            if batch.where.kind != ABSENT:
+                for j in range(count):
+                    mask = row_of(&batch.where, i + j)
+                    for k in range(n):
+                        if not mask[k * batch.where.step]:
+                            put(tile, k * lanes(tile) + j, -INFINITY)
+            if keep:
+                sums = label_tile(tile, tile + n, n, count, label, weight, scale, loss, True)
+            else:
+                sums = label_tile(tile, tile + n, n, count, label, weight, scale, loss, False)
+            for j in range(count):
+                if not skip[j] and isnan(get(&sums, j)):
+                    skip[j] = True
+                    skipped += 1
+        for j in range(count):
+            if skip[j]:
+                cross_entropy_rows(batch, scratch, room, i + j, i + j + 1, total)
+            else:
+                write_number(&batch.loss, i + j, value(loss[j]))
+                add_pair(total, loss[j])
+        if keep and skipped < count:
+            store_tile(&batch.grad, i, count, tile + n, skip, skipped > 0, scratch)
+        i += lanes(tile)
+
+
+cdef double cross_entropy_block(
+    const Batch* batch, vec* scratch, const Room* room, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
+    cdef Pair total = single(0)
+    if has_tiles(batch):
+        cross_entropy_tiles(batch, scratch, room, first, last, &total)
+    else:
+        cross_entropy_rows(batch, scratch, room, first, last, &total)
     return value(total)
 
 
@@ -585,13 +758,17 @@ cdef enum:
 
 
 def row_scratch(Py_ssize_t classes):
-    """The length of the scratch of a function of rows: five of them."""
-    return 5 * (classes + 16)
+    """The length of the scratch of a function of rows: five of them, and two tiles."""
+    return 5 * (classes + 16) + tile_scratch(classes)
+
+
+cdef Py_ssize_t tile_scratch(Py_ssize_t classes):
+    return 2 * 8 * classes + 8 if classes <= FEW else 0
 
 
 def batch_scratch(Py_ssize_t classes, Py_ssize_t points):
-    """The length of the scratch of a batch: rows, a total for each class, an index and a mass for each point."""
-    return ROWS * (classes + 16) + classes + 2 * max(points, 1)
+    """The length of the scratch of a batch: rows, a total for each class, an index and a mass for each point, tiles."""
+    return ROWS * (classes + 16) + classes + 2 * max(points, 1) + tile_scratch(classes)
 
 
 def cpu_sets():
@@ -615,9 +792,9 @@ def logsumexp(
                 &rows, &weights, &result, &signs, <vf64*>room, first * size, min(last * size, count)
             )
         elif rows.kind != F64:
-            logsumexp_rows(&rows, &result, <vf32*>room, first * size, min(last * size, count))
+            logsumexp_block(&rows, &result, <vf32*>room, first * size, min(last * size, count))
         else:
-            logsumexp_rows(&rows, &result, <vf64*>room, first * size, min(last * size, count))
+            logsumexp_block(&rows, &result, <vf64*>room, first * size, min(last * size, count))
 
 
 def softmax(
@@ -630,9 +807,9 @@ def softmax(
     bind(&result, out, True)
     with nogil:
         if rows.kind != F64:
-            softmax_rows(&rows, &result, logarithm, <vf32*>room, first * size, min(last * size, count))
+            softmax_block(&rows, &result, logarithm, <vf32*>room, first * size, min(last * size, count))
         else:
-            softmax_rows(&rows, &result, logarithm, <vf64*>room, first * size, min(last * size, count))
+            softmax_block(&rows, &result, logarithm, <vf64*>room, first * size, min(last * size, count))
 
 
 cdef int bind_batch(Batch* batch, problem, options, double weight_unit) except -1:
@@ -697,9 +874,9 @@ def cross_entropy(
     with nogil:
         for i in range(first, last):
             if batch.logits.kind != F64:
-                sums[i] = cross_entropy_rows(&batch, <vf32*>data, &room, i * size, min((i + 1) * size, count))
+                sums[i] = cross_entropy_block(&batch, <vf32*>data, &room, i * size, min((i + 1) * size, count))
             else:
-                sums[i] = cross_entropy_rows(&batch, <vf64*>data, &room, i * size, min((i + 1) * size, count))
+                sums[i] = cross_entropy_block(&batch, <vf64*>data, &room, i * size, min((i + 1) * size, count))
 
 
 def log_loss(

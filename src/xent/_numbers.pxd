@@ -4,8 +4,8 @@
 from libc.math cimport fma, isfinite, log
 
 from xent._simd cimport (
-    fill, get, lanes, maximum, multiply_add, multiply_rest, power_of_two, unless_less, vec, vf32,
-    where_equal, where_less,
+    fill, get, lanes, maximum, multiply_add, multiply_rest, power_of_two, split, unless_less, vec,
+    vf32, where_equal, where_less,
 )
 
 
@@ -239,42 +239,57 @@ cdef inline vec expm1_pair(vec d, vec lost, vec* low, vec* four_exp, vec* four_e
     return result
 
 
-cdef inline vec log1p_unit(vec x, vec x_rest, vec* rest) noexcept nogil:
-    """log1p(x + x_rest) for 0 <= x <= 1 and a far smaller x_rest; writes what the result lost.
+cdef inline vec log1p_reduced(vec k, vec f, vec f_low, vec* rest) noexcept nogil:
+    """k log 2 + log(1 + f + f_low), for sqrt(1/2) <= 1 + f < sqrt(2) and a far smaller f_low; writes what it lost.
 
-    1 + x = 2^k (1 + f), k = 1 from sqrt(2) on; with s = f / (2 + f), log1p(f) = f - (f^2/2 - s (f^2/2 + R(s^2))),
-    R a minimax polynomial. The form is that of FreeBSD's log1p.
+    With s = f / (2 + f), log1p(f) = f - (f^2/2 - s (f^2/2 + R(s^2))), R a minimax polynomial. The form is that of
+    FreeBSD's log1p.
     """
-    cdef vec bound = fill(&x, 0.41421356237309515)
-    cdef vec zero = fill(&x, 0)
-    cdef vec one = fill(&x, 1)
-    cdef vec f = where_less(bound, x, (x - one) * fill(&x, 0.5), x)
-    cdef vec s = f / (fill(&x, 2) + f)
+    cdef vec s = f / (fill(&f, 2) + f)
     cdef vec z = s * s
-    cdef vec half = fill(&x, 0.5) * f * f
-    cdef vec r, k_log_2, k_log_2_rest, bend, sum_1, sum_2
+    cdef vec half = fill(&f, 0.5) * f * f
+    cdef vec r, log_2, log_2_low, bend, sum_1, sum_2
     if vec is vf32:
-        k_log_2 = where_less(bound, x, fill(&x, 0.693138122558594), zero)
-        k_log_2_rest = where_less(bound, x, fill(&x, 9.05800061445916e-06), zero)
-        r = fill(&x, 0.23583540742507851)
-        r = multiply_add(r, z, fill(&x, 0.285372400263040985))
-        r = multiply_add(r, z, fill(&x, 0.400003361872143129))
-        r = multiply_add(r, z, fill(&x, 0.666666656414753555))
+        log_2 = k * fill(&f, 0.693138122558594)
+        log_2_low = k * fill(&f, 9.05800061445916e-06)
+        r = fill(&f, 0.23583540742507851)
+        r = multiply_add(r, z, fill(&f, 0.285372400263040985))
+        r = multiply_add(r, z, fill(&f, 0.400003361872143129))
+        r = multiply_add(r, z, fill(&f, 0.666666656414753555))
     else:
-        k_log_2 = where_less(bound, x, fill(&x, 0.693147180369123816490), zero)
-        k_log_2_rest = where_less(bound, x, fill(&x, 1.90821492927058770002e-10), zero)
-        r = fill(&x, 0.147974705326395037)
-        r = multiply_add(r, z, fill(&x, 0.153139072509607208))
-        r = multiply_add(r, z, fill(&x, 0.181835695695164154))
-        r = multiply_add(r, z, fill(&x, 0.22222198479599416))
-        r = multiply_add(r, z, fill(&x, 0.285714287432230625))
-        r = multiply_add(r, z, fill(&x, 0.399999999994112994))
-        r = multiply_add(r, z, fill(&x, 0.666666666666673486))
+        log_2 = k * fill(&f, 0.693147180369123816490)
+        log_2_low = k * fill(&f, 1.90821492927058770002e-10)
+        r = fill(&f, 0.147974705326395037)
+        r = multiply_add(r, z, fill(&f, 0.153139072509607208))
+        r = multiply_add(r, z, fill(&f, 0.181835695695164154))
+        r = multiply_add(r, z, fill(&f, 0.22222198479599416))
+        r = multiply_add(r, z, fill(&f, 0.285714287432230625))
+        r = multiply_add(r, z, fill(&f, 0.399999999994112994))
+        r = multiply_add(r, z, fill(&f, 0.666666666666673486))
     bend = half - s * multiply_add(r, z, half)
-    sum_1 = f - bend                # |f| > bend and k log 2 > |sum_1|, so that two operations find what was lost
-    sum_2 = k_log_2 + sum_1
-    rest[0] = (
-        where_less(bound, x, (k_log_2 - sum_2) + sum_1, zero) + ((f - sum_1) - bend) + k_log_2_rest
-        + x_rest / (one + x)
-    )
+    sum_1 = f - bend                # |f| > bend and |k log 2| > |sum_1|, so that two operations find what was lost
+    sum_2 = log_2 + sum_1
+    # f_low / (1 + f), well enough
+    f_low = f_low * multiply_add(f, f - fill(&f, 1), fill(&f, 1))
+    rest[0] = ((log_2 - sum_2) + sum_1) + (((f - sum_1) - bend) + (log_2_low + f_low))
     return sum_2
+
+
+cdef inline vec log1p_unit(vec x, vec x_rest, vec* rest) noexcept nogil:
+    """log1p(x + x_rest) for 0 <= x <= 1 and a far smaller x_rest; writes what the result lost."""
+    cdef vec bound = fill(&x, 0.41421356237309515)
+    cdef vec zero = fill(&x, 0), one = fill(&x, 1), half = fill(&x, 0.5)
+    cdef vec f = where_less(bound, x, (x - one) * half, x)
+    return log1p_reduced(
+        where_less(bound, x, one, zero), f, where_less(bound, x, x_rest * half, x_rest), rest
+    )
+
+
+cdef inline vec log_of_pair(vec x, vec x_low, vec* rest) noexcept nogil:
+    """log(x + x_low) for x >= 1 and a far smaller x_low, exact where that is 1 and hardly more; writes what it lost."""
+    cdef vec down
+    cdef vec k = split(x, &down)
+    cdef vec a = x * down - fill(&x, 1)
+    cdef vec b = x_low * down
+    cdef vec f = a + b
+    return log1p_reduced(k, f, (a - f) + b, rest)

@@ -127,12 +127,17 @@ cdef inline bint fits_float32(const Operand* operand) noexcept nogil:
     return operand.kind != F64
 
 
+cdef inline bint is_native(const Operand* operand, const vec* like) noexcept nogil:
+    """Whether its elements are of the kernel's type."""
+    if vec is vf32:
+        return operand.kind == F32
+    else:
+        return operand.kind == F64
+
+
 cdef inline bint is_plain(const Operand* operand, const vec* like) noexcept nogil:
     """Whether rows can be used where they are: contiguous, and of the kernel's type."""
-    if vec is vf32:
-        return operand.kind == F32 and operand.step == sizeof(float)
-    else:
-        return operand.kind == F64 and operand.step == sizeof(double)
+    return is_native(operand, like) and operand.step == <Py_ssize_t>sizeof(vec) // lanes(like)
 
 
 cdef inline vec* gather(

@@ -71,6 +71,9 @@ XENT_INLINE vf32 xent_iota_f32(void) { return *(const vf32 *)xent_counting_f32; 
 XENT_INLINE vf64 xent_iota_f64(void) { return *(const vf64 *)xent_counting_f64; }
 #endif
 
+#define XENT_TWO_TO_f32 8388608.0              /* 2**mantissa */
+#define XENT_TWO_TO_f64 4503599627370496.0
+
 #define XENT_DEFINE(S, scalar, vector, ints, mantissa)                                                               \
     XENT_INLINE vector xent_fill_##S(double value) {                                                                 \
         vector x;                                                                                                    \
@@ -89,6 +92,13 @@ XENT_INLINE vf64 xent_iota_f64(void) { return *(const vf64 *)xent_counting_f64; 
     /* 2**n, where `shifted` is n + 1.5 * 2**mantissa: n sits in the low bits, and the shift drops the rest. */       \
     XENT_INLINE vector xent_power_of_two_##S(vector shifted) {                                                       \
         return xent_from_bits_##S((xent_bits_##S(shifted) << mantissa) + xent_bits_##S(xent_fill_##S(1.0)));         \
+    }                                                                                                                \
+    /* k, with x = 2**k * f and sqrt(1/2) <= f < sqrt(2) for a normal x > 0; *down = 2**-k. */                        \
+    XENT_INLINE vector xent_split_##S(vector x, vector *down) {                                                      \
+        ints one = xent_bits_##S(xent_fill_##S(1.0)), big = xent_bits_##S(xent_fill_##S(1.5 * XENT_TWO_TO_##S));     \
+        ints k = (xent_bits_##S(x) - xent_bits_##S(xent_fill_##S(0.70710678118654752440))) >> mantissa;              \
+        *down = xent_from_bits_##S(one - (k << mantissa));                                                           \
+        return xent_from_bits_##S(k + big) - xent_from_bits_##S(big);                                                \
     }                                                                                                                \
     XENT_INLINE vector xent_without_lane_##S(vector x, Py_ssize_t lane) {                                            \
         return xent_from_bits_##S(xent_bits_##S(x) & XENT_MASK(xent_iota_##S() != (scalar)lane));                    \

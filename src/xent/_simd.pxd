@@ -32,6 +32,8 @@ cdef extern from "_simd.h" nogil:
     vf64 xent_multiply_rest_f64(vf64 a, vf64 b, vf64 product)
     vf32 xent_power_of_two_f32(vf32 shifted)
     vf64 xent_power_of_two_f64(vf64 shifted)
+    vf32 xent_split_f32(vf32 x, vf32* down)
+    vf64 xent_split_f64(vf64 x, vf64* down)
     vf32 xent_load_first_f32(const vf32* source, Py_ssize_t n, double otherwise)
     vf64 xent_load_first_f64(const vf64* source, Py_ssize_t n, double otherwise)
     void xent_store_first_f32(vf32* target, Py_ssize_t n, vf32 x)
@@ -176,6 +178,14 @@ cdef inline vec power_of_two(vec shifted) noexcept nogil:
         return xent_power_of_two_f32(shifted)
     else:
         return xent_power_of_two_f64(shifted)
+
+
+cdef inline vec split(vec x, vec* down) noexcept nogil:
+    """k, with x = 2^k f and sqrt(1/2) <= f < sqrt(2), for x > 0; writes 2^-k."""
+    if vec is vf32:
+        return xent_split_f32(x, down)
+    else:
+        return xent_split_f64(x, down)
 
 
 cdef inline vec load_first(const vec* source, Py_ssize_t n, double otherwise) noexcept nogil:

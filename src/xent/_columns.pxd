@@ -1,0 +1,212 @@
+# As many rows as a vector has lanes, side by side: a tile is n vectors, one for each class, and lane j is row j. For few
+# classes, where a vector along a row would be mostly empty, and the work at its end more than that on its elements.
+# What a lane computes does not depend on its neighbours.
+
+from xent._numbers cimport (
+    Pair, accumulate, exp_shifted, finite_or_zero, log_of_pair, multiply, single, value,
+)
+from xent._operands cimport Operand, gather, is_native, place, row_of, scatter
+from xent._rows cimport log_probability
+from xent._simd cimport (
+    fill, get, lanes, maximum, multiply_add, multiply_rest, put, residual, vec, vf32, where_equal,
+)
+
+cdef enum:
+    FEW = 64            # classes up to which rows are done in tiles
+    MAX_LANES = 16
+
+
+cdef inline bint side_by_side(const Operand* operand, Py_ssize_t i, const vec* like) noexcept nogil:
+    """Whether the next rows are the next elements in memory, so that a vector of a tile can be copied as it is."""
+    cdef int last = operand.ndim - 1
+    return (
+        is_native(operand, like) and last >= 0
+        and operand.strides[last] == <Py_ssize_t>sizeof(vec) // lanes(like)
+        and i % operand.shape[last] + lanes(like) <= operand.shape[last]
+    )
+
+
+cdef inline void copy_element(vec* target, Py_ssize_t i, const vec* source, Py_ssize_t j) noexcept nogil:
+    if vec is vf32:
+        (<float*>target)[i] = (<const float*>source)[j]
+    else:
+        (<double*>target)[i] = (<const double*>source)[j]
+
+
+cdef inline void load_tile(
+    const Operand* operand, Py_ssize_t i, Py_ssize_t count, vec* tile, vec* scratch
+) noexcept nogil:
+    """Rows i to i + count; the other lanes are 0."""
+    cdef Py_ssize_t width = lanes(tile), j, c
+    cdef vec* row
+    cdef char* first = row_of(operand, i)
+    if count == width and side_by_side(operand, i, tile):
+        for c in range(operand.n):
+            tile[c] = (<vec*>(first + c * operand.step))[0]
+        return
+    for j in range(count):
+        row = gather(operand, i + j, 0, operand.n, scratch)
+        for c in range(operand.n):
+            copy_element(tile, c * width + j, row, c)
+    for j in range(count, width):
+        for c in range(operand.n):
+            put(tile, c * width + j, 0)
+
+
+cdef inline void store_tile(
+    const Operand* operand, Py_ssize_t i, Py_ssize_t count, const vec* tile, const bint* skip, bint skips, vec* scratch
+) noexcept nogil:
+    """Write the lanes that are not to be skipped."""
+    cdef Py_ssize_t width = lanes(tile), j, c
+    cdef vec* row
+    cdef char* first = row_of(operand, i)
+    if count == width and not skips and side_by_side(operand, i, tile):
+        for c in range(operand.n):
+            (<vec*>(first + c * operand.step))[0] = tile[c]
+        return
+    for j in range(count):
+        if not skip[j]:
+            row = place(operand, i + j, 0, scratch)
+            for c in range(operand.n):
+                copy_element(row, c, tile, c * width + j)
+            scatter(operand, i + j, 0, operand.n, row)
+
+
+cdef inline void shift_tile(
+    const vec* x, vec* e, Py_ssize_t n, bint keep, vec* peak, vec* rest, vec* rest_low
+) noexcept nogil:
+    """e = exp(x - m) if `keep`, m the maximum, and r, their sum but for one maximum, as a pair: that of a NaN or infinite
+    m is NaN."""
+    cdef Py_ssize_t c
+    cdef vec m = x[0], zero = fill(x, 0), one = fill(x, 1), high, low, y, lost, maxima
+    for c in range(1, n):
+        m = maximum(x[c], m)
+    high = low = zero
+    maxima = m - m
+    for c in range(n):
+        y = exp_shifted(x[c], m, zero, &lost)
+        if keep:
+            e[c] = y
+        maxima = maxima + where_equal(x[c], m, one, zero)
+        accumulate(where_equal(x[c], m, zero, y), &high, &low)
+        low = low + lost        # 0 at a maximum
+    accumulate(maxima - one, &high, &low)
+    peak[0] = m
+    rest[0] = high
+    rest_low[0] = low
+
+
+cdef inline vec sum_of(vec rest, vec rest_low, vec* low) noexcept nogil:
+    """1 + r, as a pair."""
+    cdef vec total = fill(&rest, 1)
+    low[0] = rest_low
+    accumulate(rest, &total, low)
+    return total
+
+
+cdef inline vec inverse_of(vec total, vec total_low, vec* low) noexcept nogil:
+    cdef vec one = fill(&total, 1)
+    cdef vec inverse = one / total
+    low[0] = (residual(one, inverse, total) - inverse * total_low) * inverse
+    return inverse
+
+
+cdef inline vec softmax_tile(const vec* x, vec* out, Py_ssize_t n) noexcept nogil:
+    """Returns the sums, which are NaN where there are no probabilities."""
+    cdef Py_ssize_t c
+    cdef vec m, total, total_low, inverse, low
+    shift_tile(x, out, n, True, &m, &total, &total_low)
+    total = sum_of(total, total_low, &total_low)
+    inverse = inverse_of(total, total_low, &low)
+    inverse = inverse + low
+    for c in range(n):
+        out[c] = out[c] * inverse
+    return total
+
+
+cdef inline vec log_softmax_tile(const vec* x, vec* out, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t c
+    cdef vec m, total, total_low, log_sum, log_low
+    shift_tile(x, out, n, False, &m, &total, &total_low)
+    total = sum_of(total, total_low, &total_low)
+    log_sum = log_of_pair(total, total_low, &log_low)
+    for c in range(n):
+        out[c] = log_probability(x[c], m, log_sum, log_low)
+    return total
+
+
+cdef inline vec logsumexp_tile(const vec* x, vec* out, Py_ssize_t n) noexcept nogil:
+    cdef vec m, total, total_low, log_sum, log_low, high
+    shift_tile(x, out, n, False, &m, &total, &total_low)
+    total = sum_of(total, total_low, &total_low)
+    log_sum = log_of_pair(total, total_low, &log_low)
+    high = m
+    accumulate(log_sum, &high, &log_low)
+    out[0] = high + log_low
+    return total
+
+
+cdef inline double times_pair(Pair w, double high, double low) noexcept nogil:
+    cdef Pair x
+    x.high = high
+    x.low = low
+    return value(multiply(w, x))
+
+
+cdef inline vec label_tile(
+    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t count, const Py_ssize_t* label, const double* weight, Pair scale,
+    Pair* loss, bint keep
+) noexcept nogil:
+    """The losses, and with `keep` e = their gradients times `scale`, of rows whose mass `weight` is all on one class.
+
+    Returns the sums, which are NaN where there are no probabilities. Where the weight is 0 the loss is.
+    """
+    cdef Py_ssize_t width = lanes(x), j, c
+    cdef vec zero = fill(x, 0), one = fill(x, 1)
+    cdef vec m, total, total_low, log_sum, log_low, logit, own, d, d_low, high, low, inverse, inverse_low, factor
+    cdef vec others, others_low, part
+    cdef Pair w
+    logit = own = factor = zero
+    shift_tile(x, e, n, keep, &m, &others, &others_low)
+    total = sum_of(others, others_low, &total_low)
+    log_sum = log_of_pair(total, total_low, &log_low)
+    for j in range(count):
+        put(&logit, j, get(x, label[j] * width + j))
+    d = m - logit
+    part = d + logit
+    d_low = finite_or_zero((m - part) - ((d - part) + logit))
+    high = d
+    low = d_low + log_low
+    accumulate(log_sum, &high, &low)
+    low = finite_or_zero(low)
+    for j in range(count):
+        w.high = get(&high, j)
+        w.low = get(&low, j)
+        if weight[j] == 0:
+            w.high = get(&log_sum, j)
+            w.low = 0
+        loss[j] = multiply(w, single(weight[j]))
+    if not keep:
+        return total
+
+    for j in range(count):
+        put(&own, j, get(e, label[j] * width + j))
+    inverse = inverse_of(total, total_low, &inverse_low)
+    # Of the classes but the label: r where it is a maximum, else r + (1 - its own).
+    part = one - own
+    d_low = (one - part) - own
+    others_low = others_low + where_equal(logit, m, zero, d_low)
+    accumulate(where_equal(logit, m, zero, part), &others, &others_low)
+    part = others + others_low
+    others_low = (others - part) + others_low
+    others = part * inverse
+    others_low = multiply_rest(part, inverse, others) + multiply_add(part, inverse_low, others_low * inverse)
+    for j in range(count):
+        w = multiply(single(weight[j]), scale)
+        put(&factor, j, times_pair(w, get(&inverse, j), get(&inverse_low, j)))
+        put(&own, j, times_pair(w, get(&others, j), get(&others_low, j)))
+    for c in range(n):
+        e[c] = e[c] * factor
+    for j in range(count):
+        put(e, label[j] * width + j, -get(&own, j))
+    return total
