@@ -5,10 +5,11 @@
 from xent._numbers cimport (
     Pair, accumulate, exp_shifted, finite_or_zero, log_of_pair, multiply, single, value,
 )
-from xent._operands cimport Operand, gather, is_native, place, row_of, scatter
+from xent._operands cimport Operand, gather, is_native, is_plain, place, row_of, scatter
 from xent._rows cimport log_probability
 from xent._simd cimport (
-    fill, get, lanes, maximum, multiply_add, multiply_rest, put, residual, vec, vf32, where_equal,
+    fill, get, lanes, maximum, multiply_add, multiply_rest, put, residual, to_columns, to_rows, vec, vf32,
+    where_equal,
 )
 
 cdef enum:
@@ -37,17 +38,25 @@ cdef inline void load_tile(
     const Operand* operand, Py_ssize_t i, Py_ssize_t count, vec* tile, vec* scratch
 ) noexcept nogil:
     """Rows i to i + count; the other lanes are 0."""
-    cdef Py_ssize_t width = lanes(tile), j, c
+    cdef Py_ssize_t width = lanes(tile), j = 0, c
     cdef vec* row
     cdef char* first = row_of(operand, i)
     if count == width and side_by_side(operand, i, tile):
         for c in range(operand.n):
             tile[c] = (<vec*>(first + c * operand.step))[0]
         return
-    for j in range(count):
+    if is_plain(operand, tile) and width % 4 == 0:
+        while j + 4 <= count:
+            to_columns(
+                tile, j, row_of(operand, i + j), row_of(operand, i + j + 1), row_of(operand, i + j + 2),
+                row_of(operand, i + j + 3), operand.n,
+            )
+            j += 4
+    while j < count:
         row = gather(operand, i + j, 0, operand.n, scratch)
         for c in range(operand.n):
             copy_element(tile, c * width + j, row, c)
+        j += 1
     for j in range(count, width):
         for c in range(operand.n):
             put(tile, c * width + j, 0)
@@ -57,19 +66,27 @@ cdef inline void store_tile(
     const Operand* operand, Py_ssize_t i, Py_ssize_t count, const vec* tile, const bint* skip, bint skips, vec* scratch
 ) noexcept nogil:
     """Write the lanes that are not to be skipped."""
-    cdef Py_ssize_t width = lanes(tile), j, c
+    cdef Py_ssize_t width = lanes(tile), j = 0, c
     cdef vec* row
     cdef char* first = row_of(operand, i)
     if count == width and not skips and side_by_side(operand, i, tile):
         for c in range(operand.n):
             (<vec*>(first + c * operand.step))[0] = tile[c]
         return
-    for j in range(count):
+    if is_plain(operand, tile) and width % 4 == 0 and not skips:
+        while j + 4 <= count:
+            to_rows(
+                tile, j, row_of(operand, i + j), row_of(operand, i + j + 1), row_of(operand, i + j + 2),
+                row_of(operand, i + j + 3), operand.n,
+            )
+            j += 4
+    while j < count:
         if not skip[j]:
             row = place(operand, i + j, 0, scratch)
             for c in range(operand.n):
                 copy_element(row, c, tile, c * width + j)
             scatter(operand, i + j, 0, operand.n, row)
+        j += 1
 
 
 cdef inline void shift_tile(
@@ -146,10 +163,13 @@ cdef inline vec logsumexp_tile(const vec* x, vec* out, Py_ssize_t n) noexcept no
     return total
 
 
-cdef inline double times_pair(Pair w, double high, double low) noexcept nogil:
+cdef inline double times_pair(Pair w, const vec* high, const vec* low, Py_ssize_t j) noexcept nogil:
+    """w (high + low) of lane j."""
     cdef Pair x
-    x.high = high
-    x.low = low
+    if vec is vf32:     # a float64 has digits enough
+        return w.high * (get(high, j) + get(low, j))
+    x.high = get(high, j)
+    x.low = get(low, j)
     return value(multiply(w, x))
 
 
@@ -180,12 +200,14 @@ cdef inline vec label_tile(
     accumulate(log_sum, &high, &low)
     low = finite_or_zero(low)
     for j in range(count):
-        w.high = get(&high, j)
-        w.low = get(&low, j)
         if weight[j] == 0:
-            w.high = get(&log_sum, j)
-            w.low = 0
-        loss[j] = multiply(w, single(weight[j]))
+            loss[j] = single(weight[j] * get(&log_sum, j))
+        elif vec is vf32:
+            loss[j] = single(weight[j] * (get(&high, j) + get(&low, j)))
+        else:
+            w.high = get(&high, j)
+            w.low = get(&low, j)
+            loss[j] = multiply(w, single(weight[j]))
     if not keep:
         return total
 
@@ -203,8 +225,8 @@ cdef inline vec label_tile(
     others_low = multiply_rest(part, inverse, others) + multiply_add(part, inverse_low, others_low * inverse)
     for j in range(count):
         w = multiply(single(weight[j]), scale)
-        put(&factor, j, times_pair(w, get(&inverse, j), get(&inverse_low, j)))
-        put(&own, j, times_pair(w, get(&others, j), get(&others_low, j)))
+        put(&factor, j, times_pair(w, &inverse, &inverse_low, j))
+        put(&own, j, times_pair(w, &others, &others_low, j))
     for c in range(n):
         e[c] = e[c] * factor
     for j in range(count):

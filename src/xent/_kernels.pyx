@@ -565,8 +565,11 @@ cdef void cross_entropy_tiles(
     cdef Pair loss[MAX_LANES]
     cdef Pair scale = divide(single(1), single(batch.divisor))
     cdef char* mask
+    cdef Pair totals[4]     # additions that need not wait for one another
     cdef vec sums
     cdef vec* tile = aligned(room.tile, scratch)
+    for j in range(4):
+        totals[j] = single(0)
     i = first
     while i < last:
         count = min(last - i, lanes(tile))
@@ -600,10 +603,12 @@ cdef void cross_entropy_tiles(
                 cross_entropy_rows(batch, scratch, room, i + j, i + j + 1, total)
             else:
                 write_number(&batch.loss, i + j, value(loss[j]))
-                add_pair(total, loss[j])
+                add_pair(&totals[j % 4], loss[j])
         if keep and skipped < count:
             store_tile(&batch.grad, i, count, tile + n, skip, skipped > 0, scratch)
         i += lanes(tile)
+    for j in range(4):
+        add_pair(total, totals[j])
 
 
 cdef double cross_entropy_block(
@@ -663,6 +668,16 @@ cdef Py_ssize_t weight_rows(
     cdef vec* t
     cdef vec* class_weight = NULL
     cdef Pair total = single(0), row_mass
+    cdef Py_ssize_t counted = 0
+    if batch.form == LABELS and batch.class_weight.kind == ABSENT and batch.sample_weight.kind == ABSENT:
+        for i in range(first, last):
+            c = read_integer(row_of(&batch.target, i), batch.target.kind)
+            if 0 <= c < n and not (batch.ignores and c == batch.ignore_index):
+                counted += 1
+            elif not (batch.ignores and c == batch.ignore_index):
+                return i
+        mass[0] = counted * batch.weight_unit
+        return -1
     if batch.form == DISTRIBUTION and batch.class_weight.kind != ABSENT:
         class_weight = gather(&batch.class_weight, 0, 0, n, scratch)
     for i in range(first, last):

@@ -432,6 +432,51 @@ XENT_INLINE int xent_any_equal_f64(vf64 a, vf64 b) { return xent_equal_f64(a, b)
 XENT_INLINE int xent_all_equal_f32(vf32 a, vf32 b) { return xent_equal_f32(a, b) == (1 << XENT_LANES_f32) - 1; }
 XENT_INLINE int xent_all_equal_f64(vf64 a, vf64 b) { return xent_equal_f64(a, b) == (1 << XENT_LANES_f64) - 1; }
 
+/* Four rows of n elements into four lanes of a tile (n vectors), and back: `tile` is the first of these lanes. */
+#define XENT_DEFINE_TILES(S, scalar, FOUR)                                                                           \
+    XENT_INLINE void xent_to_columns_##S(void *tile, const void *p, const void *q, const void *r, const void *s,     \
+                                         Py_ssize_t n) {                                                             \
+        const scalar *a = p, *b = q, *c = r, *d = s;                                                                 \
+        scalar *to = tile;                                                                                           \
+        Py_ssize_t i = 0;                                                                                            \
+        FOUR(for (; i + 4 <= n; i += 4, to += 4 * XENT_LANES_##S)                                                    \
+             xent_transpose_##S(a + i, b + i, c + i, d + i, to, to + XENT_LANES_##S, to + 2 * XENT_LANES_##S,        \
+                                to + 3 * XENT_LANES_##S);)                                                           \
+        for (; i < n; i++, to += XENT_LANES_##S) to[0] = a[i], to[1] = b[i], to[2] = c[i], to[3] = d[i];             \
+    }                                                                                                                \
+    XENT_INLINE void xent_to_rows_##S(const void *tile, void *p, void *q, void *r, void *s, Py_ssize_t n) {          \
+        scalar *a = p, *b = q, *c = r, *d = s;                                                                       \
+        const scalar *of = tile;                                                                                     \
+        Py_ssize_t i = 0;                                                                                            \
+        FOUR(for (; i + 4 <= n; i += 4, of += 4 * XENT_LANES_##S)                                                    \
+             xent_transpose_##S(of, of + XENT_LANES_##S, of + 2 * XENT_LANES_##S, of + 3 * XENT_LANES_##S, a + i,    \
+                                b + i, c + i, d + i);)                                                               \
+        for (; i < n; i++, of += XENT_LANES_##S) a[i] = of[0], b[i] = of[1], c[i] = of[2], d[i] = of[3];             \
+    }
+#define XENT_WITH(...) __VA_ARGS__
+#define XENT_WITHOUT(...)
+#if defined(__SSE2__) && !defined(XENT_SCALAR)
+XENT_INLINE void xent_transpose_f32(const float *a, const float *b, const float *c, const float *d, float *p, float *q,
+                                    float *r, float *s) {
+    __m128 w = _mm_loadu_ps(a), x = _mm_loadu_ps(b), y = _mm_loadu_ps(c), z = _mm_loadu_ps(d);
+    _MM_TRANSPOSE4_PS(w, x, y, z);
+    _mm_storeu_ps(p, w), _mm_storeu_ps(q, x), _mm_storeu_ps(r, y), _mm_storeu_ps(s, z);
+}
+XENT_INLINE void xent_transpose_f64(const double *a, const double *b, const double *c, const double *d, double *p,
+                                    double *q, double *r, double *s) {
+    for (int i = 0; i < 4; i += 2, p = r, q = s) {
+        __m128d w = _mm_loadu_pd(a + i), x = _mm_loadu_pd(b + i), y = _mm_loadu_pd(c + i), z = _mm_loadu_pd(d + i);
+        _mm_storeu_pd(p, _mm_unpacklo_pd(w, x)), _mm_storeu_pd(p + 2, _mm_unpacklo_pd(y, z));
+        _mm_storeu_pd(q, _mm_unpackhi_pd(w, x)), _mm_storeu_pd(q + 2, _mm_unpackhi_pd(y, z));
+    }
+}
+XENT_DEFINE_TILES(f32, float, XENT_WITH)
+XENT_DEFINE_TILES(f64, double, XENT_WITH)
+#else
+XENT_DEFINE_TILES(f32, float, XENT_WITHOUT)
+XENT_DEFINE_TILES(f64, double, XENT_WITHOUT)
+#endif
+
 /* Ask for the cache line at an address, which need not be one of the program's. */
 #if defined(__GNUC__) || defined(__clang__)
 XENT_INLINE void xent_prefetch(const void *address) { __builtin_prefetch(address); }

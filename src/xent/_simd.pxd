@@ -56,6 +56,10 @@ cdef extern from "_simd.h" nogil:
     float xent_read_bf16(const void* source)
     void xent_write_f16(void* target, double x)
     void xent_write_bf16(void* target, double x)
+    void xent_to_columns_f32(void* tile, const void* a, const void* b, const void* c, const void* d, Py_ssize_t n)
+    void xent_to_columns_f64(void* tile, const void* a, const void* b, const void* c, const void* d, Py_ssize_t n)
+    void xent_to_rows_f32(const void* tile, void* a, void* b, void* c, void* d, Py_ssize_t n)
+    void xent_to_rows_f64(const void* tile, void* a, void* b, void* c, void* d, Py_ssize_t n)
     void xent_prefetch(const void* address)
     bint xent_cpu_has_avx2()
     bint xent_cpu_has_avx512()
@@ -239,3 +243,23 @@ cdef inline void put(vec* row, Py_ssize_t i, double x) noexcept nogil:
         xent_put_f32(row, i, x)
     else:
         xent_put_f64(row, i, x)
+
+
+cdef inline void to_columns(
+    vec* tile, Py_ssize_t lane, const void* a, const void* b, const void* c, const void* d, Py_ssize_t n
+) noexcept nogil:
+    """Four contiguous rows into four lanes of a tile."""
+    if vec is vf32:
+        xent_to_columns_f32(<float*>tile + lane, a, b, c, d, n)
+    else:
+        xent_to_columns_f64(<double*>tile + lane, a, b, c, d, n)
+
+
+cdef inline void to_rows(
+    const vec* tile, Py_ssize_t lane, void* a, void* b, void* c, void* d, Py_ssize_t n
+) noexcept nogil:
+    """And back."""
+    if vec is vf32:
+        xent_to_rows_f32(<const float*>tile + lane, a, b, c, d, n)
+    else:
+        xent_to_rows_f64(<const double*>tile + lane, a, b, c, d, n)
