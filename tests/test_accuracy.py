@@ -42,7 +42,7 @@ class Cell:
 
     def __init__(self, dtype, kind, classes, elements=ELEMENTS):
         scale, offset, lead = KINDS[kind]
-        self.dtype, self.classes = dtype, classes
+        self.dtype, self.classes, self.is_large = dtype, classes, elements > ELEMENTS
         self.rng = np.random.default_rng([classes, list(KINDS).index(kind)])
         self.rows = range(max(1, elements // classes))
         x = self.rng.normal(size=(len(self.rows), classes), scale=scale) + offset
@@ -176,6 +176,8 @@ OPTIONS = [
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_options(options, cell):
     """Loss and gradient of a label; where smoothing or z_loss put mass elsewhere, of the larger of what cancels."""
+    if cell.is_large and len(options) == 1 and "softcap" not in options:
+        pytest.skip("long enough with the harder ones")
     for labels in (cell.labels, (cell.labels + 1) % cell.classes):
         loss, grad = xent.cross_entropy(cell.logits, labels, reduction="none", return_grad=True, **options)
         exact_loss, exact_grad = reference.cross_entropy(cell.logits, labels, reduction="none", **options)

@@ -17,6 +17,7 @@ Array = NDArray[Any]
 
 _FLOAT32 = np.dtype(np.float32)
 _FLOAT64 = np.dtype(np.float64)
+_LARGEST = float(np.finfo(np.float64).max)
 _WIDE = "float32 or float64"
 _FLOATS = f"float16, bfloat16, {_WIDE}"
 REDUCTIONS = ("mean", "sum", "none")
@@ -98,13 +99,12 @@ def smoothing(value: object) -> float:
 def options(
     ignore_index: int | None, logit_scale: object, softcap: object, label_smoothing: object, z_loss: object
 ) -> Options:
-    largest = float(np.finfo(np.float64).max)
     return Options(
         ignore_index,
-        real_between("logit_scale", logit_scale, -largest, largest, "finite"),
-        0.0 if softcap is None else real_between("softcap", softcap, 5e-324, largest, "above 0 and finite, or None"),
+        real_between("logit_scale", logit_scale, -_LARGEST, _LARGEST, "finite"),
+        0.0 if softcap is None else real_between("softcap", softcap, 5e-324, _LARGEST, "above 0 and finite, or None"),
         smoothing(label_smoothing),
-        real_between("z_loss", z_loss, 0, largest, "at least 0 and finite"),
+        real_between("z_loss", z_loss, 0, _LARGEST, "at least 0 and finite"),
     )
 
 

@@ -175,7 +175,7 @@ class StreamingLoss:
         classes = batch.logits.shape[-1]
         blocks = cut(batch.target.size, classes, self.n_threads)
         weigh(batch, options, blocks, 1.0, f"[0, {classes}) or be ignore_index, {self.ignore_index}")
-        topk = np.array([1, *(min(k, classes) for k in self.topk)])
+        topk = np.array([1, *(min(k, classes) for k in self.topk)], np.int64)
         sums = np.empty((blocks.number, len(self._sums), 3))
 
         def work(first: int, last: int) -> None:
