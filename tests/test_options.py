@@ -83,6 +83,24 @@ def test_smoothing_is_a_distribution(dtype):
     assert xent.cross_entropy(x, y, label_smoothing=0.25, class_weight=w) == pytest.approx(total / w[y].sum())
 
 
+@pytest.mark.parametrize("n", [12, 40, 1000])
+def test_smoothing_of_logits_that_stand_for_a_mask(n):
+    """The sum of their distances does not fit a float32, what is left of it does."""
+    x = np.full((1, n), np.finfo(np.float32).min, np.float32)
+    x[0, :3] = 1, 2, 3
+    for options in ({}, {"class_weight": np.ones(n)}):
+        loss = both(x, [1], label_smoothing=0.1, **options)[0][0]
+        assert loss == pytest.approx(0.1 * (n - 3) / n * 3.4028235e38, rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [2, 8, 71])
+def test_distances_that_only_float64_holds(n):
+    x = np.full((1, n), -3e38, np.float32)
+    x[0, 0] = 3e38
+    assert xent.cross_entropy(x, [1]) == pytest.approx(6e38, rel=1e-6)
+    assert both(x, [1], sample_weight=[1e-10])[0][0] == pytest.approx(6e28, rel=1e-6)
+
+
 def test_smoothing_of_one_forgets_the_target():
     x, y, _ = problem()
     x[:, 0] = -30

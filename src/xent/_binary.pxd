@@ -3,7 +3,7 @@
 from libc.math cimport fma, isfinite
 
 from xent._numbers cimport (
-    Pair, accumulate, add, add_pair, divide, exp_shifted, finite_or_zero, log1p_unit, minus_log, multiply, single,
+    Pair, accumulate, add, add_pair, exp_shifted, finite_or_zero, log1p_unit, minus_log, multiply, single,
     two_sum, value,
 )
 from xent._operands cimport ABSENT, Operand, gather, place, read_number, row_of, scatter

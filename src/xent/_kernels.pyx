@@ -52,6 +52,10 @@ cnp.import_array()
 # Softmax and its kin: rows first <= i < last of a batch
 # ---------------------------------------------------------------------------------------------------------------------
 
+cdef enum:
+    SHORT_ROWS = 5      # in the scratch of a function of rows, of float64
+
+
 cdef inline vec* aligned(const double* scratch, const vec* like) noexcept nogil:
     """From the next cache line on."""
     return <vec*>((<size_t>scratch + 63) // 64 * 64)
@@ -198,7 +202,7 @@ cdef void logsumexp_block(
     const Operand* x, const Operand* out, vec* scratch, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
     if 0 < x.n <= FEW:
-        logsumexp_tiles(x, out, scratch, aligned(<double*>scratch + 5 * (x.n + 16), scratch), first, last)
+        logsumexp_tiles(x, out, scratch, aligned(<double*>scratch + SHORT_ROWS * (x.n + 16), scratch), first, last)
     else:
         logsumexp_rows(x, out, scratch, first, last)
 
@@ -207,7 +211,7 @@ cdef void softmax_block(
     const Operand* x, const Operand* out, bint logarithm, vec* scratch, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
     if 0 < x.n <= FEW:
-        softmax_tiles(x, out, logarithm, scratch, aligned(<double*>scratch + 5 * (x.n + 16), scratch), first, last)
+        softmax_tiles(x, out, logarithm, scratch, aligned(<double*>scratch + SHORT_ROWS * (x.n + 16), scratch), first, last)
     else:
         softmax_rows(x, out, logarithm, scratch, first, last)
 
@@ -229,8 +233,8 @@ cdef enum:
 
 
 def row_scratch(Py_ssize_t classes):
-    """The length of the scratch of a function of rows: five of them, and two tiles."""
-    return 5 * (classes + 16) + tile_scratch(classes)
+    """The length of the scratch of a function of rows: SHORT_ROWS of them, and two tiles."""
+    return SHORT_ROWS * (classes + 16) + tile_scratch(classes)
 
 
 cdef Py_ssize_t tile_scratch(Py_ssize_t classes):

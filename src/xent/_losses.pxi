@@ -13,7 +13,7 @@ cdef struct Batch:              # the operands of a loss; (*) may be absent
     int64_t ignore_index
     bint ignores                # whether there is such an index
     Operand where               # (*) bool: the classes that can happen
-    Operand class_weight        # (*) one row of float64, at most 1, for every row of the batch
+    Operand class_weight        # (*) one row of float64, in a unit near the largest, for every row of the batch
     Operand sample_weight       # (*) one a row
     double weight_unit          # multiplies every sample weight
     Transform transform         # of the logits
@@ -380,7 +380,8 @@ cdef void cross_entropy_tiles(
             else:
                 sums = label_tile(tile, tile + n, n, count, label, weight, scale, loss, False)
             for j in range(count):
-                if not skip[j] and isnan(get(&sums, j)):
+                # A loss that is infinite here may be the difference of two logits that a float64 holds.
+                if not skip[j] and (isnan(get(&sums, j)) or not isfinite(loss[j].high)):
                     skip[j] = True
                     skipped += 1
         for j in range(count):

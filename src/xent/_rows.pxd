@@ -2,7 +2,7 @@
 # _kernels.pyx. Logits x are numbers, or pairs x + low where they were computed (see `transform_row`); `low` is NULL
 # otherwise.
 
-from libc.math cimport INFINITY, NAN, exp, fabs, fma, isfinite, isnan, tanh
+from libc.math cimport INFINITY, NAN, exp, fabs, fma, frexp, isfinite, isnan, ldexp, tanh
 
 from xent._numbers cimport (
     Pair, accumulate, accumulate_four, add_pair, divide, exp_shifted, expm1_pair, finite_or_zero, log1p_pair, one_more,
@@ -10,7 +10,7 @@ from xent._numbers cimport (
 )
 from xent._simd cimport (
     absolute, all_equal, any_equal, element, fill, flip, get, lanes, load_first, max_lanes, maximum, multiply_add,
-    multiply_rest, put, residual, store_first, vec, vf32, vf64, where_equal, where_less, where_true, without_lane,
+    multiply_rest, put, residual, store_first, vec, vf64, where_equal, where_less, where_true, without_lane,
     xent_prefetch,
 )
 
@@ -215,43 +215,46 @@ cdef inline Pair sum_row(const vec* v, Py_ssize_t n) noexcept nogil:
     return sum_pairs(total, low)
 
 
-cdef inline vec distance(vec x, vec v, bint weighs, vec m) noexcept nogil:
+cdef inline vec distance(vec x, vec v, vec m) noexcept nogil:
     # A weight of 0 hides an infinite distance.
-    cdef vec d = m - x
     cdef vec zero = fill(&x, 0)
-    return where_equal(v, zero, zero, v * d) if weighs else d
+    return where_equal(v, zero, zero, v * (m - x))
 
 
-cdef inline void add_distance(vec x, vec v, bint weighs, vec m, vec* total, vec* total_low) noexcept nogil:
+cdef inline void add_distance(vec x, vec v, vec m, vec* total, vec* total_low) noexcept nogil:
     """The same, added with what it lost."""
     cdef vec d = m - x
     cdef vec part = d + x
     cdef vec lost = (m - part) - ((d - part) + x)
-    cdef vec y = distance(x, v, weighs, m)
-    if weighs:
-        lost = multiply_rest(v, d, y) + v * lost
+    cdef vec y = distance(x, v, m)
     accumulate(y, total, total_low)
-    total_low[0] = total_low[0] + finite_or_zero(lost)
+    total_low[0] = total_low[0] + finite_or_zero(multiply_rest(v, d, y) + v * lost)
 
 
 cdef inline Pair distance_row(
     const vec* x, const vec* low, const vec* v, Py_ssize_t n, Peak peak, const vec* soon
 ) noexcept nogil:
-    """The sum of v (m - x), all terms >= 0 if v is; v NULL is all ones. The row at `soon` comes from memory meanwhile."""
+    """The sum of v (m - x), all terms >= 0 if v is; v NULL is all ones. The row at `soon` comes from memory meanwhile.
+
+    The terms are divided by a power of two above n, so that the sum fits the type if they do.
+    """
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i = 0
     cdef bint weighs = v is not NULL
-    cdef vec m, m_low, w, total, total_low
+    cdef int exponent = 0
+    cdef Pair result
+    cdef vec m, m_low, u, total, total_low
+    frexp(<double>n, &exponent)
     m = fill(x, peak.high)
     m_low = fill(x, peak.low)
     total = total_low = fill(x, 0)
-    w = fill(x, 1)
+    u = fill(x, ldexp(1, -exponent))
     if full >= MANY:
         while i + 4 <= full:
             accumulate_four(
-                distance(x[i], v[i] if weighs else w, weighs, m),
-                distance(x[i + 1], v[i + 1] if weighs else w, weighs, m),
-                distance(x[i + 2], v[i + 2] if weighs else w, weighs, m),
-                distance(x[i + 3], v[i + 3] if weighs else w, weighs, m),
+                distance(x[i], v[i] * u if weighs else u, m),
+                distance(x[i + 1], v[i + 1] * u if weighs else u, m),
+                distance(x[i + 2], v[i + 2] * u if weighs else u, m),
+                distance(x[i + 3], v[i + 3] * u if weighs else u, m),
                 &total, &total_low,
             )
             xent_prefetch(soon + i)
@@ -260,18 +263,21 @@ cdef inline Pair distance_row(
             xent_prefetch(soon + i + 3)
             i += 4
     while i < full:
-        add_distance(x[i], v[i] if weighs else w, weighs, m, &total, &total_low)
+        add_distance(x[i], v[i] * u if weighs else u, m, &total, &total_low)
         i += 1
     if low is not NULL:
         for i in range(full):
-            total_low = total_low + (v[i] if weighs else w) * (m_low - low[i])
+            total_low = total_low + (v[i] * u if weighs else u) * (m_low - low[i])
     if tail:
         if weighs:
-            w = load_first(v + full, tail, 0)
-        add_distance(load_first(x + full, tail, peak.high), w, weighs, m, &total, &total_low)
+            u = load_first(v + full, tail, 0) * u
+        add_distance(load_first(x + full, tail, peak.high), u, m, &total, &total_low)
         if low is not NULL:
-            total_low = total_low + w * (m_low - load_first(low + full, tail, peak.low))
-    return sum_pairs(total, total_low)
+            total_low = total_low + u * (m_low - load_first(low + full, tail, peak.low))
+    result = sum_pairs(total, total_low)
+    result.high = ldexp(result.high, exponent)
+    result.low = ldexp(result.low, exponent)
+    return result
 
 
 cdef inline Py_ssize_t count_above(const vec* x, Py_ssize_t n, double bound) noexcept nogil:

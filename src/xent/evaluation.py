@@ -66,7 +66,8 @@ def evaluate(
     axis : int, default -1
         The class axis of `logits`.
     sample_weight : array_like, optional
-        Weights of the rows; at least 0, broadcast to the shape of `target`. A row of weight 0 is left out.
+        Weights of the rows; at least 0, broadcast to the shape of `target`. A row of weight 0 is left out. Weights are
+        summed as they are: below 1e-290 they lose digits, and their sum should fit a float64 many times.
     ignore_index : int, default -100
         A label whose row is left out.
     n_threads : int, optional

@@ -118,7 +118,8 @@ def cross_entropy(
         Labels: integers in [0, C) or `ignore_index`, of the shape of `logits` without `axis`. Or a distribution over
         the classes, of the shape of `logits`. Or a sparse distribution, a tuple ``(indices, probabilities)``, both of
         the shape of labels and a last axis of k more: repeated indices add up, and an index that is `ignore_index` is
-        padding. Distributions are used as they are, neither checked nor normalised.
+        padding. Distributions are used as they are, neither checked nor normalised; dense ones are read in the type of
+        the computation.
     axis : int, default -1
         The class axis of `logits`.
     class_weight : array_like of shape (C,), optional
@@ -172,7 +173,9 @@ def cross_entropy(
     label that gradient is formed as minus the probability of the other classes. So a confident row keeps its digits:
     losses of 1e-18 come out as such. Smoothing is from [2]_, the squared logsumexp from [3]_, the cap from [4]_.
 
-    A logit of -inf is a class that cannot happen; a NaN or +inf makes the loss and gradient of its row NaN.
+    A logit of -inf is a class that cannot happen; a NaN, or +inf after scale and cap, makes the loss and gradient of
+    its row NaN. A loss is within 2 units in the last place; the gradient of a label or one-hot target within 4, of
+    other targets within 4 of the larger of T softmax(x) and t, whose difference may cancel.
 
     References
     ----------

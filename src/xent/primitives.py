@@ -31,8 +31,8 @@ def logsumexp(
     axis : int, tuple of int, or None, default -1
         The axis or axes to sum over; None is all of them.
     b : array_like, optional
-        Factors of the exponentials, of any sign; `x` and `b` are broadcast against each other. Where it is 0, it hides
-        a NaN or infinite `x`. Sums are formed in float64 then, since they may cancel.
+        Factors of the exponentials, finite and of any sign; `x` and `b` are broadcast against each other. Where it is
+        0, it hides a NaN or infinite `x`. Sums are formed in float64 then, since they may cancel.
     keepdims : bool, default False
         Keep the axes that were summed over, with length 1.
     return_sign : bool, default False
