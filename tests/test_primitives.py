@@ -272,7 +272,8 @@ def check_factors(x, b, axis=-1, dtype=None):
     """The sum has an error of a few roundings of float64 of its terms, whatever cancels; then the logarithm rounds."""
     actual, sign = xent.logsumexp(x, axis, b=b, return_sign=True)
     exact, exact_sign = reference.weighted_logsumexp(x, b, axis)
-    dtype = np.result_type(x, b) if dtype is None else dtype
+    # Of the types: NumPy 1 looks at the values of scalars as well.
+    dtype = np.result_type(np.asarray(x).dtype, np.asarray(b).dtype) if dtype is None else dtype
     assert actual.dtype == sign.dtype == dtype
     assert actual.shape == sign.shape == exact.shape
     size = reference.weighted_logsumexp(x, np.abs(np.asarray(b, reference.EXTENDED)), axis)[0]
