@@ -54,6 +54,7 @@ cnp.import_array()
 
 cdef enum:
     SHORT_ROWS = 5      # in the scratch of a function of rows, of float64
+    LINE = 8            # numbers in a cache line, as in the longest vector
 
 
 cdef inline vec* aligned(const double* scratch, const vec* like) noexcept nogil:
@@ -226,7 +227,7 @@ include "_losses.pxi"
 # ---------------------------------------------------------------------------------------------------------------------
 
 BINARY_CHUNK = CHUNK    # elements in a unit of binary_cross_entropy
-BINARY_SCRATCH = 7 * CHUNK  # the length of its scratch
+BINARY_SCRATCH = 7 * CHUNK + LINE   # the length of its scratch
 
 cdef enum:
     ROWS = 9            # of the logits, in their type, in the scratch of a batch
@@ -234,16 +235,21 @@ cdef enum:
 
 def row_scratch(Py_ssize_t classes):
     """The length of the scratch of a function of rows: SHORT_ROWS of them, and two tiles."""
-    return SHORT_ROWS * (classes + 16) + tile_scratch(classes)
+    return SHORT_ROWS * (classes + 16) + tile_scratch(classes) + LINE
 
 
 cdef Py_ssize_t tile_scratch(Py_ssize_t classes):
-    return 2 * 8 * classes + 8 if classes <= FEW else 0
+    return 2 * LINE * classes + LINE if classes <= FEW else 0
+
+
+cdef inline double* room_in(scratch) noexcept:
+    """A scratch from its first whole cache line on: a vector across two of them costs twice."""
+    return <double*>((<size_t>cnp.PyArray_DATA(<cnp.ndarray>scratch) + 63) // 64 * 64)
 
 
 def batch_scratch(Py_ssize_t classes, Py_ssize_t points):
     """The length of the scratch of a batch: rows, a total for each class, an index and a mass for each point, tiles."""
-    return ROWS * (classes + 16) + classes + 2 * max(points, 1) + tile_scratch(classes)
+    return ROWS * (classes + 16) + classes + 2 * max(points, 1) + tile_scratch(classes) + LINE
 
 
 def cpu_sets():
@@ -256,7 +262,7 @@ def logsumexp(
 ):
     """out = logsumexp of the rows of x, weighted or (None) not; sign (or None) = the sign of the weighted sums."""
     cdef Operand rows, weights, result, signs
-    cdef void* room = cnp.PyArray_DATA(<cnp.ndarray>scratch)
+    cdef double* room = room_in(scratch)
     bind(&rows, x, True)
     bind(&weights, weight, True)
     bind(&result, out, False)
@@ -277,7 +283,7 @@ def softmax(
 ):
     """out = softmax or, if `logarithm`, log_softmax of the rows of x; out may be x."""
     cdef Operand rows, result
-    cdef void* room = cnp.PyArray_DATA(<cnp.ndarray>scratch)
+    cdef double* room = room_in(scratch)
     bind(&rows, x, True)
     bind(&result, out, True)
     with nogil:
@@ -319,7 +325,7 @@ def target_weight(
     of range, or -1."""
     cdef Batch batch
     cdef Py_ssize_t i, bad = -1
-    cdef void* room = cnp.PyArray_DATA(<cnp.ndarray>scratch)
+    cdef double* room = room_in(scratch)
     cdef double* total = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
     bind_batch(&batch, problem, options, weight_unit)
     with nogil:
@@ -340,7 +346,7 @@ def cross_entropy(
     """loss (or None) = the loss of each row, grad (or None; may be logits) = the gradient of their sum / divisor."""
     cdef Batch batch
     cdef Py_ssize_t i
-    cdef double* data = <double*>cnp.PyArray_DATA(<cnp.ndarray>scratch)
+    cdef double* data = room_in(scratch)
     cdef double* total = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
     cdef Room room
     bind_batch(&batch, problem, options, weight_unit)
@@ -363,7 +369,7 @@ def log_loss(
     """loss (or None) = minus the logarithm of the probability of each row's target."""
     cdef Batch batch
     cdef Py_ssize_t i
-    cdef double* data = <double*>cnp.PyArray_DATA(<cnp.ndarray>scratch)
+    cdef double* data = room_in(scratch)
     cdef double* total = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
     cdef Room room
     bind_batch(&batch, problem, options, weight_unit)
@@ -385,7 +391,7 @@ def evaluate(
     weight of the rows whose label is among the k largest logits."""
     cdef Batch batch
     cdef Py_ssize_t i
-    cdef void* room = cnp.PyArray_DATA(<cnp.ndarray>scratch)
+    cdef double* room = room_in(scratch)
     cdef int64_t* k = <int64_t*>cnp.PyArray_DATA(<cnp.ndarray>topk)
     cdef Py_ssize_t n_topk = cnp.PyArray_DIM(<cnp.ndarray>topk, 0)
     cdef Sum* total = <Sum*>cnp.PyArray_DATA(<cnp.ndarray>sums)
@@ -411,7 +417,7 @@ def binary_cross_entropy(
     cdef Py_ssize_t i
     cdef double* total = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
     cdef bint narrow
-    cdef void* room = cnp.PyArray_DATA(<cnp.ndarray>scratch)
+    cdef double* room = room_in(scratch)
     batch.weight_unit = weight_unit
     batch.smoothing = label_smoothing
     batch.divisor = divisor

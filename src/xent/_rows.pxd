@@ -493,7 +493,8 @@ cdef inline void transform_row(
                 slope[i] = steep
             else:
                 store_first(slope + full, tail, steep)
-        u = where_equal(y, bottom, bottom, u)
+        if caps or wanted.scale <= 0:
+            u = where_equal(y, bottom, bottom, u)
         if i < full:
             z[i] = u
             low[i] = rest
