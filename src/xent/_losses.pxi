@@ -454,16 +454,8 @@ cdef Py_ssize_t weight_rows(
     cdef vec* t
     cdef vec* class_weight = NULL
     cdef Pair total = single(0), row_mass
-    cdef Py_ssize_t counted = 0
-    if batch.form == LABELS and batch.class_weight.kind == ABSENT and batch.sample_weight.kind == ABSENT:
-        for i in range(first, last):
-            c = read_integer(row_of(&batch.target, i), batch.target.kind)
-            if 0 <= c < n and not (batch.ignores and c == batch.ignore_index):
-                counted += 1
-            elif not (batch.ignores and c == batch.ignore_index):
-                return i
-        mass[0] = counted * batch.weight_unit
-        return -1
+    cdef Py_ssize_t counted = 0     # labels without weights: they need no sum
+    cdef bint weighs = batch.class_weight.kind != ABSENT or batch.sample_weight.kind != ABSENT
     if batch.form == DISTRIBUTION and batch.class_weight.kind != ABSENT:
         class_weight = gather(&batch.class_weight, 0, 0, n, scratch)
     for i in range(first, last):
@@ -475,7 +467,10 @@ cdef Py_ssize_t weight_rows(
                 continue
             if c < 0 or c >= n:
                 return i
-            add(&total, weight * class_weight_of(batch, c))
+            if weighs:
+                add(&total, weight * class_weight_of(batch, c))
+            else:
+                counted += 1
         elif batch.form == SPARSE:
             row_mass = single(0)
             for j in range(k):
@@ -494,6 +489,7 @@ cdef Py_ssize_t weight_rows(
             t = gather(&batch.target, i, 0, n, scratch + rows)
             t = weighted(t, class_weight, scratch + rows, n)
             add_pair(&total, multiply(sum_row(t, n), single(weight)))
+    add(&total, counted * batch.weight_unit)
     mass[0] = value(total)
     return -1
 
