@@ -80,7 +80,7 @@ cdef inline vec loss_of_logit(
     mass = no
     mass_rest = no_rest + yes_rest
     accumulate(yes, &mass, &mass_rest)
-    e = exp_shifted(zero - size, zero, zero, &e_rest)
+    e = exp_shifted(zero - size, zero, &e_rest)
     log_sum = log1p_unit(e, e_rest, &log_rest)
     near = one / (one + e)
     far = e / (one + e)

@@ -3,7 +3,7 @@
 # What a lane computes does not depend on its neighbours.
 
 from xent._numbers cimport (
-    Pair, accumulate, exp_shifted, finite_or_zero, log_of_pair, multiply, single, value,
+    MAX_LANES, Pair, accumulate, exp_shifted, finite_or_zero, log_of_pair, multiply, single, value,
 )
 from xent._operands cimport Operand, gather, is_native, is_plain, place, row_of, scatter
 from xent._rows cimport log_probability
@@ -14,7 +14,6 @@ from xent._simd cimport (
 
 cdef enum:
     FEW = 64            # classes up to which rows are done in tiles
-    MAX_LANES = 16
 
 
 cdef inline bint side_by_side(const Operand* operand, Py_ssize_t i, const vec* like) noexcept nogil:
@@ -101,7 +100,7 @@ cdef inline void shift_tile(
     high = low = zero
     maxima = m - m
     for c in range(n):
-        y = exp_shifted(x[c], m, zero, &lost)
+        y = exp_shifted(x[c], m, &lost)
         if keep:
             e[c] = y
         maxima = maxima + where_equal(x[c], m, one, zero)
@@ -163,72 +162,67 @@ cdef inline vec logsumexp_tile(const vec* x, vec* out, Py_ssize_t n) noexcept no
     return total
 
 
-cdef inline double times_pair(Pair w, const vec* high, const vec* low, Py_ssize_t j) noexcept nogil:
-    """w (high + low) of lane j."""
-    cdef Pair x
-    if vec is vf32:     # a float64 has digits enough
-        return w.high * (get(high, j) + get(low, j))
-    x.high = get(high, j)
-    x.low = get(low, j)
-    return value(multiply(w, x))
+cdef inline vec times(vec a, vec a_low, vec b, vec b_low, vec* low) noexcept nogil:
+    """The product of two pairs, as a pair."""
+    cdef vec product = a * b
+    low[0] = multiply_rest(a, b, product) + multiply_add(a, b_low, a_low * b)
+    return product
+
+
+cdef struct Factors:    # a number for each lane, as a float64 and what that lost
+    double high[MAX_LANES]
+    double low[MAX_LANES]
+
+
+cdef inline vec factors_of(const vec* like, const Factors* factors, vec* low) noexcept nogil:
+    cdef Py_ssize_t j
+    cdef vec high = fill(like, 0)
+    low[0] = high
+    for j in range(lanes(like)):
+        put(&high, j, factors.high[j])
+        put(low, j, (factors.high[j] - get(&high, j)) + factors.low[j])
+    return high
 
 
 cdef inline vec label_tile(
-    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t count, const Py_ssize_t* label, const double* weight, Pair scale,
-    Pair* loss, bint keep
+    const vec* x, vec* e, Py_ssize_t n, const Py_ssize_t* label, vec weight, vec weight_low, vec scale, vec scale_low,
+    bint keep, vec* loss, vec* loss_low
 ) noexcept nogil:
-    """The losses, and with `keep` e = their gradients times `scale`, of rows whose mass `weight` is all on one class.
-
-    Returns the sums, which are NaN where there are no probabilities. Where the weight is 0 the loss is.
-    """
+    """The losses times `weight`, as pairs, and with `keep` e = their gradients times `scale`, of rows whose mass is all
+    on one class. Returns the sums, which are NaN where there are no probabilities."""
     cdef Py_ssize_t width = lanes(x), j, c
     cdef vec zero = fill(x, 0), one = fill(x, 1)
-    cdef vec m, total, total_low, log_sum, log_low, logit, own, d, d_low, high, low, inverse, inverse_low, factor
-    cdef vec others, others_low, part
-    cdef Pair w
-    logit = own = factor = zero
+    cdef vec m, total, total_low, log_sum, log_low, logit, own, d, d_low, high, inverse, inverse_low, others, others_low
+    cdef vec factor, factor_low, part
+    logit = own = zero
     shift_tile(x, e, n, keep, &m, &others, &others_low)
     total = sum_of(others, others_low, &total_low)
     log_sum = log_of_pair(total, total_low, &log_low)
-    for j in range(count):
-        put(&logit, j, get(x, label[j] * width + j))
+    for j in range(width):
+        copy_element(&logit, j, x, label[j] * width + j)
     d = m - logit
     part = d + logit
-    d_low = finite_or_zero((m - part) - ((d - part) + logit))
+    d_low = finite_or_zero((m - part) - ((d - part) + logit)) + log_low
     high = d
-    low = d_low + log_low
-    accumulate(log_sum, &high, &low)
-    low = finite_or_zero(low)
-    for j in range(count):
-        if weight[j] == 0:
-            loss[j] = single(weight[j] * get(&log_sum, j))
-        elif vec is vf32:
-            loss[j] = single(weight[j] * (get(&high, j) + get(&low, j)))
-        else:
-            w.high = get(&high, j)
-            w.low = get(&low, j)
-            loss[j] = multiply(w, single(weight[j]))
+    accumulate(log_sum, &high, &d_low)
+    loss[0] = times(high, finite_or_zero(d_low), weight, weight_low, loss_low)
     if not keep:
         return total
 
-    for j in range(count):
-        put(&own, j, get(e, label[j] * width + j))
+    for j in range(width):
+        copy_element(&own, j, e, label[j] * width + j)
     inverse = inverse_of(total, total_low, &inverse_low)
     # Of the classes but the label: r where it is a maximum, else r + (1 - its own).
     part = one - own
     d_low = (one - part) - own
     others_low = others_low + where_equal(logit, m, zero, d_low)
     accumulate(where_equal(logit, m, zero, part), &others, &others_low)
-    part = others + others_low
-    others_low = (others - part) + others_low
-    others = part * inverse
-    others_low = multiply_rest(part, inverse, others) + multiply_add(part, inverse_low, others_low * inverse)
-    for j in range(count):
-        w = multiply(single(weight[j]), scale)
-        put(&factor, j, times_pair(w, &inverse, &inverse_low, j))
-        put(&own, j, times_pair(w, &others, &others_low, j))
+    factor = times(inverse, inverse_low, scale, scale_low, &factor_low)
+    part = times(others, others_low, factor, factor_low, &d_low)
+    own = zero - (part + d_low)
+    factor = factor + factor_low
     for c in range(n):
         e[c] = e[c] * factor
-    for j in range(count):
-        put(e, label[j] * width + j, -get(&own, j))
+    for j in range(width):
+        copy_element(e, label[j] * width + j, &own, j)
     return total

@@ -8,9 +8,35 @@ from xent._arguments import Batch, Options
 Array = NDArray[Any]
 Doubles = NDArray[float64]
 
+MAX_BLOCKS: int
 BINARY_CHUNK: int
 BINARY_SCRATCH: int
 
+def total(values: list[float]) -> float: ...
+def block_size(units: int, elements: int, block_elements: int) -> int: ...
+def plain_softmax(x: object, axis: object, out: object, logarithm: bool, n_threads: object, thread_elements: int) -> Any: ...
+def plain_logsumexp(
+    x: object, axis: object, b: object, keepdims: object, return_sign: object, n_threads: object, thread_elements: int
+) -> Any: ...
+def plain_cross_entropy(
+    logits: object,
+    target: object,
+    axis: object,
+    class_weight: object,
+    sample_weight: object,
+    label_smoothing: object,
+    ignore_index: object,
+    where: object,
+    logit_scale: object,
+    softcap: object,
+    z_loss: object,
+    reduction: object,
+    return_grad: object,
+    grad_out: object,
+    n_threads: object,
+    thread_elements: int,
+    block_elements: int,
+) -> Any: ...
 def row_scratch(classes: int) -> int: ...
 def batch_scratch(classes: int, points: int) -> int: ...
 def cpu_sets() -> list[str]: ...

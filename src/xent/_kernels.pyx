@@ -10,7 +10,8 @@ One row x of C logits, with target mass t and T = sum(t):
 (a) The maximum is left out of the sum and comes back through log1p, so the loss is a sum of terms that are all >= 0:
     a confident row keeps every digit of its tiny loss.
 (b) With all the mass on one class y the gradient there is -T (sum of e_c over c != y) / s, never T (p_y - 1).
-(c) x - m rounds. Its rounding error, recovered by a two-sum, goes into the reduced argument of exp.
+(c) x - m rounds, by half a unit in the last place of a number that may be large, and exp multiplies that. So exponents
+    are shifted by an integer near m log2(e), which is exact; what is left of m is one factor for the whole row.
 (d) Sums keep what their roundings lose, in vectors as in float64, and so do the last few operations of a row: they
     round once, at the end.
 
@@ -30,20 +31,20 @@ cimport numpy as cnp
 
 from xent._binary cimport CHUNK, BinaryBatch, binary_chunks
 from xent._columns cimport (
-    FEW, MAX_LANES, label_tile, load_tile, log_softmax_tile, logsumexp_tile, softmax_tile, store_tile,
+    FEW, Factors, factors_of, label_tile, load_tile, log_softmax_tile, logsumexp_tile, softmax_tile, store_tile,
 )
 from xent._numbers cimport (
-    Pair, Sum, add, add_exactly, add_pair, divide, log_pair, minus_log, multiply, one_more, single, two_sum, value,
+    MAX_LANES, Pair, Sum, add, add_exactly, add_pair, divide, log_pair, minus_log, multiply, one_more, single, two_sum, value,
 )
 from xent._operands cimport (
-    ABSENT, F64, Operand, bind, fits_float32, gather, next_row, place, read_integer, read_number, row_of, scatter,
+    ABSENT, F64, I8, I16, I32, I64, Operand, U8, U16, U32, bind, fits_float32, gather, kind_of, next_row, place, read_integer, read_number, row_of, scatter,
     weight_of, write_number,
 )
 from xent._rows cimport (
     Peak, Shift, Transform, combine_row, count_above, distance_row, is_moderate, log_softmax_row, mask_row, multiply_row,
     only_class, peak_of, shift_row, softmax_row, sum_row, transform_row, weighted_sum,
 )
-from xent._simd cimport get, lanes, put, vec, vf32, vf64, xent_cpu_has_avx2, xent_cpu_has_avx512
+from xent._simd cimport all_equal, fill, get, lanes, put, vec, vf32, vf64, xent_cpu_has_avx2, xent_cpu_has_avx512
 
 cnp.import_array()
 
@@ -130,6 +131,7 @@ cdef void weighted_logsumexp_rows(
     cdef vf64* low = scratch + rows
     cdef vf64* factor = scratch + 2 * rows
     cdef Peak peak
+    cdef Shift shift
     cdef Pair total
     for i in range(first, last):
         row = gather(x, i, 0, n, scratch + 3 * rows)
@@ -141,8 +143,8 @@ cdef void weighted_logsumexp_rows(
             put(low, j, total.low + log_rest_low if isfinite(total.high) else 0.0)
         peak = peak_of(e, low, n)
         if isfinite(peak.high):
-            shift_row(e, low, e, n, peak, True, row)
-            total = weighted_sum(e, factor, n)
+            shift = shift_row(e, low, e, n, peak, True, row)
+            total = multiply(weighted_sum(e, factor, n), shift.unit)
             total = two_sum(total.high, total.low) if isfinite(total.low) else single(total.high)
             direction = (total.high > 0) - (total.high < 0) if not isnan(total.high) else NAN
             if direction < 0:
@@ -232,8 +234,16 @@ BINARY_SCRATCH = 7 * CHUNK + LINE   # the length of its scratch
 cdef enum:
     ROWS = 9            # of the logits, in their type, in the scratch of a batch
 
+cpdef enum:
+    MAX_BLOCKS = 1024
 
-def row_scratch(Py_ssize_t classes):
+
+cpdef Py_ssize_t block_size(Py_ssize_t units, Py_ssize_t elements, Py_ssize_t block_elements):
+    """How many of so many units, of so many elements each, make a block."""
+    return max(1, block_elements // max(elements, 1), (units + MAX_BLOCKS - 1) // MAX_BLOCKS)
+
+
+cpdef Py_ssize_t row_scratch(Py_ssize_t classes):
     """The length of the scratch of a function of rows: SHORT_ROWS of them, and two tiles."""
     return SHORT_ROWS * (classes + 16) + tile_scratch(classes) + LINE
 
@@ -247,7 +257,7 @@ cdef inline double* room_in(scratch) noexcept:
     return <double*>((<size_t>cnp.PyArray_DATA(<cnp.ndarray>scratch) + 63) // 64 * 64)
 
 
-def batch_scratch(Py_ssize_t classes, Py_ssize_t points):
+cpdef Py_ssize_t batch_scratch(Py_ssize_t classes, Py_ssize_t points):
     """The length of the scratch of a batch: rows, a total for each class, an index and a mass for each point, tiles."""
     return ROWS * (classes + 16) + classes + 2 * max(points, 1) + tile_scratch(classes) + LINE
 
@@ -436,3 +446,6 @@ def binary_cross_entropy(
                 total[i] = binary_chunks(&batch, from_logits, <vf32*>room, i * size, min((i + 1) * size, count))
             else:
                 total[i] = binary_chunks(&batch, from_logits, <vf64*>room, i * size, min((i + 1) * size, count))
+
+
+include "_plain.pxi"

@@ -119,8 +119,8 @@ cdef inline Pair loss_row(
     """The loss; with `keep`, grad (may be x) = its gradient / divisor. `low`, `slope`, t and `base` may be NULL. The
     rows at `soon` come from memory meanwhile."""
     cdef Peak peak = peak_of(x, low, n)
-    cdef Pair mass = single(0), far = single(0), loss, distance, scale, factor, pull, others
-    cdef double share, even, at_label
+    cdef Pair mass = single(0), far = single(0), loss, distance, scale, factor, pull, others, own
+    cdef double share, even, at_label, at_top
     cdef Shift row
     cdef Py_ssize_t j, only = -1
     cdef int64_t c = 0
@@ -160,31 +160,35 @@ cdef inline Pair loss_row(
         return multiply(loss, terms.weight)
 
     scale = multiply(terms.weight, terms.scale)
-    factor = divide(scale, one_more(row.rest))      # of e_c, for each unit of T
+    factor = divide(scale, one_more(row.rest))      # of exp(x - m), for each unit of T
     pull = multiply(row.logsumexp, single(2 * terms.z_loss)) if terms.z_loss != 0 else single(0)
     if only >= 0:       # the difference T p - t would cancel
         others = row.rest
+        own = single(-1) if get(grad, only) == row.top else multiply(row.unit, single(-get(grad, only)))
         if only != peak.index:
-            add(&others, -get(grad, only))
+            add_pair(&others, own)
             add(&others, 1)
         others = multiply(others, mass)
         if terms.z_loss != 0:
-            add_pair(&others, multiply(pull, single(-get(grad, only))))
+            add_pair(&others, multiply(pull, own))
             add_pair(&mass, pull)
         at_label = -value(multiply(factor, others))
-        combine_row(grad, <vec*>NULL, n, value(multiply(factor, mass)), 0)
+        factor = multiply(factor, mass)
+        combine_row(grad, <vec*>NULL, n, value(multiply(factor, row.unit)), 0, row.top, value(factor))
         put(grad, only, at_label)
     else:
         add_pair(&mass, pull)
         factor = multiply(factor, mass)
+        at_top = value(factor)
+        factor = multiply(factor, row.unit)
         share = value(multiply(terms.share, scale))
         even = value(multiply(terms.even, scale))
         if t is not NULL:
-            combine_row(grad, t, n, value(factor), share)
+            combine_row(grad, t, n, value(factor), share, row.top, at_top)
             if smooths:
-                combine_row(grad, base, n, 1, even)
+                combine_row(grad, base, n, 1, even, NAN, 0)
         else:
-            combine_row(grad, base if smooths else <vec*>NULL, n, value(factor), even)
+            combine_row(grad, base if smooths else <vec*>NULL, n, value(factor), even, row.top, at_top)
         for j in range(terms.points.count):
             c = terms.points.index[j]
             put(grad, c, get(grad, c) - terms.points.mass[j] * share)
@@ -336,6 +340,14 @@ cdef inline bint has_one_class(
     return True
 
 
+cdef inline Pair pair_of(const vec* high, const vec* low, Py_ssize_t j) noexcept nogil:
+    """A number of which lane j holds the parts: one float64 holds two float32."""
+    cdef Pair x
+    x.high = get(high, j)
+    x.low = get(low, j)
+    return single(x.high + x.low) if vec is vf32 else x
+
+
 cdef void cross_entropy_tiles(
     const Batch* batch, vec* scratch, const Room* room, Py_ssize_t first, Py_ssize_t last, Pair* total
 ) noexcept nogil:
@@ -343,31 +355,49 @@ cdef void cross_entropy_tiles(
     `cross_entropy_rows`."""
     cdef Py_ssize_t i, j, k, count, skipped, n = batch.logits.n
     cdef bint keep = batch.grad.kind != ABSENT
+    cdef bint weighs = (
+        batch.sample_weight.kind != ABSENT or batch.class_weight.kind != ABSENT or batch.form != LABELS
+    )
+    cdef bint moderate
     cdef bint skip[MAX_LANES]
     cdef Py_ssize_t label[MAX_LANES]
-    cdef double weight[MAX_LANES]
-    cdef double mass = 0
-    cdef Pair loss[MAX_LANES]
-    cdef Pair scale = divide(single(1), single(batch.divisor))
+    cdef double mass = 1
+    cdef Pair scale = divide(single(1), single(batch.divisor)), row_scale
+    cdef Factors weights, scales
     cdef char* mask
-    cdef Pair totals[4]     # additions that need not wait for one another
-    cdef vec sums
+    cdef Pair totals[MAX_LANES]     # additions that need not wait for one another
+    cdef vec sums, weight, weight_low, factor, factor_low, loss, loss_low
     cdef vec* tile = aligned(room.tile, scratch)
-    for j in range(4):
+    for j in range(MAX_LANES):
         totals[j] = single(0)
+        weights.high[j] = batch.weight_unit
+        weights.low[j] = 0
+        row_scale = multiply(single(batch.weight_unit), scale)
+        scales.high[j] = row_scale.high
+        scales.low[j] = row_scale.low
+    weight = factors_of(tile, &weights, &weight_low)
+    factor = factors_of(tile, &scales, &factor_low)
+    moderate = weighs or (is_moderate(tile, weights.high[0]) and is_moderate(tile, scales.high[0]))
     i = first
     while i < last:
         count = min(last - i, lanes(tile))
         skipped = 0
-        for j in range(count):
-            weight[j] = weight_of(&batch.sample_weight, i + j) * batch.weight_unit
-            skip[j] = weight[j] == 0 or not has_one_class(batch, i + j, room, scratch, &label[j], &mass)
-            weight[j] *= mass
-            skip[j] = skip[j] or not is_moderate(tile, weight[j] * scale.high)
-            if skip[j]:
-                label[j] = 0
-                skipped += 1
+        for j in range(lanes(tile)):
+            label[j] = 0
+            skip[j] = j < count and not (moderate and has_one_class(batch, i + j, room, scratch, &label[j], &mass))
+            if weighs and j < count:
+                weights.high[j] = weight_of(&batch.sample_weight, i + j) * batch.weight_unit
+                skip[j] = skip[j] or weights.high[j] == 0
+                weights.high[j] *= mass
+                row_scale = multiply(single(weights.high[j]), scale)
+                scales.high[j] = row_scale.high
+                scales.low[j] = row_scale.low
+                skip[j] = skip[j] or not (is_moderate(tile, weights.high[j]) and is_moderate(tile, scales.high[j]))
+            skipped += skip[j]
         if skipped < count:
+            if weighs:
+                weight = factors_of(tile, &weights, &weight_low)
+                factor = factors_of(tile, &scales, &factor_low)
             load_tile(&batch.logits, i, count, tile, scratch)
             if batch.where.kind != ABSENT:
                 for j in range(count):
@@ -376,24 +406,37 @@ cdef void cross_entropy_tiles(
                         if not mask[k * batch.where.step]:
                             put(tile, k * lanes(tile) + j, -INFINITY)
             if keep:
-                sums = label_tile(tile, tile + n, n, count, label, weight, scale, loss, True)
+                sums = label_tile(
+                    tile, tile + n, n, label, weight, weight_low, factor, factor_low, True, &loss, &loss_low
+                )
             else:
-                sums = label_tile(tile, tile + n, n, count, label, weight, scale, loss, False)
+                sums = label_tile(
+                    tile, tile + n, n, label, weight, weight_low, factor, factor_low, False, &loss, &loss_low
+                )
+            # A loss that is infinite here may be the difference of two logits that a float64 holds.
+            sums = sums + (loss + loss_low)
+            if not all_equal(sums - sums, fill(tile, 0)):
+                for j in range(count):
+                    if not (skip[j] or isfinite(get(&sums, j))):
+                        skip[j] = True
+                        skipped += 1
+        if skipped == 0 and count == lanes(tile):
+            for j in range(lanes(tile)):
+                add_pair(&totals[j], pair_of(&loss, &loss_low, j))
+        else:
             for j in range(count):
-                # A loss that is infinite here may be the difference of two logits that a float64 holds.
-                if not skip[j] and (isnan(get(&sums, j)) or not isfinite(loss[j].high)):
-                    skip[j] = True
-                    skipped += 1
-        for j in range(count):
-            if skip[j]:
-                cross_entropy_rows(batch, scratch, room, i + j, i + j + 1, total)
-            else:
-                write_number(&batch.loss, i + j, value(loss[j]))
-                add_pair(&totals[j % 4], loss[j])
+                if skip[j]:
+                    cross_entropy_rows(batch, scratch, room, i + j, i + j + 1, total)
+                else:
+                    add_pair(&totals[j], pair_of(&loss, &loss_low, j))
+        if batch.loss.kind != ABSENT:
+            for j in range(count):
+                if not skip[j]:
+                    write_number(&batch.loss, i + j, get(&loss, j) + get(&loss_low, j))
         if keep and skipped < count:
             store_tile(&batch.grad, i, count, tile + n, skip, skipped > 0, scratch)
         i += lanes(tile)
-    for j in range(4):
+    for j in range(MAX_LANES):
         add_pair(total, totals[j])
 
 
@@ -528,7 +571,8 @@ cdef void evaluate_rows(
         row = shift_row(x, <vec*>NULL, scratch, n, peak, True, next_row(&batch.logits, i, x))
         loss = two_sum(peak.high, -get(x, label))
         add_pair(&loss, row.log_sum)
-        entropy = divide(distance_row(x, <vec*>NULL, scratch, n, peak, x), one_more(row.rest))
+        entropy = multiply(distance_row(x, <vec*>NULL, scratch, n, peak, x), row.unit)
+        entropy = divide(entropy, one_more(row.rest))
         add_pair(&entropy, row.log_sum)
         add_product(&sums[0], loss, weight)
         add_product(&sums[1], entropy, weight)

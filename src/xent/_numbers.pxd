@@ -4,9 +4,13 @@
 from libc.math cimport fma, isfinite, log
 
 from xent._simd cimport (
-    fill, get, lanes, maximum, multiply_add, multiply_rest, power_of_two, split, unless_less, vec,
-    vf32, where_equal, where_less,
+    fill, get, lanes, maximum, multiply_add, multiply_rest, scaled, split, unless_less, vec, vf32,
+    where_equal, where_less, xent_sum_lanes_f32,
 )
+
+
+cdef enum:
+    MAX_LANES = 16      # of any vector
 
 
 cdef struct Pair:       # a number, high + low: a float64 result and what its roundings lost
@@ -104,13 +108,25 @@ cdef inline void accumulate(vec y, vec* high, vec* low) noexcept nogil:
 
 
 cdef inline Pair sum_pairs(vec high, vec low) noexcept nogil:
-    cdef Pair total
+    """The sum over all lanes: of float32 ones in float64, of float64 ones with what is lost."""
+    cdef Pair part[MAX_LANES]
     cdef Py_ssize_t i
-    total.high = total.low = 0
+    if vec is vf32:
+        part[0].high = xent_sum_lanes_f32(high)
+        part[0].low = xent_sum_lanes_f32(low)
+        return part[0]
     for i in range(lanes(&high)):
-        add(&total, get(&high, i))
-        total.low += get(&low, i)
-    return total
+        part[i].high = get(&high, i)
+        part[i].low = get(&low, i)
+    if lanes(&high) == 8:
+        for i in range(4):
+            add_pair(&part[i], part[i + 4])
+    if lanes(&high) >= 4:
+        add_pair(&part[0], part[2])
+        add_pair(&part[1], part[3])
+    if lanes(&high) >= 2:
+        add_pair(&part[0], part[1])
+    return part[0]
 
 
 cdef inline void accumulate_four(vec a, vec b, vec c, vec d, vec* high, vec* low) noexcept nogil:
@@ -129,22 +145,36 @@ cdef inline vec finite_or_zero(vec x) noexcept nogil:
     return where_equal(x - x, zero, x, zero)
 
 
+cdef inline vec shifted_zero(const vec* like) noexcept nogil:
+    """1.5 * 2^mantissa: added to a number, it rounds that to an integer, which then sits in the low bits."""
+    return fill(like, 12582912.0) if vec is vf32 else fill(like, 6755399441055744.0)
+
+
+cdef inline vec integer_part(vec d, vec* n) noexcept nogil:
+    """The integer n nearest to d log2(e), for a |d| that is not far larger than exponentials allow, and n + 1.5 *
+    2^mantissa."""
+    cdef vec big = shifted_zero(&d)
+    cdef vec shifted = multiply_add(d, fill(&d, 1.44269504088896340736), big)
+    n[0] = shifted - big
+    return shifted
+
+
+cdef inline vec minus_log2_high(const vec* like) noexcept nogil:
+    """The high part of -log(2), of so few bits that its product with an integer is exact."""
+    return fill(like, -0.693359375) if vec is vf32 else fill(like, -0.693147180369123816490)
+
+
+cdef inline vec minus_log2_low(const vec* like) noexcept nogil:
+    return fill(like, 2.12194440054690583e-4) if vec is vf32 else fill(like, -1.90821492927058770002e-10)
+
+
 cdef inline vec reduced(vec d, vec lost, vec* f, vec* f_low) noexcept nogil:
     """n + 1.5 * 2^mantissa, with d + lost = n log 2 + f and |f| <= log(2)/2, for d <= 0 and a far smaller `lost`; the
     low part of f is what it lost."""
-    cdef vec big, shifted, n, high, low
-    if vec is vf32:
-        big = fill(&d, 12582912.0)          # 1.5 * 2^23
-        shifted = multiply_add(d, fill(&d, 1.44269504088896340736), big)
-        n = shifted - big
-        high = multiply_add(n, fill(&d, -0.693359375), d)
-        low = multiply_add(n, fill(&d, 2.12194440054690583e-4), lost)
-    else:
-        big = fill(&d, 6755399441055744.0)  # 1.5 * 2^52
-        shifted = multiply_add(d, fill(&d, 1.44269504088896340736), big)
-        n = shifted - big
-        high = multiply_add(n, fill(&d, -0.693147180369123816490), d)
-        low = multiply_add(n, fill(&d, -1.90821492927058770002e-10), lost)
+    cdef vec n, high, low
+    cdef vec shifted = integer_part(d, &n)
+    high = multiply_add(n, minus_log2_high(&d), d)
+    low = multiply_add(n, minus_log2_low(&d), lost)
     f[0] = high + low
     f_low[0] = (high - f[0]) + low
     return shifted
@@ -155,36 +185,54 @@ cdef inline vec exp_lowest(const vec* like) noexcept nogil:
     return fill(like, -87.3365447505531) if vec is vf32 else fill(like, -708.3964185322641)
 
 
-cdef inline vec exp_shifted(vec x, vec m, vec less, vec* rest) noexcept nogil:
-    """exp(x - m - less) for x <= m and a far smaller `less`; 0 where that is below the smallest normal number. Writes
-    what the result lost, if asked.
+cdef inline vec exp_polynomial(vec f) noexcept nogil:
+    """(exp(f) - 1 - f) / f^2, a minimax polynomial for |f| <= log(2)/2."""
+    cdef vec q
+    if vec is vf32:
+        q = fill(&f, 0.0013814553640338619)
+        q = multiply_add(q, f, fill(&f, 0.0083687449038423794))
+        q = multiply_add(q, f, fill(&f, 0.0416683905176082777))
+        q = multiply_add(q, f, fill(&f, 0.1666652040223332495))
+        return multiply_add(q, f, fill(&f, 0.4999999343346428785))
+    q = fill(&f, 2.4999965952650315e-8)
+    q = multiply_add(q, f, fill(&f, 2.7630306354519168589e-7))
+    q = multiply_add(q, f, fill(&f, 2.7557586977541140902e-6))
+    q = multiply_add(q, f, fill(&f, 0.000024801492949640669651))
+    q = multiply_add(q, f, fill(&f, 0.00019841269505573799554))
+    q = multiply_add(q, f, fill(&f, 0.0013888888943759598763))
+    q = multiply_add(q, f, fill(&f, 0.0083333333334950705962))
+    q = multiply_add(q, f, fill(&f, 0.041666666666529731216))
+    q = multiply_add(q, f, fill(&f, 0.16666666666666411364))
+    return multiply_add(q, f, fill(&f, 0.50000000000000106682))
 
-    exp(f) = 1 + f + f^2 q(f), q a minimax polynomial.
-    """
+
+cdef inline vec exp_parts(
+    vec x, const vec* low, vec offset, vec offset_low, vec power, vec lowest, vec* scale
+) noexcept nogil:
+    """p and a power of two, `scale`, for which scale (1 + p) = power exp(x - offset + low - offset_low) and 1 + p is
+    near 1; for an x - offset that is exact and far smaller low parts (no `low` at all if NULL). Both are 0 where x -
+    offset is below `lowest`. The given power, of two, may be out of range by as much as the exponential is."""
+    cdef vec d = x - offset
+    cdef vec n, f
+    scale[0] = unless_less(d, lowest, scaled(power, integer_part(d, &n)))
+    f = multiply_add(n, minus_log2_high(&d), d)
+    if low is NULL:
+        f = multiply_add(n, minus_log2_low(&d), f)
+    else:
+        f = f + multiply_add(n, minus_log2_low(&d), low[0] - offset_low)
+    return unless_less(d, lowest, multiply_add(f * f, exp_polynomial(f), f))
+
+
+cdef inline vec exp_shifted(vec x, vec m, vec* rest) noexcept nogil:
+    """exp(x - m) for x <= m; 0 where that is below the smallest normal number. Writes what the result lost, if asked."""
     cdef vec d = x - m
     cdef vec part = d - x
-    cdef vec f, low, q, power, result
-    power = power_of_two(reduced(d, ((x - (d - part)) - (m + part)) - less, &f, &low))
+    cdef vec f, low, power, result
+    power = scaled(fill(&d, 1), reduced(d, (x - (d - part)) - (m + part), &f, &low))
     if vec is vf32:
-        q = fill(&d, 0.0013814553640338619)
-        q = multiply_add(q, f, fill(&d, 0.0083687449038423794))
-        q = multiply_add(q, f, fill(&d, 0.0416683905176082777))
-        q = multiply_add(q, f, fill(&d, 0.1666652040223332495))
-        q = multiply_add(q, f, fill(&d, 0.4999999343346428785))
-        f = multiply_add(f * f, q, f)
-    else:
-        q = fill(&d, 2.4999965952650315e-8)
-        q = multiply_add(q, f, fill(&d, 2.7630306354519168589e-7))
-        q = multiply_add(q, f, fill(&d, 2.7557586977541140902e-6))
-        q = multiply_add(q, f, fill(&d, 0.000024801492949640669651))
-        q = multiply_add(q, f, fill(&d, 0.00019841269505573799554))
-        q = multiply_add(q, f, fill(&d, 0.0013888888943759598763))
-        q = multiply_add(q, f, fill(&d, 0.0083333333334950705962))
-        q = multiply_add(q, f, fill(&d, 0.041666666666529731216))
-        q = multiply_add(q, f, fill(&d, 0.16666666666666411364))
-        q = multiply_add(q, f, fill(&d, 0.50000000000000106682))
-        # float64 has no wider type to be saved by: there f keeps its rounding error.
-        f = multiply_add(f * f, q, low) + f
+        f = multiply_add(f * f, exp_polynomial(f), f)
+    else:       # no wider type to be saved by: f keeps its rounding error
+        f = multiply_add(f * f, exp_polynomial(f), low) + f
     result = multiply_add(f, power, power)
     if rest is not NULL:
         rest[0] = unless_less(d, exp_lowest(&d), multiply_add(f, power, power - result))
@@ -227,7 +275,7 @@ cdef inline vec expm1_pair(vec d, vec lost, vec* low, vec* four_exp, vec* four_e
     square_low = (square - part) + square_low
     g = f + part
     g_low = ((f - g) + part) + square_low
-    four = power_of_two(shifted + fill(&d, 2))      # exp itself may be too small
+    four = scaled(fill(&d, 4), shifted)     # exp itself may be too small
     part = multiply_add(four, g, four)
     four_exp[0] = unless_less(d, lowest, part)
     four_exp_low[0] = unless_less(d, lowest, multiply_add(four, g_low, multiply_add(four, g, four - part)))

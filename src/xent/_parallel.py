@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from xent._arguments import positive_integer
+from xent._dispatch import kernels
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
 BLOCK_ELEMENTS = 1 << 16        # about 50 microseconds of work: much more than handing out a block costs
-MAX_BLOCKS = 1024
+MAX_BLOCKS = kernels.MAX_BLOCKS
 THREAD_ELEMENTS = 1 << 17       # a thread more for each so many elements: waking one costs about 50 microseconds
 
 T = TypeVar("T")
@@ -117,7 +118,7 @@ class Blocks(NamedTuple):
 
 def cut(units: int, elements: int, n_threads: int | None) -> Blocks:
     """Cut `units` of `elements` elements each."""
-    size = max(1, BLOCK_ELEMENTS // max(elements, 1), -(-units // MAX_BLOCKS))
+    size = kernels.block_size(units, elements, BLOCK_ELEMENTS)
     number = -(-units // size)
     wanted = get_num_threads() if n_threads is None else n_threads
     return Blocks(units, size, number, max(1, min(wanted, number, units * elements // THREAD_ELEMENTS)))

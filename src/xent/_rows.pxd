@@ -2,16 +2,15 @@
 # _kernels.pyx. Logits x are numbers, or pairs x + low where they were computed (see `transform_row`); `low` is NULL
 # otherwise.
 
-from libc.math cimport INFINITY, NAN, exp, fabs, fma, frexp, isfinite, isnan, ldexp, tanh
+from libc.math cimport INFINITY, NAN, exp, expm1, fabs, fma, frexp, isfinite, isnan, ldexp, rint, tanh
 
 from xent._numbers cimport (
-    Pair, accumulate, accumulate_four, add_pair, divide, exp_shifted, expm1_pair, finite_or_zero, log1p_pair, one_more,
-    single, sum_pairs, value,
+    Pair, accumulate, accumulate_four, add_pair, divide, exp_lowest, exp_parts, expm1_pair, finite_or_zero, log1p_pair,
+    multiply, one_more, shifted_zero, single, sum_pairs, two_sum, value,
 )
 from xent._simd cimport (
-    absolute, all_equal, any_equal, element, fill, flip, get, lanes, load_first, max_lanes, maximum, multiply_add,
-    multiply_rest, put, residual, store_first, vec, vf64, where_equal, where_less, where_true, without_lane,
-    xent_prefetch,
+    absolute, all_equal, any_equal, element, fill, first_equal_of_four, flip, get, lanes, load_first, max_lanes, maximum, multiply_add,
+    multiply_rest, prefetch_four, put, residual, scaled, store_first, vec, vf32, vf64, where_equal, where_less, where_true, without_lane,
 )
 
 cdef enum:
@@ -26,6 +25,8 @@ cdef struct Peak:
 
 
 cdef struct Shift:
+    Pair unit           # what the exponentials of a row are in: e_c are so many times it
+    double top          # that of the maximum, which rounding may have made slightly more or less than 1 unit
     Pair rest           # r; NaN where the row has no probabilities
     Pair log_sum        # log1p(r)
     Pair logsumexp      # m + log1p(r)
@@ -51,17 +52,21 @@ cdef inline double row_maximum(const vec* x, Py_ssize_t n) noexcept nogil:
 
 
 cdef inline Py_ssize_t find(const vec* x, Py_ssize_t n, double wanted) noexcept nogil:
-    """The first index at which x is `wanted`, or -1."""
+    """The first index at which x is `wanted`, the maximum, or -1 if there is no such."""
     cdef Py_ssize_t full = n // lanes(x), i = 0
     cdef vec w
     w = fill(x, wanted)
-    while i < full and not any_equal(x[i], w):
-        i += 1
-    i *= lanes(x)
-    while i < n:
+    # None is larger, so that their maximum tells of four; a NaN may hide it.
+    while i + 4 <= full:
+        if any_equal(maximum(maximum(x[i], x[i + 1]), maximum(x[i + 2], x[i + 3])), w):
+            return i * lanes(x) + first_equal_of_four(x + i, w)
+        i += 4
+    for i in range(i * lanes(x), n):
         if get(x, i) == wanted:
             return i
-        i += 1
+    for i in range(n):
+        if get(x, i) == wanted:
+            return i
     return -1
 
 
@@ -93,71 +98,106 @@ cdef inline Py_ssize_t only_class(const vec* t, Py_ssize_t n) noexcept nogil:
 # --- exponentials ----------------------------------------------------------------------------------------------------
 
 
-cdef inline vec less(const vec* low, Py_ssize_t i, vec peak_low) noexcept nogil:
-    """What is to be subtracted from x - m for their low parts."""
-    return fill(&peak_low, 0) if low is NULL else peak_low - low[i]
+cdef enum:
+    LIFT = 32           # exponentials of a row are up to 2^LIFT, so that the smallest are no subnormal numbers
 
 
-cdef inline void exp_vectors(
-    const vec* x, const vec* low, vec* e, Py_ssize_t first, Py_ssize_t last, const vec* soon, vec m, vec m_low,
-    bint keep, vec* total, vec* total_low
+cdef inline double offset_of(const vec* like, double m) noexcept nogil:
+    """What to subtract from a row's elements: m where that is exact for all that count, as it is for a large m, or 0."""
+    cdef double large = 2048
+    if vec is vf32:
+        large = 256
+    return m if fabs(m) > large else 0.0
+
+
+cdef inline Pair unit_of(const vec* like, double m, double m_low, double offset, double* exponent) noexcept nogil:
+    """exp(offset - (m + m_low)) 2^-exponent, with an integer exponent for which that is about 2^-LIFT."""
+    cdef double k = rint((m - offset) * 1.44269504088896340736)
+    cdef Pair d = two_sum(k * 0.693147180369123816490, offset - m)     # exact: the constant has 33 bits
+    cdef Pair unit
+    exponent[0] = LIFT - k
+    d = two_sum(d.high, d.low + (k * 1.90821492927058770002e-10 - m_low))
+    if vec is vf32:
+        unit = single(exp(d.high))
+    else:
+        unit = two_sum(1, expm1(d.high))
+        unit.low += d.low * unit.high
+    unit.high /= 1LL << LIFT
+    unit.low /= 1LL << LIFT
+    return unit
+
+
+cdef inline void exp_fours(
+    const vec* x, const vec* low, vec* e, Py_ssize_t first, Py_ssize_t last, bint skips, Py_ssize_t skip,
+    const vec* soon, vec offset, vec offset_low, vec power, vec lowest, bint keep, vec* total, vec* total_low
 ) noexcept nogil:
-    """e = exp(x - m) if `keep`, added to the total either way, for the full vectors first <= i < last. Those of `soon`
-    come from memory meanwhile."""
+    """e = power exp(x - offset + low - offset_low) if `keep`, added to the total either way, for vectors first <= i <
+    last, four at a time; but if it `skips`, element `skip` is not added. Those of `soon` come from memory meanwhile."""
     cdef Py_ssize_t i = first
-    cdef vec y0, y1, y2, y3, sum_high = total[0], sum_low = total_low[0]
-    while i + 4 <= last:
-        y0 = exp_shifted(x[i], m, less(low, i, m_low), <vec*>NULL)
-        y1 = exp_shifted(x[i + 1], m, less(low, i + 1, m_low), <vec*>NULL)
-        y2 = exp_shifted(x[i + 2], m, less(low, i + 2, m_low), <vec*>NULL)
-        y3 = exp_shifted(x[i + 3], m, less(low, i + 3, m_low), <vec*>NULL)
-        xent_prefetch(soon + i)
-        xent_prefetch(soon + i + 1)
-        xent_prefetch(soon + i + 2)
-        xent_prefetch(soon + i + 3)
-        if keep:
-            e[i] = y0
-            e[i + 1] = y1
-            e[i + 2] = y2
-            e[i + 3] = y3
-        accumulate_four(y0, y1, y2, y3, &sum_high, &sum_low)
-        i += 4
-    # A short row has few roundings to average: its terms keep what they lost.
+    cdef vec p0, p1, p2, p3, s0, s1, s2, s3, sum_high = total[0], sum_low = total_low[0]
     while i < last:
-        y0 = exp_shifted(x[i], m, less(low, i, m_low), &y1)
+        p0 = exp_parts(x[i], low if low is NULL else low + i, offset, offset_low, power, lowest, &s0)
+        p1 = exp_parts(x[i + 1], low if low is NULL else low + i + 1, offset, offset_low, power, lowest, &s1)
+        p2 = exp_parts(x[i + 2], low if low is NULL else low + i + 2, offset, offset_low, power, lowest, &s2)
+        p3 = exp_parts(x[i + 3], low if low is NULL else low + i + 3, offset, offset_low, power, lowest, &s3)
+        prefetch_four(soon + i)
         if keep:
-            e[i] = y0
-        accumulate(y0, &sum_high, &sum_low)
-        sum_low = sum_low + y1
-        i += 1
+            e[i] = multiply_add(p0, s0, s0)
+            e[i + 1] = multiply_add(p1, s1, s1)
+            e[i + 2] = multiply_add(p2, s2, s2)
+            e[i + 3] = multiply_add(p3, s3, s3)
+        if skips:
+            s0 = without_lane(s0, skip - i * lanes(x))
+            s1 = without_lane(s1, skip - (i + 1) * lanes(x))
+            s2 = without_lane(s2, skip - (i + 2) * lanes(x))
+            s3 = without_lane(s3, skip - (i + 3) * lanes(x))
+        # The powers of two add up almost exactly, and the rest is smaller, as is what it loses.
+        p0 = multiply_add(p0, s0, p1 * s1) + multiply_add(p2, s2, p3 * s3)
+        s0 = (s0 + s1) + (s2 + s3)
+        s1 = s0 + p0
+        accumulate(s1, &sum_high, &sum_low)
+        sum_low = sum_low + ((s0 - s1) + p0)
+        i += 4
     total[0] = sum_high
     total_low[0] = sum_low
 
 
-cdef inline void exp_partial(
-    const vec* x, const vec* low, vec* e, Py_ssize_t i, Py_ssize_t n, Py_ssize_t skip, vec m, vec m_low, bint keep,
-    vec* total, vec* total_low
+cdef inline void exp_few(
+    const vec* x, const vec* low, vec* e, Py_ssize_t first, Py_ssize_t last, Py_ssize_t n, Py_ssize_t skip, vec offset,
+    vec offset_low, vec power, vec lowest, bint keep, vec* total, vec* total_low
 ) noexcept nogil:
-    """The same for vector i alone, which may reach over the end of the row; element `skip` (-1: none) is not added."""
-    cdef Py_ssize_t start = i * lanes(x)
-    cdef Py_ssize_t count = min(n - start, lanes(x))
-    cdef vec rest, lower = fill(x, 0)
-    if low is not NULL:
-        lower = m_low - load_first(low + i, count, 0)
-    cdef vec y = exp_shifted(load_first(x + i, count, -INFINITY), m, lower, &rest)
-    if keep:
-        store_first(e + i, count, y)
-    if skip >= 0:
-        y = without_lane(y, skip - start)
-        rest = without_lane(rest, skip - start)
-    accumulate(y, total, total_low)
-    total_low[0] = total_low[0] + rest
+    """The same one at a time, and the last may reach over the end of the row."""
+    cdef Py_ssize_t i, count
+    cdef vec y, p, scale, lower = fill(x, 0)
+    for i in range(first, last):
+        count = n - i * lanes(x)
+        if count >= lanes(x):
+            y = x[i]
+            if low is not NULL:
+                lower = low[i]
+        else:
+            y = load_first(x + i, count, -INFINITY)
+            if low is not NULL:
+                lower = load_first(low + i, count, 0)
+        p = exp_parts(y, low if low is NULL else &lower, offset, offset_low, power, lowest, &scale)
+        y = multiply_add(p, scale, scale)
+        if keep:
+            if count >= lanes(x):
+                e[i] = y
+            else:
+                store_first(e + i, count, y)
+        y = without_lane(y, skip - i * lanes(x))
+        scale = without_lane(scale, skip - i * lanes(x))
+        accumulate(y, total, total_low)
+        total_low[0] = total_low[0] + multiply_add(p, scale, scale - y)
 
 
 cdef inline Shift row_without_probabilities(const vec* x, vec* e, Py_ssize_t n, double m, bint keep) noexcept nogil:
     """An infinite maximum: an infinite logit or none that is finite; NaN wins over both."""
     cdef Shift row
     cdef Py_ssize_t i
+    row.unit = single(1)
+    row.top = NAN
     row.rest = row.log_sum = single(NAN)
     row.logsumexp = single(m)
     for i in range(n):
@@ -172,23 +212,31 @@ cdef inline Shift row_without_probabilities(const vec* x, vec* e, Py_ssize_t n, 
 cdef inline Shift shift_row(
     const vec* x, const vec* low, vec* e, Py_ssize_t n, Peak peak, bint keep, const vec* soon
 ) noexcept nogil:
-    """Sum exp(x - m) without the maximum m; with `keep`, e (which may be x) holds exp(x - m) afterwards. The row at
-    `soon` comes from memory meanwhile."""
+    """Sum exp(x - m) without the maximum m; with `keep`, e (which may be x) times the unit is exp(x - m) afterwards. The
+    row at `soon` comes from memory meanwhile."""
     cdef Shift row
-    cdef Py_ssize_t full = n // lanes(x), middle
-    cdef vec m, m_low, total, total_low
+    cdef Py_ssize_t vectors = (n + lanes(x) - 1) // lanes(x), fours = n // (4 * lanes(x)) * 4
+    cdef Py_ssize_t with_peak = peak.index // (4 * lanes(x)) * 4
+    cdef double exponent = 0, shift = offset_of(x, peak.high)
+    cdef vec offset, offset_low, power, lowest, total, total_low
     if not isfinite(peak.high):
         return row_without_probabilities(x, e, n, peak.high, keep)
-    m = fill(x, peak.high)
-    m_low = fill(x, peak.low)
+    row.unit = unit_of(x, peak.high, peak.low if shift == 0 else 0.0, shift, &exponent)
+    offset = fill(x, shift)
+    offset_low = fill(x, peak.low if shift != 0 else 0.0)
+    power = scaled(fill(x, 1), shifted_zero(x) + fill(x, exponent))
+    lowest = fill(x, peak.high - shift) + exp_lowest(x)
     total = total_low = fill(x, 0)
-    middle = peak.index // lanes(x)
-    exp_vectors(x, low, e, 0, middle, soon, m, m_low, keep, &total, &total_low)
-    exp_partial(x, low, e, middle, n, peak.index, m, m_low, keep, &total, &total_low)
-    exp_vectors(x, low, e, middle + 1, full, soon, m, m_low, keep, &total, &total_low)
-    if full * lanes(x) != n and middle != full:
-        exp_partial(x, low, e, full, n, -1, m, m_low, keep, &total, &total_low)
-    row.rest = sum_pairs(total, total_low)
+    exp_fours(x, low, e, 0, with_peak, False, 0, soon, offset, offset_low, power, lowest, keep, &total, &total_low)
+    if with_peak < fours:
+        exp_fours(
+            x, low, e, with_peak, with_peak + 4, True, peak.index, soon, offset, offset_low, power, lowest, keep,
+            &total, &total_low,
+        )
+    exp_fours(x, low, e, with_peak + 4, fours, False, 0, soon, offset, offset_low, power, lowest, keep, &total, &total_low)
+    exp_few(x, low, e, fours, vectors, n, peak.index, offset, offset_low, power, lowest, keep, &total, &total_low)
+    row.top = get(e, peak.index) if keep else NAN
+    row.rest = multiply(row.unit, sum_pairs(total, total_low))
     row.log_sum = log1p_pair(row.rest)
     row.logsumexp = single(peak.high)
     add_pair(&row.logsumexp, row.log_sum)
@@ -257,10 +305,7 @@ cdef inline Pair distance_row(
                 distance(x[i + 3], v[i + 3] * u if weighs else u, m),
                 &total, &total_low,
             )
-            xent_prefetch(soon + i)
-            xent_prefetch(soon + i + 1)
-            xent_prefetch(soon + i + 2)
-            xent_prefetch(soon + i + 3)
+            prefetch_four(soon + i)
             i += 4
     while i < full:
         add_distance(x[i], v[i] * u if weighs else u, m, &total, &total_low)
@@ -326,28 +371,32 @@ cdef inline bint is_moderate(const vec* like, double factor) noexcept nogil:
     return vec is vf64 or 1e-30 < fabs(factor) < 1e30 or factor == 0
 
 
-cdef inline void combine_row(vec* x, const vec* v, Py_ssize_t n, double factor, double less) noexcept nogil:
-    """x = factor x - less v; v NULL is all ones."""
+cdef inline void combine_row(
+    vec* x, const vec* v, Py_ssize_t n, double factor, double less, double top, double at_top
+) noexcept nogil:
+    """x = factor x - less v; v NULL is all ones. Where x is `top`, at_top takes the place of the product."""
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
-    cdef vec f, g
+    cdef vec f, g, last, most = fill(x, top), most_of_it = fill(x, at_top)
     if not (is_moderate(x, factor) and is_moderate(x, less)):
         for i in range(n):
-            put(x, i, get(x, i) * factor - (less if v is NULL else get(v, i) * less))
+            put(
+                x, i,
+                (get(x, i) * factor if get(x, i) != top else at_top) - (less if v is NULL else get(v, i) * less)
+            )
         return
     f = fill(x, factor)
     g = fill(x, -less)
+    last = load_first(x + full, tail, 0)
     if v is NULL:
+        most_of_it = most_of_it + g
         for i in range(full):
-            x[i] = multiply_add(x[i], f, g)
-        if tail:
-            store_first(x + full, tail, multiply_add(load_first(x + full, tail, 0), f, g))
+            x[i] = where_equal(x[i], most, most_of_it, multiply_add(x[i], f, g))
+        store_first(x + full, tail, where_equal(last, most, most_of_it, multiply_add(last, f, g)))
     else:
         for i in range(full):
-            x[i] = multiply_add(x[i], f, v[i] * g)
-        if tail:
-            store_first(
-                x + full, tail, multiply_add(load_first(x + full, tail, 0), f, load_first(v + full, tail, 0) * g)
-            )
+            x[i] = where_equal(x[i], most, most_of_it + v[i] * g, multiply_add(x[i], f, v[i] * g))
+        g = load_first(v + full, tail, 0) * g
+        store_first(x + full, tail, where_equal(last, most, most_of_it + g, multiply_add(last, f, g)))
 
 
 cdef inline void multiply_row(const vec* x, const vec* v, vec* out, Py_ssize_t n) noexcept nogil:
@@ -376,7 +425,8 @@ cdef inline void mask_row(const vec* x, const char* mask, vec* out, Py_ssize_t n
 
 cdef inline void softmax_row(const vec* x, vec* out, Py_ssize_t n, const vec* soon) noexcept nogil:
     cdef Shift row = shift_row(x, <vec*>NULL, out, n, peak_of(x, <vec*>NULL, n), True, soon)
-    combine_row(out, <vec*>NULL, n, value(divide(single(1), one_more(row.rest))), 0)
+    cdef Pair highest = divide(single(1), one_more(row.rest))
+    combine_row(out, <vec*>NULL, n, value(multiply(row.unit, highest)), 0, row.top, value(highest))
 
 
 cdef inline vec log_probability(vec x, vec m, vec log_sum, vec log_sum_rest) noexcept nogil:

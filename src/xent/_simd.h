@@ -89,9 +89,10 @@ XENT_INLINE vf64 xent_iota_f64(void) { return *(const vf64 *)xent_counting_f64; 
         ints sign = xent_bits_##S(xent_fill_##S(-0.0));                                                              \
         return xent_from_bits_##S(xent_bits_##S(x) & ~sign);                                                         \
     }                                                                                                                \
-    /* 2**n, where `shifted` is n + 1.5 * 2**mantissa: n sits in the low bits, and the shift drops the rest. */       \
-    XENT_INLINE vector xent_power_of_two_##S(vector shifted) {                                                       \
-        return xent_from_bits_##S((xent_bits_##S(shifted) << mantissa) + xent_bits_##S(xent_fill_##S(1.0)));         \
+    /* x 2**n, where x is a power of two, out of range or not, and `shifted` is n + 1.5 * 2**mantissa: n sits in the \
+     * low bits, and the shift drops the rest. */                                                                    \
+    XENT_INLINE vector xent_scaled_##S(vector x, vector shifted) {                                                   \
+        return xent_from_bits_##S((xent_bits_##S(shifted) << mantissa) + xent_bits_##S(x));                          \
     }                                                                                                                \
     /* k, with x = 2**k * f and sqrt(1/2) <= f < sqrt(2) for a normal x > 0; *down = 2**-k. */                        \
     XENT_INLINE vector xent_split_##S(vector x, vector *down) {                                                      \
@@ -104,13 +105,30 @@ XENT_INLINE vf64 xent_iota_f64(void) { return *(const vf64 *)xent_counting_f64; 
         return xent_from_bits_##S(xent_bits_##S(x) & XENT_MASK(xent_iota_##S() != (scalar)lane));                    \
     }                                                                                                                \
     XENT_INLINE double xent_max_lanes_##S(vector x) {                                                                \
-        double best = XENT_LANE(x, 0);                                                                               \
-        for (size_t i = 1; i < sizeof(vector) / sizeof(scalar); i++)                                                 \
-            best = XENT_LANE(x, i) > best ? XENT_LANE(x, i) : best;                                                  \
-        return best;                                                                                                 \
+        scalar best[sizeof(vector) / sizeof(scalar)];                                                                \
+        memcpy(best, &x, sizeof best);                                                                               \
+        for (size_t half = sizeof(vector) / sizeof(scalar) / 2; half > 0; half /= 2)                                 \
+            for (size_t i = 0; i < half; i++) best[i] = best[i] > best[i + half] ? best[i] : best[i + half];         \
+        return best[0];                                                                                              \
     }                                                                                                                \
     XENT_INLINE double xent_get_##S(const vector *row, Py_ssize_t i) { return ((const scalar *)row)[i]; }            \
     XENT_INLINE void xent_put_##S(vector *row, Py_ssize_t i, double x) { ((scalar *)row)[i] = (scalar)x; }
+
+/* The sum over all lanes, in float64. */
+XENT_INLINE double xent_sum_lanes_f32(vf32 x) {
+    double sums[sizeof(vf32) / sizeof(float)];
+    for (size_t i = 0; i < sizeof(vf32) / sizeof(float); i++) sums[i] = XENT_LANE(x, i);
+#if !defined(XENT_SCALAR)
+#  if XENT_BYTES == 64
+    for (size_t i = 0; i < 8; i++) sums[i] += sums[i + 8];
+#  endif
+#  if XENT_BYTES >= 32
+    for (size_t i = 0; i < 4; i++) sums[i] += sums[i + 4];
+#  endif
+    sums[0] += sums[2], sums[1] += sums[3], sums[0] += sums[1];
+#endif
+    return sums[0];
+}
 
 XENT_DEFINE(f32, float, vf32, vi32, 23)
 XENT_DEFINE(f64, double, vf64, vi64, 52)
@@ -477,12 +495,33 @@ XENT_DEFINE_TILES(f32, float, XENT_WITHOUT)
 XENT_DEFINE_TILES(f64, double, XENT_WITHOUT)
 #endif
 
-/* Ask for the cache line at an address, which need not be one of the program's. */
+/* The place of the first element that equals w in four vectors, of which one has it. */
+XENT_INLINE int xent_first_of(uint64_t bits) {
 #if defined(__GNUC__) || defined(__clang__)
-XENT_INLINE void xent_prefetch(const void *address) { __builtin_prefetch(address); }
+    return __builtin_ctzll(bits);
 #else
-XENT_INLINE void xent_prefetch(const void *address) { (void)address; }
+    int i = 0;
+    while (!(bits >> i & 1)) i++;
+    return i;
 #endif
+}
+#define XENT_DEFINE_FIRST(S, vector)                                                                                 \
+    XENT_INLINE Py_ssize_t xent_first_equal_of_four_##S(const vector *x, vector w) {                                 \
+        uint64_t bits = 0;                                                                                           \
+        for (int i = 0; i < 4; i++) bits |= (uint64_t)(unsigned)xent_equal_##S(x[i], w) << (i * XENT_LANES_##S);     \
+        return xent_first_of(bits);                                                                                  \
+    }
+XENT_DEFINE_FIRST(f32, vf32)
+XENT_DEFINE_FIRST(f64, vf64)
+
+/* Ask for the cache lines of four vectors, which need not be the program's. */
+XENT_INLINE void xent_prefetch_four(const void *address) {
+#if defined(__GNUC__) || defined(__clang__)
+    for (size_t i = 0; i < 4 * sizeof(vf32); i += 64) __builtin_prefetch((const char *)address + i);
+#else
+    (void)address;
+#endif
+}
 
 /* Instruction sets of this CPU that the operating system saves the registers of. */
 XENT_INLINE int xent_cpu_has_avx2(void) {

@@ -30,8 +30,8 @@ cdef extern from "_simd.h" nogil:
     vf64 xent_flip_f64(vf64 x, vf64 sign)
     vf32 xent_multiply_rest_f32(vf32 a, vf32 b, vf32 product)
     vf64 xent_multiply_rest_f64(vf64 a, vf64 b, vf64 product)
-    vf32 xent_power_of_two_f32(vf32 shifted)
-    vf64 xent_power_of_two_f64(vf64 shifted)
+    vf32 xent_scaled_f32(vf32 x, vf32 shifted)
+    vf64 xent_scaled_f64(vf64 x, vf64 shifted)
     vf32 xent_split_f32(vf32 x, vf32* down)
     vf64 xent_split_f64(vf64 x, vf64* down)
     vf32 xent_load_first_f32(const vf32* source, Py_ssize_t n, double otherwise)
@@ -40,6 +40,7 @@ cdef extern from "_simd.h" nogil:
     void xent_store_first_f64(vf64* target, Py_ssize_t n, vf64 x)
     vf32 xent_without_lane_f32(vf32 x, Py_ssize_t lane)
     vf64 xent_without_lane_f64(vf64 x, Py_ssize_t lane)
+    double xent_sum_lanes_f32(vf32 x)
     double xent_max_lanes_f32(vf32 x)
     double xent_max_lanes_f64(vf64 x)
     double xent_get_f32(const vf32* row, Py_ssize_t i)
@@ -60,7 +61,9 @@ cdef extern from "_simd.h" nogil:
     void xent_to_columns_f64(void* tile, const void* a, const void* b, const void* c, const void* d, Py_ssize_t n)
     void xent_to_rows_f32(const void* tile, void* a, void* b, void* c, void* d, Py_ssize_t n)
     void xent_to_rows_f64(const void* tile, void* a, void* b, void* c, void* d, Py_ssize_t n)
-    void xent_prefetch(const void* address)
+    Py_ssize_t xent_first_equal_of_four_f32(const vf32* x, vf32 w)
+    Py_ssize_t xent_first_equal_of_four_f64(const vf64* x, vf64 w)
+    void xent_prefetch_four(const void* address)
     bint xent_cpu_has_avx2()
     bint xent_cpu_has_avx512()
 
@@ -145,6 +148,14 @@ cdef inline bint all_equal(vec a, vec b) noexcept nogil:
         return xent_all_equal_f64(a, b)
 
 
+cdef inline Py_ssize_t first_equal_of_four(const vec* x, vec w) noexcept nogil:
+    """The place of the first element that equals w in four vectors, of which one has it."""
+    if vec is vf32:
+        return xent_first_equal_of_four_f32(x, w)
+    else:
+        return xent_first_equal_of_four_f64(x, w)
+
+
 cdef inline vec multiply_add(vec a, vec b, vec c) noexcept nogil:
     """a * b + c, rounded once where that is an instruction."""
     if vec is vf32:
@@ -177,11 +188,16 @@ cdef inline vec flip(vec x, vec sign) noexcept nogil:
         return xent_flip_f64(x, sign)
 
 
-cdef inline vec power_of_two(vec shifted) noexcept nogil:
+cdef inline void prefetch_four(const vec* x) noexcept nogil:
+    xent_prefetch_four(x)
+
+
+cdef inline vec scaled(vec x, vec shifted) noexcept nogil:
+    """x 2^n for a power of two x, which may be out of range; `shifted` is n + 1.5 * 2^mantissa."""
     if vec is vf32:
-        return xent_power_of_two_f32(shifted)
+        return xent_scaled_f32(x, shifted)
     else:
-        return xent_power_of_two_f64(shifted)
+        return xent_scaled_f64(x, shifted)
 
 
 cdef inline vec split(vec x, vec* down) noexcept nogil:

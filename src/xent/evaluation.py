@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from xent import _arguments as check
 from xent._dispatch import kernels
 from xent._parallel import cut
-from xent.losses import total, weigh
+from xent.losses import weigh
 
 
 class Evaluation(NamedTuple):
@@ -220,7 +220,7 @@ class StreamingLoss:
         Evaluation
             As from :func:`evaluate`.
         """
-        loss, entropy, weight, right, *within = (total(sums) for sums in self._sums)
+        loss, entropy, weight, right, *within = (kernels.total(sums) for sums in self._sums)
         loss, entropy, right, *within = (x / weight if weight else math.nan for x in (loss, entropy, right, *within))
         try:
             perplexity = math.exp(loss)
@@ -238,7 +238,7 @@ class StreamingLoss:
 def expansion(values: list[float]) -> list[float]:
     """A few numbers with exactly the sum of all these: the rounded sum, what it lost, and so on."""
     parts: list[float] = []
-    while part := total(values + [-part for part in parts]):
+    while part := kernels.total(values + [-part for part in parts]):
         if not math.isfinite(part):
             return [part]
         parts.append(part)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent import _arguments as check
+from xent import _parallel
 from xent._dispatch import kernels
 from xent._parallel import Blocks, cut
 
@@ -16,20 +17,12 @@ Reduction = Literal["mean", "sum", "none"]
 Array = NDArray[Any]
 
 
-def total(values: list[float]) -> float:
-    """The sum, rounded once."""
-    try:
-        return math.fsum(values)
-    except (OverflowError, ValueError):     # a sum too large, infinity - infinity
-        return sum(values)
-
-
 def _reduce(reduction: str, sums: Array, total_weight: float, loss: Array | None) -> Any:
     if loss is not None:
         return loss[()]
     if reduction == "sum":
-        return total(sums.tolist())
-    return total(sums.tolist()) / total_weight if total_weight else math.nan
+        return kernels.total(sums.tolist())
+    return kernels.total(sums.tolist()) / total_weight if total_weight else math.nan
 
 
 def _divisor(reduction: str, total_weight: float) -> float:
@@ -86,7 +79,7 @@ def weigh(batch: check.Batch, options: check.Options, blocks: Blocks, weight_uni
     bad = [place for place in blocks.run(work) if place >= 0]
     if bad:
         check.bad_label(batch, min(bad), allowed)
-    return total(sums.tolist())
+    return kernels.total(sums.tolist())
 
 
 def cross_entropy(
@@ -198,6 +191,12 @@ def cross_entropy(
     >>> round(xent.cross_entropy([[2.0, 4.0, 0.5]], ([[1, 0]], [[0.75, 0.25]])), 6)
     0.653178
     """
+    result = kernels.plain_cross_entropy(
+        logits, target, axis, class_weight, sample_weight, label_smoothing, ignore_index, where, logit_scale, softcap,
+        z_loss, reduction, return_grad, grad_out, n_threads, _parallel.THREAD_ELEMENTS, _parallel.BLOCK_ELEMENTS,
+    )
+    if result is not None:
+        return result
     batch = check.targets("logits", logits, target, axis, class_weight, sample_weight, where)
     ignored = check.ignored_label(ignore_index, batch.target)
     options = check.options(ignored, logit_scale, softcap, label_smoothing, z_loss)

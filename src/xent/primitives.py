@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent import _arguments as check
+from xent import _parallel
 from xent._dispatch import kernels
 from xent._parallel import cut
 
@@ -75,6 +76,9 @@ def logsumexp(
     >>> round(float(log_size), 6), float(sign)
     (1.541325, -1.0)
     """
+    result = kernels.plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, _parallel.THREAD_ELEMENTS)
+    if result is not None:
+        return result
     array, factors, dtype = check.summands(x, b)
     axes = check.axis_indices(axis, array, "x")
     rows = check.last_flat(array, axes)
@@ -198,6 +202,11 @@ def _probabilities(
     *,
     logarithm: bool,
 ) -> NDArray[Any]:
+    plain: NDArray[Any] | None = kernels.plain_softmax(
+        x, axis, out, logarithm, n_threads, _parallel.THREAD_ELEMENTS
+    )
+    if plain is not None:
+        return plain
     array = check.floating("x", x)
     axes = check.axis_indices(axis, array, "x")
     n_threads = check.thread_count(n_threads)

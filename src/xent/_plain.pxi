@@ -1,0 +1,230 @@
+# Part of _kernels.pyx: whole calls without options on plain arrays, by one thread. On a few rows the checks in Python
+# take longer than everything else, so here they are made in C. Only calls that are right in every respect are taken:
+# these functions return None for all others, which then go the general way, where what is wrong is said.
+
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
+from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
+from libc.stdlib cimport free, malloc
+
+from math import fsum
+
+
+cdef inline bint is_float(value, double wanted):
+    return PyFloat_CheckExact(value) and PyFloat_AS_DOUBLE(value) == wanted
+
+
+cdef inline bint is_int(value, int64_t* number):
+    cdef int overflow = 0
+    if not PyLong_CheckExact(value):
+        return False
+    number[0] = PyLong_AsLongLongAndOverflow(value, &overflow)
+    return overflow == 0
+
+
+cdef inline bint is_contiguous(value):
+    """Whether it is a NumPy array in C order that is aligned and in native byte order."""
+    return cnp.PyArray_CheckExact(value) and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>value)
+
+
+cdef inline bint are_rows(x, axis):
+    """Whether it is a contiguous array of float32 or float64, not empty, and the axis its last one."""
+    cdef cnp.ndarray array
+    cdef int64_t index
+    if not (is_contiguous(x) and is_int(axis, &index)):
+        return False
+    array = <cnp.ndarray>x
+    return (
+        cnp.PyArray_TYPE(array) in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE) and cnp.PyArray_SIZE(array) > 0
+        and cnp.PyArray_NDIM(array) > 0 and (index == -1 or index == cnp.PyArray_NDIM(array) - 1)
+    )
+
+
+cdef inline bint is_for_one_thread(n_threads, cnp.ndarray array, Py_ssize_t thread_elements):
+    cdef int64_t threads = 2
+    if n_threads is not None and not (is_int(n_threads, &threads) and threads > 0):
+        return False
+    return threads == 1 or cnp.PyArray_SIZE(array) < 2 * thread_elements
+
+
+cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b, int axes):
+    cdef int axis
+    for axis in range(axes):
+        if cnp.PyArray_DIM(a, axis) != cnp.PyArray_DIM(b, axis):
+            return False
+    return True
+
+
+cdef inline bint are_apart(cnp.ndarray a, cnp.ndarray b):
+    cdef char* start = <char*>cnp.PyArray_DATA(a)
+    cdef char* other = <char*>cnp.PyArray_DATA(b)
+    return start + cnp.PyArray_NBYTES(a) <= other or other + cnp.PyArray_NBYTES(b) <= start
+
+
+cdef inline bint is_output_for(value, cnp.ndarray x):
+    """Whether it can take an output of the shape and type of x, and is x or apart from it."""
+    cdef cnp.ndarray array
+    if not is_contiguous(value):
+        return False
+    array = <cnp.ndarray>value
+    return (
+        cnp.PyArray_ISCARRAY(array) and cnp.PyArray_TYPE(array) == cnp.PyArray_TYPE(x)
+        and cnp.PyArray_NDIM(array) == cnp.PyArray_NDIM(x) and same_shape(array, x, cnp.PyArray_NDIM(x))
+        and (cnp.PyArray_DATA(array) == cnp.PyArray_DATA(x) or are_apart(array, x))
+    )
+
+
+cdef inline object empty(cnp.ndarray x, int axes):
+    """An array of the type of x and its first axes."""
+    return cnp.PyArray_EMPTY(axes, cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
+
+
+cdef inline double* aligned_room(void* memory) noexcept:
+    return <double*>((<size_t>memory + 63) // 64 * 64)
+
+
+def total(values):
+    """The sum of a list of floats, rounded once."""
+    try:
+        return fsum(values)
+    except (OverflowError, ValueError):     # a sum too large, infinity - infinity
+        return sum(values)
+
+
+def plain_softmax(x, axis, out, bint logarithm, n_threads, Py_ssize_t thread_elements):
+    cdef cnp.ndarray array
+    cdef Operand rows, result
+    cdef Py_ssize_t count
+    cdef void* memory
+    cdef double* room
+    if not are_rows(x, axis) or not is_for_one_thread(n_threads, <cnp.ndarray>x, thread_elements):
+        return None
+    array = <cnp.ndarray>x
+    if out is None:
+        out = empty(array, cnp.PyArray_NDIM(array))
+    elif not is_output_for(out, array):
+        return None
+    bind(&rows, array, True)
+    bind(&result, out, True)
+    memory = malloc(row_scratch(rows.n) * sizeof(double))
+    if memory is NULL:
+        return None
+    room = aligned_room(memory)
+    count = cnp.PyArray_SIZE(array) // rows.n
+    with nogil:
+        if rows.kind != F64:
+            softmax_block(&rows, &result, logarithm, <vf32*>room, 0, count)
+        else:
+            softmax_block(&rows, &result, logarithm, <vf64*>room, 0, count)
+        free(memory)
+    return out
+
+
+def plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, Py_ssize_t thread_elements):
+    cdef cnp.ndarray array
+    cdef Operand rows, result
+    cdef Py_ssize_t count
+    cdef void* memory
+    cdef double* room
+    if b is not None or keepdims is not False or return_sign is not False:
+        return None
+    if not are_rows(x, axis) or not is_for_one_thread(n_threads, <cnp.ndarray>x, thread_elements):
+        return None
+    array = <cnp.ndarray>x
+    out = empty(array, cnp.PyArray_NDIM(array) - 1)
+    bind(&rows, array, True)
+    bind(&result, out, False)
+    memory = malloc(row_scratch(rows.n) * sizeof(double))
+    if memory is NULL:
+        return None
+    room = aligned_room(memory)
+    count = cnp.PyArray_SIZE(array) // rows.n
+    with nogil:
+        if rows.kind != F64:
+            logsumexp_block(&rows, &result, <vf32*>room, 0, count)
+        else:
+            logsumexp_block(&rows, &result, <vf64*>room, 0, count)
+        free(memory)
+    return out if cnp.PyArray_NDIM(array) > 1 else out[()]
+
+
+cdef double plain_weight(const Batch* batch, double* room, Py_ssize_t count) noexcept nogil:
+    """How many labels count; -1 if one is out of range."""
+    cdef double weight = 0
+    if weight_rows(batch, <vf64*>room, 0, count, &weight) >= 0:
+        return -1
+    return weight
+
+
+def plain_cross_entropy(
+    logits, target, axis, class_weight, sample_weight, label_smoothing, ignore_index, where, logit_scale, softcap,
+    z_loss, reduction, return_grad, grad_out, n_threads, Py_ssize_t thread_elements, Py_ssize_t block_elements
+):
+    cdef cnp.ndarray x, labels
+    cdef Batch batch
+    cdef Room places
+    cdef int axes
+    cdef Py_ssize_t count, size, number, i
+    cdef double weight
+    cdef void* memory
+    cdef double* room
+    cdef double* sums
+    if class_weight is not None or sample_weight is not None or where is not None or softcap is not None:
+        return None
+    if not (is_float(label_smoothing, 0) and is_float(logit_scale, 1) and is_float(z_loss, 0)):
+        return None
+    if not (
+        are_rows(logits, axis) and is_contiguous(target)
+        and is_for_one_thread(n_threads, <cnp.ndarray>logits, thread_elements)
+    ):
+        return None
+    x, labels = <cnp.ndarray>logits, <cnp.ndarray>target
+    axes = cnp.PyArray_NDIM(x) - 1
+    if axes == 0 or axes != cnp.PyArray_NDIM(labels) or not same_shape(x, labels, axes):
+        return None
+    if kind_of(labels) not in (I8, I16, I32, I64, U8, U16, U32) or not is_int(ignore_index, &batch.ignore_index):
+        return None
+    if reduction not in ("mean", "sum", "none") or (return_grad is not True and return_grad is not False):
+        return None
+    if grad_out is not None and not (is_output_for(grad_out, x) and are_apart(<cnp.ndarray>grad_out, labels)):
+        return None
+
+    bind(&batch.logits, x, True)
+    bind(&batch.target, labels, False)
+    batch.form = LABELS
+    batch.ignores = True
+    batch.mass.kind = batch.where.kind = batch.class_weight.kind = batch.sample_weight.kind = ABSENT
+    batch.weight_unit = batch.transform.scale = 1
+    batch.transform.softcap = batch.smoothing = batch.z_loss = 0
+    count = cnp.PyArray_SIZE(labels)
+    size = block_size(count, batch.logits.n, block_elements)
+    number = (count + size - 1) // size
+    memory = malloc((batch_scratch(batch.logits.n, 1) + number) * sizeof(double))
+    if memory is NULL:
+        return None
+    sums = <double*>memory
+    room = aligned_room(sums + number)
+    places = room_of(&batch, room + ROWS * (batch.logits.n + 16))
+    with nogil:
+        weight = plain_weight(&batch, room, count)
+    if weight < 0 or (weight == 0 and reduction == "mean"):
+        free(memory)
+        return None
+    grad = grad_out
+    if grad is None and return_grad:
+        grad = empty(x, axes + 1)
+    loss = empty(x, axes) if reduction == "none" else None
+    bind(&batch.loss, loss, False)
+    bind(&batch.grad, grad, True)
+    batch.divisor = weight if reduction == "mean" else 1
+    with nogil:
+        for i in range(number):
+            if batch.logits.kind != F64:
+                sums[i] = cross_entropy_block(&batch, <vf32*>room, &places, i * size, min((i + 1) * size, count))
+            else:
+                sums[i] = cross_entropy_block(&batch, <vf64*>room, &places, i * size, min((i + 1) * size, count))
+    if loss is None:
+        loss = sums[0] if number == 1 else total([sums[i] for i in range(number)])
+        if reduction == "mean":
+            loss /= weight
+    free(memory)
+    return loss if grad is None else (loss, grad)
