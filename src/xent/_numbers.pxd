@@ -207,20 +207,26 @@ cdef inline vec exp_polynomial(vec f) noexcept nogil:
 
 
 cdef inline vec exp_parts(
-    vec x, const vec* low, vec offset, vec offset_low, vec power, vec lowest, vec* scale
+    vec x, const vec* low, vec offset, vec offset_low, vec power, vec least, vec* scale
 ) noexcept nogil:
     """p and a power of two, `scale`, for which scale (1 + p) = power exp(x - offset + low - offset_low) and 1 + p is
-    near 1; for an x - offset that is exact and far smaller low parts (no `low` at all if NULL). Both are 0 where x -
-    offset is below `lowest`. The given power, of two, may be out of range by as much as the exponential is."""
-    cdef vec d = x - offset
+    near 1; for an x - offset that is exact and far smaller low parts (no `low` at all if NULL). The given power, of
+    two, may be out of range by as much as the exponential is; the scale is 0 where x - offset is `least` or less, for
+    which it has just no exponent left."""
+    cdef vec d = maximum(least, x - offset)
     cdef vec n, f
-    scale[0] = unless_less(d, lowest, scaled(power, integer_part(d, &n)))
+    scale[0] = scaled(power, integer_part(d, &n))
     f = multiply_add(n, minus_log2_high(&d), d)
     if low is NULL:
         f = multiply_add(n, minus_log2_low(&d), f)
-    else:
-        f = f + multiply_add(n, minus_log2_low(&d), low[0] - offset_low)
-    return unless_less(d, lowest, multiply_add(f * f, exp_polynomial(f), f))
+    else:       # where the scale is 0 the low part may be of any size
+        f = f + unless_less(x - offset, least, multiply_add(n, minus_log2_low(&d), low[0] - offset_low))
+    return multiply_add(f * f, exp_polynomial(f), f)
+
+
+cdef inline double exponent_range(const vec* like) noexcept nogil:
+    """The bias of exponents: 2^-range would be the smallest normal number halved, and its bits are all 0."""
+    return 127 if vec is vf32 else 1023
 
 
 cdef inline vec exp_shifted(vec x, vec m, vec* rest) noexcept nogil:

@@ -5,7 +5,7 @@
 from libc.math cimport INFINITY, NAN, exp, expm1, fabs, fma, frexp, isfinite, isnan, ldexp, rint, tanh
 
 from xent._numbers cimport (
-    Pair, accumulate, accumulate_four, add_pair, divide, exp_lowest, exp_parts, expm1_pair, finite_or_zero, log1p_pair,
+    Pair, accumulate, accumulate_four, add_pair, divide, exp_parts, exponent_range, expm1_pair, finite_or_zero, log1p_pair,
     multiply, one_more, shifted_zero, single, sum_pairs, two_sum, value,
 )
 from xent._simd cimport (
@@ -129,17 +129,17 @@ cdef inline Pair unit_of(const vec* like, double m, double m_low, double offset,
 
 cdef inline void exp_fours(
     const vec* x, const vec* low, vec* e, Py_ssize_t first, Py_ssize_t last, bint skips, Py_ssize_t skip,
-    const vec* soon, vec offset, vec offset_low, vec power, vec lowest, bint keep, vec* total, vec* total_low
+    const vec* soon, vec offset, vec offset_low, vec power, vec least, bint keep, vec* total, vec* total_low
 ) noexcept nogil:
     """e = power exp(x - offset + low - offset_low) if `keep`, added to the total either way, for vectors first <= i <
     last, four at a time; but if it `skips`, element `skip` is not added. Those of `soon` come from memory meanwhile."""
     cdef Py_ssize_t i = first
     cdef vec p0, p1, p2, p3, s0, s1, s2, s3, sum_high = total[0], sum_low = total_low[0]
     while i < last:
-        p0 = exp_parts(x[i], low if low is NULL else low + i, offset, offset_low, power, lowest, &s0)
-        p1 = exp_parts(x[i + 1], low if low is NULL else low + i + 1, offset, offset_low, power, lowest, &s1)
-        p2 = exp_parts(x[i + 2], low if low is NULL else low + i + 2, offset, offset_low, power, lowest, &s2)
-        p3 = exp_parts(x[i + 3], low if low is NULL else low + i + 3, offset, offset_low, power, lowest, &s3)
+        p0 = exp_parts(x[i], low if low is NULL else low + i, offset, offset_low, power, least, &s0)
+        p1 = exp_parts(x[i + 1], low if low is NULL else low + i + 1, offset, offset_low, power, least, &s1)
+        p2 = exp_parts(x[i + 2], low if low is NULL else low + i + 2, offset, offset_low, power, least, &s2)
+        p3 = exp_parts(x[i + 3], low if low is NULL else low + i + 3, offset, offset_low, power, least, &s3)
         prefetch_four(soon + i)
         if keep:
             e[i] = multiply_add(p0, s0, s0)
@@ -164,7 +164,7 @@ cdef inline void exp_fours(
 
 cdef inline void exp_few(
     const vec* x, const vec* low, vec* e, Py_ssize_t first, Py_ssize_t last, Py_ssize_t n, Py_ssize_t skip, vec offset,
-    vec offset_low, vec power, vec lowest, bint keep, vec* total, vec* total_low
+    vec offset_low, vec power, vec least, bint keep, vec* total, vec* total_low
 ) noexcept nogil:
     """The same one at a time, and the last may reach over the end of the row."""
     cdef Py_ssize_t i, count
@@ -179,7 +179,7 @@ cdef inline void exp_few(
             y = load_first(x + i, count, -INFINITY)
             if low is not NULL:
                 lower = load_first(low + i, count, 0)
-        p = exp_parts(y, low if low is NULL else &lower, offset, offset_low, power, lowest, &scale)
+        p = exp_parts(y, low if low is NULL else &lower, offset, offset_low, power, least, &scale)
         y = multiply_add(p, scale, scale)
         if keep:
             if count >= lanes(x):
@@ -218,23 +218,23 @@ cdef inline Shift shift_row(
     cdef Py_ssize_t vectors = (n + lanes(x) - 1) // lanes(x), fours = n // (4 * lanes(x)) * 4
     cdef Py_ssize_t with_peak = peak.index // (4 * lanes(x)) * 4
     cdef double exponent = 0, shift = offset_of(x, peak.high)
-    cdef vec offset, offset_low, power, lowest, total, total_low
+    cdef vec offset, offset_low, power, least, total, total_low
     if not isfinite(peak.high):
         return row_without_probabilities(x, e, n, peak.high, keep)
     row.unit = unit_of(x, peak.high, peak.low if shift == 0 else 0.0, shift, &exponent)
     offset = fill(x, shift)
     offset_low = fill(x, peak.low if shift != 0 else 0.0)
     power = scaled(fill(x, 1), shifted_zero(x) + fill(x, exponent))
-    lowest = fill(x, peak.high - shift) + exp_lowest(x)
+    least = fill(x, -(exponent_range(x) + exponent) * 0.69314718055994530942)
     total = total_low = fill(x, 0)
-    exp_fours(x, low, e, 0, with_peak, False, 0, soon, offset, offset_low, power, lowest, keep, &total, &total_low)
+    exp_fours(x, low, e, 0, with_peak, False, 0, soon, offset, offset_low, power, least, keep, &total, &total_low)
     if with_peak < fours:
         exp_fours(
-            x, low, e, with_peak, with_peak + 4, True, peak.index, soon, offset, offset_low, power, lowest, keep,
+            x, low, e, with_peak, with_peak + 4, True, peak.index, soon, offset, offset_low, power, least, keep,
             &total, &total_low,
         )
-    exp_fours(x, low, e, with_peak + 4, fours, False, 0, soon, offset, offset_low, power, lowest, keep, &total, &total_low)
-    exp_few(x, low, e, fours, vectors, n, peak.index, offset, offset_low, power, lowest, keep, &total, &total_low)
+    exp_fours(x, low, e, with_peak + 4, fours, False, 0, soon, offset, offset_low, power, least, keep, &total, &total_low)
+    exp_few(x, low, e, fours, vectors, n, peak.index, offset, offset_low, power, least, keep, &total, &total_low)
     row.top = get(e, peak.index) if keep else NAN
     row.rest = multiply(row.unit, sum_pairs(total, total_low))
     row.log_sum = log1p_pair(row.rest)
