@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-SCRIPTS = ("start", "fit", "options", "ops")
+SCRIPTS = ("start", "fit", "options", "limits", "ops")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python bench", description="Run every benchmark.")
-    parser.add_argument("--quick", action="store_true", help="a few minutes become one or two")
+    parser.add_argument("--quick", action="store_true", help="a few cells of each, in minutes")
     parser.add_argument("--json", type=Path, metavar="FOLDER", help="save a file for each there")
     options = parser.parse_args(arguments)
     failed = False

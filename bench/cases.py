@@ -1,7 +1,10 @@
 """What is benchmarked: operations, their inputs, their right answers, and when an answer counts as right."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,21 +13,42 @@ Floats = NDArray[np.floating]
 Labels = NDArray[np.int64]
 
 OPERATIONS = ("loss", "loss+gradient", "logsumexp", "softmax", "log_softmax")
+ARRAYS = ("loss+gradient", "softmax", "log_softmax")  # what they return is as large as the logits
 DTYPES = ("float32", "float64")
-SHAPES = ((1, 10), (32, 10), (65536, 10), (256, 1000), (4096, 1000), (512, 32000))
+SHAPES = ((1, 10), (32, 10), (65536, 10), (256, 1000), (4096, 1000), (512, 32000), (64, 128256))
 
 
 @dataclass(frozen=True)
 class Case:
-    """One cell of the table. `loss` is the mean over the rows, `gradient` that of the mean."""
+    """One cell of the table. `loss` is the mean over the rows, `gradient` that of the mean. The array that is returned
+    is fresh memory in every call, or memory that was `given` once."""
 
     operation: str
     shape: tuple[int, int]
     dtype: str
     threads: int
+    given: bool = False
+
+    @property
+    def output(self) -> str:
+        """Where the array that is returned comes from; nothing is said of those that are small."""
+        return "" if self.operation not in ARRAYS else "given" if self.given else "fresh"
 
     def __str__(self) -> str:
-        return f"{self.operation} {self.shape} {self.dtype} {self.threads} thread{'s' * (self.threads > 1)}"
+        text = f"{self.operation} {self.shape} {self.dtype} {self.threads} thread{'s' * (self.threads > 1)}"
+        return f"{text} {self.output}".rstrip()
+
+
+def make_cases(
+    operations: Iterable[str],
+    shapes: Iterable[tuple[int, int]],
+    dtypes: Iterable[str],
+    threads: Iterable[int],
+    given: Iterable[bool] = (False, True),
+) -> list[Case]:
+    """Every combination there is. Threads change slowest, since JAX starts anew for each number of them."""
+    combinations = product(threads, dtypes, shapes, operations, given)
+    return [Case(o, s, d, t, g) for t, d, s, o, g in combinations if o in ARRAYS or not g]
 
 
 @lru_cache(maxsize=1)  # the largest pair has 130 MB
@@ -33,6 +57,12 @@ def make_inputs(shape: tuple[int, int], dtype: str) -> tuple[Floats, Labels]:
     rng = np.random.default_rng(0)
     rows, classes = shape
     return 3 * rng.standard_normal(shape, dtype=np.dtype(dtype)), rng.integers(0, classes, rows)
+
+
+def as_arrays(answer: Any) -> tuple[Any, ...]:
+    """What a library returned, as a tuple of NumPy arrays."""
+    parts = answer if isinstance(answer, tuple) else (answer,)
+    return tuple(np.asarray(part.detach() if hasattr(part, "detach") else part) for part in parts)
 
 
 def reference(operation: str, logits: Floats, labels: Labels) -> tuple[Floats, ...]:

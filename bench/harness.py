@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from statistics import quantiles
-from time import perf_counter, sleep
+from time import perf_counter, process_time, sleep
 from typing import Any
 
 
@@ -59,6 +59,18 @@ def no_collection() -> Iterator[None]:
             gc.enable()
 
 
+def settle(seconds: float, most: float = 0.2) -> None:
+    """Sleep `seconds`, and again while threads of this process were busy meanwhile: workers of other libraries spin
+    after their last call (OpenMP's for milliseconds, onnxruntime's for fifty), on a core that the next candidate needs.
+    """
+    end = perf_counter() + most
+    while perf_counter() < end:
+        before = process_time()
+        sleep(seconds)
+        if process_time() - before < seconds / 10:
+            return
+
+
 def sample(candidate: Candidate, loops: int) -> float:
     """Seconds a call, over `loops` calls."""
     call = candidate.call
@@ -87,15 +99,11 @@ def time_in_turn(
     *,
     budget: float = 3.0,
     sample_seconds: float = 0.01,
-    settle: float = 0.004,
+    settle_seconds: float = 0.004,
     least: int = 7,
     most: int = 61,
 ) -> list[Result]:
-    """Time candidates against the first one, for about `budget` seconds, in `least` to `most` rounds.
-
-    `settle` is slept before every sample: OpenMP workers (PyTorch, scikit-learn) spin for milliseconds after their
-    last region, on a core that the next candidate needs.
-    """
+    """Time candidates against the first one, for about `budget` seconds, in `least` to `most` rounds."""
     with no_collection():
         loops = [calibrate(candidate, sample_seconds) for candidate in candidates]
         start = perf_counter()
@@ -104,7 +112,7 @@ def time_in_turn(
             seconds = [0.0] * len(candidates)
             for i in range(len(candidates)):
                 turn = (i + len(rounds)) % len(candidates)
-                sleep(settle)
+                settle(settle_seconds)
                 seconds[turn] = sample(candidates[turn], loops[turn])
             rounds.append(seconds)
     return [

@@ -1,4 +1,5 @@
-"""Plain NumPy as a careful user writes it: stable, and in place where that saves a temporary."""
+"""Plain NumPy as a careful user writes it: stable, and in place where that saves a temporary. Arrays go to `out`, if
+given."""
 
 import numpy as np
 from cases import Floats, Labels
@@ -11,26 +12,27 @@ def logsumexp(x: Floats) -> Floats:
     return maximum[:, 0] + np.log(z.sum(axis=1))
 
 
-def softmax(x: Floats) -> Floats:
-    p = x - x.max(axis=1, keepdims=True)
+def softmax(x: Floats, out: Floats | None = None) -> Floats:
+    p = np.subtract(x, x.max(axis=1, keepdims=True), out=out)
     np.exp(p, out=p)
     p /= p.sum(axis=1, keepdims=True)
     return p
 
 
-def log_softmax(x: Floats) -> Floats:
-    z = x - x.max(axis=1, keepdims=True)
-    z -= np.log(np.exp(z).sum(axis=1, keepdims=True))
-    return z
+def log_softmax(x: Floats, out: Floats | None = None) -> Floats:
+    maximum = x.max(axis=1, keepdims=True)
+    z = np.subtract(x, maximum, out=out)
+    np.exp(z, out=z)
+    return np.subtract(x, maximum + np.log(z.sum(axis=1, keepdims=True)), out=z)
 
 
 def loss(x: Floats, labels: Labels) -> np.floating:
     return np.mean(logsumexp(x) - x[np.arange(len(labels)), labels])
 
 
-def loss_gradient(x: Floats, labels: Labels) -> tuple[np.floating, Floats]:
+def loss_gradient(x: Floats, labels: Labels, out: Floats | None = None) -> tuple[np.floating, Floats]:
     rows = np.arange(len(labels))
-    z = x - x.max(axis=1, keepdims=True)
+    z = np.subtract(x, x.max(axis=1, keepdims=True), out=out)
     picked = z[rows, labels]
     np.exp(z, out=z)
     sums = z.sum(axis=1, keepdims=True)

@@ -2,7 +2,8 @@
 
 Usage:
 
-    python bench/ops.py [--quick] [--ops ...] [--shapes 4096x1000 ...] [--dtypes ...] [--threads 1 2 ...] [--json PATH]
+    python bench/ops.py [--quick] [--ops ...] [--shapes 4096x1000 ...] [--dtypes ...] [--threads 1 2 ...]
+                        [--outputs fresh given] [--json PATH]
 """
 
 import argparse
@@ -14,23 +15,17 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-import numpy as np
 import report
-from cases import DTYPES, OPERATIONS, SHAPES, Case, Floats, fault, make_inputs, reference
+from cases import DTYPES, OPERATIONS, SHAPES, Case, Floats, as_arrays, fault, make_cases, make_inputs, reference
 from harness import Result, check_and_time
 from peers import Peer, installed
 
 import xent
 
+OUTPUTS = {"fresh": False, "given": True}
 QUICK_SHAPES = ((32, 10), (4096, 1000))
 
 Cells = list[tuple[Case, list[Result]]]
-
-
-def as_arrays(answer: Any) -> tuple[Any, ...]:
-    """What a peer returned, as a tuple of NumPy arrays."""
-    parts = answer if isinstance(answer, tuple) else (answer,)
-    return tuple(np.asarray(part.detach() if hasattr(part, "detach") else part) for part in parts)
 
 
 def check(case: Case, expected: tuple[Floats, ...], answer: Any) -> str | None:
@@ -65,28 +60,33 @@ def ratio_table(cells: Cells, names: Sequence[str]) -> str:
                 case.dtype,
                 f"({case.shape[0]}, {case.shape[1]})",
                 str(case.threads),
+                case.output,
                 report.duration(own.median) if own else "WRONG",
                 *ratios,
             ]
         )
-    return report.table(["operation", "dtype", "shape", "threads", "xent", *names], rows)
+    return report.table(["operation", "dtype", "shape", "threads", "output", "xent", *names], rows)
+
+
+def best_peer(results: Sequence[Result]) -> tuple[float, str] | None:
+    """The least ratio of a cell, whose peers all had the same threads and outputs, and whose it is."""
+    return min(((r.ratio.median, r.name) for r in results[1:] if r.ratio), default=None)
 
 
 def summary_table(cells: Cells, names: Sequence[str]) -> str:
-    """Geometric means of the ratios by operation, and the worst cell against the best peer in it."""
+    """Geometric means of the ratios by operation, of each peer and of the best one in each cell; and the worst cell."""
     rows = []
     for operation in dict.fromkeys(case.operation for case, _ in cells):
-        same = [results[1:] for case, results in cells if case.operation == operation]
-        chosen = [{r.name: r.ratio.median for r in results if r.ratio} for results in same]
-        best = [min(ratios.values()) for ratios in chosen if ratios]
-        columns = [[ratios[name] for ratios in chosen if name in ratios] for name in names]
-        rows.append(
-            [
-                operation,
-                *(report.number(geometric_mean(column)) if column else "" for column in (*columns, best)),
-                report.number(min(best)) if best else "",
-            ]
-        )
+        same = [(case, results) for case, results in cells if case.operation == operation]
+        ratios = [(r.name, r.ratio.median) for _, results in same for r in results if r.ratio]
+        best = [(*peer, case) for case, results in same if (peer := best_peer(results))]
+        columns = [[ratio for other, ratio in ratios if other == name] for name in names]
+        columns.append([ratio for ratio, _, _ in best])
+        worst = ""
+        if best:
+            ratio, name, case = min(best, key=lambda cell: cell[0])
+            worst = f"{report.number(ratio)}: {name} at {str(case).removeprefix(operation).strip()}"
+        rows.append([operation, *(report.number(geometric_mean(c)) if c else "" for c in columns), worst])
     return report.table(["geometric means", *names, "best peer a cell", "worst cell"], rows)
 
 
@@ -101,6 +101,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--shapes", nargs="+", type=shape, metavar="ROWSxCLASSES")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES)
     parser.add_argument("--threads", nargs="+", type=int, help="default: 1 and all")
+    parser.add_argument("--outputs", nargs="+", choices=OUTPUTS, default=list(OUTPUTS), help="default: both")
     parser.add_argument("--json", type=Path, metavar="PATH", help="save every number there")
     return parser.parse_args(arguments)
 
@@ -111,19 +112,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     threads = options.threads or ([every] if options.quick else sorted({1, every}))
     dtypes = options.dtypes or (DTYPES[:1] if options.quick else DTYPES)
     shapes = options.shapes or (QUICK_SHAPES if options.quick else SHAPES)
-    # Threads change slowest: JAX starts anew for each count.
-    cases = [Case(o, s, d, t) for t in threads for d in dtypes for s in shapes for o in options.ops]
+    cases = make_cases(options.ops, shapes, dtypes, threads, [OUTPUTS[name] for name in options.outputs])
 
-    neighbours, peers = report.Neighbours(), installed()
-    cells = measure(cases, peers, budget=1.0 if options.quick else 3.0)
+    neighbours, peers = report.Neighbours(), installed(options.quick)
+    cells = measure(cases, peers, budget=0.5 if options.quick else 3.0)
     cells.sort(key=lambda cell: OPERATIONS.index(cell[0].operation))
 
     environment = report.environment(neighbours)
-    names = [peer.name for peer in peers[1:]]
+    timed = {result.name for _, results in cells for result in results}
+    names = [peer.name for peer in peers[1:] if peer.name in timed]
     print(f"# Operations\n\n{report.describe(environment)}\n")
-    print("Peer's time / xent's: median of the rounds (quartiles); above 1, xent is faster. Every call allocates its")
-    print("output; the loss is the mean, the gradient that of the mean.\n")
+    print(
+        "Peer's time / xent's: median of the rounds (quartiles); above 1, xent is faster. Output: every call allocates"
+    )
+    print(
+        "the array that it returns (fresh), or writes to one that is given. The loss is the mean, the gradient that of"
+    )
+    print("the mean.\n")
     print("\n".join(f"- {peer.name} {peer.version}: {peer.how}" for peer in peers))
+    for peer in peers:
+        for error, failed in peer.failures.items():
+            print(f"\n{peer.name} is left out of {len(failed)} cases, the first {failed[0]}: {error}")
     print(f"\n{ratio_table(cells, names)}\n\n{summary_table(cells, names)}")
     faults = [(case, result) for case, results in cells for result in results if result.fault]
     for case, result in faults:
@@ -132,8 +141,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.json,
         {
             "environment": environment,
-            "allocation": "every call allocates its output",
             "peers": {peer.name: {"version": peer.version, "how": peer.how} for peer in peers},
+            "failures": {
+                peer.name: {e: [str(c) for c in failed] for e, failed in peer.failures.items()} for peer in peers
+            },
             "cells": [{**asdict(case), "results": report.record(results)} for case, results in cells],
         },
     )

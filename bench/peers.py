@@ -1,13 +1,14 @@
 """The libraries that xent is compared with, each called the way its own users would call it to go fast.
 
-A peer that is not installed is left out. Inputs are converted before the clock starts; every call allocates its output.
+A peer that is not installed is left out. Inputs are converted before the clock starts. Arrays are returned in fresh
+memory, or written to memory that was given once: with the library's own means, or the peer is left out there.
 """
 
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -24,12 +25,14 @@ Prepare = Callable[[Case, Floats, Labels], Candidate | None]
 
 @dataclass(frozen=True)
 class Peer:
-    """A library: `prepare` turns a case and its inputs into a candidate, or None where it has no such operation."""
+    """A library: `prepare` turns a case and its inputs into a candidate, or None where it has no such operation or
+    cannot write to given memory. `failures` are the cases that it should have had but for an error, by that error."""
 
     name: str
     version: str
     how: str
     prepare: Prepare
+    failures: dict[str, list[Case]] = field(default_factory=dict)
 
 
 @contextmanager
@@ -45,27 +48,30 @@ def thread_count(get: Callable[[], int], put: Callable[[int], object], threads: 
 
 def xent_itself() -> Peer:
     def prepare(case: Case, logits: Floats, labels: Labels) -> Candidate:
+        out = np.empty_like(logits) if case.given else None
         calls: Calls = {
             "loss": partial(xent.cross_entropy, logits, labels),
-            "loss+gradient": partial(xent.cross_entropy, logits, labels, return_grad=True),
+            "loss+gradient": partial(xent.cross_entropy, logits, labels, return_grad=True, grad_out=out),
             "logsumexp": partial(xent.logsumexp, logits),
-            "softmax": partial(xent.softmax, logits),
-            "log_softmax": partial(xent.log_softmax, logits),
+            "softmax": partial(xent.softmax, logits, out=out),
+            "log_softmax": partial(xent.log_softmax, logits, out=out),
         }
         scope = partial(thread_count, xent.get_num_threads, xent.set_num_threads, case.threads)
         return Candidate("xent", calls[case.operation], scope)
 
-    return Peer("xent", xent.__version__, "cross_entropy(return_grad=True) and its kin", prepare)
+    how = "cross_entropy(return_grad=True) and its kin; given: out=, grad_out="
+    return Peer("xent", xent.__version__, how, prepare)
 
 
 def numpy_plain() -> Peer:
     def prepare(case: Case, logits: Floats, labels: Labels) -> Candidate:
+        out = np.empty_like(logits) if case.given else None
         calls: Calls = {
             "loss": partial(numpy_ops.loss, logits, labels),
-            "loss+gradient": partial(numpy_ops.loss_gradient, logits, labels),
+            "loss+gradient": partial(numpy_ops.loss_gradient, logits, labels, out),
             "logsumexp": partial(numpy_ops.logsumexp, logits),
-            "softmax": partial(numpy_ops.softmax, logits),
-            "log_softmax": partial(numpy_ops.log_softmax, logits),
+            "softmax": partial(numpy_ops.softmax, logits, out),
+            "log_softmax": partial(numpy_ops.log_softmax, logits, out),
         }
         return Candidate("numpy", calls[case.operation])
 
@@ -79,44 +85,103 @@ def scipy_special() -> Peer:
     functions: Calls = {"logsumexp": special.logsumexp, "softmax": special.softmax, "log_softmax": special.log_softmax}
 
     def prepare(case: Case, logits: Floats, labels: Labels) -> Candidate | None:
-        if case.operation not in functions:
+        if case.operation not in functions or case.given:
             return None
         return Candidate("scipy", partial(functions[case.operation], logits, axis=1))
 
     return Peer("scipy", scipy.__version__, "scipy.special; always 1 thread", prepare)
 
 
+def torch_scope(threads: int, mode: Callable[[], AbstractContextManager[Any]] = nullcontext) -> ExitStack:
+    """PyTorch's threads, and a mode such as inference_mode."""
+    import torch
+
+    stack = ExitStack()
+    stack.enter_context(thread_count(torch.get_num_threads, torch.set_num_threads, threads))
+    stack.enter_context(mode())
+    return stack
+
+
 def torch_eager() -> Peer:
     import torch
     from torch.nn.functional import cross_entropy
 
-    def forward_only(threads: int) -> ExitStack:
-        stack = ExitStack()
-        stack.enter_context(thread_count(torch.get_num_threads, torch.set_num_threads, threads))
-        stack.enter_context(torch.inference_mode())
-        return stack
+    operators = torch.ops.aten
+
+    def loss_gradient(leaf: Any, y: Any) -> tuple[Any, Any]:
+        loss = cross_entropy(leaf, y)
+        return loss, torch.autograd.grad(loss, leaf)[0]
+
+    def loss_gradient_into(x: Any, y: Any, log_p: Any, one: Any, out: Any) -> tuple[Any, Any]:
+        # What autograd runs for the above. It has no way to be given memory, but its operators have.
+        operators._log_softmax.out(x, 1, False, out=log_p)
+        loss, weight = operators.nll_loss_forward(log_p, y, None, 1, -100)
+        operators.nll_loss_backward.grad_input(one, log_p, y, None, 1, -100, weight, grad_input=out)
+        return loss, operators._log_softmax_backward_data.out(out, log_p, 1, x.dtype, out=out)
 
     def prepare(case: Case, logits: Floats, labels: Labels) -> Candidate:
         x, y = torch.from_numpy(logits), torch.from_numpy(labels)
-        if case.operation == "loss+gradient":
-            leaf = x.detach().requires_grad_()
-
-            def loss_gradient() -> tuple[Any, Any]:
-                loss = cross_entropy(leaf, y)
-                return loss, torch.autograd.grad(loss, leaf)[0]
-
-            scope = partial(thread_count, torch.get_num_threads, torch.set_num_threads, case.threads)
-            return Candidate("torch", loss_gradient, scope)
+        out = torch.empty_like(x) if case.given else None
+        if case.operation == "loss+gradient" and not case.given:
+            call = partial(loss_gradient, x.detach().requires_grad_(), y)
+            return Candidate("torch", call, partial(torch_scope, case.threads))
         calls: Calls = {
             "loss": partial(cross_entropy, x, y),
+            "loss+gradient": partial(loss_gradient_into, x, y, torch.empty_like(x), x.new_ones(()), out),
             "logsumexp": partial(torch.logsumexp, x, 1),
-            "softmax": partial(torch.softmax, x, 1),
-            "log_softmax": partial(torch.log_softmax, x, 1),
+            "softmax": partial(torch.softmax, x, 1, out=out),
+            "log_softmax": partial(torch.log_softmax, x, 1, out=out),
         }
-        return Candidate("torch", calls[case.operation], partial(forward_only, case.threads))
+        return Candidate("torch", calls[case.operation], partial(torch_scope, case.threads, torch.inference_mode))
 
-    how = "eager: nn.functional.cross_entropy + autograd.grad on a leaf; inference_mode where forward only"
+    how = (
+        "eager: nn.functional.cross_entropy + autograd.grad on a leaf; inference_mode where forward only; given: out=, "
+        "for the gradient that of each operator that autograd runs"
+    )
     return Peer("torch", torch.__version__, how, prepare)
+
+
+def torch_compiled() -> Peer:
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    gradient_loss = torch.func.grad_and_value(cross_entropy)
+    functions: Calls = {
+        "loss": cross_entropy,
+        "loss+gradient": lambda x, y: gradient_loss(x, y)[::-1],
+        "logsumexp": lambda x, y: torch.logsumexp(x, 1),
+        "softmax": lambda x, y: torch.softmax(x, 1),
+        "log_softmax": lambda x, y: torch.log_softmax(x, 1),
+    }
+    failures: dict[str, list[Case]] = {}
+
+    def into(function: Callable[..., Any], x: Any, y: Any, out: Any) -> Any:
+        # Compiled, the copy is where the last loop writes to.
+        answer = function(x, y)
+        return (answer[0], out.copy_(answer[1])) if isinstance(answer, tuple) else out.copy_(answer)
+
+    def prepare(case: Case, logits: Floats, labels: Labels) -> Candidate | None:
+        function, arguments = functions[case.operation], [torch.from_numpy(logits), torch.from_numpy(labels)]
+        if case.given:
+            function = partial(into, function)
+            arguments.append(torch.empty_like(arguments[0]))
+        mode = nullcontext if case.operation == "loss+gradient" else torch.inference_mode
+        scope = partial(torch_scope, case.threads, mode)
+        torch.compiler.reset()  # what is compiled for other shapes counts against a limit
+        call = partial(torch.compile(function, dynamic=False), *arguments)
+        try:
+            with scope():
+                call()  # compiles
+        except Exception as error:  # of many kinds: no C++ compiler, above all
+            failures.setdefault(str(error).strip().partition("\n")[0], []).append(case)
+            return None
+        return Candidate("torch.compile", call, scope)
+
+    how = (
+        "dynamic=False, compiled before; loss+gradient is func.grad_and_value, compiled as a whole; given: a copy_ at "
+        "the end of what is compiled"
+    )
+    return Peer("torch.compile", torch.__version__, how, prepare, failures)
 
 
 def jax_jitted() -> Peer:
@@ -153,13 +218,24 @@ def jax_jitted() -> Peer:
     def prepare(case: Case, logits: Floats, labels: Labels) -> Candidate:
         use_threads(case.threads)
         scope = partial(jax.enable_x64, case.dtype == "float64")
+        operation = functions[case.operation]
         with scope():
-            function = jax.jit(functions[case.operation])
+            function = jax.jit(lambda x, y, room: operation(x, y), donate_argnums=2, keep_unused=True)
             x, y = jax.device_put(logits), jax.device_put(labels)
-            function(x, y)  # compiles
-        return Candidate("jax", lambda: jax.block_until_ready(function(x, y)), scope)
+            room = jnp.empty_like(x) if case.given else None
 
-    how = "jit(value_and_grad), compiled before, arrays on the device, block_until_ready"
+        def call() -> Any:
+            nonlocal room
+            answer = jax.block_until_ready(function(x, y, room))
+            if case.given:
+                room = answer[1] if isinstance(answer, tuple) else answer
+            return answer
+
+        with scope():
+            call()  # compiles
+        return Candidate("jax", call, scope)
+
+    how = "jit(value_and_grad), compiled before, on device arrays, block_until_ready; given: the last result is donated"
     return Peer("jax", jax.__version__, how, prepare)
 
 
@@ -182,6 +258,9 @@ def sklearn_loss() -> Peer | None:
             "n_threads": case.threads,
         }
 
+        if case.given:
+            arguments |= {"loss_out": np.empty(rows, logits.dtype), "gradient_out": np.empty_like(logits)}
+
         def loss_gradient() -> tuple[Any, Any]:
             losses, gradient = loss.loss_gradient(**arguments)
             return losses.sum(), gradient
@@ -189,19 +268,63 @@ def sklearn_loss() -> Peer | None:
         calls: Calls = {"loss": lambda: loss.loss(**arguments).sum(), "loss+gradient": loss_gradient}
         return Candidate("sklearn", calls[case.operation]) if case.operation in calls else None
 
-    return Peer("sklearn", sklearn.__version__, "_loss.HalfMultinomialLoss, weights 1/N", prepare)
+    how = "_loss.HalfMultinomialLoss, weights 1/N; given: loss_out=, gradient_out="
+    return Peer("sklearn", sklearn.__version__, how, prepare)
+
+
+def onnx_runtime() -> Peer | None:
+    if importlib.util.find_spec("onnx") is None:
+        return None
+    import onnxruntime
+    from onnx import helper
+
+    operators = {"softmax": "Softmax", "log_softmax": "LogSoftmax"}
+
+    def session(operator: str, dtype: str, threads: int) -> Any:
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        x, y = (helper.make_tensor_value_info(name, kind, ["rows", "classes"]) for name in "xy")
+        graph = helper.make_graph([helper.make_node(operator, ["x"], ["y"], axis=1)], operator, [x], [y])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def prepare(case: Case, logits: Floats, labels: Labels) -> Candidate | None:
+        if case.operation not in operators:
+            return None
+        run = session(operators[case.operation], case.dtype, case.threads)
+        if not case.given:
+            return Candidate("onnxruntime", lambda: run.run(None, {"x": logits})[0])
+        out, binding = np.empty_like(logits), run.io_binding()
+        binding.bind_input("x", "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data)
+        binding.bind_output("y", "cpu", 0, out.dtype, out.shape, out.ctypes.data)
+
+        def call() -> Floats:
+            run.run_with_iobinding(binding)
+            return out
+
+        return Candidate("onnxruntime", call)
+
+    how = (
+        "a model of one node, a session with that many threads, which spin as they do by default; session.run; given: "
+        "IO binding"
+    )
+    return Peer("onnxruntime", onnxruntime.__version__, how, prepare)
 
 
 PEERS: tuple[tuple[str, Callable[[], Peer | None]], ...] = (
     ("numpy", numpy_plain),
     ("scipy", scipy_special),
     ("torch", torch_eager),
+    ("torch", torch_compiled),
     ("jax", jax_jitted),
     ("sklearn", sklearn_loss),
+    ("onnxruntime", onnx_runtime),
 )
+SLOW = (torch_compiled,)  # they compile for seconds in each case
 
 
-def installed() -> list[Peer]:
-    """xent, then the peers that can be imported here."""
-    found = [make() for package, make in PEERS if importlib.util.find_spec(package)]
-    return [xent_itself(), *(peer for peer in found if peer is not None)]
+def installed(quick: bool = False) -> list[Peer]:
+    """xent, then the peers that can be imported here; without the slow ones if `quick`."""
+    makers = [make for package, make in PEERS if importlib.util.find_spec(package) and not (quick and make in SLOW)]
+    return [xent_itself(), *(peer for make in makers if (peer := make()) is not None)]

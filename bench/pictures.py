@@ -1,0 +1,174 @@
+"""The README's two pictures, from the numbers that `python bench --json FOLDER` saved.
+
+The only script here that imports matplotlib.
+
+Usage:
+
+    python bench/pictures.py FOLDER [--threads N] [--to docs]
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cases import OPERATIONS
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Report = dict[str, Any]
+
+BLUE, ORANGE, GREY = "#1f5fa8", "#d1601f", "#666666"
+# A limit of memory and one of arithmetic for each operation whose rows are swept.
+LIMITS = {
+    "loss": ("read_all", "exp_sum"),
+    "loss+gradient": ("copy_around", "exp_sum_multiply"),
+    "softmax": ("copy_around", "exp_sum_multiply"),
+}
+ARITHMETIC = "arithmetic, in cache"
+MEMORY = {"read_all": "memory: read", "copy_around": "memory: read + write"}
+
+
+def plural(threads: int) -> str:
+    return f"{threads} thread{'s' * (threads > 1)}"
+
+
+def clean(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color=GREY, alpha=0.2)
+
+
+def logarithmic(axes: Axes, ticks: Sequence[float], **limits: float) -> None:
+    """An x axis with these ticks, written as people write numbers."""
+    axes.set_xscale("log")
+    axes.set_xlim(**limits)
+    axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks], fontsize=8)
+    axes.minorticks_off()
+
+
+def limit_speeds(report: Report, threads: int) -> dict[str, float]:
+    """G elements/s of the loops that limit float32."""
+    return {
+        limit["loop"]: limit["elements"] / limit["seconds"]["median"] / 1e9
+        for limit in report["limits"]
+        if limit["dtype"] == "float32" and limit["threads"] == threads
+    }
+
+
+def swept(report: Report, operation: str, threads: int, library: str) -> list[tuple[int, float]]:
+    """Lengths of rows and G elements/s."""
+    points = []
+    for cell in report["sweep"]:
+        seconds = cell["results"].get(library, {}).get("seconds")
+        if (cell["operation"], cell["threads"]) == (operation, threads) and seconds:
+            rows, length = cell["shape"]
+            points.append((length, rows * length / seconds["median"] / 1e9))
+    return points
+
+
+def throughput_figure(report: Report, threads: int) -> Figure:
+    """Throughput by length of the rows, between the limits of the machine."""
+    figure = Figure(figsize=(10, 4.6), dpi=100, layout="constrained")
+    panels = figure.subplots(1, len(LIMITS), sharey=True)
+    speeds = limit_speeds(report, threads)
+    for axes, (operation, limits) in zip(panels, LIMITS.items(), strict=True):
+        for library, label, style in (
+            ("torch", "PyTorch", {"color": ORANGE, "alpha": 0.6, "linewidth": 1.5, "markersize": 3}),
+            ("xent", "xent", {"color": BLUE, "linewidth": 2.5, "markersize": 5}),
+        ):
+            points = swept(report, operation, threads, library)
+            if points:
+                axes.plot(*zip(*points, strict=True), marker="o", label=label, **style)
+        memory, arithmetic = limits
+        draw_limits(axes, {MEMORY[memory]: speeds[memory], ARITHMETIC: speeds[arithmetic]})
+        axes.set(title=operation, xlabel="classes: length of a row")
+        logarithmic(axes, [2, 10, 100, 1000, 10_000, 100_000], left=1.6, right=160_000)
+        clean(axes)
+    panels[0].set_ylabel("10⁹ logits a second")
+    panels[0].set_ylim(0, 1.12 * max(speeds[limit] for pair in LIMITS.values() for limit in pair))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=2, frameon=False)
+    what = f"{report['bytes'] / 1e6:.0f} MB of float32 logits, {plural(threads)}"
+    figure.suptitle(f"Throughput and the limits of the machine: {what}", fontsize=12, fontweight="bold")
+    return figure
+
+
+def draw_limits(axes: Axes, speeds: dict[str, float]) -> None:
+    """Lines, named above or below their left ends, where rows are short and nothing is near a limit."""
+    (lower, low), (higher, high) = sorted(speeds.items(), key=lambda pair: pair[1])
+    for name, speed, place, gap in ((lower, low, "top", -3), (higher, high, "bottom", 3)):
+        axes.axhline(speed, color=GREY, linestyle=":" if name == ARITHMETIC else "--", linewidth=1.4)
+        text = {"textcoords": "offset points", "va": place, "color": GREY, "fontsize": 9}
+        axes.annotate(name, (1.8, speed), xytext=(0, gap), **text)
+
+
+def speed_up_figure(report: Report) -> Figure:
+    """How many times longer each peer takes: a dot for each shape, type, number of threads and kind of output."""
+    dots = [
+        (cell["operation"], tuple(cell["shape"]), name, result["ratio"]["median"])
+        for cell in report["cells"]
+        for name, result in cell["results"].items()
+        if name != "xent" and "ratio" in result
+    ]
+    found = {name for _, _, name, _ in dots}
+    names = [name for name in report["peers"] if name in found]
+    shapes = sorted({shape for _, shape, _, _ in dots}, key=lambda shape: (shape[1], shape[0]))
+    operations = [name for name in OPERATIONS if any(dot[0] == name for dot in dots)]
+    least, most = min(ratio for *_, ratio in dots) / 1.5, max(ratio for *_, ratio in dots) * 1.5
+    ticks = [tick for tick in (0.01, 0.1, 1, 10, 100) if least <= tick <= most]
+
+    figure = Figure(figsize=(10, 6), dpi=100, layout="constrained")
+    panels = figure.subplots(1, len(operations), sharex=True, sharey=True)
+    colours = colormaps["viridis"].resampled(len(shapes) + 1)  # the last one is too pale
+    for axes, operation in zip(panels, operations, strict=True):
+        axes.axvspan(least, 1, color=ORANGE, alpha=0.08, linewidth=0)
+        axes.axvline(1, color=GREY, linewidth=1)
+        for i, shape in enumerate(shapes):
+            below = 0.75 * ((i + 0.5) / len(shapes) - 0.5)
+            points = [(ratio, names.index(name) + below) for o, s, name, ratio in dots if (o, s) == (operation, shape)]
+            style = {"s": 15, "color": colours(i), "linewidths": 0, "alpha": 0.85}
+            axes.scatter(*np.transpose(points or [(np.nan, 0)]), label=f"{shape[0]:,} x {shape[1]:,}", **style)
+        axes.set_title(operation)
+        logarithmic(axes, ticks, left=least, right=most)
+        clean(axes)
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_ylim(len(names) - 0.4, -0.6)
+    panels[len(panels) // 2].set_xlabel("time of the peer / time of xent: xent is faster to the right of 1")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        title="rows x classes; each in two types, on one and all threads, with fresh and given outputs",
+        loc="outside lower center",
+        ncols=len(shapes),
+        frameon=False,
+        fontsize=9,
+        title_fontsize=9,
+        handletextpad=0,
+        columnspacing=0.8,
+        markerscale=1.5,
+    )
+    figure.suptitle("How much faster than each peer", fontsize=12, fontweight="bold")
+    return figure
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Draw the README's pictures from saved numbers.")
+    parser.add_argument("folder", type=Path, help="where limits.json and ops.json are")
+    parser.add_argument("--threads", type=int, help="of the throughput; default: as many as were measured")
+    parser.add_argument("--to", type=Path, default=Path(__file__).parents[1] / "docs", metavar="FOLDER")
+    options = parser.parse_args(arguments)
+    limits, ops = (json.loads((options.folder / f"{name}.json").read_text("utf-8")) for name in ("limits", "ops"))
+    threads = options.threads or max(cell["threads"] for cell in limits["sweep"])
+    options.to.mkdir(parents=True, exist_ok=True)
+    for name, figure in (("throughput", throughput_figure(limits, threads)), ("speed-up", speed_up_figure(ops))):
+        path = options.to / f"{name}.png"
+        figure.savefig(path, facecolor="white")
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
