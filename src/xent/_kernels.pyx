@@ -37,14 +37,14 @@ from xent._numbers cimport (
     MAX_LANES, Pair, Sum, add, add_exactly, add_pair, divide, log_pair, minus_log, multiply, one_more, single, two_sum, value,
 )
 from xent._operands cimport (
-    ABSENT, F64, I8, I16, I32, I64, Operand, U8, U16, U32, bind, fits_float32, gather, kind_of, next_row, place, read_integer, read_number, row_of, scatter,
+    ABSENT, F64, I8, I16, I32, I64, Operand, U8, U16, U32, bind, bind_output, fits_float32, gather, kind_of, next_row, place, read_integer, read_number, row_of, scatter,
     weight_of, write_number,
 )
 from xent._rows cimport (
     Peak, Shift, Transform, combine_row, count_above, distance_row, is_moderate, log_softmax_row, mask_row, multiply_row,
     only_class, peak_of, shift_row, softmax_row, sum_row, transform_row, weighted_sum,
 )
-from xent._simd cimport all_equal, fill, get, lanes, put, vec, vf32, vf64, xent_cpu_has_avx2, xent_cpu_has_avx512
+from xent._simd cimport all_equal, fill, get, lanes, put, vec, vf32, vf64, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain
 
 cnp.import_array()
 
@@ -217,6 +217,8 @@ cdef void softmax_block(
         softmax_tiles(x, out, logarithm, scratch, aligned(<double*>scratch + SHORT_ROWS * (x.n + 16), scratch), first, last)
     else:
         softmax_rows(x, out, logarithm, scratch, first, last)
+    if out.streams:
+        xent_drain()
 
 
 include "_losses.pxi"
@@ -295,7 +297,7 @@ def softmax(
     cdef Operand rows, result
     cdef double* room = room_in(scratch)
     bind(&rows, x, True)
-    bind(&result, out, True)
+    bind_output(&result, out, &rows)
     with nogil:
         if rows.kind != F64:
             softmax_block(&rows, &result, logarithm, <vf32*>room, first * size, min(last * size, count))
@@ -362,7 +364,7 @@ def cross_entropy(
     bind_batch(&batch, problem, options, weight_unit)
     batch.divisor = divisor
     bind(&batch.loss, loss, False)
-    bind(&batch.grad, grad, True)
+    bind_output(&batch.grad, grad, &batch.logits)
     room = room_of(&batch, data + ROWS * (batch.logits.n + 16))
     with nogil:
         for i in range(first, last):

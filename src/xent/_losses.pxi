@@ -448,6 +448,8 @@ cdef double cross_entropy_block(
         cross_entropy_tiles(batch, scratch, room, first, last, &total)
     else:
         cross_entropy_rows(batch, scratch, room, first, last, &total)
+    if batch.grad.streams:
+        xent_drain()
     return value(total)
 
 

@@ -6,13 +6,14 @@ from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, u
 cimport numpy as cnp
 
 from xent._simd cimport (
-    element, get, lanes, put, vec, vf32, xent_narrow_bf16, xent_narrow_f16, xent_read_bf16, xent_read_f16,
+    element, get, lanes, load_first, put, store_around, store_first, vec, vf32, xent_narrow_bf16, xent_narrow_f16, xent_read_bf16, xent_read_f16,
     xent_widen_bf16, xent_widen_f16, xent_write_bf16, xent_write_f16,
 )
 
 cdef enum:
     MAX_BATCH_DIMS = 64
     AHEAD = 1 << 16     # bytes
+    STREAMED = 1 << 24  # bytes of an output above which it goes around the cache, where little of it would stay
 
 
 cdef enum Kind:
@@ -24,6 +25,7 @@ cdef struct Operand:
     Kind kind
     Py_ssize_t n                        # elements of a row
     Py_ssize_t step                     # bytes from one to the next
+    bint streams                        # an output whose rows go to memory around the cache
     int ndim                            # batch axes, neighbours merged where they can be
     Py_ssize_t shape[MAX_BATCH_DIMS]
     Py_ssize_t strides[MAX_BATCH_DIMS]
@@ -50,6 +52,7 @@ cdef inline void bind(Operand* operand, object maybe, bint has_rows) noexcept:
     cdef int axes, axis
     operand.kind = ABSENT
     operand.data = NULL
+    operand.streams = False
     operand.n = operand.step = operand.ndim = 0
     if maybe is None:
         return
@@ -77,6 +80,13 @@ cdef inline void bind(Operand* operand, object maybe, bint has_rows) noexcept:
             operand.shape[operand.ndim] = length
             operand.strides[operand.ndim] = stride
             operand.ndim += 1
+
+
+cdef inline void bind_output(Operand* operand, object maybe, const Operand* source) noexcept:
+    """The same for an output with rows, which may be its source: then it is in the cache already."""
+    bind(operand, maybe, True)
+    if operand.kind != ABSENT and operand.data != source.data:
+        operand.streams = cnp.PyArray_NBYTES(<cnp.ndarray>maybe) > STREAMED
 
 
 cdef inline char* row_of(const Operand* operand, Py_ssize_t i) noexcept nogil:
@@ -180,7 +190,9 @@ cdef inline vec* next_row(const Operand* operand, Py_ssize_t i, vec* row) noexce
 
 cdef inline vec* place(const Operand* operand, Py_ssize_t i, Py_ssize_t first, vec* scratch) noexcept nogil:
     """Where to write elements of row i of an output: in place, or in the scratch for `scatter` to deliver."""
-    return <vec*>(row_of(operand, i) + first * operand.step) if is_plain(operand, scratch) else scratch
+    if is_plain(operand, scratch) and not operand.streams:
+        return <vec*>(row_of(operand, i) + first * operand.step)
+    return scratch
 
 
 cdef inline void scatter(
@@ -189,6 +201,8 @@ cdef inline void scatter(
     cdef char* target = row_of(operand, i) + first * operand.step
     cdef Py_ssize_t j
     if is_plain(operand, scratch):
+        if operand.streams:
+            stream(<vec*>target, scratch, n)
         return
     if operand.kind == F32:
         for j in range(n):
@@ -210,6 +224,19 @@ cdef inline void scatter(
         while j < n:
             write_float(target + j * operand.step, operand.kind, get(scratch, j))
             j += 1
+
+
+cdef inline void stream(vec* target, const vec* source, Py_ssize_t n) noexcept nogil:
+    """Copy n elements around the cache, but for those in the target's vectors that are not whole."""
+    cdef Py_ssize_t width = lanes(target), size = sizeof(vec) // lanes(target)
+    cdef Py_ssize_t head = min(n, (-<Py_ssize_t>target // size) & (width - 1)), i
+    cdef Py_ssize_t last = head + (n - head) // width * width
+    store_first(target, head, load_first(source, head, 0))
+    i = head
+    while i < last:
+        store_around(element(target, i), element(source, i)[0])
+        i += width
+    store_first(element(target, last), n - last, load_first(element(source, last), n - last, 0))
 
 
 cdef inline void write_float(char* p, Kind kind, double x) noexcept nogil:

@@ -104,7 +104,7 @@ def plain_softmax(x, axis, out, bint logarithm, n_threads, Py_ssize_t thread_ele
     elif not is_output_for(out, array):
         return None
     bind(&rows, array, True)
-    bind(&result, out, True)
+    bind_output(&result, out, &rows)
     memory = malloc(row_scratch(rows.n) * sizeof(double))
     if memory is NULL:
         return None
@@ -214,7 +214,7 @@ def plain_cross_entropy(
         grad = empty(x, axes + 1)
     loss = empty(x, axes) if reduction == "none" else None
     bind(&batch.loss, loss, False)
-    bind(&batch.grad, grad, True)
+    bind_output(&batch.grad, grad, &batch.logits)
     batch.divisor = weight if reduction == "mean" else 1
     with nogil:
         for i in range(number):

@@ -514,6 +514,27 @@ XENT_INLINE int xent_first_of(uint64_t bits) {
 XENT_DEFINE_FIRST(f32, vf32)
 XENT_DEFINE_FIRST(f64, vf64)
 
+/* A store to a whole, aligned vector that does not bring its line into the cache, where there is such; `drain` makes
+ * those before it visible to other threads. */
+#if defined(__AVX512F__) && XENT_BYTES == 64
+XENT_INLINE void xent_store_around_f32(vf32 *target, vf32 x) { _mm512_stream_ps((float *)target, (__m512)x); }
+XENT_INLINE void xent_store_around_f64(vf64 *target, vf64 x) { _mm512_stream_pd((double *)target, (__m512d)x); }
+#elif defined(__AVX2__) && XENT_BYTES == 32
+XENT_INLINE void xent_store_around_f32(vf32 *target, vf32 x) { _mm256_stream_ps((float *)target, (__m256)x); }
+XENT_INLINE void xent_store_around_f64(vf64 *target, vf64 x) { _mm256_stream_pd((double *)target, (__m256d)x); }
+#elif defined(__SSE2__) && XENT_BYTES == 16 && !defined(XENT_SCALAR)
+XENT_INLINE void xent_store_around_f32(vf32 *target, vf32 x) { _mm_stream_ps((float *)target, (__m128)x); }
+XENT_INLINE void xent_store_around_f64(vf64 *target, vf64 x) { _mm_stream_pd((double *)target, (__m128d)x); }
+#else
+XENT_INLINE void xent_store_around_f32(vf32 *target, vf32 x) { *target = x; }
+XENT_INLINE void xent_store_around_f64(vf64 *target, vf64 x) { *target = x; }
+#endif
+XENT_INLINE void xent_drain(void) {
+#if defined(__SSE2__) && !defined(XENT_SCALAR)
+    _mm_sfence();
+#endif
+}
+
 /* Ask for the cache lines of four vectors, which need not be the program's. */
 XENT_INLINE void xent_prefetch_four(const void *address) {
 #if defined(__GNUC__) || defined(__clang__)

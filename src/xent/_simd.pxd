@@ -63,6 +63,9 @@ cdef extern from "_simd.h" nogil:
     void xent_to_rows_f64(const void* tile, void* a, void* b, void* c, void* d, Py_ssize_t n)
     Py_ssize_t xent_first_equal_of_four_f32(const vf32* x, vf32 w)
     Py_ssize_t xent_first_equal_of_four_f64(const vf64* x, vf64 w)
+    void xent_store_around_f32(vf32* target, vf32 x)
+    void xent_store_around_f64(vf64* target, vf64 x)
+    void xent_drain()
     void xent_prefetch_four(const void* address)
     bint xent_cpu_has_avx2()
     bint xent_cpu_has_avx512()
@@ -154,6 +157,14 @@ cdef inline Py_ssize_t first_equal_of_four(const vec* x, vec w) noexcept nogil:
         return xent_first_equal_of_four_f32(x, w)
     else:
         return xent_first_equal_of_four_f64(x, w)
+
+
+cdef inline void store_around(vec* target, vec x) noexcept nogil:
+    """To a whole, aligned vector, without bringing it into the cache."""
+    if vec is vf32:
+        xent_store_around_f32(target, x)
+    else:
+        xent_store_around_f64(target, x)
 
 
 cdef inline vec multiply_add(vec a, vec b, vec c) noexcept nogil:
