@@ -30,6 +30,12 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker("deep")
 
 
+@pytest.fixture(autouse=True)
+def _never_alone(monkeypatch):
+    """Threads take part in the tests however busy the machine is."""
+    monkeypatch.setattr("xent._parallel.LONGEST_PAUSE", 0.0)
+
+
 @pytest.fixture
 def python(tmp_path):
     """Run a script in a new interpreter, with environment variables; what it prints."""

@@ -1,7 +1,9 @@
 """Threads: the same bits for any number of them, and calls that work wherever Python does."""
 
 import os
+import sysconfig
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from reference import DTYPES, assert_same_bits
 
 import xent
-from xent import _parallel
+from xent import _cpus, _parallel
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
 
@@ -44,14 +46,24 @@ def calls(shape, dtype):
     x, labels, weight = arguments(shape, dtype)
     target = np.abs(x)
     proba = target / (1 + target)
+    sparse = np.stack([labels, np.zeros_like(labels)], -1), np.stack([weight, weight / 3], -1)
     options = {"sample_weight": weight, "return_grad": True}
+
+    def evaluate(n):
+        loss, accuracy, topk, *rest = xent.evaluate(x, labels, sample_weight=weight, n_threads=n)
+        return loss, accuracy, *topk.values(), *rest
+
     return {
         "logsumexp": lambda n: xent.logsumexp(x, n_threads=n),
+        "logsumexp with factors": lambda n: xent.logsumexp(x, b=x, return_sign=True, n_threads=n),
         "softmax": lambda n: xent.softmax(x, n_threads=n),
+        "softmax of the last two axes": lambda n: xent.softmax(x.reshape(-1, 1, *shape[-1:]), axis=(1, 2), n_threads=n),
         "log_softmax of the first axis": lambda n: xent.log_softmax(x, axis=0, n_threads=n),
         "labels, mean": lambda n: xent.cross_entropy(x, labels, n_threads=n, **options),
         "labels, none": lambda n: xent.cross_entropy(x, labels, reduction="none", n_threads=n, **options),
         "distribution": lambda n: xent.cross_entropy(x, target, n_threads=n, **options),
+        "sparse": lambda n: xent.cross_entropy(x, sparse, n_threads=n, **options),
+        "evaluate": evaluate,
         "log_loss": lambda n: xent.log_loss(proba, labels, n_threads=n),
         "binary": lambda n: xent.binary_cross_entropy_with_logits(x, proba, return_grad=True, n_threads=n),
         "probabilities": lambda n: xent.binary_cross_entropy(proba, proba, return_grad=True, n_threads=n),
@@ -70,7 +82,7 @@ def test_number_of_threads(shape, dtype):
     assert _parallel.cut(np.prod(shape[:-1]), shape[-1], 8).number > 1
     for call in calls(shape, dtype).values():
         serial = call(1)
-        for n_threads in (2, 3, 8):
+        for n_threads in (2, 3, 7):
             assert_equal_results(call(n_threads), serial)
         xent.set_num_threads(2)
         assert_equal_results(call(None), serial)
@@ -102,28 +114,32 @@ def test_cut_of_the_batch(shape, dtype):
             assert_equal_results(tuple(map(np.concatenate, zip(*halves, strict=True))), whole)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_size_of_the_blocks(shape, dtype, monkeypatch):
+    """What is not summed over the blocks does not depend on them."""
+    x, labels, weight = arguments(shape, dtype)
+    options = {"sample_weight": weight, "reduction": "none", "return_grad": True, "n_threads": 3}
+    calls = (
+        lambda: xent.logsumexp(x, n_threads=3),
+        lambda: xent.softmax(x, n_threads=3),
+        lambda: xent.cross_entropy(x, labels, **options),
+        lambda: xent.cross_entropy(x, np.abs(x), **options),
+        lambda: xent.binary_cross_entropy_with_logits(x, np.abs(x), reduction="none", return_grad=True, n_threads=3),
+    )
+    expected = [call() for call in calls]
+    monkeypatch.setattr(_parallel, "THREAD_ELEMENTS", 500)
+    for elements in (1, 777, 5000):
+        monkeypatch.setattr(_parallel, "BLOCK_ELEMENTS", elements)
+        for call, result in zip(calls, expected, strict=True):
+            assert_equal_results(call(), result)
+
+
 @pytest.mark.parametrize("n_threads", [1, 2, 8])
 def test_in_place(n_threads):
     x, labels, _ = arguments((300, 4000), np.float32)
     expected = xent.cross_entropy(x, labels, return_grad=True, n_threads=1)
     assert_equal_results(xent.cross_entropy(x, labels, grad_out=x, n_threads=n_threads), expected)
-
-
-def test_calls_from_many_threads_at_once():
-    inputs = [arguments((70, 4000 + i), np.float32)[:2] for i in range(12)]
-    expected = [xent.cross_entropy(x, labels, return_grad=True, n_threads=1) for x, labels in inputs]
-    start = threading.Barrier(4)
-
-    def work(first):
-        start.wait()
-        for _ in range(2):
-            for i in range(first, len(inputs), 4):
-                x, labels = inputs[i]
-                assert_equal_results(xent.cross_entropy(x, labels, return_grad=True, n_threads=2), expected[i])
-        return True
-
-    with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(work, range(4)))
 
 
 # --- the blocks ------------------------------------------------------------------------------------------------------
@@ -207,6 +223,50 @@ def test_busy_helpers_are_not_awaited(monkeypatch):
         release.set()
 
 
+@pytest.fixture
+def learning(monkeypatch):
+    """As outside of the tests, from the beginning."""
+    monkeypatch.setattr(_parallel, "LONGEST_PAUSE", 1.0)
+    monkeypatch.setattr(_parallel, "_pause", 0.0)
+    monkeypatch.setattr(_parallel, "_alone_until", 0.0)
+
+
+def turns_of_a_run():
+    return len(_parallel.Blocks(20, 1, 20, 2).run(lambda first, last: first))
+
+
+@pytest.mark.usefixtures("learning")
+def test_threads_that_only_wait_are_no_help():
+    """After a run that got little of the CPUs, the calling thread works alone for a while."""
+    assert turns_of_a_run() > 1
+    _parallel.Blocks(2, 1, 2, 2).run(lambda first, last: time.sleep(0.01))
+    assert _parallel._pause == _parallel.SHORTEST_PAUSE
+    assert _parallel._alone_until > time.perf_counter() - 1
+    _parallel._alone_until = time.perf_counter() + 60
+    assert turns_of_a_run() == 1
+    _parallel._alone_until = time.perf_counter()
+    assert turns_of_a_run() > 1
+
+
+@pytest.mark.usefixtures("learning")
+def test_pauses_grow_and_shrink():
+    def learn(seconds, busy):
+        _parallel._learn(seconds, busy)
+        return _parallel._pause
+
+    shortest, longest = _parallel.SHORTEST_PAUSE, _parallel.LONGEST_PAUSE
+    short = _parallel.TELLING_TIME / 2
+    assert learn(short, 0.0) == 0           # tells nothing
+    assert learn(0.002, 0.004) == 0         # two CPUs' work
+    assert _parallel._alone_until == 0
+    assert [learn(0.002, 0.001) for _ in range(3)] == [shortest, 2 * shortest, 4 * shortest]
+    assert learn(short, 0.0) == 4 * shortest
+    assert learn(0.002, 0.0021) == 2 * shortest
+    assert [learn(1.0, 0.9) for _ in range(20)][-1] == longest
+    assert longest - 1 < _parallel._alone_until - time.perf_counter() <= longest
+    assert [learn(1.0, 7.9) for _ in range(20)][-1] < shortest
+
+
 # --- how many --------------------------------------------------------------------------------------------------------
 
 
@@ -220,8 +280,10 @@ def test_set_num_threads():
 def test_default_number_of_threads(monkeypatch):
     monkeypatch.delenv("XENT_NUM_THREADS", raising=False)
     monkeypatch.setattr(_parallel, "_num_threads", None)
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    assert xent.get_num_threads() == cpus
+    monkeypatch.setattr(_cpus, "available", lambda: 5)
+    assert xent.get_num_threads() == 5
+    monkeypatch.setattr(_cpus, "available", lambda: 6)
+    assert xent.get_num_threads() == 5      # found out once
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", " 2", "2,1"])
@@ -293,6 +355,78 @@ if __name__ == "__main__":
     with multiprocessing.get_context({method!r}).Pool(2) as pool:
         print(pool.map(work, range(4)))
 """
+
+
+JOBLIB = """
+import warnings
+import joblib
+warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
+def rows(i, n_threads):
+    return xent.cross_entropy(x[i:], np.arange(i, 300), reduction="none", return_grad=True, n_threads=n_threads)
+if __name__ == "__main__":
+    assert same()
+    expected = [rows(i, 1) for i in range(6)]
+    with joblib.parallel_config({backend!r}, n_jobs=2):
+        found = joblib.Parallel()(joblib.delayed(rows)(i, 4) for i in range(6))
+    print(all((a == b).all() for one, other in zip(expected, found) for a, b in zip(one, other)))
+"""
+
+# More threads than CPUs and than helpers, none of which may wait for another for ever.
+MANY_THREADS = """
+import faulthandler, threading
+faulthandler.dump_traceback_later(90, exit=True)
+inputs = [x[: 70 + i] for i in range(12)]
+labels = np.arange(300)
+def call(i, n_threads):
+    return xent.cross_entropy(inputs[i], labels[: 70 + i], return_grad=True, n_threads=n_threads)
+expected = [call(i, 1) for i in range(12)]
+right = []
+start = threading.Barrier(24)
+def work(thread):
+    start.wait()
+    for i in range(12):
+        loss, grad = call((thread + i) % 12, 2)
+        right.append(loss == expected[(thread + i) % 12][0] and (grad == expected[(thread + i) % 12][1]).all())
+threads = [threading.Thread(target=work, args=(thread,)) for thread in range(24)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(right), all(right))
+"""
+
+# A helper that calls in turn, while all others are busy the same way.
+NESTED = """
+import faulthandler
+from xent import _parallel
+faulthandler.dump_traceback_later(90, exit=True)
+def work(first, last):
+    return [(xent.softmax(x[i:], n_threads=4) == serial[i:]).all() for i in range(first, last)]
+for _ in range(3):
+    parts = _parallel.Blocks(40, 1, 40, 4).run(work)
+    assert sum(map(len, parts)) == 40 and all(map(all, parts))
+print(all(_parallel._pool.map(lambda _: same(), range(8))))
+"""
+
+
+def test_calls_from_many_threads_at_once(python):
+    assert python(PREPARE + MANY_THREADS) == "288 True"
+
+
+def test_calls_from_a_helper(python):
+    assert python(PREPARE + NESTED) == "True"
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this interpreter has a GIL")
+@pytest.mark.parametrize("script", [MANY_THREADS, NESTED], ids=["many threads", "nested"])
+def test_without_gil(script, python):
+    """Importing xent does not bring it back: Python would warn, and warnings are errors here."""
+    off = "\nimport sys\nassert not sys._is_gil_enabled()\n"
+    assert python(PREPARE + off + script + off).endswith("True")
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_joblib(backend, python):
+    pytest.importorskip("joblib")
+    assert python(PREPARE + JOBLIB.format(backend=backend)) == "True"
 
 
 @needs_fork

@@ -12,11 +12,27 @@ MAX_BLOCKS: int
 BINARY_CHUNK: int
 BINARY_SCRATCH: int
 
+class PlainLoss:
+    @property
+    def rows(self) -> int: ...
+    @property
+    def classes(self) -> int: ...
+    def work(self, first: int, last: int) -> None: ...
+    def result(self) -> Any: ...
+
 def total(values: list[float]) -> float: ...
 def block_size(units: int, elements: int, block_elements: int) -> int: ...
-def plain_softmax(x: object, axis: object, out: object, logarithm: bool, n_threads: object, thread_elements: int) -> Any: ...
+def plain_softmax(
+    x: object, axis: object, out: object, logarithm: bool, n_threads: object, thread_elements: int
+) -> Any: ...
 def plain_logsumexp(
-    x: object, axis: object, b: object, keepdims: object, return_sign: object, n_threads: object, thread_elements: int
+    x: object,
+    axis: object,
+    b: object,
+    keepdims: object,
+    return_sign: object,
+    n_threads: object,
+    thread_elements: int,
 ) -> Any: ...
 def plain_cross_entropy(
     logits: object,

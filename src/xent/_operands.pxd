@@ -234,9 +234,9 @@ cdef inline void stream(vec* target, const vec* source, Py_ssize_t n) noexcept n
     store_first(target, head, load_first(source, head, 0))
     i = head
     while i < last:
-        store_around(element(target, i), element(source, i)[0])
+        store_around(<vec*>element(target, i), element(source, i)[0])
         i += width
-    store_first(element(target, last), n - last, load_first(element(source, last), n - last, 0))
+    store_first(<vec*>element(target, last), n - last, load_first(element(source, last), n - last, 0))
 
 
 cdef inline void write_float(char* p, Kind kind, double x) noexcept nogil:

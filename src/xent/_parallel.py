@@ -2,16 +2,20 @@
 
 The cut depends on the shape alone, and each block's result goes to its own place, so that results are bitwise the same
 for any number of threads. The calling thread works too: helpers that have not started when it runs out of blocks are
-cancelled, so a busy machine costs no waiting.
+cancelled. One that has started is waited for, which is long if another process takes its CPU; where that happens, the
+calling thread works alone for a while, so that a busy machine costs little waiting (see `_learn`).
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from xent import _cpus
 from xent._arguments import positive_integer
 from xent._dispatch import kernels
 
@@ -21,11 +25,19 @@ if TYPE_CHECKING:
 BLOCK_ELEMENTS = 1 << 16        # about 50 microseconds of work: much more than handing out a block costs
 MAX_BLOCKS = kernels.MAX_BLOCKS
 THREAD_ELEMENTS = 1 << 17       # a thread more for each so many elements: waking one costs about 50 microseconds
+SHORTEST_PAUSE = 0.004          # seconds without help, about what a scheduler gives another process at a time
+LONGEST_PAUSE = 1.0
+TELLING_TIME = 0.0005           # seconds: of shorter work, waking a thread may be the larger part
 
 T = TypeVar("T")
 
+# Seconds that a thread had a CPU; of no use on Windows, which counts in steps of 16 milliseconds.
+_busy_time = time.perf_counter if sys.platform == "win32" else time.thread_time
+
 _num_threads: int | None = None
 _pool: ThreadPoolExecutor | None = None
+_pause = 0.0
+_alone_until = 0.0
 
 
 def get_num_threads() -> int:
@@ -35,7 +47,8 @@ def get_num_threads() -> int:
     -------
     int
         What :func:`set_num_threads` set, else the environment variable ``XENT_NUM_THREADS``, else the number of CPUs
-        that the process may run on.
+        that the process may use: by its affinity, and by the CPU quota of its container (Linux control groups), rounded
+        up. Read once.
 
     Examples
     --------
@@ -47,7 +60,7 @@ def get_num_threads() -> int:
     if _num_threads is None:
         text = os.environ.get("XENT_NUM_THREADS")
         if not text:
-            _num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            _num_threads = _cpus.available()
         elif text.isdecimal() and int(text) > 0:
             _num_threads = int(text)
         else:
@@ -87,23 +100,31 @@ class Blocks(NamedTuple):
 
     def run(self, work: Callable[[int, int], T]) -> list[T]:
         """Call work(first, last) until all blocks first <= i < last are done; return what it returned, in order."""
-        if self.threads == 1:
+        if self.threads == 1 or time.perf_counter() < _alone_until:
             return [work(0, self.number)]
+        start, start_busy = time.perf_counter(), _busy_time()
         turns = list(self._turns())
         results: list[Any] = [None] * len(turns)
-        places = itertools.count()      # next() is atomic
+        places = itertools.count()      # next() is atomic, without a GIL too
 
-        def help_out() -> None:
+        def take_turns() -> None:
             while (i := next(places)) < len(turns):
                 results[i] = work(*turns[i])
 
+        def help_out() -> float:
+            before = _busy_time()
+            take_turns()
+            return _busy_time() - before
+
         helpers = _submit(help_out, self.threads - 1)
+        busy = 0.0
         try:
-            help_out()
+            take_turns()
         finally:
             for helper in helpers:
                 if not helper.cancel():
-                    helper.result()
+                    busy += helper.result()
+        _learn(time.perf_counter() - start, busy + _busy_time() - start_busy)
         return results
 
     def _turns(self) -> Iterator[tuple[int, int]]:
@@ -124,10 +145,27 @@ def cut(units: int, elements: int, n_threads: int | None) -> Blocks:
     return Blocks(units, size, number, max(1, min(wanted, number, units * elements // THREAD_ELEMENTS)))
 
 
-def _submit(task: Callable[[], None], helpers: int) -> list[Future[None]]:
+def _learn(seconds: float, busy: float) -> None:
+    """Pause help if all threads of a call together got less than one CPU.
+
+    That is so where other processes, or other Python threads, want the CPUs as well: a thread that waits for anything,
+    be it the interpreter for a moment, loses its CPU to them for milliseconds. One thread that never waits is faster
+    then. Whether it still is so is tried again after each pause, twice as long as the last if that had not helped.
+    """
+    global _pause, _alone_until
+    if seconds < TELLING_TIME:
+        return
+    if busy >= seconds:
+        _pause /= 2
+    else:
+        _pause = min(max(SHORTEST_PAUSE, 2 * _pause), LONGEST_PAUSE)
+        _alone_until = time.perf_counter() + _pause
+
+
+def _submit(task: Callable[[], T], helpers: int) -> list[Future[T]]:
     """Offer a task to so many helpers, or to fewer if no more threads are to be had."""
     global _pool
-    futures: list[Future[None]] = []
+    futures: list[Future[T]] = []
     try:
         if _pool is None:
             # Imported here: it would double the time that importing xent takes.

@@ -147,35 +147,96 @@ def plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, Py_ssize_t thr
     return out if cnp.PyArray_NDIM(array) > 1 else out[()]
 
 
-cdef double plain_weight(const Batch* batch, double* room, Py_ssize_t count) noexcept nogil:
-    """How many labels count; -1 if one is out of range."""
-    cdef double weight = 0
-    if weight_rows(batch, <vf64*>room, 0, count, &weight) >= 0:
-        return -1
-    return weight
+cdef struct PlainCall:
+    Batch batch
+    Py_ssize_t count    # rows
+    Py_ssize_t size     # of them in a block
+    Py_ssize_t number   # of blocks
+    double weight       # what a mean divides by, or 0
+
+
+cdef int do_blocks(const PlainCall* call, double* sums, Py_ssize_t first, Py_ssize_t last) except -1:
+    cdef Py_ssize_t classes = call.batch.logits.n, i
+    cdef Room places
+    cdef double* room
+    cdef void* memory = malloc(batch_scratch(classes, 1) * sizeof(double))
+    if memory is NULL:
+        raise MemoryError
+    room = aligned_room(memory)
+    places = room_of(&call.batch, room + ROWS * (classes + 16))
+    with nogil:
+        for i in range(first, last):
+            if call.batch.logits.kind != F64:
+                sums[i] = cross_entropy_block(
+                    &call.batch, <vf32*>room, &places, i * call.size, min((i + 1) * call.size, call.count)
+                )
+            else:
+                sums[i] = cross_entropy_block(
+                    &call.batch, <vf64*>room, &places, i * call.size, min((i + 1) * call.size, call.count)
+                )
+        free(memory)
+    return 0
+
+
+cdef object result_of(const PlainCall* call, const double* sums, loss, grad):
+    if loss is None:
+        loss = sums[0] if call.number == 1 else total([sums[i] for i in range(call.number)])
+        if call.weight != 0:
+            loss /= call.weight
+    return loss if grad is None else (loss, grad)
+
+
+cdef class PlainLoss:
+    """A call of `cross_entropy` that was checked, to be computed by several threads."""
+
+    cdef PlainCall call
+    cdef double* sums
+    cdef object arrays      # what the call points into
+    cdef object loss
+    cdef object grad
+
+    def __dealloc__(self):
+        free(self.sums)
+
+    @property
+    def rows(self):
+        return self.call.count
+
+    @property
+    def classes(self):
+        return self.call.batch.logits.n
+
+    def work(self, Py_ssize_t first, Py_ssize_t last):
+        """Do blocks first <= i < last."""
+        do_blocks(&self.call, self.sums, first, last)
+
+    def result(self):
+        """What `cross_entropy` returns, once all blocks are done."""
+        return result_of(&self.call, self.sums, self.loss, self.grad)
 
 
 def plain_cross_entropy(
     logits, target, axis, class_weight, sample_weight, label_smoothing, ignore_index, where, logit_scale, softcap,
     z_loss, reduction, return_grad, grad_out, n_threads, Py_ssize_t thread_elements, Py_ssize_t block_elements
 ):
+    """The result; or a PlainLoss, where several threads may take part; or None."""
     cdef cnp.ndarray x, labels
-    cdef Batch batch
-    cdef Room places
+    cdef PlainCall call
+    cdef Batch* batch = &call.batch
+    cdef PlainLoss job
+    cdef int64_t threads = 2
     cdef int axes
-    cdef Py_ssize_t count, size, number, i
-    cdef double weight
-    cdef void* memory
-    cdef double* room
+    cdef double weight = 0
     cdef double* sums
+    cdef double unused = 0
+    cdef Py_ssize_t bad
     if class_weight is not None or sample_weight is not None or where is not None or softcap is not None:
         return None
     if not (is_float(label_smoothing, 0) and is_float(logit_scale, 1) and is_float(z_loss, 0)):
         return None
-    if not (
-        are_rows(logits, axis) and is_contiguous(target)
-        and is_for_one_thread(n_threads, <cnp.ndarray>logits, thread_elements)
-    ):
+    if n_threads is not None and not (is_int(n_threads, &threads) and threads > 0):
+        return None
+    if not (are_rows(logits, axis) and is_contiguous(target)):
         return None
     x, labels = <cnp.ndarray>logits, <cnp.ndarray>target
     axes = cnp.PyArray_NDIM(x) - 1
@@ -187,6 +248,9 @@ def plain_cross_entropy(
         return None
     if grad_out is not None and not (is_output_for(grad_out, x) and are_apart(<cnp.ndarray>grad_out, labels)):
         return None
+    call.count = cnp.PyArray_SIZE(labels)
+    if threads > 1 and call.count >= 2 * thread_elements:       # the labels alone are work for several threads
+        return None
 
     bind(&batch.logits, x, True)
     bind(&batch.target, labels, False)
@@ -195,36 +259,29 @@ def plain_cross_entropy(
     batch.mass.kind = batch.where.kind = batch.class_weight.kind = batch.sample_weight.kind = ABSENT
     batch.weight_unit = batch.transform.scale = 1
     batch.transform.softcap = batch.smoothing = batch.z_loss = 0
-    count = cnp.PyArray_SIZE(labels)
-    size = block_size(count, batch.logits.n, block_elements)
-    number = (count + size - 1) // size
-    memory = malloc((batch_scratch(batch.logits.n, 1) + number) * sizeof(double))
-    if memory is NULL:
-        return None
-    sums = <double*>memory
-    room = aligned_room(sums + number)
-    places = room_of(&batch, room + ROWS * (batch.logits.n + 16))
     with nogil:
-        weight = plain_weight(&batch, room, count)
-    if weight < 0 or (weight == 0 and reduction == "mean"):
-        free(memory)
+        bad = weight_rows(batch, <vf64*>&unused, 0, call.count, &weight)    # of labels: without scratch
+    if bad >= 0 or (weight == 0 and reduction == "mean"):
         return None
+    call.size = block_size(call.count, batch.logits.n, block_elements)
+    call.number = (call.count + call.size - 1) // call.size
+    call.weight = weight if reduction == "mean" else 0
+    batch.divisor = weight if reduction == "mean" else 1
     grad = grad_out
     if grad is None and return_grad:
         grad = empty(x, axes + 1)
     loss = empty(x, axes) if reduction == "none" else None
     bind(&batch.loss, loss, False)
     bind_output(&batch.grad, grad, &batch.logits)
-    batch.divisor = weight if reduction == "mean" else 1
-    with nogil:
-        for i in range(number):
-            if batch.logits.kind != F64:
-                sums[i] = cross_entropy_block(&batch, <vf32*>room, &places, i * size, min((i + 1) * size, count))
-            else:
-                sums[i] = cross_entropy_block(&batch, <vf64*>room, &places, i * size, min((i + 1) * size, count))
-    if loss is None:
-        loss = sums[0] if number == 1 else total([sums[i] for i in range(number)])
-        if reduction == "mean":
-            loss /= weight
-    free(memory)
-    return loss if grad is None else (loss, grad)
+    sums = <double*>malloc(call.number * sizeof(double))
+    if sums is NULL:
+        raise MemoryError
+    if threads > 1 and cnp.PyArray_SIZE(x) >= 2 * thread_elements:
+        job = PlainLoss()
+        job.call, job.sums, job.arrays, job.loss, job.grad = call, sums, (x, labels), loss, grad
+        return job
+    try:
+        do_blocks(&call, sums, 0, call.number)
+        return result_of(&call, sums, loss, grad)
+    finally:
+        free(sums)

@@ -70,6 +70,8 @@ def _total_weight(
 
 def weigh(batch: check.Batch, options: check.Options, blocks: Blocks, weight_unit: float, allowed: str) -> float:
     """The sum of weight times target mass. Raises for a label out of range."""
+    rows = blocks.units
+    blocks = cut(rows, batch.target.size // max(rows, 1), blocks.threads)   # a label is much less work than a row
     sums = np.zeros(blocks.number)
 
     def work(first: int, last: int) -> int:
@@ -195,6 +197,9 @@ def cross_entropy(
         logits, target, axis, class_weight, sample_weight, label_smoothing, ignore_index, where, logit_scale, softcap,
         z_loss, reduction, return_grad, grad_out, n_threads, _parallel.THREAD_ELEMENTS, _parallel.BLOCK_ELEMENTS,
     )
+    if isinstance(result, kernels.PlainLoss):
+        cut(result.rows, result.classes, n_threads).run(result.work)
+        return result.result()
     if result is not None:
         return result
     batch = check.targets("logits", logits, target, axis, class_weight, sample_weight, where)
