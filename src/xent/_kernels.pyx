@@ -37,7 +37,7 @@ from xent._numbers cimport (
     MAX_LANES, Pair, Sum, add, add_exactly, add_pair, divide, log_pair, minus_log, multiply, one_more, single, two_sum, value,
 )
 from xent._operands cimport (
-    ABSENT, F64, I8, I16, I32, I64, Operand, U8, U16, U32, bind, bind_output, fits_float32, gather, kind_of, next_row, place, read_integer, read_number, row_of, scatter,
+    ABSENT, F64, I8, I16, I32, I64, Operand, U8, U16, U32, Window, bind, bind_output, close_window, fits_float32, gather, gather_through, kind_of, open_window, place_through, scatter_through, next_row, place, read_integer, read_number, row_of, scatter,
     weight_of, write_number,
 )
 from xent._rows cimport (
@@ -69,10 +69,13 @@ cdef void logsumexp_rows(
     cdef Py_ssize_t i
     cdef vec* row
     cdef Shift shift
+    cdef Window window
+    open_window(&window, x, first, last, scratch)
     for i in range(first, last):
-        row = gather(x, i, 0, x.n, scratch)
+        row = gather_through(&window, x, i, last, scratch)
         shift = shift_row(row, <vec*>NULL, row, x.n, peak_of(row, <vec*>NULL, x.n), False, next_row(x, i, row))
         write_number(out, i, value(shift.logsumexp))
+    close_window(&window)
 
 
 cdef void logsumexp_tiles(
@@ -166,14 +169,19 @@ cdef void softmax_rows(
     cdef Py_ssize_t i
     cdef vec* row
     cdef vec* result
+    cdef Window window, window_out
+    open_window(&window, x, first, last, scratch)
+    open_window(&window_out, out, first, last, scratch)
     for i in range(first, last):
-        row = gather(x, i, 0, x.n, scratch)
-        result = place(out, i, 0, scratch)
+        row = gather_through(&window, x, i, last, scratch)
+        result = place_through(&window_out, out, i, last, scratch)
         if logarithm:
             log_softmax_row(row, result, x.n, next_row(x, i, row))
         else:
             softmax_row(row, result, x.n, next_row(x, i, row))
-        scatter(out, i, 0, x.n, result)
+        scatter_through(&window_out, out, i, result)
+    close_window(&window)
+    close_window(&window_out)
 
 
 cdef void softmax_tiles(

@@ -243,6 +243,9 @@ cdef void cross_entropy_rows(
     cdef vec* base = NULL
     cdef vec* class_weight = NULL
     cdef vec* grad = scratch
+    cdef Window window, window_out
+    open_window(&window, &batch.logits, first, last, scratch)
+    open_window(&window_out, &batch.grad, first, last, scratch)
     terms.share = two_sum(1, -batch.smoothing)
     terms.even = divide(single(batch.smoothing), single(<double>max(n, 1)))
     terms.scale = divide(single(batch.transform.scale), single(batch.divisor))
@@ -261,13 +264,13 @@ cdef void cross_entropy_rows(
         else:
             terms.points = points_of(batch, i, room)
         if keep:
-            grad = place(&batch.grad, i, 0, scratch)
+            grad = place_through(&window_out, &batch.grad, i, last, scratch)
         if terms.weight.high == 0 or terms.points.count == IGNORED:
             loss = constant_row(grad, n, 0, keep)
         elif terms.points.count == INVALID:
             loss = constant_row(grad, n, NAN, keep)
         else:
-            x = gather(&batch.logits, i, 0, n, scratch + rows)
+            x = gather_through(&window, &batch.logits, i, last, scratch + rows)
             soon = next_row(&batch.logits, i, x)
             if batch.form == DISTRIBUTION:
                 t = gather(&batch.target, i, 0, n, scratch + 2 * rows)
@@ -299,9 +302,11 @@ cdef void cross_entropy_rows(
                 x = scratch + 3 * rows
             loss = loss_row(x, low, slope, t, base, grad, n, &terms, keep, soon, soon_t)
         if keep:
-            scatter(&batch.grad, i, 0, n, grad)
+            scatter_through(&window_out, &batch.grad, i, grad)
         write_number(&batch.loss, i, value(loss))
         add_pair(total, loss)
+    close_window(&window)
+    close_window(&window_out)
 
 
 cdef bint has_tiles(const Batch* batch) noexcept nogil:

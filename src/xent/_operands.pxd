@@ -1,19 +1,24 @@
 # Where the rows of an array are in memory and what type their elements have, so that loops need no Python object: any
 # strides, any number of batch axes, any real dtype.
 
+from libc.stdlib cimport free, malloc
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cimport numpy as cnp
 
 from xent._simd cimport (
-    element, get, lanes, load_first, put, store_around, store_first, vec, vf32, xent_narrow_bf16, xent_narrow_f16, xent_read_bf16, xent_read_f16,
+    element, get, lanes, load_first, put, store_around, store_first, vec, vf32, xent_turn_f32, xent_turn_f64, xent_narrow_bf16, xent_narrow_f16, xent_read_bf16, xent_read_f16,
     xent_widen_bf16, xent_widen_f16, xent_write_bf16, xent_write_f16,
 )
 
 cdef enum:
     MAX_BATCH_DIMS = 64
     AHEAD = 1 << 16     # bytes
+    WINDOW_ROWS = 16    # of float32, a line of the cache
+    WINDOW_ELEMENTS = 1 << 15
     STREAMED = 1 << 24  # bytes of an output above which it goes around the cache, where little of it would stay
+
+    LONGEST = 1 << 19   # bytes of a row that is computed in the cache before
 
 
 cdef enum Kind:
@@ -86,7 +91,7 @@ cdef inline void bind_output(Operand* operand, object maybe, const Operand* sour
     """The same for an output with rows, which may be its source: then it is in the cache already."""
     bind(operand, maybe, True)
     if operand.kind != ABSENT and operand.data != source.data:
-        operand.streams = cnp.PyArray_NBYTES(<cnp.ndarray>maybe) > STREAMED
+        operand.streams = cnp.PyArray_NBYTES(<cnp.ndarray>maybe) > STREAMED and operand.n * operand.step <= LONGEST
 
 
 cdef inline char* row_of(const Operand* operand, Py_ssize_t i) noexcept nogil:
@@ -237,6 +242,84 @@ cdef inline void stream(vec* target, const vec* source, Py_ssize_t n) noexcept n
         store_around(<vec*>element(target, i), element(source, i)[0])
         i += width
     store_first(<vec*>element(target, last), n - last, load_first(element(source, last), n - last, 0))
+
+
+cdef struct Window:     # rows first <= i < first + count of an operand whose elements are apart, copied together
+    char* rows
+    Py_ssize_t stride
+    Py_ssize_t most     # 0 if there is no window
+    Py_ssize_t first
+    Py_ssize_t count
+
+
+cdef inline void open_window(
+    Window* window, const Operand* operand, Py_ssize_t first, Py_ssize_t last, const vec* like
+) noexcept nogil:
+    """A window on rows that lie side by side, each element of one next to that of the other: memory is read by lines,
+    of which a row by itself would use one element each."""
+    cdef Py_ssize_t size = sizeof(vec) // lanes(like)
+    window.most = window.first = window.count = 0
+    window.rows = NULL
+    if operand.ndim == 0 or operand.n == 0 or not is_native(operand, like) or is_plain(operand, like):
+        return
+    if operand.strides[operand.ndim - 1] != size:
+        return
+    window.most = min(min(WINDOW_ROWS, WINDOW_ELEMENTS // operand.n), last - first)
+    window.stride = (operand.n + 16) * size     # lines of the cache at equal places of two rows would compete
+    if window.most >= 4:
+        window.rows = <char*>malloc(window.most * window.stride + sizeof(vec))
+    if window.rows is NULL:
+        window.most = 0
+
+
+cdef inline void close_window(Window* window) noexcept nogil:
+    free(window.rows)
+
+
+cdef inline bint move_window(Window* window, const Operand* operand, Py_ssize_t i, Py_ssize_t last) noexcept nogil:
+    """To row i and those after it, unless it is there; whether it moved."""
+    cdef Py_ssize_t run = operand.shape[operand.ndim - 1]
+    if window.first <= i < window.first + window.count:
+        return False
+    window.first = i
+    window.count = min(min(window.most, last - i), run - i % run)
+    return True
+
+
+cdef inline void turn(Window* window, const Operand* operand, bint back, const vec* like) noexcept nogil:
+    cdef char* aside = row_of(operand, window.first)
+    if vec is vf32:
+        xent_turn_f32(aside, operand.step, window.rows, window.stride, operand.n, window.count, back)
+    else:
+        xent_turn_f64(aside, operand.step, window.rows, window.stride, operand.n, window.count, back)
+
+
+cdef inline vec* gather_through(
+    Window* window, const Operand* operand, Py_ssize_t i, Py_ssize_t last, vec* scratch
+) noexcept nogil:
+    """`gather` of a whole row, of those up to the last one."""
+    if window.most == 0:
+        return gather(operand, i, 0, operand.n, scratch)
+    if move_window(window, operand, i, last):
+        turn(window, operand, False, scratch)
+    return <vec*>(window.rows + (i - window.first) * window.stride)
+
+
+cdef inline vec* place_through(
+    Window* window, const Operand* operand, Py_ssize_t i, Py_ssize_t last, vec* scratch
+) noexcept nogil:
+    """`place` of a whole row; rows come in turn."""
+    if window.most == 0:
+        return place(operand, i, 0, scratch)
+    move_window(window, operand, i, last)
+    return <vec*>(window.rows + (i - window.first) * window.stride)
+
+
+cdef inline void scatter_through(Window* window, const Operand* operand, Py_ssize_t i, const vec* row) noexcept nogil:
+    if window.most == 0:
+        scatter(operand, i, 0, operand.n, row)
+    elif i == window.first + window.count - 1:
+        turn(window, operand, True, row)
 
 
 cdef inline void write_float(char* p, Kind kind, double x) noexcept nogil:

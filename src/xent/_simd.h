@@ -514,6 +514,37 @@ XENT_INLINE int xent_first_of(uint64_t bits) {
 XENT_DEFINE_FIRST(f32, vf32)
 XENT_DEFINE_FIRST(f64, vf64)
 
+/* Copy n elements each of `count` rows that lie side by side, element by element `step` bytes apart, to rows of their
+ * own, `stride` bytes apart; or back. */
+#define XENT_DEFINE_TURN(S, scalar, FOUR)                                                                            \
+    XENT_INLINE scalar *xent_at_##S(void *base, Py_ssize_t bytes, Py_ssize_t i) {                                    \
+        return (scalar *)((char *)base + bytes) + i;                                                                 \
+    }                                                                                                                \
+    XENT_INLINE void xent_turn_##S(void *aside, Py_ssize_t step, void *rows, Py_ssize_t stride, Py_ssize_t n,        \
+                                   Py_ssize_t count, int back) {                                                     \
+        Py_ssize_t whole = 0, c, j;                                                                                  \
+        FOUR(whole = count / 4 * 4; for (c = 0; c + 4 <= n; c += 4) for (j = 0; j < whole; j += 4) {                 \
+            scalar *p[4], *q[4];                                                                                     \
+            for (int k = 0; k < 4; k++) p[k] = xent_at_##S(aside, (c + k) * step, j);                                \
+            for (int k = 0; k < 4; k++) q[k] = xent_at_##S(rows, (j + k) * stride, c);                               \
+            if (back) xent_transpose_##S(q[0], q[1], q[2], q[3], p[0], p[1], p[2], p[3]);                            \
+            else xent_transpose_##S(p[0], p[1], p[2], p[3], q[0], q[1], q[2], q[3]);                                 \
+        })                                                                                                           \
+        for (c = 0; c < n; c++)                                                                                      \
+            for (j = c < n / 4 * 4 ? whole : 0; j < count; j++) {                                                    \
+                scalar *p = xent_at_##S(aside, c * step, j), *q = xent_at_##S(rows, j * stride, c);                  \
+                if (back) *p = *q;                                                                                   \
+                else *q = *p;                                                                                        \
+            }                                                                                                        \
+    }
+#if defined(__SSE2__) && !defined(XENT_SCALAR)
+XENT_DEFINE_TURN(f32, float, XENT_WITH)
+XENT_DEFINE_TURN(f64, double, XENT_WITH)
+#else
+XENT_DEFINE_TURN(f32, float, XENT_WITHOUT)
+XENT_DEFINE_TURN(f64, double, XENT_WITHOUT)
+#endif
+
 /* A store to a whole, aligned vector that does not bring its line into the cache, where there is such; `drain` makes
  * those before it visible to other threads. */
 #if defined(__AVX512F__) && XENT_BYTES == 64
