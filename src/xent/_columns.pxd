@@ -184,6 +184,20 @@ cdef inline vec factors_of(const vec* like, const Factors* factors, vec* low) no
     return high
 
 
+cdef inline void add_lanes(Factors* totals, const vec* high, const vec* low) noexcept nogil:
+    """Add numbers in two parts to totals, lane by lane."""
+    cdef Py_ssize_t j
+    cdef double x, total, part
+    for j in range(lanes(high)):
+        x = get(high, j) + get(low, j) if vec is vf32 else get(high, j)      # a float64 holds two float32
+        total = totals.high[j] + x
+        part = total - totals.high[j]
+        totals.low[j] += (totals.high[j] - (total - part)) + (x - part)
+        totals.high[j] = total
+        if vec is not vf32:
+            totals.low[j] += get(low, j)
+
+
 cdef inline vec label_tile(
     const vec* x, vec* e, Py_ssize_t n, const Py_ssize_t* label, vec weight, vec weight_low, vec scale, vec scale_low,
     bint keep, vec* loss, vec* loss_low

@@ -25,13 +25,13 @@ arrays that are known to be good (see _arguments.py) and a range of blocks to wo
 """
 
 from libc.math cimport INFINITY, NAN, frexp, isfinite, isnan
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t
 
 cimport numpy as cnp
 
 from xent._binary cimport CHUNK, BinaryBatch, binary_chunks
 from xent._columns cimport (
-    FEW, Factors, factors_of, label_tile, load_tile, log_softmax_tile, logsumexp_tile, softmax_tile, store_tile,
+    FEW, Factors, add_lanes, factors_of, label_tile, load_tile, log_softmax_tile, logsumexp_tile, softmax_tile, store_tile,
 )
 from xent._numbers cimport (
     MAX_LANES, Pair, Sum, add, add_exactly, add_pair, divide, log_pair, minus_log, multiply, one_more, single, two_sum, value,

@@ -370,11 +370,11 @@ cdef void cross_entropy_tiles(
     cdef Pair scale = divide(single(1), single(batch.divisor)), row_scale
     cdef Factors weights, scales
     cdef char* mask
-    cdef Pair totals[MAX_LANES]     # additions that need not wait for one another
+    cdef Factors totals     # additions that need not wait for one another
     cdef vec sums, weight, weight_low, factor, factor_low, loss, loss_low
     cdef vec* tile = aligned(room.tile, scratch)
     for j in range(MAX_LANES):
-        totals[j] = single(0)
+        totals.high[j] = totals.low[j] = 0
         weights.high[j] = batch.weight_unit
         weights.low[j] = 0
         row_scale = multiply(single(batch.weight_unit), scale)
@@ -426,14 +426,13 @@ cdef void cross_entropy_tiles(
                         skip[j] = True
                         skipped += 1
         if skipped == 0 and count == lanes(tile):
-            for j in range(lanes(tile)):
-                add_pair(&totals[j], pair_of(&loss, &loss_low, j))
+            add_lanes(&totals, &loss, &loss_low)
         else:
             for j in range(count):
                 if skip[j]:
                     cross_entropy_rows(batch, scratch, room, i + j, i + j + 1, total)
                 else:
-                    add_pair(&totals[j], pair_of(&loss, &loss_low, j))
+                    add_pair(total, pair_of(&loss, &loss_low, j))
         if batch.loss.kind != ABSENT:
             for j in range(count):
                 if not skip[j]:
@@ -442,7 +441,8 @@ cdef void cross_entropy_tiles(
             store_tile(&batch.grad, i, count, tile + n, skip, skipped > 0, scratch)
         i += lanes(tile)
     for j in range(MAX_LANES):
-        add_pair(total, totals[j])
+        row_scale.high, row_scale.low = totals.high[j], totals.low[j]
+        add_pair(total, row_scale)
 
 
 cdef double cross_entropy_block(
@@ -493,6 +493,45 @@ cdef double log_loss_rows(
     return value(total)
 
 
+ctypedef fused label_type:
+    int64_t
+    int32_t
+    uint8_t
+
+
+cdef inline Py_ssize_t count_labels(
+    const label_type* label, Py_ssize_t n, Py_ssize_t classes, bint ignores, int64_t ignore_index
+) noexcept nogil:
+    """How many labels are classes; -1 if any is neither that nor to be ignored. Without a branch, so that the compiler
+    does several at a time."""
+    cdef Py_ssize_t i, counted = 0, ignored = 0
+    cdef int64_t c
+    cdef bint within, named
+    for i in range(n):
+        c = label[i]
+        named = ignores & (c == ignore_index)
+        within = (c >= 0) & (c < classes) & (not named)
+        counted += within
+        ignored += named
+    return counted if counted + ignored == n else -1
+
+
+cdef inline Py_ssize_t count_good(const Batch* batch, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """The same for rows first <= i < last, of labels side by side in one of the usual types; else -1."""
+    cdef const Operand* target = &batch.target
+    cdef char* label = row_of(target, first)
+    cdef Py_ssize_t size = 8 if target.kind == I64 else 4 if target.kind == I32 else 1
+    if target.ndim > 1 or (target.ndim == 1 and target.strides[0] != size):
+        return -1
+    if target.kind == I64:
+        return count_labels(<int64_t*>label, last - first, batch.logits.n, batch.ignores, batch.ignore_index)
+    if target.kind == I32:
+        return count_labels(<int32_t*>label, last - first, batch.logits.n, batch.ignores, batch.ignore_index)
+    if target.kind == U8:
+        return count_labels(<uint8_t*>label, last - first, batch.logits.n, batch.ignores, batch.ignore_index)
+    return -1
+
+
 cdef Py_ssize_t weight_rows(
     const Batch* batch, vec* scratch, Py_ssize_t first, Py_ssize_t last, double* mass
 ) noexcept nogil:
@@ -506,6 +545,12 @@ cdef Py_ssize_t weight_rows(
     cdef Pair total = single(0), row_mass
     cdef Py_ssize_t counted = 0     # labels without weights: they need no sum
     cdef bint weighs = batch.class_weight.kind != ABSENT or batch.sample_weight.kind != ABSENT
+    if batch.form == LABELS and not weighs:
+        counted = count_good(batch, first, last)
+        if counted >= 0:
+            mass[0] = counted * batch.weight_unit
+            return -1
+        counted = 0
     if batch.form == DISTRIBUTION and batch.class_weight.kind != ABSENT:
         class_weight = gather(&batch.class_weight, 0, 0, n, scratch)
     for i in range(first, last):
