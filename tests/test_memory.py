@@ -1,6 +1,7 @@
 """Peak memory: beyond its operands and its results, a call needs no more than a scratch for a few rows.
 
-NumPy reports what it allocates to tracemalloc, and the kernels allocate nothing.
+NumPy reports what it allocates to tracemalloc; what the kernels allocate themselves is half a megabyte at most, but for
+a row's own scratch where several axes, or all, are one row.
 """
 
 import tracemalloc
@@ -212,6 +213,8 @@ def cells():
     for name, prepare, *copied in table():
         for layout in LAYOUTS:
             marks = [more] if any(layout in layouts for layouts in copied) else []
+            if layout != "C":
+                marks.append(pytest.mark.deep)      # the usual run is to be short
             yield pytest.param(prepare, layout, id=f"{name}, {layout}", marks=marks)
 
 

@@ -2,14 +2,11 @@
 # classes, where a vector along a row would be mostly empty, and the work at its end more than that on its elements.
 # What a lane computes does not depend on its neighbours.
 
-from xent._numbers cimport (
-    MAX_LANES, Pair, accumulate, exp_shifted, finite_or_zero, log_of_pair, multiply, single, value,
-)
+from xent._numbers cimport MAX_LANES, accumulate, exp_shifted, finite_or_zero, log_of_pair
 from xent._operands cimport Operand, gather, is_native, is_plain, place, row_of, scatter
 from xent._rows cimport log_probability
 from xent._simd cimport (
-    fill, get, lanes, maximum, multiply_add, multiply_rest, put, residual, to_columns, to_rows, vec, vf32,
-    where_equal,
+    fill, get, lanes, maximum, multiply_add, multiply_rest, put, residual, to_columns, to_rows, vec, vf32, where_equal,
 )
 
 cdef enum:

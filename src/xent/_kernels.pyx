@@ -1,4 +1,5 @@
-"""Blocks of rows, and what Python calls. Nothing here checks an argument, allocates or starts a thread.
+"""Blocks of rows, and what Python calls. Nothing here starts a thread or raises for an argument; only whole calls
+(_plain.pxi) look at theirs, to leave what is not plain to _arguments.py.
 
 One row x of C logits, with target mass t and T = sum(t):
 
@@ -21,7 +22,8 @@ that smoothing reaches. Logits that are scaled, capped or masked are computed fi
 
 Layers, each using only those above it: numbers (_numbers.pxd) -> one row, or a vector of rows side by side (_rows.pxd,
 _columns.pxd, _binary.pxd) -> a block of rows (here and in _losses.pxi) -> the functions that Python calls, which take
-arrays that are known to be good (see _arguments.py) and a range of blocks to work on.
+arrays that are known to be good (see _arguments.py) and a range of blocks to work on -> whole calls on plain arrays
+(_plain.pxi).
 """
 
 from libc.math cimport INFINITY, NAN, frexp, isfinite, isnan
@@ -31,20 +33,25 @@ cimport numpy as cnp
 
 from xent._binary cimport CHUNK, BinaryBatch, binary_chunks
 from xent._columns cimport (
-    FEW, Factors, add_lanes, factors_of, label_tile, load_tile, log_softmax_tile, logsumexp_tile, softmax_tile, store_tile,
+    FEW, Factors, add_lanes, factors_of, label_tile, load_tile, log_softmax_tile, logsumexp_tile, softmax_tile,
+    store_tile,
 )
 from xent._numbers cimport (
-    MAX_LANES, Pair, Sum, add, add_exactly, add_pair, divide, log_pair, minus_log, multiply, one_more, single, two_sum, value,
+    MAX_LANES, Pair, Sum, add, add_exactly, add_pair, divide, log_pair, minus_log, multiply, one_more, single, two_sum,
+    value,
 )
 from xent._operands cimport (
-    ABSENT, F64, I8, I16, I32, I64, Operand, U8, U16, U32, Window, bind, bind_output, close_window, fits_float32, gather, gather_through, kind_of, open_window, place_through, scatter_through, next_row, place, read_integer, read_number, row_of, scatter,
-    weight_of, write_number,
+    ABSENT, F64, I8, I16, I32, I64, Operand, U8, U16, U32, Window, bind, bind_output, close_window, fits_float32,
+    gather, gather_through, kind_of, open_window, place_through, scatter_through, next_row, place, read_integer,
+    read_number, row_of, weight_of, write_number,
 )
 from xent._rows cimport (
-    Peak, Shift, Transform, combine_row, count_above, distance_row, is_moderate, log_softmax_row, mask_row, multiply_row,
-    only_class, peak_of, shift_row, softmax_row, sum_row, transform_row, weighted_sum,
+    Peak, Shift, Transform, combine_row, count_above, distance_row, is_moderate, log_softmax_row, mask_row,
+    multiply_row, only_class, peak_of, shift_row, softmax_row, sum_row, transform_row, weighted_sum,
 )
-from xent._simd cimport all_equal, fill, get, lanes, put, vec, vf32, vf64, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain
+from xent._simd cimport (
+    all_equal, fill, get, lanes, put, vec, vf32, vf64, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain,
+)
 
 cnp.import_array()
 

@@ -4,8 +4,8 @@
 from libc.math cimport fma, isfinite, log
 
 from xent._simd cimport (
-    fill, get, lanes, maximum, multiply_add, multiply_rest, scaled, split, unless_less, vec, vf32,
-    where_equal, where_less, xent_sum_lanes_f32,
+    fill, get, lanes, maximum, multiply_add, multiply_rest, scaled, split, unless_less, vec, vf32, where_equal,
+    where_less, xent_sum_lanes_f32,
 )
 
 

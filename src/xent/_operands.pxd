@@ -1,14 +1,15 @@
 # Where the rows of an array are in memory and what type their elements have, so that loops need no Python object: any
 # strides, any number of batch axes, any real dtype.
 
-from libc.stdlib cimport free, malloc
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 
 cimport numpy as cnp
 
 from xent._simd cimport (
-    element, get, lanes, load_first, put, store_around, store_first, vec, vf32, xent_turn_f32, xent_turn_f64, xent_narrow_bf16, xent_narrow_f16, xent_read_bf16, xent_read_f16,
-    xent_widen_bf16, xent_widen_f16, xent_write_bf16, xent_write_f16,
+    element, get, lanes, load_first, put, store_around, store_first, vec, vf32, xent_turn_f32, xent_turn_f64,
+    xent_narrow_bf16, xent_narrow_f16, xent_read_bf16, xent_read_f16, xent_widen_bf16, xent_widen_f16, xent_write_bf16,
+    xent_write_f16,
 )
 
 cdef enum:

@@ -5,12 +5,13 @@
 from libc.math cimport INFINITY, NAN, exp, expm1, fabs, fma, frexp, isfinite, isnan, ldexp, rint, tanh
 
 from xent._numbers cimport (
-    Pair, accumulate, accumulate_four, add_pair, divide, exp_parts, exponent_range, expm1_pair, finite_or_zero, log1p_pair,
-    multiply, one_more, shifted_zero, single, sum_pairs, two_sum, value,
+    Pair, accumulate, accumulate_four, add_pair, divide, exp_parts, exponent_range, expm1_pair, finite_or_zero,
+    log1p_pair, multiply, one_more, shifted_zero, single, sum_pairs, two_sum, value,
 )
 from xent._simd cimport (
-    absolute, all_equal, any_equal, element, fill, first_equal_of_four, flip, get, lanes, load_first, max_lanes, maximum, multiply_add,
-    multiply_rest, prefetch_four, put, residual, scaled, store_first, vec, vf32, vf64, where_equal, where_less, where_true, without_lane,
+    absolute, all_equal, any_equal, element, fill, first_equal_of_four, flip, get, lanes, load_first, max_lanes,
+    maximum, multiply_add, multiply_rest, prefetch_four, put, residual, scaled, store_first, vec, vf32, vf64,
+    where_equal, where_less, where_true, without_lane,
 )
 
 cdef enum:
