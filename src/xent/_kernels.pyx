@@ -42,7 +42,7 @@ from xent._numbers cimport (
 )
 from xent._operands cimport (
     ABSENT, F64, I8, I16, I32, I64, Operand, U8, U16, U32, Window, bind, bind_output, close_window, fits_float32,
-    gather, gather_through, kind_of, open_window, place_through, scatter_through, next_row, place, read_integer,
+    gather, gather_through, kind_of, open_window, place_through, scatter_through, next_place, next_row, place, read_integer,
     read_number, row_of, weight_of, write_number,
 )
 from xent._rows cimport (
@@ -80,7 +80,7 @@ cdef void logsumexp_rows(
     open_window(&window, x, first, last, scratch)
     for i in range(first, last):
         row = gather_through(&window, x, i, last, scratch)
-        shift = shift_row(row, <vec*>NULL, row, x.n, peak_of(row, <vec*>NULL, x.n), False, next_row(x, i, row))
+        shift = shift_row(row, <vec*>NULL, row, x.n, peak_of(row, <vec*>NULL, x.n), False, next_row(x, i, row), <vec*>NULL)
         write_number(out, i, value(shift.logsumexp))
     close_window(&window)
 
@@ -153,7 +153,7 @@ cdef void weighted_logsumexp_rows(
             put(low, j, total.low + log_rest_low if isfinite(total.high) else 0.0)
         peak = peak_of(e, low, n)
         if isfinite(peak.high):
-            shift = shift_row(e, low, e, n, peak, True, row)
+            shift = shift_row(e, low, e, n, peak, True, row, <vf64*>NULL)
             total = multiply(weighted_sum(e, factor, n), shift.unit)
             total = two_sum(total.high, total.low) if isfinite(total.low) else single(total.high)
             direction = (total.high > 0) - (total.high < 0) if not isnan(total.high) else NAN
@@ -183,9 +183,9 @@ cdef void softmax_rows(
         row = gather_through(&window, x, i, last, scratch)
         result = place_through(&window_out, out, i, last, scratch)
         if logarithm:
-            log_softmax_row(row, result, x.n, next_row(x, i, row))
+            log_softmax_row(row, result, x.n, next_row(x, i, row), next_place(out, i, result))
         else:
-            softmax_row(row, result, x.n, next_row(x, i, row))
+            softmax_row(row, result, x.n, next_row(x, i, row), next_place(out, i, result))
         scatter_through(&window_out, out, i, result)
     close_window(&window)
     close_window(&window_out)

@@ -114,7 +114,7 @@ cdef struct Terms:      # what a row's loss is made of beside its logits
 
 cdef inline Pair loss_row(
     const vec* x, const vec* low, const vec* slope, const vec* t, const vec* base, vec* grad, Py_ssize_t n,
-    const Terms* terms, bint keep, const vec* soon, const vec* soon_t
+    const Terms* terms, bint keep, const vec* soon, const vec* soon_t, const vec* soon_grad
 ) noexcept nogil:
     """The loss; with `keep`, grad (may be x) = its gradient / divisor. `low`, `slope`, t and `base` may be NULL. The
     rows at `soon` come from memory meanwhile."""
@@ -145,13 +145,13 @@ cdef inline Pair loss_row(
         only = c
     # Four calls, so that what is constant in each costs nothing in its loops.
     if low is NULL and keep:
-        row = shift_row(x, <vec*>NULL, grad, n, peak, True, soon)
+        row = shift_row(x, <vec*>NULL, grad, n, peak, True, soon, soon_grad)
     elif low is NULL:
-        row = shift_row(x, <vec*>NULL, <vec*>x, n, peak, False, soon)
+        row = shift_row(x, <vec*>NULL, <vec*>x, n, peak, False, soon, <vec*>NULL)
     elif keep:
-        row = shift_row(x, low, grad, n, peak, True, soon)
+        row = shift_row(x, low, grad, n, peak, True, soon, soon_grad)
     else:
-        row = shift_row(x, low, <vec*>x, n, peak, False, soon)
+        row = shift_row(x, low, <vec*>x, n, peak, False, soon, <vec*>NULL)
     loss = multiply(row.log_sum, mass)
     add_pair(&loss, far)
     if terms.z_loss != 0:
@@ -237,6 +237,7 @@ cdef void cross_entropy_rows(
     cdef vec* x
     cdef vec* soon
     cdef vec* soon_t = NULL
+    cdef vec* soon_grad = NULL
     cdef vec* t
     cdef vec* low = NULL
     cdef vec* slope = NULL
@@ -272,6 +273,8 @@ cdef void cross_entropy_rows(
         else:
             x = gather_through(&window, &batch.logits, i, last, scratch + rows)
             soon = next_row(&batch.logits, i, x)
+            if keep:
+                soon_grad = next_place(&batch.grad, i, grad)
             if batch.form == DISTRIBUTION:
                 t = gather(&batch.target, i, 0, n, scratch + 2 * rows)
                 soon_t = next_row(&batch.target, i, t)
@@ -300,7 +303,7 @@ cdef void cross_entropy_rows(
             if transforms:
                 transform_row(x, scratch + 3 * rows, low, slope, n, &batch.transform)
                 x = scratch + 3 * rows
-            loss = loss_row(x, low, slope, t, base, grad, n, &terms, keep, soon, soon_t)
+            loss = loss_row(x, low, slope, t, base, grad, n, &terms, keep, soon, soon_t, soon_grad)
         if keep:
             scatter_through(&window_out, &batch.grad, i, grad)
         write_number(&batch.loss, i, value(loss))
@@ -620,7 +623,7 @@ cdef void evaluate_rows(
         x = gather(&batch.logits, i, 0, n, scratch + rows)
         above = count_above(x, n, get(x, label))
         peak = peak_of(x, <vec*>NULL, n)
-        row = shift_row(x, <vec*>NULL, scratch, n, peak, True, next_row(&batch.logits, i, x))
+        row = shift_row(x, <vec*>NULL, scratch, n, peak, True, next_row(&batch.logits, i, x), <vec*>NULL)
         loss = two_sum(peak.high, -get(x, label))
         add_pair(&loss, row.log_sum)
         entropy = multiply(distance_row(x, <vec*>NULL, scratch, n, peak, x), row.unit)

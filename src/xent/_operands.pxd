@@ -15,11 +15,13 @@ from xent._simd cimport (
 cdef enum:
     MAX_BATCH_DIMS = 64
     AHEAD = 1 << 16     # bytes
+    AHEAD_IN_ROW = 1 << 12
     WINDOW_ROWS = 16    # of float32, a line of the cache
     WINDOW_ELEMENTS = 1 << 15
     STREAMED = 1 << 24  # bytes of an output above which it goes around the cache, where little of it would stay
 
-    LONGEST = 1 << 19   # bytes of a row that is computed in the cache before
+    SHORTEST = 3 << 10  # bytes of a row of whose lines few enough are shared with the next
+    LONGEST = 1 << 19   # and of one that is computed in the cache before
 
 
 cdef enum Kind:
@@ -92,7 +94,9 @@ cdef inline void bind_output(Operand* operand, object maybe, const Operand* sour
     """The same for an output with rows, which may be its source: then it is in the cache already."""
     bind(operand, maybe, True)
     if operand.kind != ABSENT and operand.data != source.data:
-        operand.streams = cnp.PyArray_NBYTES(<cnp.ndarray>maybe) > STREAMED and operand.n * operand.step <= LONGEST
+        operand.streams = (
+            cnp.PyArray_NBYTES(<cnp.ndarray>maybe) > STREAMED and SHORTEST <= operand.n * operand.step <= LONGEST
+        )
 
 
 cdef inline char* row_of(const Operand* operand, Py_ssize_t i) noexcept nogil:
@@ -192,6 +196,14 @@ cdef inline vec* next_row(const Operand* operand, Py_ssize_t i, vec* row) noexce
     if operand.step > <Py_ssize_t>sizeof(double) or operand.n * operand.step > AHEAD:
         return row
     return <vec*>row_of(operand, i + 1)
+
+
+cdef inline vec* next_place(const Operand* operand, Py_ssize_t i, vec* row) noexcept nogil:
+    """Where an output goes next, for its lines to be fetched while `row`, the place of row i, is filled: a store to a
+    line that is not in the cache holds up all later ones. The next row, or in a long row somewhat further on."""
+    if row != <vec*>row_of(operand, i):     # a scratch
+        return row
+    return <vec*>(<char*>row + min(operand.n * operand.step, AHEAD_IN_ROW))
 
 
 cdef inline vec* place(const Operand* operand, Py_ssize_t i, Py_ssize_t first, vec* scratch) noexcept nogil:

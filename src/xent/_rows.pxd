@@ -130,10 +130,12 @@ cdef inline Pair unit_of(const vec* like, double m, double m_low, double offset,
 
 cdef inline void exp_fours(
     const vec* x, const vec* low, vec* e, Py_ssize_t first, Py_ssize_t last, bint skips, Py_ssize_t skip,
-    const vec* soon, vec offset, vec offset_low, vec power, vec least, bint keep, vec* total, vec* total_low
+    const vec* soon, const vec* soon_out, vec offset, vec offset_low, vec power, vec least, bint keep, vec* total,
+    vec* total_low
 ) noexcept nogil:
     """e = power exp(x - offset + low - offset_low) if `keep`, added to the total either way, for vectors first <= i <
-    last, four at a time; but if it `skips`, element `skip` is not added. Those of `soon` come from memory meanwhile."""
+    last, four at a time; but if it `skips`, element `skip` is not added. The lines at `soon` and `soon_out` (or NULL) come
+    from memory meanwhile."""
     cdef Py_ssize_t i = first
     cdef vec p0, p1, p2, p3, s0, s1, s2, s3, sum_high = total[0], sum_low = total_low[0]
     while i < last:
@@ -142,6 +144,8 @@ cdef inline void exp_fours(
         p2 = exp_parts(x[i + 2], low if low is NULL else low + i + 2, offset, offset_low, power, least, &s2)
         p3 = exp_parts(x[i + 3], low if low is NULL else low + i + 3, offset, offset_low, power, least, &s3)
         prefetch_four(soon + i)
+        if soon_out is not NULL:
+            prefetch_four(soon_out + i)
         if keep:
             e[i] = multiply_add(p0, s0, s0)
             e[i + 1] = multiply_add(p1, s1, s1)
@@ -211,10 +215,10 @@ cdef inline Shift row_without_probabilities(const vec* x, vec* e, Py_ssize_t n, 
 
 
 cdef inline Shift shift_row(
-    const vec* x, const vec* low, vec* e, Py_ssize_t n, Peak peak, bint keep, const vec* soon
+    const vec* x, const vec* low, vec* e, Py_ssize_t n, Peak peak, bint keep, const vec* soon, const vec* soon_out
 ) noexcept nogil:
     """Sum exp(x - m) without the maximum m; with `keep`, e (which may be x) times the unit is exp(x - m) afterwards. The
-    row at `soon` comes from memory meanwhile."""
+    rows at `soon` and `soon_out` (or NULL) come from memory meanwhile."""
     cdef Shift row
     cdef Py_ssize_t vectors = (n + lanes(x) - 1) // lanes(x), fours = n // (4 * lanes(x)) * 4
     cdef Py_ssize_t with_peak = peak.index // (4 * lanes(x)) * 4
@@ -228,13 +232,13 @@ cdef inline Shift shift_row(
     power = scaled(fill(x, 1), shifted_zero(x) + fill(x, exponent))
     least = fill(x, -(exponent_range(x) + exponent) * 0.69314718055994530942)
     total = total_low = fill(x, 0)
-    exp_fours(x, low, e, 0, with_peak, False, 0, soon, offset, offset_low, power, least, keep, &total, &total_low)
+    exp_fours(x, low, e, 0, with_peak, False, 0, soon, soon_out, offset, offset_low, power, least, keep, &total, &total_low)
     if with_peak < fours:
         exp_fours(
-            x, low, e, with_peak, with_peak + 4, True, peak.index, soon, offset, offset_low, power, least, keep,
+            x, low, e, with_peak, with_peak + 4, True, peak.index, soon, soon_out, offset, offset_low, power, least, keep,
             &total, &total_low,
         )
-    exp_fours(x, low, e, with_peak + 4, fours, False, 0, soon, offset, offset_low, power, least, keep, &total, &total_low)
+    exp_fours(x, low, e, with_peak + 4, fours, False, 0, soon, soon_out, offset, offset_low, power, least, keep, &total, &total_low)
     exp_few(x, low, e, fours, vectors, n, peak.index, offset, offset_low, power, least, keep, &total, &total_low)
     row.top = get(e, peak.index) if keep else NAN
     row.rest = multiply(row.unit, sum_pairs(total, total_low))
@@ -424,8 +428,10 @@ cdef inline void mask_row(const vec* x, const char* mask, vec* out, Py_ssize_t n
         store_first(out + full, tail, where_true(last, one, otherwise))
 
 
-cdef inline void softmax_row(const vec* x, vec* out, Py_ssize_t n, const vec* soon) noexcept nogil:
-    cdef Shift row = shift_row(x, <vec*>NULL, out, n, peak_of(x, <vec*>NULL, n), True, soon)
+cdef inline void softmax_row(
+    const vec* x, vec* out, Py_ssize_t n, const vec* soon, const vec* soon_out
+) noexcept nogil:
+    cdef Shift row = shift_row(x, <vec*>NULL, out, n, peak_of(x, <vec*>NULL, n), True, soon, soon_out)
     cdef Pair highest = divide(single(1), one_more(row.rest))
     combine_row(out, <vec*>NULL, n, value(multiply(row.unit, highest)), 0, row.top, value(highest))
 
@@ -440,9 +446,11 @@ cdef inline vec log_probability(vec x, vec m, vec log_sum, vec log_sum_rest) noe
     return (d - log_sum) + (lost - log_sum_rest)
 
 
-cdef inline void log_softmax_row(const vec* x, vec* out, Py_ssize_t n, const vec* soon) noexcept nogil:
+cdef inline void log_softmax_row(
+    const vec* x, vec* out, Py_ssize_t n, const vec* soon, const vec* soon_out
+) noexcept nogil:
     cdef Peak peak = peak_of(x, <vec*>NULL, n)
-    cdef Shift row = shift_row(x, <vec*>NULL, out, n, peak, False, soon)
+    cdef Shift row = shift_row(x, <vec*>NULL, out, n, peak, False, soon, soon_out)
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
     cdef vec m, high, low
     m = fill(x, peak.high if isfinite(peak.high) else NAN)

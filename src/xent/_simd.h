@@ -251,11 +251,21 @@ XENT_INLINE vf64 xent_load_first_f64(const vf64 *source, Py_ssize_t n, double ot
     vi64 x = (vi64)_mm256_maskload_pd((const double *)source, (__m256i)mask);
     return (vf64)((x & mask) | ((vi64)xent_fill_f64(otherwise) & ~mask));
 }
+/* In pieces: a masked store that misses the cache takes AMD's processors hundreds of cycles. */
 XENT_INLINE void xent_store_first_f32(vf32 *target, Py_ssize_t n, vf32 x) {
-    _mm256_maskstore_ps((float *)target, (__m256i)(xent_iota_f32() < (float)n), (__m256)x);
+    float *to = (float *)target;
+    __m128 part = _mm256_castps256_ps128((__m256)x);
+    if (n & 8) _mm256_storeu_ps(to, (__m256)x);
+    if (n & 4) _mm_storeu_ps(to, part), to += 4, part = _mm256_extractf128_ps((__m256)x, 1);
+    if (n & 2) _mm_storel_pi((__m64 *)to, part), to += 2, part = _mm_movehl_ps(part, part);
+    if (n & 1) _mm_store_ss(to, part);
 }
 XENT_INLINE void xent_store_first_f64(vf64 *target, Py_ssize_t n, vf64 x) {
-    _mm256_maskstore_pd((double *)target, (__m256i)(xent_iota_f64() < (double)n), (__m256d)x);
+    double *to = (double *)target;
+    __m128d part = _mm256_castpd256_pd128((__m256d)x);
+    if (n & 4) _mm256_storeu_pd(to, (__m256d)x);
+    if (n & 2) _mm_storeu_pd(to, part), to += 2, part = _mm256_extractf128_pd((__m256d)x, 1);
+    if (n & 1) _mm_store_sd(to, part);
 }
 #else
 #  define XENT_DEFINE_WHERE(S, vector, ints)                                                                         \
