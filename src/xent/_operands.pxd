@@ -14,7 +14,7 @@ from xent._simd cimport (
 
 cdef enum:
     MAX_BATCH_DIMS = 64
-    AHEAD = 1 << 16     # bytes
+    AHEAD = 3 << 16     # bytes of a row, of which the second level of a cache holds two
     AHEAD_IN_ROW = 1 << 12
     WINDOW_ROWS = 16    # of float32, a line of the cache
     WINDOW_ELEMENTS = 1 << 15

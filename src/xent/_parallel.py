@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 BLOCK_ELEMENTS = 1 << 16        # about 50 microseconds of work: much more than handing out a block costs
 MAX_BLOCKS = kernels.MAX_BLOCKS
-THREAD_ELEMENTS = 1 << 17       # a thread more for each so many elements: waking one costs about 50 microseconds
+THREAD_ELEMENTS = 3 << 15       # a thread more for each so many elements: waking one costs about 50 microseconds
 SHORTEST_PAUSE = 0.004          # seconds without help, about what a scheduler gives another process at a time
 LONGEST_PAUSE = 1.0
 TELLING_TIME = 0.0005           # seconds: of shorter work, waking a thread may be the larger part
