@@ -140,7 +140,7 @@ def speed_up_figure(report: Report) -> Figure:
     panels[len(panels) // 2].set_xlabel("time of the peer / time of xent: xent is faster to the right of 1")
     figure.legend(
         *panels[0].get_legend_handles_labels(),
-        title="rows x classes; each in two types, on one and all threads, with fresh and given outputs",
+        title="rows x classes, as often as they were measured: by type, threads and output (fresh or given)",
         loc="outside lower center",
         ncols=len(shapes),
         frameon=False,
