@@ -214,14 +214,15 @@ cdef inline vec exp_parts(
     two, may be out of range by as much as the exponential is; the scale is 0 where x - offset is `least` or less, for
     which it has just no exponent left."""
     cdef vec d = maximum(least, x - offset)
-    cdef vec n, f
+    cdef vec n, f, high, lower
     scale[0] = scaled(power, integer_part(d, &n))
-    f = multiply_add(n, minus_log2_high(&d), d)
-    if low is NULL:
-        f = multiply_add(n, minus_log2_low(&d), f)
-    else:       # where the scale is 0 the low part may be of any size
-        f = f + unless_less(x - offset, least, multiply_add(n, minus_log2_low(&d), low[0] - offset_low))
-    return multiply_add(f * f, exp_polynomial(f), f)
+    high = multiply_add(n, minus_log2_high(&d), d)
+    lower = n * minus_log2_low(&d)
+    if low is not NULL:     # where the scale is 0 the low part may be of any size
+        lower = lower + unless_less(x - offset, least, low[0] - offset_low)
+    f = high + lower
+    lower = (high - f) + lower      # what f lost: it decides in the sums of a few terms
+    return multiply_add(f * f, exp_polynomial(f), lower) + f
 
 
 cdef inline double exponent_range(const vec* like) noexcept nogil:
