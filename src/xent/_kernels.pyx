@@ -275,8 +275,8 @@ cdef inline double* room_in(scratch) noexcept:
 
 
 cpdef Py_ssize_t batch_scratch(Py_ssize_t classes, Py_ssize_t points):
-    """The length of the scratch of a batch: rows, a total for each class, an index and a mass for each point, tiles."""
-    return ROWS * (classes + 16) + classes + 2 * max(points, 1) + tile_scratch(classes) + LINE
+    """The length of the scratch of a batch: rows, a place for each class, an index and a mass for each point, tiles."""
+    return ROWS * (classes + 16) + classes + 3 * max(points, 1) + tile_scratch(classes) + LINE
 
 
 def cpu_sets():

@@ -32,12 +32,12 @@ cdef enum:
 cdef struct Points:             # classes with mass, each once, under the class weights
     Py_ssize_t count            # or IGNORED, or INVALID
     int64_t* index
-    double* mass
+    Pair* mass
 
 
 cdef struct Room:               # scratch for one row
     Points points
-    double* totals              # one a class; each is set before it is used
+    double* places              # of each class among the points; each is set before it is used
     double* tile                # two tiles
 
 
@@ -45,10 +45,10 @@ cdef Room room_of(const Batch* batch, double* scratch) noexcept nogil:
     cdef Room room
     cdef Py_ssize_t most = max(batch.target.n, 1) if batch.form == SPARSE else 1
     room.points.count = 0
-    room.points.mass = scratch
-    room.points.index = <int64_t*>(scratch + most)
-    room.totals = scratch + 2 * most
-    room.tile = room.totals + batch.logits.n
+    room.points.mass = <Pair*>scratch
+    room.points.index = <int64_t*>(scratch + 2 * most)
+    room.places = scratch + 3 * most
+    room.tile = room.places + batch.logits.n
     return room
 
 
@@ -59,7 +59,8 @@ cdef inline double class_weight_of(const Batch* batch, Py_ssize_t c) noexcept no
 cdef inline Points points_of(const Batch* batch, Py_ssize_t i, const Room* room) noexcept nogil:
     """The label or the sparse distribution of row i. One that is out of range has changed since it was checked."""
     cdef Points points = room.points
-    cdef Py_ssize_t j, n = batch.logits.n, counted = 0
+    cdef Pair x
+    cdef Py_ssize_t j, place, n = batch.logits.n, counted = 0, merged = 0
     cdef int64_t c
     cdef char* row = row_of(&batch.target, i)
     cdef char* mass
@@ -71,11 +72,9 @@ cdef inline Points points_of(const Batch* batch, Py_ssize_t i, const Room* room)
             points.count = INVALID
         else:
             points.index[0] = c
-            points.mass[0] = class_weight_of(batch, c)
-            points.count = points.mass[0] != 0
+            points.mass[0] = single(class_weight_of(batch, c))
+            points.count = points.mass[0].high != 0
         return points
-    # Repeated classes add up: through `totals`, of which only the elements in question are touched.
-    mass = row_of(&batch.mass, i)
     for j in range(batch.target.n):
         c = read_integer(row + j * batch.target.step, batch.target.kind)
         if batch.ignores and c == batch.ignore_index:
@@ -85,18 +84,27 @@ cdef inline Points points_of(const Batch* batch, Py_ssize_t i, const Room* room)
             return points
         else:
             points.index[j] = c
-            room.totals[c] = 0
+            room.places[c] = -1
             counted += 1
-    for j in range(batch.target.n):
-        if points.index[j] >= 0:
-            c = points.index[j]
-            room.totals[c] += read_number(mass + j * batch.mass.step, batch.mass.kind) * class_weight_of(batch, c)
+    # Repeated classes add up, with what that loses: it would be missed in the loss.
+    mass = row_of(&batch.mass, i)
     for j in range(batch.target.n):
         c = points.index[j]
-        if c >= 0 and room.totals[c] != 0:
-            points.index[points.count] = c
-            points.mass[points.count] = room.totals[c]
-            room.totals[c] = 0
+        if c < 0:
+            continue
+        x = multiply(single(read_number(mass + j * batch.mass.step, batch.mass.kind)), single(class_weight_of(batch, c)))
+        place = <Py_ssize_t>room.places[c]
+        if place >= 0:
+            add_pair(&points.mass[place], x)
+        else:
+            room.places[c] = merged
+            points.index[merged] = c
+            points.mass[merged] = x
+            merged += 1
+    for j in range(merged):
+        if value(points.mass[j]) != 0:
+            points.index[points.count] = points.index[j]
+            points.mass[points.count] = points.mass[j]
             points.count += 1
     if counted == 0 and batch.target.n > 0:
         points.count = IGNORED
@@ -131,8 +139,8 @@ cdef inline Pair loss_row(
         distance = two_sum(peak.high, -get(x, c))
         if low is not NULL:
             distance.low += peak.low - get(low, c)
-        add(&mass, terms.points.mass[j])
-        add_pair(&far, multiply(distance, single(terms.points.mass[j])))
+        add_pair(&mass, terms.points.mass[j])
+        add_pair(&far, multiply(distance, terms.points.mass[j]))
     if t is not NULL:
         add_pair(&mass, sum_row(t, n))
         add_pair(&far, distance_row(x, low, t, n, peak, soon_t))
@@ -191,7 +199,7 @@ cdef inline Pair loss_row(
             combine_row(grad, base if smooths else <vec*>NULL, n, value(factor), even, row.top, at_top)
         for j in range(terms.points.count):
             c = terms.points.index[j]
-            put(grad, c, get(grad, c) - terms.points.mass[j] * share)
+            put(grad, c, get(grad, c) - value(terms.points.mass[j]) * share)
     if slope is not NULL:
         multiply_row(grad, slope, grad, n)
     return multiply(loss, terms.weight)
@@ -281,8 +289,8 @@ cdef void cross_entropy_rows(
                 only = only_class(t, n)
                 if only >= 0:
                     terms.points.index[0] = only
-                    terms.points.mass[0] = get(t, only) * class_weight_of(batch, only)
-                    terms.points.count = terms.points.mass[0] != 0
+                    terms.points.mass[0] = multiply(single(get(t, only)), single(class_weight_of(batch, only)))
+                    terms.points.count = terms.points.mass[0].high != 0
                     t = NULL
                 else:
                     t = weighted(t, class_weight, scratch + 2 * rows, n)
@@ -321,7 +329,7 @@ cdef bint has_tiles(const Batch* batch) noexcept nogil:
 
 
 cdef inline bint has_one_class(
-    const Batch* batch, Py_ssize_t i, const Room* room, vec* scratch, Py_ssize_t* label, double* mass
+    const Batch* batch, Py_ssize_t i, const Room* room, vec* scratch, Py_ssize_t* label, Pair* mass
 ) noexcept nogil:
     """Whether all the mass of row i is on one class: on which, and how much under its class weight."""
     cdef Points points
@@ -331,7 +339,7 @@ cdef inline bint has_one_class(
         c = read_integer(row_of(&batch.target, i), batch.target.kind)
         if not 0 <= c < batch.logits.n or (batch.ignores and c == batch.ignore_index):
             return False
-        mass[0] = class_weight_of(batch, c)
+        mass[0] = single(class_weight_of(batch, c))
     elif batch.form == SPARSE:
         points = points_of(batch, i, room)
         if points.count != 1:
@@ -343,7 +351,7 @@ cdef inline bint has_one_class(
         c = only_class(t, batch.logits.n)
         if c < 0:
             return False
-        mass[0] = get(t, c) * class_weight_of(batch, c)
+        mass[0] = multiply(single(get(t, c)), single(class_weight_of(batch, c)))
     label[0] = c
     return True
 
@@ -369,8 +377,7 @@ cdef void cross_entropy_tiles(
     cdef bint moderate
     cdef bint skip[MAX_LANES]
     cdef Py_ssize_t label[MAX_LANES]
-    cdef double mass = 1
-    cdef Pair scale = divide(single(1), single(batch.divisor)), row_scale
+    cdef Pair mass = single(1), scale = divide(single(1), single(batch.divisor)), row_scale
     cdef Factors weights, scales
     cdef char* mask
     cdef Factors totals     # additions that need not wait for one another
@@ -396,8 +403,10 @@ cdef void cross_entropy_tiles(
             if weighs and j < count:
                 weights.high[j] = weight_of(&batch.sample_weight, i + j) * batch.weight_unit
                 skip[j] = skip[j] or weights.high[j] == 0
-                weights.high[j] *= mass
-                row_scale = multiply(single(weights.high[j]), scale)
+                row_scale = multiply(single(weights.high[j]), mass)
+                weights.high[j] = row_scale.high
+                weights.low[j] = row_scale.low
+                row_scale = multiply(row_scale, scale)
                 scales.high[j] = row_scale.high
                 scales.low[j] = row_scale.low
                 skip[j] = skip[j] or not (is_moderate(tile, weights.high[j]) and is_moderate(tile, scales.high[j]))
@@ -489,7 +498,7 @@ cdef double log_loss_rows(
                 t = read_number(
                     row_of(&batch.logits, i) + points.index[j] * batch.logits.step, batch.logits.kind
                 )
-                add_pair(&loss, multiply(minus_log(t), single(points.mass[j])))
+                add_pair(&loss, multiply(minus_log(t), points.mass[j]))
         loss = multiply(loss, single(weight))
         write_number(&batch.loss, i, value(loss))
         add_pair(&total, loss)

@@ -4,7 +4,7 @@
 from libc.math cimport fma, isfinite, log
 
 from xent._simd cimport (
-    fill, get, lanes, maximum, multiply_add, multiply_rest, scaled, split, unless_less, vec, vf32, where_equal,
+    fill, get, lanes, maximum, minimum, multiply_add, multiply_rest, scaled, split, unless_less, vec, vf32, where_equal,
     where_less, xent_sum_lanes_f32,
 )
 
@@ -129,15 +129,28 @@ cdef inline Pair sum_pairs(vec high, vec low) noexcept nogil:
     return part[0]
 
 
+cdef inline void accumulate_largest(vec a, vec b, vec c, vec d, vec more, vec* high, vec* low) noexcept nogil:
+    """high + low += a + b + c + d + more, for four numbers >= 0 and a `more` that is not far larger: the largest is
+    exact, and all the rest is not so large that its roundings would count."""
+    # A NaN is in one of the two: each is its second argument then.
+    cdef vec ab = maximum(a, b), cd = maximum(c, d)
+    cdef vec largest = maximum(ab, cd), total
+    cdef vec rest = (minimum(b, a) + minimum(d, c)) + minimum(cd, ab)
+    rest = rest + more
+    total = largest + rest
+    low[0] = low[0] + ((largest - total) + rest)
+    accumulate(total, high, low)
+
+
 cdef inline void accumulate_four(vec a, vec b, vec c, vec d, vec* high, vec* low) noexcept nogil:
-    """high + low += a + b + c + d. Of float32 terms that are many, the first two roundings average out."""
+    """high + low += a + b + c + d, for numbers >= 0."""
     if vec is vf32:
-        a = (a + b) + (c + d)
+        accumulate_largest(a, b, c, d, fill(&a, 0), high, low)
     else:       # the last bits of a float64 are all there is
         accumulate(b, &a, low)
         accumulate(d, &c, low)
         accumulate(c, &a, low)
-    accumulate(a, high, low)
+        accumulate(a, high, low)
 
 
 cdef inline vec finite_or_zero(vec x) noexcept nogil:
@@ -207,14 +220,14 @@ cdef inline vec exp_polynomial(vec f) noexcept nogil:
 
 
 cdef inline vec exp_parts(
-    vec x, const vec* low, vec offset, vec offset_low, vec power, vec least, vec* scale
+    vec x, const vec* low, vec offset, vec offset_low, vec power, vec least, vec* scale, vec* rest
 ) noexcept nogil:
     """p and a power of two, `scale`, for which scale (1 + p) = power exp(x - offset + low - offset_low) and 1 + p is
     near 1; for an x - offset that is exact and far smaller low parts (no `low` at all if NULL). The given power, of
     two, may be out of range by as much as the exponential is; the scale is 0 where x - offset is `least` or less, for
-    which it has just no exponent left."""
+    which it has just no exponent left. Writes what p lost when its two parts were added."""
     cdef vec d = maximum(least, x - offset)
-    cdef vec n, f, high, lower
+    cdef vec n, f, p, high, lower
     scale[0] = scaled(power, integer_part(d, &n))
     high = multiply_add(n, minus_log2_high(&d), d)
     lower = n * minus_log2_low(&d)
@@ -222,7 +235,10 @@ cdef inline vec exp_parts(
         lower = lower + unless_less(x - offset, least, low[0] - offset_low)
     f = high + lower
     lower = (high - f) + lower      # what f lost: it decides in the sums of a few terms
-    return multiply_add(f * f, exp_polynomial(f), lower) + f
+    lower = multiply_add(f * f, exp_polynomial(f), lower)
+    p = lower + f
+    rest[0] = (f - p) + lower
+    return p
 
 
 cdef inline double exponent_range(const vec* like) noexcept nogil:
@@ -250,19 +266,19 @@ cdef inline vec expm1_pair(vec d, vec lost, vec* low, vec* four_exp, vec* four_e
     """expm1(d + lost) as a pair, for d <= 0 and a far smaller `lost`; and 4 exp(d + lost) as another, 0 where that is
     below the smallest normal number.
 
-    expm1(f) = f + f^2/2 + f^3 q(f), q a polynomial that interpolates; the first two terms are pairs.
+    expm1(f) = f + f^2/2 + f^3 (1/6 + f q(f)), q a polynomial that interpolates; all but the last term are pairs.
     """
     cdef vec one = fill(&d, 1)
     cdef vec lowest = exp_lowest(&d) - fill(&d, 1.3862943611198906)
     cdef vec clipped = maximum(lowest, d)
-    cdef vec f, f_low, q, square, square_low, g, g_low, power, four, part, result, shifted
+    cdef vec f, f_low, q, square, square_low, cube, cube_low, sixth, sixth_low, g, g_low, power, four, part, result, shifted
     shifted = reduced(clipped, lost, &f, &f_low)
     if vec is vf32:
         q = fill(&d, 0.00019882698337221478)
         q = multiply_add(q, f, fill(&d, 0.0013926183587713495))
         q = multiply_add(q, f, fill(&d, 0.0083333208871696409))
         q = multiply_add(q, f, fill(&d, 0.041666554617204574))
-        q = multiply_add(q, f, fill(&d, 0.16666666666666667))
+        sixth_low = fill(&d, -4.967053731282552e-9)
     else:
         q = fill(&d, 2.0911236630261544e-9)
         q = multiply_add(q, f, fill(&d, 2.5100385495510319e-8))
@@ -273,15 +289,24 @@ cdef inline vec expm1_pair(vec d, vec lost, vec* low, vec* four_exp, vec* four_e
         q = multiply_add(q, f, fill(&d, 0.0013888888888886552))
         q = multiply_add(q, f, fill(&d, 0.0083333333333300618))
         q = multiply_add(q, f, fill(&d, 0.041666666666666667))
-        q = multiply_add(q, f, fill(&d, 0.16666666666666667))
+        sixth_low = fill(&d, 9.251858538542970e-18)
     g = f * fill(&d, 0.5)
     square = g * f
-    square_low = multiply_rest(g, f, square) + multiply_add(f_low, f, f_low)
-    square_low = multiply_add(square * (f + f), q, square_low)
-    part = square + square_low
-    square_low = (square - part) + square_low
+    square_low = multiply_add(f_low, f, multiply_rest(g, f, square))
+    g = f + f
+    cube = square * g
+    cube_low = multiply_rest(square, g, cube) + multiply_add(square_low, g, square * (f_low + f_low))
+    sixth = fill(&d, 0.16666666666666667)
+    part = q * f
+    q = sixth + part
+    sixth_low = ((sixth - q) + part) + sixth_low
+    part = cube * q
+    cube_low = multiply_rest(cube, q, part) + multiply_add(cube, sixth_low, cube_low * q)
+    cube = part
+    part = square + cube
+    square_low = ((square - part) + cube) + (square_low + cube_low)
     g = f + part
-    g_low = ((f - g) + part) + square_low
+    g_low = ((f - g) + part) + (f_low + square_low)
     four = scaled(fill(&d, 4), shifted)     # exp itself may be too small
     part = multiply_add(four, g, four)
     four_exp[0] = unless_less(d, lowest, part)

@@ -5,8 +5,8 @@
 from libc.math cimport INFINITY, NAN, exp, expm1, fabs, fma, frexp, isfinite, isnan, ldexp, rint, tanh
 
 from xent._numbers cimport (
-    Pair, accumulate, accumulate_four, add_pair, divide, exp_parts, exponent_range, expm1_pair, finite_or_zero,
-    log1p_pair, multiply, one_more, shifted_zero, single, sum_pairs, two_sum, value,
+    Pair, accumulate, accumulate_four, accumulate_largest, add_pair, divide, exp_parts, exponent_range, expm1_pair,
+    finite_or_zero, log1p_pair, multiply, one_more, shifted_zero, single, sum_pairs, two_sum, value,
 )
 from xent._simd cimport (
     absolute, all_equal, any_equal, element, fill, first_equal_of_four, flip, get, lanes, load_first, max_lanes,
@@ -137,12 +137,12 @@ cdef inline void exp_fours(
     last, four at a time; but if it `skips`, element `skip` is not added. The lines at `soon` and `soon_out` (or NULL) come
     from memory meanwhile."""
     cdef Py_ssize_t i = first
-    cdef vec p0, p1, p2, p3, s0, s1, s2, s3, sum_high = total[0], sum_low = total_low[0]
+    cdef vec lost, p0, p1, p2, p3, s0, s1, s2, s3, sum_high = total[0], sum_low = total_low[0]
     while i < last:
-        p0 = exp_parts(x[i], low if low is NULL else low + i, offset, offset_low, power, least, &s0)
-        p1 = exp_parts(x[i + 1], low if low is NULL else low + i + 1, offset, offset_low, power, least, &s1)
-        p2 = exp_parts(x[i + 2], low if low is NULL else low + i + 2, offset, offset_low, power, least, &s2)
-        p3 = exp_parts(x[i + 3], low if low is NULL else low + i + 3, offset, offset_low, power, least, &s3)
+        p0 = exp_parts(x[i], low if low is NULL else low + i, offset, offset_low, power, least, &s0, &lost)
+        p1 = exp_parts(x[i + 1], low if low is NULL else low + i + 1, offset, offset_low, power, least, &s1, &lost)
+        p2 = exp_parts(x[i + 2], low if low is NULL else low + i + 2, offset, offset_low, power, least, &s2, &lost)
+        p3 = exp_parts(x[i + 3], low if low is NULL else low + i + 3, offset, offset_low, power, least, &s3, &lost)
         prefetch_four(soon + i)
         if soon_out is not NULL:
             prefetch_four(soon_out + i)
@@ -156,12 +156,9 @@ cdef inline void exp_fours(
             s1 = without_lane(s1, skip - (i + 1) * lanes(x))
             s2 = without_lane(s2, skip - (i + 2) * lanes(x))
             s3 = without_lane(s3, skip - (i + 3) * lanes(x))
-        # The powers of two add up almost exactly, and the rest is smaller, as is what it loses.
+        # The powers of two, and apart from them the rest: it is smaller, as is what it loses.
         p0 = multiply_add(p0, s0, p1 * s1) + multiply_add(p2, s2, p3 * s3)
-        s0 = (s0 + s1) + (s2 + s3)
-        s1 = s0 + p0
-        accumulate(s1, &sum_high, &sum_low)
-        sum_low = sum_low + ((s0 - s1) + p0)
+        accumulate_largest(s0, s1, s2, s3, p0, &sum_high, &sum_low)
         i += 4
     total[0] = sum_high
     total_low[0] = sum_low
@@ -173,7 +170,7 @@ cdef inline void exp_few(
 ) noexcept nogil:
     """The same one at a time, and the last may reach over the end of the row."""
     cdef Py_ssize_t i, count
-    cdef vec y, p, scale, lower = fill(x, 0)
+    cdef vec y, p, lost, scale, lower = fill(x, 0)
     for i in range(first, last):
         count = n - i * lanes(x)
         if count >= lanes(x):
@@ -184,7 +181,7 @@ cdef inline void exp_few(
             y = load_first(x + i, count, -INFINITY)
             if low is not NULL:
                 lower = load_first(low + i, count, 0)
-        p = exp_parts(y, low if low is NULL else &lower, offset, offset_low, power, least, &scale)
+        p = exp_parts(y, low if low is NULL else &lower, offset, offset_low, power, least, &scale, &lost)
         y = multiply_add(p, scale, scale)
         if keep:
             if count >= lanes(x):
@@ -194,7 +191,7 @@ cdef inline void exp_few(
         y = without_lane(y, skip - i * lanes(x))
         scale = without_lane(scale, skip - i * lanes(x))
         accumulate(y, total, total_low)
-        total_low[0] = total_low[0] + multiply_add(p, scale, scale - y)
+        total_low[0] = total_low[0] + multiply_add(lost, scale, multiply_add(p, scale, scale - y))
 
 
 cdef inline Shift row_without_probabilities(const vec* x, vec* e, Py_ssize_t n, double m, bint keep) noexcept nogil:

@@ -139,7 +139,7 @@ XENT_DEFINE(f64, double, vf64, vi64, 52)
  *   where_less     yes in the lanes in which a < b, else no
  *   where_equal    the same for a == b
  *   unless_less    0 in the lanes in which a < b, else x
- *   maximum        max(a, b); b where either is NaN
+ *   maximum        max(a, b); b where either is NaN; and minimum
  *   equal          a bit for each lane in which a == b
  *   multiply_add   a * b + c, rounded once where the set has such an instruction
  *   multiply_rest  a * b - product exactly, for product = a * b as rounded
@@ -167,7 +167,9 @@ XENT_INLINE vf64 xent_unless_less_f64(vf64 a, vf64 b, vf64 x) {
     return (vf64)_mm512_maskz_mov_pd(_mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_NLT_UQ), (__m512d)x);
 }
 XENT_INLINE vf32 xent_maximum_f32(vf32 a, vf32 b) { return (vf32)_mm512_max_ps((__m512)a, (__m512)b); }
+XENT_INLINE vf32 xent_minimum_f32(vf32 a, vf32 b) { return (vf32)_mm512_min_ps((__m512)a, (__m512)b); }
 XENT_INLINE vf64 xent_maximum_f64(vf64 a, vf64 b) { return (vf64)_mm512_max_pd((__m512d)a, (__m512d)b); }
+XENT_INLINE vf64 xent_minimum_f64(vf64 a, vf64 b) { return (vf64)_mm512_min_pd((__m512d)a, (__m512d)b); }
 XENT_INLINE int xent_equal_f32(vf32 a, vf32 b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_EQ_OQ); }
 XENT_INLINE int xent_equal_f64(vf64 a, vf64 b) { return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_EQ_OQ); }
 XENT_INLINE vf32 xent_multiply_add_f32(vf32 a, vf32 b, vf32 c) {
@@ -220,7 +222,9 @@ XENT_INLINE vf64 xent_unless_less_f64(vf64 a, vf64 b, vf64 x) {
     return (vf64)_mm256_andnot_pd((__m256d)(a < b), (__m256d)x);
 }
 XENT_INLINE vf32 xent_maximum_f32(vf32 a, vf32 b) { return (vf32)_mm256_max_ps((__m256)a, (__m256)b); }
+XENT_INLINE vf32 xent_minimum_f32(vf32 a, vf32 b) { return (vf32)_mm256_min_ps((__m256)a, (__m256)b); }
 XENT_INLINE vf64 xent_maximum_f64(vf64 a, vf64 b) { return (vf64)_mm256_max_pd((__m256d)a, (__m256d)b); }
+XENT_INLINE vf64 xent_minimum_f64(vf64 a, vf64 b) { return (vf64)_mm256_min_pd((__m256d)a, (__m256d)b); }
 XENT_INLINE int xent_equal_f32(vf32 a, vf32 b) { return _mm256_movemask_ps((__m256)(a == b)); }
 XENT_INLINE int xent_equal_f64(vf64 a, vf64 b) { return _mm256_movemask_pd((__m256d)(a == b)); }
 XENT_INLINE vf32 xent_multiply_add_f32(vf32 a, vf32 b, vf32 c) {
@@ -285,12 +289,16 @@ XENT_DEFINE_WHERE(f32, vf32, vi32)
 XENT_DEFINE_WHERE(f64, vf64, vi64)
 #  if defined(__SSE2__) && !defined(XENT_SCALAR)
 XENT_INLINE vf32 xent_maximum_f32(vf32 a, vf32 b) { return (vf32)_mm_max_ps((__m128)a, (__m128)b); }
+XENT_INLINE vf32 xent_minimum_f32(vf32 a, vf32 b) { return (vf32)_mm_min_ps((__m128)a, (__m128)b); }
 XENT_INLINE vf64 xent_maximum_f64(vf64 a, vf64 b) { return (vf64)_mm_max_pd((__m128d)a, (__m128d)b); }
+XENT_INLINE vf64 xent_minimum_f64(vf64 a, vf64 b) { return (vf64)_mm_min_pd((__m128d)a, (__m128d)b); }
 XENT_INLINE int xent_equal_f32(vf32 a, vf32 b) { return _mm_movemask_ps((__m128)(a == b)); }
 XENT_INLINE int xent_equal_f64(vf64 a, vf64 b) { return _mm_movemask_pd((__m128d)(a == b)); }
 #  else
 XENT_INLINE vf32 xent_maximum_f32(vf32 a, vf32 b) { return xent_where_less_f32(b, a, a, b); }
+XENT_INLINE vf32 xent_minimum_f32(vf32 a, vf32 b) { return xent_where_less_f32(a, b, a, b); }
 XENT_INLINE vf64 xent_maximum_f64(vf64 a, vf64 b) { return xent_where_less_f64(b, a, a, b); }
+XENT_INLINE vf64 xent_minimum_f64(vf64 a, vf64 b) { return xent_where_less_f64(a, b, a, b); }
 XENT_INLINE int xent_equal_f32(vf32 a, vf32 b) {
     int mask = 0;
     for (int i = 0; i < XENT_LANES_f32; i++) mask |= (XENT_LANE(a, i) == XENT_LANE(b, i)) << i;

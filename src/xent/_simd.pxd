@@ -10,6 +10,8 @@ cdef extern from "_simd.h" nogil:
     vf64 xent_fill_f64(double value)
     vf32 xent_maximum_f32(vf32 a, vf32 b)
     vf64 xent_maximum_f64(vf64 a, vf64 b)
+    vf32 xent_minimum_f32(vf32 a, vf32 b)
+    vf64 xent_minimum_f64(vf64 a, vf64 b)
     vf32 xent_absolute_f32(vf32 x)
     vf64 xent_absolute_f64(vf64 x)
     vf32 xent_where_less_f32(vf32 a, vf32 b, vf32 yes, vf32 no)
@@ -103,6 +105,14 @@ cdef inline vec maximum(vec a, vec b) noexcept nogil:
         return xent_maximum_f32(a, b)
     else:
         return xent_maximum_f64(a, b)
+
+
+cdef inline vec minimum(vec a, vec b) noexcept nogil:
+    """The smaller; b where either is NaN."""
+    if vec is vf32:
+        return xent_minimum_f32(a, b)
+    else:
+        return xent_minimum_f64(a, b)
 
 
 cdef inline vec absolute(vec x) noexcept nogil:
