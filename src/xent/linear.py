@@ -1,7 +1,10 @@
 """The objective of a linear classifier, over row blocks: logits of a block, loss and gradient in their place, product
 of that gradient with the block. No array of all the logits ever exists.
 
-    f(W, b) = sum_i s_i loss(W x_i + b, y_i) / sum_i s_i + l2/2 |W|^2
+    f(W, b) = sum_i s_i loss(W x_i + b, y_i) / sum_i s_i T_i + l2/2 |W|^2      T_i: mass of target i (1: label)
+
+Two parts, so that the rows may be anywhere: `Sums` is what is added up over rows, neither divided nor penalised (for
+rows in memory, `RowSums`); `Objective` divides by the total weight and adds the penalty. Nothing else knows of rows.
 
 Coefficients are one matrix of shape (rows, features + 1), the intercept in the last column (0 if there is none), as a
 flat float64 vector. Two classes need one row: the logit of the second class, that of the first being 0.
@@ -9,8 +12,8 @@ flat float64 vector. Two classes need one row: the logit of the second class, th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,99 +23,210 @@ from xent.primitives import softmax
 from xent.solvers import Metric, Vector
 
 Array = NDArray[Any]
+Matrix = NDArray[np.float64]
 
 BLOCK_ELEMENTS = 1 << 18    # of X and the logits: a block of both stays near the processor
 MAX_METRIC_ELEMENTS = 1 << 23
 MIN_METRIC_ROWS = 2000
 
 
-def row_blocks(X: Array, rows_of_coefficients: int) -> Iterator[slice]:
+def row_blocks(X: Any, rows_of_coefficients: int) -> Iterator[slice]:
     rows = max(64, BLOCK_ELEMENTS // (X.shape[1] + rows_of_coefficients))
     return (slice(start, start + rows) for start in range(0, X.shape[0], rows))
 
 
-def logits(X: Array, coef: Array, intercept: Array) -> Array:
-    """X @ coef.T + intercept, in the type of X."""
+def logits(X: Any, coef: Array, intercept: Array) -> Array:
+    """X @ coef.T + intercept, in the type of X, an array or a sparse matrix."""
     result: Array = X @ coef.T.astype(X.dtype, copy=False)
     result += intercept.astype(X.dtype, copy=False)
     return result
 
 
-class Objective:
-    """The function to minimise.
+class Sums(Protocol):
+    """Sums over rows: of a part of the data or of all of it. Matrices have the shape of the coefficients."""
+
+    rows: int       # of coefficients
+    features: int
+    weight: float   # sum of sample weight times target mass
+
+    def loss_gradient(self, matrix: Matrix) -> tuple[float, Matrix]:
+        """The sum of the losses and its gradient, the intercept's included."""
+
+    def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
+        """v -> H v, with H the Hessian of that sum."""
+
+    def curvature(self, matrix: Matrix) -> Matrix:
+        """The diagonal blocks of the Hessian, one for each class, divided by the weight: roughly, from some rows."""
+
+
+class RowSums:
+    """The sums over rows in memory.
 
     Parameters
     ----------
-    X : ndarray of shape (n, features), float32 or float64
-    target : ndarray of shape (n,), int64
-        Class indices.
+    X : ndarray of any strides or scipy.sparse CSR matrix or array, of shape (n, features), float32 or float64
+    target : ndarray
+        Class indices, int64 of shape (n,); or distributions over the classes (under the class weights already), floats
+        of shape (n, n_classes).
     n_classes : int
     sample_weight : ndarray of shape (n,), float64
-    l2 : float
-        Strength of the penalty on the mean objective; 0 for none.
-    fit_intercept : bool
     n_threads : int or None
     """
 
     def __init__(
+        self, X: Any, target: Array, n_classes: int, sample_weight: Vector, n_threads: int | None = None
+    ) -> None:
+        self.X = X
+        self.rows = 1 if n_classes == 2 else n_classes
+        self.features: int = X.shape[1]
+        self.n_threads = n_threads
+        self.mass = sample_weight       # of a row's loss
+        if target.ndim == 2:
+            share = target.sum(axis=1, dtype=np.float64)
+            self.mass = sample_weight * share
+            if self.rows == 1:
+                target = np.divide(target[:, 1], share, out=np.zeros(len(share)), where=share > 0)
+                sample_weight = self.mass
+        self.target = target
+        self.sample_weight = sample_weight
+        self.weight = float(self.mass.sum())
+
+    def loss_gradient(self, matrix: Matrix) -> tuple[float, Matrix]:
+        gradient = np.zeros(matrix.shape)
+        total = 0.0
+        for block in row_blocks(self.X, self.rows):
+            X = self.X[block]
+            slopes = logits(X, matrix[:, :-1], matrix[:, -1])
+            total += self._loss(slopes, block)
+            self._add_product(gradient, slopes, X)
+        return total, gradient
+
+    def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
+        def product(direction: Matrix) -> Matrix:
+            result = np.zeros(matrix.shape)
+            for block in row_blocks(self.X, self.rows):
+                X = self.X[block]
+                p = self._probabilities(X, matrix)
+                change = logits(X, direction[:, :-1], direction[:, -1])
+                if self.rows == 1:
+                    change *= p * (1 - p)
+                else:
+                    change -= np.einsum("ij,ij->i", p, change)[:, None]
+                    change *= p
+                change *= self.mass[block, None].astype(change.dtype)
+                self._add_product(result, change, X)
+            return result
+
+        return product
+
+    def curvature(self, matrix: Matrix) -> Matrix:
+        size = self.features + 1
+        stride = max(1, self.X.shape[0] // max(MIN_METRIC_ROWS, 4 * size))
+        blocks = self.rows if matrix.any() else 1       # at zero all classes have the same
+        hessian = np.zeros((blocks, size, size))
+        total = 0.0
+        sample, sample_mass = self.X[::stride], self.mass[::stride]
+        for block in row_blocks(sample, size + self.rows):
+            mass = sample_mass[block]
+            X = np.ones((len(mass), size), sample.dtype)
+            X[:, :-1] = sample[block] if isinstance(sample, np.ndarray) else sample[block].toarray()
+            total += float(mass.sum())
+            p = self._probabilities(X[:, :-1], matrix)
+            root = np.sqrt(p * (1 - p) * mass[:, None]).astype(X.dtype, copy=False)
+            for k in range(blocks):
+                weighted = X * root[:, k, None]
+                hessian[k] += weighted.T @ weighted
+        hessian /= max(total, np.finfo(np.float64).tiny)
+        return hessian
+
+    def _loss(self, block_logits: Array, block: slice) -> float:
+        """The loss of a block of rows; its gradient takes the place of the logits."""
+        function: Callable[..., tuple[float, Array]] = cross_entropy
+        if self.rows == 1:
+            function, block_logits = binary_cross_entropy_with_logits, block_logits[:, 0]
+        loss, _ = function(
+            block_logits,
+            self.target[block],
+            sample_weight=self.sample_weight[block],
+            reduction="sum",
+            grad_out=block_logits,
+            n_threads=self.n_threads,
+        )
+        return loss
+
+    def _probabilities(self, X: Any, matrix: Matrix) -> Array:
+        """Of each class; for two of the second only."""
+        scores = logits(X, matrix[:, :-1], matrix[:, -1])
+        if self.rows > 1:
+            return softmax(scores, out=scores, n_threads=self.n_threads)
+        return softmax(np.pad(scores, ((0, 0), (1, 0))))[:, 1:]
+
+    @staticmethod
+    def _add_product(result: Matrix, slopes: Array, X: Any) -> None:
+        result[:, :-1] += slopes.T @ X
+        result[:, -1] += slopes.sum(axis=0, dtype=np.float64)
+
+
+class Objective:
+    """The function to minimise: a mean over rows and a penalty.
+
+    Parameters
+    ----------
+    X, target, n_classes, sample_weight, n_threads
+        What `RowSums` takes.
+    l2 : float
+        Strength of the penalty on the mean objective; 0 for none.
+    fit_intercept : bool
+    """
+
+    def __init__(
         self,
-        X: Array,
-        target: NDArray[np.int64],
+        X: Any,
+        target: Array,
         n_classes: int,
         sample_weight: Vector,
         l2: float,
         fit_intercept: bool,
         n_threads: int | None,
     ) -> None:
-        self.X = X
-        self.target = target
-        self.rows = 1 if n_classes == 2 else n_classes
-        self.sample_weight = sample_weight
-        self.total_weight = float(sample_weight.sum())
+        self._set(RowSums(X, target, n_classes, sample_weight, n_threads), l2, fit_intercept)
+
+    @classmethod
+    def of(cls, sums: Sums, l2: float, fit_intercept: bool) -> Objective:
+        """The objective over rows that are wherever their sums come from."""
+        objective = cls.__new__(cls)
+        objective._set(sums, l2, fit_intercept)
+        return objective
+
+    def _set(self, sums: Sums, l2: float, fit_intercept: bool) -> None:
+        self.sums = sums
         self.l2 = l2
         self.fit_intercept = fit_intercept
-        self.n_threads = n_threads
-        self.shape: tuple[int, int] = (self.rows, X.shape[1] + 1)
+        self.shape: tuple[int, int] = (sums.rows, sums.features + 1)
 
     def __call__(self, coefficients: Vector) -> tuple[float, Vector]:
         matrix = coefficients.reshape(self.shape)
-        coef = matrix[:, :-1].astype(self.X.dtype)
-        intercept = matrix[:, -1]
-        gradient = np.zeros(self.shape)
-        total = 0.0
-        for block in row_blocks(self.X, self.rows):
-            X = self.X[block]
-            slopes = logits(X, coef, intercept)
-            total += self._loss(slopes, block)
-            gradient[:, :-1] += slopes.T @ X
-            if self.fit_intercept:
-                gradient[:, -1] += slopes.sum(axis=0, dtype=np.float64)
-        gradient /= self.total_weight
-        gradient[:, :-1] += self.l2 * matrix[:, :-1]
+        loss, gradient = self.sums.loss_gradient(matrix)
         penalty = 0.5 * self.l2 * float(np.vdot(matrix[:, :-1], matrix[:, :-1]))
-        return total / self.total_weight + penalty, gradient.ravel()
+        return loss / self.sums.weight + penalty, self._mean(gradient, matrix)
 
-    def _loss(self, block_logits: Array, block: slice) -> float:
-        """The loss of a block of rows; its gradient takes the place of the logits."""
-        if self.rows == 1:
-            loss, _ = binary_cross_entropy_with_logits(
-                block_logits[:, 0],
-                self.target[block],
-                sample_weight=self.sample_weight[block],
-                reduction="sum",
-                grad_out=block_logits[:, 0],
-                n_threads=self.n_threads,
-            )
-        else:
-            loss, _ = cross_entropy(
-                block_logits,
-                self.target[block],
-                sample_weight=self.sample_weight[block],
-                reduction="sum",
-                grad_out=block_logits,
-                n_threads=self.n_threads,
-            )
-        return float(loss)
+    def hessian_product_at(self, coefficients: Vector) -> Callable[[Vector], Vector]:
+        """v -> H v, with H the Hessian of the objective there."""
+        product = self.sums.hessian_product_at(coefficients.reshape(self.shape))
+
+        def mean_product(direction: Vector) -> Vector:
+            matrix = direction.reshape(self.shape)
+            return self._mean(product(matrix), matrix)
+
+        return mean_product
+
+    def _mean(self, total: Matrix, matrix: Matrix) -> Vector:
+        """A gradient, or a Hessian product, of the sum and the matrix where it was taken, to that of the objective."""
+        total /= self.sums.weight
+        total[:, :-1] += self.l2 * matrix[:, :-1]
+        if not self.fit_intercept:
+            total[:, -1] = 0
+        return total.ravel()
 
     def centred(self, coefficients: Vector) -> Vector:
         """Coefficients with mean 0 over the classes.
@@ -120,7 +234,7 @@ class Objective:
         The loss does not see a shift of all classes, and the penalty is least there. Gradients have mean 0 as well, so
         that a minimiser that starts with centred coefficients keeps them so.
         """
-        if self.rows == 1:
+        if self.shape[0] == 1:
             return coefficients
         matrix = coefficients.reshape(self.shape)
         result: Vector = (matrix - matrix.mean(axis=0)).ravel()
@@ -132,25 +246,8 @@ class Objective:
         Block of class k: sum_i s_i p_ik (1 - p_ik) x_i x_i' / sum_i s_i + l2 I. A sample of the rows is enough: it
         shapes the steps, not the answer.
         """
+        hessian = self.sums.curvature(coefficients.reshape(self.shape))
         size = self.shape[1]
-        matrix = coefficients.reshape(self.shape)
-        stride = max(1, self.X.shape[0] // max(MIN_METRIC_ROWS, 4 * size))
-        blocks = self.rows if matrix.any() else 1       # at zero all classes have the same
-        hessian = np.zeros((blocks, size, size))
-        total = 0.0
-        sample, sample_weight = self.X[::stride], self.sample_weight[::stride]
-        for block in row_blocks(sample, size + self.rows):
-            weight = sample_weight[block]
-            X = np.ones((len(weight), size), sample.dtype)
-            X[:, :-1] = sample[block]
-            total += float(weight.sum())
-            scores = logits(X[:, :-1], matrix[:, :-1], matrix[:, -1])
-            p = softmax(np.pad(scores, ((0, 0), (1, 0))))[:, 1:] if self.rows == 1 else softmax(scores)
-            curvature = np.sqrt(p * (1 - p) * weight[:, None]).astype(X.dtype, copy=False)
-            for k in range(blocks):
-                weighted = X * curvature[:, k, None]
-                hessian[k] += weighted.T @ weighted
-        hessian /= max(total, np.finfo(np.float64).tiny)
         hessian[:, range(size - 1), range(size - 1)] += self.l2
         if not self.fit_intercept:
             hessian[:, -1, :-1] = hessian[:, :-1, -1] = 0
@@ -162,7 +259,7 @@ class Objective:
         return self.shape[0] * self.shape[1] ** 2 <= MAX_METRIC_ELEMENTS
 
 
-def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+def _inverse(matrix: Matrix) -> Matrix:
     """The inverse of a positive semidefinite matrix, regularised as far as rounding asks for it.
 
     The identity if an element has overflowed: no regularisation would mend that.
@@ -180,5 +277,5 @@ def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
         except np.linalg.LinAlgError:
             ridge *= 100
     half = np.linalg.inv(factor) * scale
-    inverse: NDArray[np.float64] = half.T @ half
+    inverse: Matrix = half.T @ half
     return inverse
