@@ -238,7 +238,7 @@ def test_callback_and_first_loss(blobs):
 
 def test_verbose_prints(blobs, capsys):
     xent.LogisticRegression(verbose=1).fit(*blobs)
-    assert "iteration 0: objective 1.0986" in capsys.readouterr().out
+    assert "iteration 0: loss 1.0986" in capsys.readouterr().out
 
 
 def test_max_iter_warns_and_says_what_to_do(blobs):
@@ -410,7 +410,7 @@ def test_score_without_any_weight(blobs):
 
 def test_bad_data_types(blobs):
     X, y = blobs
-    with pytest.raises(TypeError, match="X has dtype complex128"):
+    with pytest.raises(ValueError, match="Complex data not supported: X has dtype complex128"):
         xent.LogisticRegression().fit(X * 1j, y)
     with pytest.raises(TypeError, match="y has labels that cannot be sorted"):
         xent.LogisticRegression().fit(X[:2], np.array(["a", 1], object))
