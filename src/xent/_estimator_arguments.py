@@ -109,7 +109,7 @@ def _dense(name: str, value: Any) -> Array:
     array = to_array(name, value)
     kind = array.dtype.kind
     if kind == "c":
-        raise ValueError(f"Complex data not supported: {name} has dtype {array.dtype}; it must be real numbers")
+        raise ValueError(f"{name} has dtype {array.dtype}; it must be real numbers (Complex data not supported)")
     if kind == "O":
         try:
             return array.astype(np.float64)
@@ -117,9 +117,7 @@ def _dense(name: str, value: Any) -> Array:
             raise type(error)(f"{name} has dtype object and an element that is no number: {error}") from None
     if kind == "b":
         return array.astype(np.float64)
-    if is_half(array.dtype):
-        return array.astype(np.float32)
-    return floating(name, array)
+    return floating(name, array, halves=False)
 
 
 def _sparse(name: str, value: Any) -> Matrix:
@@ -128,7 +126,7 @@ def _sparse(name: str, value: Any) -> Matrix:
         raise ValueError(f"{name} has {value.ndim} dimensions; it must have 2, (n_samples, n_features)")
     _not_empty(name, value.shape)
     if value.dtype.kind == "c":
-        raise ValueError(f"Complex data not supported: {name} has dtype {value.dtype}; it must be real numbers")
+        raise ValueError(f"{name} has dtype {value.dtype}; it must be real numbers (Complex data not supported)")
     if value.dtype.kind not in "biuf" or (value.dtype.kind == "f" and value.dtype.itemsize > 8):
         raise TypeError(f"{name} has dtype {value.dtype}; it must be real numbers, float32 or float64")
     matrix = value.tocsr()      # itself if it is CSR
@@ -160,8 +158,8 @@ def _not_empty(name: str, shape: tuple[int, ...]) -> None:
     for length, what in zip(shape, ("sample", "feature"), strict=True):
         if length == 0:
             raise ValueError(
-                f"{name} has 0 {what}(s) (shape={shape}) while a minimum of 1 is required; it must have at least one "
-                "sample and one feature"
+                f"{name} has shape {shape}; it must have at least one sample and one feature (0 {what}(s) "
+                f"(shape={shape}) while a minimum of 1 is required)"
             )
 
 
@@ -174,7 +172,7 @@ def _all_finite(array: Array) -> bool:
 def _not_finite(name: str, row: int, column: int, value: Any) -> None:
     what = "NaN" if np.isnan(value) else "infinity"
     raise ValueError(
-        f"Input {name} contains {what}. {name}[{row}, {column}] is {value}; it must be finite (no NaN, no inf)"
+        f"{name}[{row}, {column}] is {value}; it must be finite (no NaN, no inf). Input {name} contains {what}."
     )
 
 
@@ -243,12 +241,14 @@ def _discrete(name: str, array: Array) -> Array:
     elif array.dtype.kind == "O":
         good = np.array([_is_label(label) for label in array], bool)
     elif array.dtype.kind == "c":
-        raise ValueError(f"Unknown label type: {name} is complex; labels must be integers, strings or other classes")
+        raise ValueError(
+            f"{name} is complex; labels must be integers, strings or other classes (Unknown label type: complex)"
+        )
     if not good.all():
         kind = "continuous" if array.dtype.kind in "fO" else "unknown"
         raise ValueError(
-            f"Unknown label type: {kind}. {name}{position(array, good)}; labels must be integers, strings or other "
-            "classes"
+            f"{name}{position(array, good)}; labels must be integers, strings or other classes (Unknown label type: "
+            f"{kind})"
         )
     return array
 

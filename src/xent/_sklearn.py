@@ -90,7 +90,7 @@ class Estimator:
 
     def __repr__(self) -> str:
         defaults = inspect.signature(type(self)).parameters
-        changed = (f"{k}={v!r}" for k, v in self.get_params().items() if v is not defaults[k].default)
+        changed = (f"{k}={v!r}" for k, v in self.get_params().items() if not _same(v, defaults[k].default))
         return f"{type(self).__name__}({', '.join(changed)})"
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -189,6 +189,10 @@ class Estimator:
         from sklearn.base import BaseEstimator
 
         return BaseEstimator._get_fitted_attr_html(self, doc_link)
+
+
+def _same(value: object, default: object) -> bool:
+    return value is default or (type(value) is type(default) and value == default)
 
 
 _ROUTED = {

@@ -166,8 +166,7 @@ class LogisticRegression(Estimator):
         Parameters
         ----------
         X : array_like, sparse matrix or frame of shape (n_samples, n_features)
-            Features; finite. float32 and float64 are used as they are, float16 becomes float32, integers and bools
-            float64.
+            Features; finite. float32 and float64 are used as they are, integers and bools become float64.
         y : array_like of shape (n_samples,) or (n_samples, n_classes)
             Labels of any type that can be sorted; at least two different ones. Floats with two columns or more are
             distributions (soft targets): at least 0, each row with the sum 1 (to 1e-3), and the classes are the numbers
@@ -229,8 +228,8 @@ class LogisticRegression(Estimator):
             if result.iterations < self.max_iter:
                 advice = "Raise tol, scale the features, or let X be float64"
             warnings.warn(
-                f"the fit stopped after {result.iterations} iterations with gradient norm {result.grad_norm:.2g}, over "
-                f"tol={self.tol:g}: {result.message}. {advice}",
+                f"lbfgs failed to converge: the fit stopped after {result.iterations} iterations with gradient norm "
+                f"{result.grad_norm:.2g}, over tol={self.tol:g}: {result.message}. {advice}",
                 shared(ConvergenceWarning),
                 stacklevel=2,
             )
