@@ -123,8 +123,8 @@ class LogisticRegression(Estimator):
     converged_: bool
 
     # The weight that coef_ was fitted to, and the curvature there once a stream goes on from it: see `stream`.
-    _seen: float
-    _curvature: NDArray[np.float64] | None
+    _seen: float = 0.0
+    _curvature: NDArray[np.float64] | None = None
 
     def __init__(
         self,
@@ -304,9 +304,9 @@ class LogisticRegression(Estimator):
             self.fit_intercept,
             self._n_threads(),
             centre=self._coefficients() if fitted else None,
-            curvature=self._curvature if fitted else None,
+            curvature=self._curvature,
             l2=self._l2(),
-            seen=self._seen if fitted else 0.0,
+            seen=self._seen,
         )
         result, interrupt = run(
             lbfgs,
@@ -314,7 +314,7 @@ class LogisticRegression(Estimator):
             batch.centre.ravel(),
             metric_at=batch.metric_at,
             tol=self.tol,
-            max_iter=min(self.max_iter, STREAM_ITERATIONS),
+            max_iter=min(self.max_iter, STREAM_ITERATIONS) if fitted else self.max_iter,
             noise=float(np.finfo(matrix.dtype).eps),
         )
         curvature = batch.past if interrupt is not None else batch.past_with_batch(result.x)
@@ -323,7 +323,6 @@ class LogisticRegression(Estimator):
         if not fitted:
             self._keep_names(features)
             self.classes_ = known
-            self._seen = 0.0
         self._seen += float(weight.sum())
         self._curvature = curvature
         if interrupt is not None:
@@ -514,7 +513,7 @@ class LogisticRegression(Estimator):
 
     def _check_features(self, features: check.Features, stacklevel: int) -> None:
         names = getattr(self, "feature_names_in_", None)
-        check.same_features(features, self.n_features_in_, names, type(self).__name__, stacklevel + 1)
+        check.same_features(features, self.coef_.shape[1], names, type(self).__name__, stacklevel + 1)
 
     def _matrix(self, X: ArrayLike) -> Any:
         self._check_fitted()

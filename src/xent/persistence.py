@@ -71,6 +71,9 @@ def load(cls: type[S], path: str | os.PathLike[str]) -> S:
         model.coef_, model.intercept_, model.n_iter_ = arrays["coef"], arrays["intercept"], arrays["n_iter"]
         model.classes_ = _labels_from_array(arrays["classes"], content["type_of_classes"])
         model._curvature = arrays.get("curvature")
+        for name in ("coef", "intercept"):
+            if arrays[name].dtype not in (np.float32, np.float64):
+                raise ValueError(f"{name} has dtype {arrays[name].dtype}")
         rows, size = (1 if len(model.classes_) == 2 else len(model.classes_)), model.n_features_in_ + 1
         shapes = [model.coef_.shape == (rows, size - 1), model.intercept_.shape == (rows,), model.n_iter_.shape == (1,)]
         if "feature_names" in arrays:
@@ -167,14 +170,14 @@ def _labels_from_array(array: Array, what: str) -> Array:
 
 def _to_json(name: str, value: object) -> Any:
     """A parameter as JSON has it: numbers, strings and None as they are; a dict as pairs, with keys of any kind."""
-    if isinstance(value, np.generic) and not isinstance(value, np.datetime64 | np.timedelta64):
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return {"time": [value.dtype.str, int(value.astype(np.int64))]}
+    if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, bytes):
         return {"bytes": value.decode("latin-1")}
-    if isinstance(value, np.datetime64):
-        return {"datetime64": str(value)}
     if isinstance(value, dict):
         return {"dict": [[_to_json(name, key), _to_json(name, item)] for key, item in value.items()]}
     raise ValueError(f"{name} is {value!r}; a file takes numbers, strings, bytes, dates, None and dicts of them only")
@@ -186,8 +189,8 @@ def _from_json(value: Any) -> Any:
     ((kind, content),) = value.items()
     if kind == "bytes":
         return content.encode("latin-1")
-    if kind == "datetime64":
-        return np.datetime64(content)
+    if kind == "time":
+        return np.int64(content[1]).astype(content[0])
     if kind == "dict":
         return {_from_json(key): _from_json(item) for key, item in content}
     raise ValueError(f"a parameter is of unknown kind {kind!r}")
