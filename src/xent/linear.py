@@ -18,7 +18,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from xent.losses import binary_cross_entropy_with_logits, cross_entropy
+from xent._arguments import Batch, Options
+from xent._dispatch import kernels
+from xent._parallel import THREAD_ELEMENTS, Blocks, get_num_threads
+from xent.losses import cross_entropy
 from xent.primitives import softmax
 from xent.solvers import Metric, Vector
 
@@ -28,6 +31,12 @@ Matrix = NDArray[np.float64]
 BLOCK_ELEMENTS = 1 << 18    # of X and the logits: a block of both stays near the processor
 MAX_METRIC_ELEMENTS = 1 << 23
 MIN_METRIC_ROWS = 2000
+MAX_SKINNY = 32             # classes up to which dense rows are multiplied by the kernels, not by BLAS
+MAX_TILE = 48               # rows
+TILE_BYTES = 3 << 15
+MAX_GRADIENTS = 16
+
+LOSS, PROBABILITIES, CURVATURE = range(3)       # tasks of kernels.linear_sums
 
 
 def row_blocks(X: Any, rows_of_coefficients: int) -> Iterator[slice]:
@@ -71,6 +80,7 @@ class RowSums:
     n_classes : int
     sample_weight : ndarray of shape (n,), float64
     n_threads : int or None
+        Sums do not depend on it.
     """
 
     def __init__(
@@ -80,44 +90,28 @@ class RowSums:
         self.rows = 1 if n_classes == 2 else n_classes
         self.features: int = X.shape[1]
         self.n_threads = n_threads
+        self.target = target
+        self.sample_weight = None if (sample_weight == 1).all() else sample_weight
         self.mass = sample_weight       # of a row's loss
         if target.ndim == 2:
-            share = target.sum(axis=1, dtype=np.float64)
-            self.mass = sample_weight * share
-            if self.rows == 1:
-                target = np.divide(target[:, 1], share, out=np.zeros(len(share)), where=share > 0)
-                sample_weight = self.mass
-        self.target = target
-        self.sample_weight = sample_weight
+            self.mass = sample_weight * target.sum(axis=1, dtype=np.float64)
         self.weight = float(self.mass.sum())
+        self._classes = n_classes
+        self._csr: tuple[Array, Array, Array] | None = None
+        if not isinstance(X, np.ndarray):
+            index = np.result_type(X.indices, X.indptr)
+            self._csr = (X.data, X.indices.astype(index, copy=False), X.indptr.astype(index, copy=False))
+        self._skinny = self._csr is None and (
+            self.rows <= MAX_SKINNY and X.strides[1] == X.itemsize and X.strides[0] > 0 and X.flags.aligned
+        )
 
     def loss_gradient(self, matrix: Matrix) -> tuple[float, Matrix]:
-        gradient = np.zeros(matrix.shape)
-        total = 0.0
-        for block in row_blocks(self.X, self.rows):
-            X = self.X[block]
-            slopes = logits(X, matrix[:, :-1], matrix[:, -1])
-            total += self._loss(slopes, block)
-            self._add_product(gradient, slopes, X)
-        return total, gradient
+        return self._sums(LOSS, matrix, None)
 
     def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
-        def product(direction: Matrix) -> Matrix:
-            result = np.zeros(matrix.shape)
-            for block in row_blocks(self.X, self.rows):
-                X = self.X[block]
-                p = self._probabilities(X, matrix)
-                change = logits(X, direction[:, :-1], direction[:, -1])
-                if self.rows == 1:
-                    change *= p * (1 - p)
-                else:
-                    change -= np.einsum("ij,ij->i", p, change)[:, None]
-                    change *= p
-                change *= self.mass[block, None].astype(change.dtype)
-                self._add_product(result, change, X)
-            return result
-
-        return product
+        probabilities = np.empty((self.X.shape[0], self._classes), self.X.dtype)
+        self._sums(PROBABILITIES, matrix, probabilities)
+        return lambda direction: self._sums(CURVATURE, direction, probabilities)[1]
 
     def curvature(self, matrix: Matrix) -> Matrix:
         size = self.features + 1
@@ -131,7 +125,9 @@ class RowSums:
             X = np.ones((len(mass), size), sample.dtype)
             X[:, :-1] = sample[block] if isinstance(sample, np.ndarray) else sample[block].toarray()
             total += float(mass.sum())
-            p = self._probabilities(X[:, :-1], matrix)
+            scores = np.zeros((len(mass), self._classes), X.dtype)
+            scores[:, -self.rows :] = logits(X[:, :-1], matrix[:, :-1], matrix[:, -1])
+            p = softmax(scores, out=scores)[:, -self.rows :]
             root = np.sqrt(p * (1 - p) * mass[:, None]).astype(X.dtype, copy=False)
             for k in range(blocks):
                 weighted = X * root[:, k, None]
@@ -139,32 +135,95 @@ class RowSums:
         hessian /= max(total, np.finfo(np.float64).tiny)
         return hessian
 
-    def _loss(self, block_logits: Array, block: slice) -> float:
-        """The loss of a block of rows; its gradient takes the place of the logits."""
-        function: Callable[..., tuple[float, Array]] = cross_entropy
-        if self.rows == 1:
-            function, block_logits = binary_cross_entropy_with_logits, block_logits[:, 0]
-        loss, _ = function(
-            block_logits,
-            self.target[block],
-            sample_weight=self.sample_weight[block],
-            reduction="sum",
-            grad_out=block_logits,
-            n_threads=self.n_threads,
-        )
-        return loss
+    def _sums(self, task: int, matrix: Matrix, kept: Array | None) -> tuple[float, Matrix]:
+        """The sum of losses and the gradient (LOSS), nothing but `kept` (PROBABILITIES), a Hessian product with the
+        probabilities `kept` (CURVATURE)."""
+        if self._csr is not None or self._skinny:
+            return self._compiled_sums(task, matrix, kept)
+        gradient = np.zeros(matrix.shape)
+        total = 0.0
+        for block in row_blocks(self.X, self.rows):
+            X = self.X[block]
+            scores = np.zeros((X.shape[0], self._classes), X.dtype)
+            slopes = scores[:, -self.rows :]
+            slopes[...] = logits(X, matrix[:, :-1], matrix[:, -1])
+            if task == LOSS:
+                weight = None if self.sample_weight is None else self.sample_weight[block]
+                total += cross_entropy(
+                    scores, self.target[block], sample_weight=weight, reduction="sum", grad_out=scores,
+                    n_threads=self.n_threads,
+                )[0]    # fmt: skip
+            elif task == PROBABILITIES:
+                assert kept is not None
+                softmax(scores, out=kept[block], n_threads=self.n_threads)
+                continue
+            else:
+                assert kept is not None
+                p = kept[block]
+                if self.rows == 1:
+                    slopes *= p[:, :1] * p[:, 1:]
+                else:
+                    slopes -= np.einsum("ij,ij->i", p, slopes)[:, None]
+                    slopes *= p
+                slopes *= self.mass[block, None].astype(X.dtype)
+            gradient[:, :-1] += slopes.T @ X
+            gradient[:, -1] += slopes.sum(axis=0, dtype=np.float64)
+        return total, gradient
 
-    def _probabilities(self, X: Any, matrix: Matrix) -> Array:
-        """Of each class; for two of the second only."""
-        scores = logits(X, matrix[:, :-1], matrix[:, -1])
-        if self.rows > 1:
-            return softmax(scores, out=scores, n_threads=self.n_threads)
-        return softmax(np.pad(scores, ((0, 0), (1, 0))))[:, 1:]
+    def _compiled_sums(self, task: int, matrix: Matrix, kept: Array | None) -> tuple[float, Matrix]:
+        X, dtype = self.X, self.X.dtype
+        n = X.shape[0]
+        lanes = kernels.lanes_of(dtype.itemsize)
+        coef: Array
+        if self._csr is None:
+            elements = n * self.features
+            tile = min(MAX_TILE, max(12, TILE_BYTES // max(1, self.features * dtype.itemsize) // 12 * 12))
+            coef = np.ascontiguousarray(matrix[:, :-1], dtype)
+            room = self.rows * (self.features + lanes)
+        else:
+            elements = int(self._csr[2][-1])
+            tile = MAX_TILE
+            coef = np.zeros((self.features, -(-self.rows // lanes) * lanes), dtype)
+            coef[:, : self.rows] = matrix[:, :-1].T
+            room = 0
+        blocks = self._blocks(elements, coef, tile)
+        totals = np.zeros(blocks.number)
+        gradients = sparse = None
+        if task != PROBABILITIES and self._csr is None:
+            gradients = np.zeros((blocks.number, *matrix.shape))
+        elif task != PROBABILITIES:
+            gradients = np.zeros((blocks.number, self.rows))
+            sparse = np.zeros((blocks.number, *coef.shape), dtype)
+        intercept = np.ascontiguousarray(matrix[:, -1])
 
-    @staticmethod
-    def _add_product(result: Matrix, slopes: Array, X: Any) -> None:
-        result[:, :-1] += slopes.T @ X
-        result[:, -1] += slopes.sum(axis=0, dtype=np.float64)
+        def work(first: int, last: int) -> None:
+            tile_room = np.empty(tile * self._classes + self._classes + lanes, dtype)
+            scores = tile_room[: tile * self._classes].reshape(tile, self._classes)
+            batch = Batch(scores, 1, scores, self.target, None, None, None, self.sample_weight)
+            kernels.linear_sums(
+                batch, Options(), task, X if self._csr is None else self._csr, self.rows, coef, intercept, kept,
+                self.mass, tile, np.empty(kernels.batch_scratch(self._classes, 1)), tile_room,
+                np.zeros(room, dtype), totals, gradients, sparse, n, blocks.size, first, last,
+            )    # fmt: skip
+
+        blocks.run(work)
+        result = np.zeros(matrix.shape)
+        if gradients is not None and sparse is None:
+            gradients.sum(axis=0, out=result)
+        elif gradients is not None and sparse is not None:
+            result[:, :-1] = sparse.sum(axis=0)[:, : self.rows].T
+            gradients.sum(axis=0, out=result[:, -1])
+        return kernels.total(totals.tolist()), result
+
+    def _blocks(self, elements: int, coef: Array, tile: int) -> Blocks:
+        """So many that threads have work, and so few that their gradients are small beside it."""
+        work = elements * self.rows
+        number = max(1, min(MAX_GRADIENTS, work // THREAD_ELEMENTS, elements * self.rows // (8 * coef.size)))
+        tiles = -(-self.X.shape[0] // tile)
+        size = -(-tiles // number) * tile
+        number = -(-self.X.shape[0] // size)
+        wanted = get_num_threads() if self.n_threads is None else self.n_threads
+        return Blocks(self.X.shape[0], size, number, min(wanted, number))
 
 
 class Objective:
