@@ -128,7 +128,7 @@ SETS: dict[str, Callable[[], DataSet]] = {
 
 
 def objective(X: Floats, y: Labels, coef: Floats, intercept: Floats, C: float = 1.0) -> float:
-    """Mean loss + |coef|² / (2 C N) in plain float64, some rows at a time: what all solvers minimise, divided by C N."""
+    """Mean loss + |coef|² / (2 C N) in float64, some rows at a time: what all solvers minimise, up to a factor C N."""
     total = 0.0
     for start in range(0, len(y), 5000):
         rows = slice(start, start + 5000)
