@@ -12,6 +12,7 @@ cdef enum Task:
     LOSS            # gradients of the loss; sums of it
     PROBABILITIES   # written to `kept`
     CURVATURE       # Hessian product, with `kept` the probabilities
+    DIAGONAL        # of the Hessian, the same, if X holds squares; coefficients do not matter
 
 cdef enum:
     FLUSH = 512     # rows whose gradient is added up in the type of X before it goes to float64
@@ -290,6 +291,19 @@ cdef inline void curve(
                 )
 
 
+cdef inline void spread(
+    const Linear* problem, vec* out, const vec* p, Py_ssize_t classes, Py_ssize_t first, Py_ssize_t count
+) noexcept nogil:
+    """out = mass p (1 - p)."""
+    cdef Py_ssize_t i, j
+    for i in range(count):
+        for j in range(classes):
+            put(
+                out, i * classes + j,
+                problem.mass[first + i] * get(p, i * classes + j) * (1 - get(p, i * classes + j))
+            )
+
+
 cdef double linear_block(
     const Linear* problem, vec* scratch, vec* tile, vec* sums, double* gradient, vec* sparse_gradient,
     Py_ssize_t first, Py_ssize_t last
@@ -315,7 +329,9 @@ cdef double linear_block(
         if offset:
             for k in range(count):
                 put(tile, 2 * k, 0)
-        if problem.stride:
+        if problem.task == DIAGONAL:
+            spread(problem, tile, element(<const vec*>problem.kept, i * classes), classes, i, count)
+        elif problem.stride:
             dense_logits(problem, <const vec*>problem.coef, z, classes, i, count)
         elif problem.wide_index:
             sparse_logits(problem, <const int64_t*>problem.index, <const vec*>problem.coef, z, classes, row, i, count)
@@ -331,7 +347,7 @@ cdef double linear_block(
             softmax_block(&batch.logits, &rows, False, scratch, 0, count)
             i += count
             continue
-        else:
+        elif problem.task == CURVATURE:
             curve(problem, tile, element(<const vec*>problem.kept, i * classes), classes, i, count)
         if problem.stride:
             add_dense_gradient(problem, slopes, classes, i, count, sums, width)

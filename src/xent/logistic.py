@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent import _arguments as check
-from xent.linear import Objective, logits
+from xent.linear import Objective, logits, minimise
 from xent.primitives import log_softmax, softmax
-from xent.solvers import Progress, lbfgs
+from xent.solvers import Progress
 
 Array = NDArray[Any]
 
@@ -48,8 +48,9 @@ class LogisticRegression:
         The fit ends when no element of the gradient of the objective above is larger in absolute value.
     max_iter : int, default 100
         The fit ends after so many iterations, with a `ConvergenceWarning`.
-    solver : {"auto", "lbfgs"}, default "auto"
-        ``"lbfgs"``: L-BFGS, preconditioned by the Hessian of each class where the number of features allows.
+    solver : {"auto", "lbfgs", "newton-cg"}, default "auto"
+        ``"lbfgs"``: L-BFGS. ``"newton-cg"``: Newton's method in a trust region, its steps by conjugate gradients. Both
+        are preconditioned by what the number of features allows; ``"auto"`` chooses by that number.
     warm_start : bool, default False
         Start the next fit from the present coefficients, if they have the right shape.
     random_state : int or None, default None
@@ -111,7 +112,7 @@ class LogisticRegression:
         class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
         tol: float = 1e-4,
         max_iter: int = 100,
-        solver: Literal["auto", "lbfgs"] = "auto",
+        solver: Literal["auto", "lbfgs", "newton-cg"] = "auto",
         warm_start: bool = False,
         random_state: int | None = None,
         n_jobs: int | None = None,
@@ -171,10 +172,10 @@ class LogisticRegression:
             features, target, len(classes), weight, l2_of(float(weight.sum())), self.fit_intercept, self._n_threads()
         )
         with np.errstate(all="ignore"):     # numbers that are too large end in the warning below
-            result = lbfgs(
+            result = minimise(
                 objective,
-                objective.centred(self._start(objective.shape)),
-                metric_at=objective.metric_at if objective.has_metric() else None,
+                self._start(objective.shape),
+                solver=self.solver,
                 tol=self.tol,
                 max_iter=self.max_iter,
                 noise=float(np.finfo(features.dtype).eps),
@@ -342,7 +343,7 @@ class LogisticRegression:
             raise ValueError(f"C is {self.C!r}; it must be greater than 0")
         if self.penalty not in ("l2", None):
             raise ValueError(f"penalty is {self.penalty!r}; it must be 'l2' or None")
-        check.choice("solver", self.solver, ("auto", "lbfgs"))
+        check.choice("solver", self.solver, ("auto", "lbfgs", "newton-cg"))
         if not 0 < check.real("tol", self.tol) < math.inf:
             raise ValueError(f"tol is {self.tol!r}; it must be greater than 0 and finite")
         if check.integer("max_iter", self.max_iter) < 0:

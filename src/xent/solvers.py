@@ -1,7 +1,7 @@
 """Minimisers of a smooth function. Nothing here knows what the function is.
 
-A function takes a point x, a float64 vector, and returns its value and gradient there. Where the inverse of its Hessian is
-known roughly, both minimisers take that as a metric. One iteration of L-BFGS:
+A function takes a point x, a float64 vector, and returns its value and gradient there. Where the inverse of its Hessian
+is known roughly, both minimisers take that as a metric. One iteration of L-BFGS:
 
     metric    = a fresh one, before iterations 0, 5, 10, 20, 40, ...
     direction = -H gradient     H: the inverse Hessian learned from the last steps, over the metric

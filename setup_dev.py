@@ -1,0 +1,74 @@
+"""The extension modules: one source, compiled once per instruction set. Everything else is in pyproject.toml."""
+
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+from glob import glob
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+# The vector type in _simd.h takes its width from these flags. Modules beyond the baseline are imported only on a CPU
+# that has the set (see _dispatch.py), so a wheel built anywhere runs everywhere.
+SETS = {"_kernels": []}
+if platform.machine().lower() in {"x86_64", "amd64"} and sys.platform != "win32":
+    SETS["_kernels_avx2"] = ["-mavx2", "-mfma"]
+    SETS["_kernels_avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
+
+# A multiply-add is fused where the source says so and nowhere else: a result must not depend on what was inlined where.
+FLAGS = [] if sys.platform == "win32" else ["-O3", "-g0", "-fno-math-errno", "-ffp-contract=off"]
+MACROS = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
+if sys.platform != "win32":
+    # Vectors are passed through pointers from one inline function to the next: they stay in registers only if all are.
+    MACROS.append(("CYTHON_INLINE", "inline __attribute__((always_inline))"))
+
+
+class BuildExt(build_ext):
+    """Say what is missing before the compiler's own, less helpful, complaint; compile the sets side by side."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
+
+    def build_extensions(self):
+        command = getattr(self.compiler, "compiler_so", None) or ["cl"]
+        if self.compiler.compiler_type == "unix" and shutil.which(command[0]) is None:
+            sys.exit(
+                f"xent is compiled when it is installed, and the C compiler {command[0]!r} was not found. Install one "
+                "(Debian, Ubuntu: apt install gcc; Fedora: dnf install gcc; macOS: xcode-select --install) or set CC."
+            )
+        header = os.path.join(sysconfig.get_path("include"), "Python.h")
+        if not os.path.exists(header):
+            sys.exit(
+                f"xent is compiled when it is installed, and Python's header {header} was not found. Install it "
+                "(Debian, Ubuntu: apt install python3-dev; Fedora: dnf install python3-devel)."
+            )
+        super().build_extensions()
+
+
+extensions = [
+    Extension(
+        f"xent.{name}",
+        [f"src/xent/{name}.pyx"],
+        include_dirs=["src/xent", numpy.get_include()],
+        define_macros=MACROS,
+        extra_compile_args=FLAGS + flags,
+        depends=["src/xent/_kernels.pyx", "src/xent/_simd.h", *glob("src/xent/*.px[di]")],
+    )
+    for name, flags in SETS.items() if name.endswith("avx2")
+]
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "cdivision": True,
+    "freethreading_compatible": True,
+    "initializedcheck": False,
+    "wraparound": False,
+}
+
+setup(ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES), cmdclass={"build_ext": BuildExt})
