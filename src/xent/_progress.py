@@ -17,7 +17,7 @@ Callback = Callable[[Progress], object]
 
 
 class _Best:
-    """A function, and the point with its least value so far."""
+    """A function that remembers the point with its least value so far; all else about it is as it was."""
 
     def __init__(self, function: Function) -> None:
         self.function = function
@@ -30,6 +30,9 @@ class _Best:
         if loss < self.loss:
             self.x, self.loss, self.grad_norm = x.copy(), loss, float(np.abs(gradient).max(initial=0.0))
         return loss, gradient
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.function, name)
 
 
 def run(

@@ -13,21 +13,32 @@ flat float64 vector. Two classes need one row: the logit of the second class, th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xent.losses import binary_cross_entropy_with_logits, cross_entropy
+from xent._arguments import Batch, Options
+from xent._dispatch import kernels
+from xent._parallel import THREAD_ELEMENTS, Blocks, get_num_threads
+from xent.losses import cross_entropy
 from xent.primitives import softmax
-from xent.solvers import Metric, Vector
+from xent.solvers import Metric, Progress, Result, Vector, lbfgs, newton_cg
 
 Array = NDArray[Any]
 Matrix = NDArray[np.float64]
 
 BLOCK_ELEMENTS = 1 << 18    # of X and the logits: a block of both stays near the processor
-MAX_METRIC_ELEMENTS = 1 << 23
+MAX_BLOCK_ELEMENTS = 1 << 21    # of the metric: an inverse for each class
+MAX_FACTOR_SIZE = 2000          # of one with eigenvectors
 MIN_METRIC_ROWS = 2000
+MAX_SKINNY = 32             # classes up to which dense rows are multiplied by the kernels, not by BLAS
+MAX_TILE = 48               # rows
+TILE_BYTES = 3 << 15
+MAX_GRADIENTS = 16
+MAX_MEMORY_ELEMENTS = 1 << 22    # of the steps that L-BFGS remembers
+
+LOSS, PROBABILITIES, CURVATURE, DIAGONAL = range(4)       # tasks of kernels.linear_sums
 
 
 def row_blocks(X: Any, rows_of_coefficients: int) -> Iterator[slice]:
@@ -40,6 +51,14 @@ def logits(X: Any, coef: Array, intercept: Array) -> Array:
     result: Array = X @ coef.T.astype(X.dtype, copy=False)
     result += intercept.astype(X.dtype, copy=False)
     return result
+
+
+class Factors(NamedTuple):
+    """Roughly a Hessian: (U x V) diag(eigenvalues) (U x V)', with orthogonal U over classes and V over features."""
+
+    classes: Matrix
+    features: Matrix
+    eigenvalues: Matrix     # of the shape of the coefficients
 
 
 class Sums(Protocol):
@@ -55,8 +74,14 @@ class Sums(Protocol):
     def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
         """v -> H v, with H the Hessian of that sum."""
 
-    def curvature(self, matrix: Matrix) -> Matrix:
+    def class_blocks(self, matrix: Matrix) -> Matrix:
         """The diagonal blocks of the Hessian, one for each class, divided by the weight: roughly, from some rows."""
+
+    def factors(self, matrix: Matrix) -> Factors:
+        """The Hessian divided by the weight as V' diag V: roughly, from some rows."""
+
+    def diagonal(self, matrix: Matrix) -> Matrix:
+        """The diagonal of the Hessian divided by the weight."""
 
 
 class RowSums:
@@ -71,6 +96,7 @@ class RowSums:
     n_classes : int
     sample_weight : ndarray of shape (n,), float64
     n_threads : int or None
+        Sums do not depend on it.
     """
 
     def __init__(
@@ -80,91 +106,164 @@ class RowSums:
         self.rows = 1 if n_classes == 2 else n_classes
         self.features: int = X.shape[1]
         self.n_threads = n_threads
+        self.target = target
+        self.sample_weight = None if (sample_weight == 1).all() else sample_weight
         self.mass = sample_weight       # of a row's loss
         if target.ndim == 2:
-            share = target.sum(axis=1, dtype=np.float64)
-            self.mass = sample_weight * share
-            if self.rows == 1:
-                target = np.divide(target[:, 1], share, out=np.zeros(len(share)), where=share > 0)
-                sample_weight = self.mass
-        self.target = target
-        self.sample_weight = sample_weight
+            self.mass = sample_weight * target.sum(axis=1, dtype=np.float64)
         self.weight = float(self.mass.sum())
+        self._classes = n_classes
+        self._csr: tuple[Array, Array, Array] | None = None
+        if not isinstance(X, np.ndarray):
+            index = np.result_type(X.indices, X.indptr)
+            self._csr = (X.data, X.indices.astype(index, copy=False), X.indptr.astype(index, copy=False))
+        self._skinny = self._csr is None and (
+            self.rows <= MAX_SKINNY and X.strides[1] == X.itemsize and X.strides[0] > 0 and X.flags.aligned
+        )
 
     def loss_gradient(self, matrix: Matrix) -> tuple[float, Matrix]:
+        return self._sums(LOSS, matrix, None)
+
+    def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
+        probabilities = np.empty((self.X.shape[0], self._classes), self.X.dtype)
+        self._sums(PROBABILITIES, matrix, probabilities)
+        return lambda direction: self._sums(CURVATURE, direction, probabilities)[1]
+
+    def class_blocks(self, matrix: Matrix) -> Matrix:
+        X, p, mass = self._sample(matrix)
+        blocks = self.rows if matrix.any() else 1       # at zero all classes have the same
+        hessian = np.empty((blocks, X.shape[1], X.shape[1]))
+        for k in range(blocks):
+            weighted = X * np.sqrt(mass * p[:, k] * (1 - p[:, k]))[:, None].astype(X.dtype, copy=False)
+            hessian[k] = weighted.T @ weighted
+        return hessian
+
+    def factors(self, matrix: Matrix) -> Factors:
+        X, p, mass = self._sample(matrix)
+        spread = mass[:, None] * p * (1 - p)
+        weighted = X * np.sqrt(spread.mean(axis=1))[:, None].astype(X.dtype, copy=False)
+        features = np.linalg.eigh((weighted.T @ weighted).astype(np.float64))[1]
+        if self.rows == 1:
+            classes = np.ones((1, 1))
+        else:
+            of_classes = np.diag(mass @ p) - (mass[:, None] * p).T @ p
+            classes = np.linalg.eigh(of_classes.astype(np.float64))[1]
+            spread = mass[:, None] * (p @ classes**2 - (p @ classes) ** 2)
+        squares = X @ features.astype(X.dtype)
+        np.square(squares, out=squares)
+        return Factors(classes, features, (spread.T.astype(X.dtype) @ squares).astype(np.float64))
+
+    def diagonal(self, matrix: Matrix) -> Matrix:
+        if self._csr is None:
+            raise NotImplementedError("of dense rows")
+        probabilities = np.empty((self.X.shape[0], self._classes), self.X.dtype)
+        self._sums(PROBABILITIES, matrix, probabilities)
+        squares = (np.square(self._csr[0]), *self._csr[1:])
+        return self._compiled_sums(DIAGONAL, matrix, probabilities, squares)[1] / self.weight
+
+    def _sample(self, matrix: Matrix) -> tuple[Array, Array, Array]:
+        """Some rows, with a column of ones, their probabilities, and their share of the mass."""
+        size = self.features + 1
+        stride = max(1, self.X.shape[0] // max(MIN_METRIC_ROWS, 4 * size))
+        sample = self.X[::stride]
+        X = np.ones((sample.shape[0], size), sample.dtype)
+        X[:, :-1] = sample if isinstance(sample, np.ndarray) else sample.toarray()
+        scores = np.zeros((len(X), self._classes), X.dtype)
+        scores[:, -self.rows :] = logits(X[:, :-1], matrix[:, :-1], matrix[:, -1])
+        mass = self.mass[::stride]
+        return X, softmax(scores, out=scores)[:, -self.rows :], mass / max(mass.sum(), np.finfo(np.float64).tiny)
+
+    def _sums(self, task: int, matrix: Matrix, kept: Array | None) -> tuple[float, Matrix]:
+        """The sum of losses and the gradient (LOSS), nothing but `kept` (PROBABILITIES), a Hessian product with the
+        probabilities `kept` (CURVATURE)."""
+        if self._csr is not None or self._skinny:
+            return self._compiled_sums(task, matrix, kept, self._csr)
         gradient = np.zeros(matrix.shape)
         total = 0.0
         for block in row_blocks(self.X, self.rows):
             X = self.X[block]
-            slopes = logits(X, matrix[:, :-1], matrix[:, -1])
-            total += self._loss(slopes, block)
-            self._add_product(gradient, slopes, X)
+            scores = np.zeros((X.shape[0], self._classes), X.dtype)
+            slopes = scores[:, -self.rows :]
+            slopes[...] = logits(X, matrix[:, :-1], matrix[:, -1])
+            if task == LOSS:
+                weight = None if self.sample_weight is None else self.sample_weight[block]
+                total += cross_entropy(
+                    scores, self.target[block], sample_weight=weight, reduction="sum", grad_out=scores,
+                    n_threads=self.n_threads,
+                )[0]    # fmt: skip
+            elif task == PROBABILITIES:
+                assert kept is not None
+                softmax(scores, out=kept[block], n_threads=self.n_threads)
+                continue
+            else:
+                assert kept is not None
+                p = kept[block]
+                if self.rows == 1:
+                    slopes *= p[:, :1] * p[:, 1:]
+                else:
+                    slopes -= np.einsum("ij,ij->i", p, slopes)[:, None]
+                    slopes *= p
+                slopes *= self.mass[block, None].astype(X.dtype)
+            gradient[:, :-1] += slopes.T @ X
+            gradient[:, -1] += slopes.sum(axis=0, dtype=np.float64)
         return total, gradient
 
-    def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
-        def product(direction: Matrix) -> Matrix:
-            result = np.zeros(matrix.shape)
-            for block in row_blocks(self.X, self.rows):
-                X = self.X[block]
-                p = self._probabilities(X, matrix)
-                change = logits(X, direction[:, :-1], direction[:, -1])
-                if self.rows == 1:
-                    change *= p * (1 - p)
-                else:
-                    change -= np.einsum("ij,ij->i", p, change)[:, None]
-                    change *= p
-                change *= self.mass[block, None].astype(change.dtype)
-                self._add_product(result, change, X)
-            return result
+    def _compiled_sums(
+        self, task: int, matrix: Matrix, kept: Array | None, csr: tuple[Array, Array, Array] | None
+    ) -> tuple[float, Matrix]:
+        X, dtype = self.X, self.X.dtype
+        n = X.shape[0]
+        lanes = kernels.lanes_of(dtype.itemsize)
+        coef: Array
+        if csr is None:
+            elements = n * self.features
+            tile = min(MAX_TILE, max(12, TILE_BYTES // max(1, self.features * dtype.itemsize) // 12 * 12))
+            coef = np.ascontiguousarray(matrix[:, :-1], dtype)
+            room = self.rows * (self.features + lanes)
+        else:
+            elements = int(csr[2][-1])
+            tile = MAX_TILE
+            coef = np.zeros((self.features, -(-self.rows // lanes) * lanes), dtype)
+            coef[:, : self.rows] = matrix[:, :-1].T
+            room = 0
+        blocks = self._blocks(elements, coef, tile)
+        totals = np.zeros(blocks.number)
+        gradients = sparse = None
+        if task != PROBABILITIES and csr is None:
+            gradients = np.zeros((blocks.number, *matrix.shape))
+        elif task != PROBABILITIES:
+            gradients = np.zeros((blocks.number, self.rows))
+            sparse = np.zeros((blocks.number, *coef.shape), dtype)
+        intercept = np.ascontiguousarray(matrix[:, -1])
 
-        return product
+        def work(first: int, last: int) -> None:
+            tile_room = np.empty(tile * self._classes + self._classes + lanes, dtype)
+            scores = tile_room[: tile * self._classes].reshape(tile, self._classes)
+            batch = Batch(scores, 1, scores, self.target, None, None, None, self.sample_weight)
+            kernels.linear_sums(
+                batch, Options(), task, X if csr is None else csr, self.rows, coef, intercept, kept,
+                self.mass, tile, np.empty(kernels.batch_scratch(self._classes, 1)), tile_room,
+                np.zeros(room, dtype), totals, gradients, sparse, n, blocks.size, first, last,
+            )    # fmt: skip
 
-    def curvature(self, matrix: Matrix) -> Matrix:
-        size = self.features + 1
-        stride = max(1, self.X.shape[0] // max(MIN_METRIC_ROWS, 4 * size))
-        blocks = self.rows if matrix.any() else 1       # at zero all classes have the same
-        hessian = np.zeros((blocks, size, size))
-        total = 0.0
-        sample, sample_mass = self.X[::stride], self.mass[::stride]
-        for block in row_blocks(sample, size + self.rows):
-            mass = sample_mass[block]
-            X = np.ones((len(mass), size), sample.dtype)
-            X[:, :-1] = sample[block] if isinstance(sample, np.ndarray) else sample[block].toarray()
-            total += float(mass.sum())
-            p = self._probabilities(X[:, :-1], matrix)
-            root = np.sqrt(p * (1 - p) * mass[:, None]).astype(X.dtype, copy=False)
-            for k in range(blocks):
-                weighted = X * root[:, k, None]
-                hessian[k] += weighted.T @ weighted
-        hessian /= max(total, np.finfo(np.float64).tiny)
-        return hessian
+        blocks.run(work)
+        result = np.zeros(matrix.shape)
+        if gradients is not None and sparse is None:
+            gradients.sum(axis=0, out=result)
+        elif gradients is not None and sparse is not None:
+            result[:, :-1] = sparse.sum(axis=0)[:, : self.rows].T
+            gradients.sum(axis=0, out=result[:, -1])
+        return kernels.total(totals.tolist()), result
 
-    def _loss(self, block_logits: Array, block: slice) -> float:
-        """The loss of a block of rows; its gradient takes the place of the logits."""
-        function: Callable[..., tuple[float, Array]] = cross_entropy
-        if self.rows == 1:
-            function, block_logits = binary_cross_entropy_with_logits, block_logits[:, 0]
-        loss, _ = function(
-            block_logits,
-            self.target[block],
-            sample_weight=self.sample_weight[block],
-            reduction="sum",
-            grad_out=block_logits,
-            n_threads=self.n_threads,
-        )
-        return loss
-
-    def _probabilities(self, X: Any, matrix: Matrix) -> Array:
-        """Of each class; for two of the second only."""
-        scores = logits(X, matrix[:, :-1], matrix[:, -1])
-        if self.rows > 1:
-            return softmax(scores, out=scores, n_threads=self.n_threads)
-        return softmax(np.pad(scores, ((0, 0), (1, 0))))[:, 1:]
-
-    @staticmethod
-    def _add_product(result: Matrix, slopes: Array, X: Any) -> None:
-        result[:, :-1] += slopes.T @ X
-        result[:, -1] += slopes.sum(axis=0, dtype=np.float64)
+    def _blocks(self, elements: int, coef: Array, tile: int) -> Blocks:
+        """So many that threads have work, and so few that their gradients are small beside it."""
+        work = elements * self.rows
+        number = max(1, min(MAX_GRADIENTS, work // THREAD_ELEMENTS, elements * self.rows // (8 * coef.size)))
+        tiles = -(-self.X.shape[0] // tile)
+        size = -(-tiles // number) * tile
+        number = -(-self.X.shape[0] // size)
+        wanted = get_num_threads() if self.n_threads is None else self.n_threads
+        return Blocks(self.X.shape[0], size, number, min(wanted, number))
 
 
 class Objective:
@@ -241,22 +340,57 @@ class Objective:
         return result
 
     def metric_at(self, coefficients: Vector) -> Metric:
-        """The inverse of the diagonal blocks of the Hessian, one for each class, among centred coefficients.
+        """Roughly the inverse of the Hessian among centred coefficients: the better, the fewer features there are.
 
-        Block of class k: sum_i s_i p_ik (1 - p_ik) x_i x_i' / sum_i s_i + l2 I. A sample of the rows is enough: it
-        shapes the steps, not the answer.
+        Few: the inverse of the block of each class, sum_i s_i p_ik (1 - p_ik) x_i x_i' / sum_i s_i + l2 I. More: that
+        of the diagonal in the eigenvectors of two matrices, one over classes and one over features, as in [1]_. Many:
+        that of the diagonal. A sample of the rows is enough: it shapes the steps, not the answer.
+
+        References
+        ----------
+        .. [1] T. George et al., "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis",
+           NeurIPS 2018.
         """
-        hessian = self.sums.curvature(coefficients.reshape(self.shape))
-        size = self.shape[1]
-        hessian[:, range(size - 1), range(size - 1)] += self.l2
+        matrix = coefficients.reshape(self.shape)
+        rows, size = self.shape
+        if rows * size**2 <= MAX_BLOCK_ELEMENTS:
+            return self._block_metric(matrix)
+        if size <= MAX_FACTOR_SIZE:
+            return self._factor_metric(matrix)
+        return self._diagonal_metric(matrix)
+
+    def _block_metric(self, matrix: Matrix) -> Metric:
+        hessian = self.sums.class_blocks(matrix)
+        last = self.shape[1] - 1
+        hessian[:, range(last), range(last)] += self.l2
         if not self.fit_intercept:
             hessian[:, -1, :-1] = hessian[:, :-1, -1] = 0
         inverse = np.array([_inverse(block) for block in hessian])
         return lambda g: self.centred(np.matmul(inverse, self.centred(g).reshape(*self.shape, 1)).ravel())
 
-    def has_metric(self) -> bool:
-        """Whether the inverses are small enough to keep and to compute."""
-        return self.shape[0] * self.shape[1] ** 2 <= MAX_METRIC_ELEMENTS
+    def _factor_metric(self, matrix: Matrix) -> Metric:
+        classes, features, eigenvalues = self.sums.factors(matrix)
+        scale = eigenvalues + self.l2
+        scale = np.maximum(scale, scale.max(initial=0.0) * 1e-9)
+        scale[~(scale > 0)] = 1.0
+
+        def metric(g: Vector) -> Vector:
+            rotated = classes.T @ self.centred(g).reshape(self.shape) @ features
+            rotated /= scale
+            result = classes @ rotated @ features.T
+            if not self.fit_intercept:
+                result[:, -1] = 0
+            return self.centred(result.ravel())
+
+        return metric
+
+    def _diagonal_metric(self, matrix: Matrix) -> Metric:
+        scale = self.sums.diagonal(matrix)
+        scale[:, :-1] += self.l2
+        scale = np.maximum(scale, scale.max(initial=0.0) * 1e-9)
+        scale[~(scale > 0)] = 1.0
+        scale = scale.ravel()
+        return lambda g: self.centred(self.centred(g) / scale)
 
 
 def _inverse(matrix: Matrix) -> Matrix:
@@ -279,3 +413,36 @@ def _inverse(matrix: Matrix) -> Matrix:
     half = np.linalg.inv(factor) * scale
     inverse: Matrix = half.T @ half
     return inverse
+
+
+def minimise(
+    objective: Objective,
+    start: Vector,
+    *,
+    solver: str = "auto",
+    tol: float,
+    max_iter: int,
+    noise: float,
+    callback: Callable[[Progress], object] | None = None,
+) -> Result:
+    """The minimum of an objective, from centred coefficients on.
+
+    Parameters
+    ----------
+    solver : {"auto", "lbfgs", "newton-cg"}
+        "auto" takes L-BFGS where the metric is good, and so few iterations are needed, and Newton-CG elsewhere.
+    start, tol, max_iter, noise, callback
+        As the solvers take them.
+    """
+    if solver == "auto":
+        solver = "lbfgs" if objective.shape[0] * objective.shape[1] ** 2 <= MAX_BLOCK_ELEMENTS else "newton-cg"
+    if solver == "lbfgs":
+        memory = int(min(30, max(5, MAX_MEMORY_ELEMENTS // (3 * start.size))))
+        return lbfgs(
+            objective, objective.centred(start), metric_at=objective.metric_at, tol=tol, max_iter=max_iter,
+            memory=memory, noise=noise, callback=callback,
+        )    # fmt: skip
+    return newton_cg(
+        objective, objective.centred(start), hessian_product_at=objective.hessian_product_at,
+        metric_at=objective.metric_at, tol=tol, max_iter=max_iter, noise=noise, callback=callback,
+    )    # fmt: skip

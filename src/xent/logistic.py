@@ -15,12 +15,12 @@ from xent import persistence, prediction, stream
 from xent._arguments import job_count
 from xent._progress import Callback, run, shown
 from xent._sklearn import Estimator, shared
-from xent.linear import Objective
+from xent.linear import Objective, minimise
 from xent.solvers import Result, lbfgs
 
 Array = NDArray[Any]
 
-SOLVERS = ("auto", "lbfgs")
+SOLVERS = ("auto", "lbfgs", "newton-cg")
 STREAM_ITERATIONS = 20      # for a batch: the next one corrects what is missing
 
 
@@ -56,8 +56,9 @@ class LogisticRegression(Estimator):
         The fit ends when no element of the gradient of the objective above is larger in absolute value.
     max_iter : int, default 100
         The fit ends after so many iterations, with a `ConvergenceWarning`.
-    solver : {"auto", "lbfgs"}, default "auto"
-        ``"lbfgs"``: L-BFGS, preconditioned by the Hessian of each class where the number of features allows.
+    solver : {"auto", "lbfgs", "newton-cg"}, default "auto"
+        ``"lbfgs"``: L-BFGS. ``"newton-cg"``: Newton's method in a trust region, its steps by conjugate gradients. Both
+        are preconditioned by what the number of features allows; ``"auto"`` chooses by that number.
     warm_start : bool, default False
         Start the next fit from the present coefficients, if they are for the same classes and number of features.
     random_state : int or None, default None
@@ -135,7 +136,7 @@ class LogisticRegression(Estimator):
         class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
         tol: float = 1e-4,
         max_iter: int = 100,
-        solver: Literal["auto", "lbfgs"] = "auto",
+        solver: Literal["auto", "lbfgs", "newton-cg"] = "auto",
         warm_start: bool = False,
         random_state: int | None = None,
         n_jobs: int | None = None,
@@ -198,10 +199,10 @@ class LogisticRegression(Estimator):
         start = self._coefficients() if self._is_warm(classes, objective.shape) else np.zeros(objective.shape)
         with shown(self.verbose, self.max_iter, callback) as watch:
             result, interrupt = run(
-                lbfgs,
+                minimise,
                 objective,
-                objective.centred(start.ravel()),
-                metric_at=objective.metric_at if objective.has_metric() else None,
+                start.ravel(),
+                solver=self.solver,
                 tol=self.tol,
                 max_iter=self.max_iter,
                 noise=float(np.finfo(matrix.dtype).eps),
@@ -214,9 +215,8 @@ class LogisticRegression(Estimator):
         self._curvature = None
         if interrupt is not None:
             raise interrupt
-        if l2 == 0 and target.ndim == 1 and prediction.separates(
-            matrix, target, self.coef_, self.intercept_, weight
-        ):
+        hard = target.ndim == 1
+        if l2 == 0 and hard and prediction.separates(matrix, target, self.coef_, self.intercept_, weight):
             warnings.warn(
                 "the classes are linearly separable: without a penalty the objective has no minimum, and how large the "
                 "coefficients are depends on tol and max_iter only. Set C to a finite number, with penalty='l2'",
@@ -227,8 +227,9 @@ class LogisticRegression(Estimator):
             advice = "Raise max_iter or tol, or scale the features"
             if result.iterations < self.max_iter:
                 advice = "Raise tol, scale the features, or let X be float64"
+            solver = "the fit" if self.solver == "auto" else self.solver
             warnings.warn(
-                f"lbfgs failed to converge: the fit stopped after {result.iterations} iterations with gradient norm "
+                f"{solver} failed to converge: it stopped after {result.iterations} iterations with gradient norm "
                 f"{result.grad_norm:.2g}, over tol={self.tol:g}: {result.message}. {advice}",
                 shared(ConvergenceWarning),
                 stacklevel=2,

@@ -26,6 +26,7 @@ Array = NDArray[Any]
 Matrix = NDArray[np.float64]
 
 MAX_BLOCK_ELEMENTS = 1 << 21
+BLOCK_ROWS = 1 << 12
 
 
 class Batch:
@@ -63,6 +64,8 @@ class Batch:
     ) -> None:
         self.X = X
         self.sample_weight = sample_weight
+        self.fit_intercept = fit_intercept
+        self.n_threads = n_threads
         self.sums = RowSums(X, target, n_classes, sample_weight, n_threads)
         self.mean = Objective.of(self.sums, 0.0, fit_intercept)
         self.centre = np.zeros(self.mean.shape) if centre is None else centre
@@ -96,19 +99,21 @@ class Batch:
     def _curvature(self, x: Vector) -> Matrix:
         """That of the batch alone, of the shape of `past`."""
         matrix = x.reshape(self.centre.shape)
-        if self.past.ndim == 3:
-            blocks = self.sums.weight * np.broadcast_to(self.sums.curvature(matrix), self.past.shape)
-            if not self.mean.fit_intercept:
-                blocks[:, -1, :] = blocks[:, :, -1] = 0
-            return blocks
-        result = np.zeros(self.past.shape)
-        p = probabilities(self.X, matrix[:, :-1], matrix[:, -1], log=False, n_threads=self.sums.n_threads)
-        p = p[:, -len(matrix) :]
+        p = probabilities(self.X, matrix[:, :-1], matrix[:, -1], log=False, n_threads=self.n_threads)[:, -len(matrix) :]
         spread = p * (1 - p) * self.sample_weight[:, None].astype(p.dtype)
-        squares = self.X * self.X if isinstance(self.X, np.ndarray) else self.X.multiply(self.X)
-        result[:, :-1] = (squares.T @ spread).T
-        if self.mean.fit_intercept:
-            result[:, -1] = spread.sum(axis=0)
+        result = np.zeros(self.past.shape)
+        if self.past.ndim == 2:
+            squares = self.X * self.X if isinstance(self.X, np.ndarray) else self.X.multiply(self.X)
+            result[:, :-1] = (squares.T @ spread).T
+            result[:, -1] = spread.sum(axis=0) if self.fit_intercept else 0
+            return result
+        for start in range(0, len(spread), BLOCK_ROWS):
+            block = slice(start, start + BLOCK_ROWS)
+            rows = self.X[block]
+            X = np.full((len(spread[block]), matrix.shape[1]), float(self.fit_intercept), rows.dtype)
+            X[:, :-1] = rows if isinstance(rows, np.ndarray) else rows.toarray()
+            for k in range(len(matrix)):
+                result[k] += (X * spread[block, k, None]).T @ X
         return result
 
 

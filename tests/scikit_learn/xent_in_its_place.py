@@ -58,7 +58,7 @@ class LogisticRegression(xent.LogisticRegression):
             pytest.skip("not offered: the dual problem")
         if self.solver not in SAME_MINIMUM:
             pytest.skip(f"not offered: solver={self.solver!r}")
-        asked, self.solver = self.solver, "lbfgs" if self.solver == "lbfgs" else "auto"
+        asked, self.solver = self.solver, self.solver if self.solver in ("lbfgs", "newton-cg") else "auto"
         try:
             return super().fit(X, y, sample_weight)
         finally:
