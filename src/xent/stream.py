@@ -98,7 +98,7 @@ class Batch:
 
     def _curvature(self, x: Vector) -> Matrix:
         """That of the batch alone, of the shape of `past`."""
-        matrix = x.reshape(self.centre.shape)
+        matrix: Matrix = x.reshape(self.centre.shape)
         p = probabilities(self.X, matrix[:, :-1], matrix[:, -1], log=False, n_threads=self.n_threads)[:, -len(matrix) :]
         spread = p * (1 - p) * self.sample_weight[:, None].astype(p.dtype)
         result = np.zeros(self.past.shape)
