@@ -151,9 +151,9 @@ def test_metadata_routing(blobs):
     X, y = blobs
     weight = np.random.default_rng(1).integers(0, 3, len(y)).astype(float)
     asked = xent.LogisticRegression(tol=1e-8).set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
-    search = GridSearchCV(make_pipeline(asked), {"logisticregression__C": [1.0]}, cv=2).fit(X, y, sample_weight=weight)
+    search = GridSearchCV(asked, {"C": [1.0]}, cv=2).fit(X, y, sample_weight=weight)
     twin = xent.LogisticRegression(tol=1e-8).fit(X, y, weight)
-    np.testing.assert_allclose(search.best_estimator_[-1].coef_, twin.coef_, atol=1e-6)
+    np.testing.assert_allclose(search.best_estimator_.coef_, twin.coef_, atol=1e-6)
     with pytest.raises(UnsetMetadataPassedError):
         make_pipeline(xent.LogisticRegression()).fit(X, y, sample_weight=weight)
     with pytest.raises(TypeError, match="fit takes no weight; what can be asked for is sample_weight"):
@@ -176,3 +176,11 @@ def test_html_view(blobs):
     assert "LogisticRegression" in estimator_html_repr(make_pipeline(StandardScaler(), model))
     with sklearn.config_context(display="text"):
         assert model._repr_html_() is None
+
+
+def test_distributions_in_cross_validation(blobs):
+    X, y = blobs
+    soft = 0.9 * np.eye(3)[y] + 0.1 / 3
+    scores = cross_val_score(xent.LogisticRegression(), X, soft, cv=3)
+    hard = cross_val_score(xent.LogisticRegression(), X, y, cv=3)
+    assert (np.abs(scores - 0.9 * hard - 0.1 / 3) < 0.05).all()

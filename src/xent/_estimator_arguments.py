@@ -28,6 +28,13 @@ from xent._arguments import (
 from xent._sklearn import DataConversionWarning, shared
 
 Array = NDArray[Any]
+
+
+class _Sparse(Protocol):
+    def tocsr(self) -> Any: ...
+
+
+MatrixLike = ArrayLike | _Sparse
 Matrix = Any    # an ndarray, or a matrix or array of scipy.sparse in CSR format
 
 MASS_ERROR = 1e-3       # of a row of a distribution: float16 probabilities add up to this

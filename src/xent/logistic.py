@@ -11,14 +11,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent import _estimator_arguments as check
-from xent import persistence, prediction, stream
-from xent._arguments import job_count
+from xent import persistence, stream
 from xent._progress import Callback, run, shown
-from xent._sklearn import Estimator, shared
+from xent._sklearn import shared
 from xent.linear import Objective, minimise
+from xent.prediction import LinearClassifier, NotFittedError, separates
 from xent.solvers import Result, lbfgs
 
 Array = NDArray[Any]
+
+__all__ = ["ConvergenceWarning", "LogisticRegression", "NotFittedError"]
 
 SOLVERS = ("auto", "lbfgs", "newton-cg")
 STREAM_ITERATIONS = 20      # for a batch: the next one corrects what is missing
@@ -31,11 +33,7 @@ class ConvergenceWarning(UserWarning):
     """
 
 
-class NotFittedError(ValueError, AttributeError):
-    """An estimator was used before it was fitted. Where scikit-learn has been imported, this also is its error."""
-
-
-class LogisticRegression(Estimator):
+class LogisticRegression(LinearClassifier):
     """Multinomial logistic regression, binary for two classes.
 
     Minimises the mean cross-entropy plus abs(coef)^2 / (2 C n), which is scikit-learn's objective divided by C n, with
@@ -113,11 +111,6 @@ class LogisticRegression(Estimator):
     True
     """
 
-    classes_: Array
-    coef_: Array
-    intercept_: Array
-    n_features_in_: int
-    feature_names_in_: Array
     n_iter_: NDArray[np.int32]
     objective_: float
     grad_norm_: float
@@ -156,7 +149,7 @@ class LogisticRegression(Estimator):
 
     def fit(
         self,
-        X: ArrayLike,
+        X: check.MatrixLike,
         y: ArrayLike,
         sample_weight: ArrayLike | None = None,
         *,
@@ -216,7 +209,7 @@ class LogisticRegression(Estimator):
         if interrupt is not None:
             raise interrupt
         hard = target.ndim == 1
-        if l2 == 0 and hard and prediction.separates(matrix, target, self.coef_, self.intercept_, weight):
+        if l2 == 0 and hard and separates(matrix, target, self.coef_, self.intercept_, weight):
             warnings.warn(
                 "the classes are linearly separable: without a penalty the objective has no minimum, and how large the "
                 "coefficients are depends on tol and max_iter only. Set C to a finite number, with penalty='l2'",
@@ -238,7 +231,7 @@ class LogisticRegression(Estimator):
 
     def partial_fit(
         self,
-        X: ArrayLike,
+        X: check.MatrixLike,
         y: ArrayLike,
         classes: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
@@ -330,92 +323,6 @@ class LogisticRegression(Estimator):
             raise interrupt
         return self
 
-    def decision_function(self, X: ArrayLike) -> Array:
-        """Logits: X @ coef_.T + intercept_.
-
-        Parameters
-        ----------
-        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes), or (n_samples,) for two classes
-            For two classes the logit of the second, that of the first being 0.
-        """
-        matrix = self._matrix(X)
-        scores = prediction.all_logits(matrix, self.coef_, self.intercept_)
-        return scores[:, 0] if len(self.classes_) == 2 else scores
-
-    def predict(self, X: ArrayLike) -> Array:
-        """The most probable label of each row.
-
-        Parameters
-        ----------
-        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-        """
-        matrix = self._matrix(X)
-        labels: Array = self.classes_[prediction.class_indices(matrix, self.coef_, self.intercept_)]
-        return labels
-
-    def predict_proba(self, X: ArrayLike) -> Array:
-        """The probability of each class, in the order of `classes_`.
-
-        Parameters
-        ----------
-        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-        """
-        return self._probabilities(self._matrix(X), log=False)
-
-    def predict_log_proba(self, X: ArrayLike) -> Array:
-        """The logarithm of the probability of each class, exact where the probability itself rounds to 0 or 1.
-
-        Parameters
-        ----------
-        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-        """
-        return self._probabilities(self._matrix(X), log=True)
-
-    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """The share of rows whose label is predicted, by weight.
-
-        Parameters
-        ----------
-        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
-        y : array_like of shape (n_samples,) or (n_samples, n_classes)
-            Labels; or distributions, of which a row counts by what it gives the predicted label.
-        sample_weight : array_like of shape (n_samples,), optional
-
-        Returns
-        -------
-        float
-        """
-        matrix = self._matrix(X)
-        indices = prediction.class_indices(matrix, self.coef_, self.intercept_)
-        soft = check.distribution("y", y, len(indices))
-        if soft is None:
-            right = self.classes_[indices] == check.column("y", y, len(indices), stacklevel=2)
-        elif soft.shape[1] != len(self.classes_):
-            raise ValueError(f"y has {soft.shape[1]} columns; it must have one a class, {len(self.classes_)}")
-        else:
-            right = soft[np.arange(len(indices)), indices]
-        weight = check.row_weights(sample_weight, len(indices))
-        if not weight.any():
-            raise ValueError("sample_weight is 0 for every sample; their mean would be 0 / 0")
-        weight = np.ldexp(weight, -np.frexp(weight.max())[1])      # a sum of any weights fits then
-        return float(np.average(right, weights=weight))
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save the parameters and what was fitted to a file, which :meth:`load` reads.
 
@@ -478,9 +385,6 @@ class LogisticRegression(Estimator):
         """The strength of the penalty on the sum over the samples."""
         return 0.0 if self.penalty is None else 1 / float(self.C)
 
-    def _n_threads(self) -> int | None:
-        return job_count(self.n_jobs)
-
     def _coefficients(self) -> NDArray[np.float64]:
         """As the objectives have them: the intercept in the last column."""
         return np.column_stack([self.coef_, self.intercept_]).astype(np.float64)
@@ -507,20 +411,3 @@ class LogisticRegression(Estimator):
             self.feature_names_in_ = features.names
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
-
-    def _check_fitted(self) -> None:
-        if not self.__sklearn_is_fitted__():
-            raise shared(NotFittedError)(f"this {type(self).__name__} is not fitted yet; call fit first")
-
-    def _check_features(self, features: check.Features, stacklevel: int) -> None:
-        names = getattr(self, "feature_names_in_", None)
-        check.same_features(features, self.coef_.shape[1], names, type(self).__name__, stacklevel + 1)
-
-    def _matrix(self, X: ArrayLike) -> Any:
-        self._check_fitted()
-        features = check.features("X", X)
-        self._check_features(features, stacklevel=3)
-        return features.matrix
-
-    def _probabilities(self, matrix: Any, log: bool) -> Array:
-        return prediction.probabilities(matrix, self.coef_, self.intercept_, log=log, n_threads=self._n_threads())

@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from xent import _estimator_arguments as check
+from xent._arguments import job_count
+from xent._sklearn import Estimator, shared
 from xent.linear import logits
 from xent.primitives import log_softmax, softmax
 
@@ -71,3 +74,128 @@ def separates(X: Any, target: NDArray[np.int64], coef: Array, intercept: Array, 
         if not (margin > 0)[weight[block] > 0].all():
             return False
     return True
+
+
+# --- the estimator's methods -----------------------------------------------------------------------------------------
+
+
+class NotFittedError(ValueError, AttributeError):
+    """An estimator was used before it was fitted. Where scikit-learn has been imported, this also is its error."""
+
+
+class LinearClassifier(Estimator):
+    """What a classifier does with its coefficients once it has them."""
+
+    n_jobs: int | None
+
+    classes_: Array
+    coef_: Array
+    intercept_: Array
+    n_features_in_: int
+    feature_names_in_: Array
+
+    def decision_function(self, X: check.MatrixLike) -> Array:
+        """Logits: X @ coef_.T + intercept_.
+
+        Parameters
+        ----------
+        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), or (n_samples,) for two classes
+            For two classes the logit of the second, that of the first being 0.
+        """
+        matrix = self._matrix(X)
+        scores = all_logits(matrix, self.coef_, self.intercept_)
+        return scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict(self, X: check.MatrixLike) -> Array:
+        """The most probable label of each row.
+
+        Parameters
+        ----------
+        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        matrix = self._matrix(X)
+        labels: Array = self.classes_[class_indices(matrix, self.coef_, self.intercept_)]
+        return labels
+
+    def predict_proba(self, X: check.MatrixLike) -> Array:
+        """The probability of each class, in the order of `classes_`.
+
+        Parameters
+        ----------
+        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        return self._probabilities(self._matrix(X), log=False)
+
+    def predict_log_proba(self, X: check.MatrixLike) -> Array:
+        """The logarithm of the probability of each class, exact where the probability itself rounds to 0 or 1.
+
+        Parameters
+        ----------
+        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        return self._probabilities(self._matrix(X), log=True)
+
+    def score(self, X: check.MatrixLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """The share of rows whose label is predicted, by weight.
+
+        Parameters
+        ----------
+        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
+        y : array_like of shape (n_samples,) or (n_samples, n_classes)
+            Labels; or distributions, of which a row counts by what it gives the predicted label.
+        sample_weight : array_like of shape (n_samples,), optional
+
+        Returns
+        -------
+        float
+        """
+        matrix = self._matrix(X)
+        indices = class_indices(matrix, self.coef_, self.intercept_)
+        soft = check.distribution("y", y, len(indices))
+        if soft is None:
+            right = self.classes_[indices] == check.column("y", y, len(indices), stacklevel=2)
+        elif soft.shape[1] != len(self.classes_):
+            raise ValueError(f"y has {soft.shape[1]} columns; it must have one a class, {len(self.classes_)}")
+        else:
+            right = soft[np.arange(len(indices)), indices]
+        weight = check.row_weights(sample_weight, len(indices))
+        if not weight.any():
+            raise ValueError("sample_weight is 0 for every sample; their mean would be 0 / 0")
+        weight = np.ldexp(weight, -np.frexp(weight.max())[1])      # a sum of any weights fits then
+        return float(np.average(right, weights=weight))
+
+    def _n_threads(self) -> int | None:
+        return job_count(self.n_jobs)
+
+    def _check_fitted(self) -> None:
+        if not self.__sklearn_is_fitted__():
+            raise shared(NotFittedError)(f"this {type(self).__name__} is not fitted yet; call fit first")
+
+    def _check_features(self, features: check.Features, stacklevel: int) -> None:
+        names = getattr(self, "feature_names_in_", None)
+        check.same_features(features, self.coef_.shape[1], names, type(self).__name__, stacklevel + 1)
+
+    def _matrix(self, X: check.MatrixLike) -> Any:
+        self._check_fitted()
+        features = check.features("X", X)
+        self._check_features(features, stacklevel=3)
+        return features.matrix
+
+    def _probabilities(self, matrix: Any, log: bool) -> Array:
+        return probabilities(matrix, self.coef_, self.intercept_, log=log, n_threads=self._n_threads())
