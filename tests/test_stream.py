@@ -165,3 +165,12 @@ def test_bad_first_calls(blobs):
         xent.LogisticRegression().partial_fit(X, y * 0, classes=[0])
     with pytest.raises(ValueError, match="class_weight 'balanced' is not supported for partial_fit"):
         xent.LogisticRegression(class_weight="balanced").partial_fit(X, y, classes=[0, 1, 2])
+
+
+def test_without_a_penalty(blobs):
+    """There may be no curvature at all at first."""
+    X, y = blobs
+    for limit in (np.inf, 1.0):
+        model = streamed(X, np.minimum(y, 1), 20, C=limit, penalty=None)
+        assert np.isfinite(model.coef_).all()
+        assert model.score(X, np.minimum(y, 1)) > 0.6

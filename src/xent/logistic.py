@@ -312,7 +312,7 @@ class LogisticRegression(LinearClassifier):
             noise=float(np.finfo(matrix.dtype).eps),
         )
         curvature = batch.past if interrupt is not None else batch.past_with_batch(result.x)
-        dtype = np.result_type(self.coef_, matrix) if fitted else matrix.dtype
+        dtype = np.result_type(self.coef_.dtype, matrix.dtype) if fitted else matrix.dtype
         self._keep(result.x.reshape(batch.centre.shape), dtype, result)
         if not fitted:
             self._keep_names(features)
@@ -398,8 +398,10 @@ class LogisticRegression(LinearClassifier):
         )
 
     def _keep(self, matrix: NDArray[np.float64], dtype: np.dtype[Any], result: Result) -> None:
-        self.coef_ = matrix[:, :-1].astype(dtype)
-        self.intercept_ = matrix[:, -1].astype(dtype)
+        largest = np.finfo(dtype).max       # of float32 coefficients; those of tiny features may be larger
+        matrix = np.clip(matrix, -largest, largest).astype(dtype)
+        self.coef_ = np.ascontiguousarray(matrix[:, :-1])
+        self.intercept_ = matrix[:, -1].copy()
         self.n_iter_ = np.array([result.iterations], np.int32)
         self.objective_ = result.loss
         self.grad_norm_ = result.grad_norm

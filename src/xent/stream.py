@@ -25,7 +25,7 @@ from xent.solvers import Metric, Vector
 Array = NDArray[Any]
 Matrix = NDArray[np.float64]
 
-MAX_BLOCK_ELEMENTS = 1 << 21
+MAX_BLOCK_ELEMENTS = 1 << 20    # ten classes of 300 features: beyond, a batch would take seconds
 BLOCK_ROWS = 1 << 12
 
 
