@@ -660,11 +660,3 @@ def test_coefficients_from_elsewhere(blobs):
     model.partial_fit(X[:50], y[:50])
     with pytest.raises(ValueError, match="X has 4 features, but LogisticRegression is expecting 5"):
         model.predict(X[:, :4])
-
-
-@pytest.mark.filterwarnings("ignore::xent.ConvergenceWarning")
-def test_coefficients_that_float32_cannot_hold(blobs):
-    X, y = blobs
-    model = xent.LogisticRegression(C=np.inf, tol=1e-45, max_iter=50).fit((X * 1e-39).astype(np.float32), y)
-    assert np.isfinite(model.coef_).all()
-    assert np.isfinite(model.intercept_).all()

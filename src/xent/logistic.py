@@ -398,10 +398,8 @@ class LogisticRegression(LinearClassifier):
         )
 
     def _keep(self, matrix: NDArray[np.float64], dtype: np.dtype[Any], result: Result) -> None:
-        largest = np.finfo(dtype).max       # of float32 coefficients; those of tiny features may be larger
-        matrix = np.clip(matrix, -largest, largest).astype(dtype)
-        self.coef_ = np.ascontiguousarray(matrix[:, :-1])
-        self.intercept_ = matrix[:, -1].copy()
+        self.coef_ = matrix[:, :-1].astype(dtype)
+        self.intercept_ = matrix[:, -1].astype(dtype)
         self.n_iter_ = np.array([result.iterations], np.int32)
         self.objective_ = result.loss
         self.grad_norm_ = result.grad_norm
