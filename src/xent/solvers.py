@@ -317,7 +317,7 @@ def newton_cg(
     radius = math.inf
     first_size = 0.0
     renewal = 0     # iteration of the next metric
-    hidden = 0      # iterations in a row whose progress rounding hides
+    hidden = 0      # steps in a row whose progress rounding hides
     iteration = 0
     found: _Step | None = None
     message = "the gradient is within tol"
@@ -346,17 +346,20 @@ def newton_cg(
             found = _conjugate_gradients(gradient, hessian_product_at(x), metric, radius, forcing)
         point = x + found.step
         value, slopes = function(point)
-        rounding = noise * abs(loss)
+        rounding = 10 * noise * abs(loss)
+        lower = float(np.abs(slopes).max(initial=0.0)) < 0.5 * grad_norm
         agreement = -math.inf
         if math.isfinite(value) and np.isfinite(slopes).all():
             agreement = (loss - value + rounding) / (found.decrease + rounding)
-        hidden = hidden + 1 if found.decrease <= rounding else 0
+            if lower and abs(loss - value) <= rounding:
+                agreement = 1.0
         iteration += 1
         if agreement > 0.75 and found.at_border:
             radius = 3 * found.length
         elif agreement < 0.25:
             radius = found.length / 2
         if agreement > 1e-4:
+            hidden = 0 if lower or loss - value > rounding else hidden + 1
             x, loss, gradient = point, value, slopes
             found = None
         else:       # the same way again, to where the parabola through what is known has its minimum
