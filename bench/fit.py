@@ -172,9 +172,9 @@ def compare(
     return curves, least
 
 
-def least_objective(data: DataSet) -> float:
+def least_objective(data: DataSet, threads: int) -> float:
     """Of a long run in float64."""
-    with conditions(xent.get_num_threads()):
+    with conditions(threads):
         model = xent.LogisticRegression(tol=1e-9, max_iter=300).fit(data.X, data.y)
     return fit_data.objective(data.X, data.y, model.coef_, model.intercept_)
 
@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except fit_data.Unavailable as reason:
             print(f"{name} is left out: {reason}", file=sys.stderr)
             continue
-        least = least_objective(data)
+        least = least_objective(data, options.threads)
         compared = {}
         for dtype in dtypes:
             compared[dtype], least = compare(data, dtype, candidates, options.threads, budget, least)
@@ -233,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     header = ["set", "dtype", "solver", "near", "ratio", "far", "ratio", "least"]
     print(report.table(header, [row for cell in cells for row in rows(cell)]))
     saved = [{**cell, "curves": [asdict(curve) for curve in cell["curves"]]} for cell in cells]
-    report.write_json(options.json, {"environment": environment, "cells": saved})
+    report.write_json(options.json, {"environment": environment, "fit threads": options.threads, "cells": saved})
     return 0
 
 
