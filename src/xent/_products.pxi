@@ -15,6 +15,7 @@ cdef enum Task:
     DIAGONAL        # of the Hessian, the same, if X holds squares; coefficients do not matter
 
 cdef enum:
+    SOON = 8        # elements of a sparse row whose coefficients are fetched ahead
     FLUSH = 512     # rows whose gradient is added up in the type of X before it goes to float64
 
 
@@ -215,6 +216,7 @@ cdef inline void sparse_logits_of(
     for k in range(first, last):
         value = fill(x, get(x, k))
         w = element(coef, column[k] * width)
+        xent_prefetch(element(coef, column[min(k + SOON, last - 1)] * width))
         for v in range(V):
             sums[v] = multiply_add(value, w[v], sums[v])
     for v in range(V):
@@ -257,6 +259,7 @@ cdef void add_sparse_gradient(
             put(row, j, get(slopes, (i - first) * classes + j))
         for k in range(<Py_ssize_t>start[i], <Py_ssize_t>start[i + 1]):
             value = fill(slopes, get(<const vec*>problem.x, k))
+            xent_prefetch(from_element(gradient, column[min(k + SOON, <Py_ssize_t>start[i + 1] - 1)] * problem.width))
             out = from_element(gradient, column[k] * problem.width)
             for v in range(V):
                 out[v] = multiply_add(value, row[v], out[v])

@@ -40,7 +40,6 @@ Function = Callable[[Vector], tuple[float, Vector]]
 Metric = Callable[[Vector], Vector]     # g -> M g, with M symmetric and positive definite
 
 RENEWALS = frozenset([0, *(5 << k for k in range(40))])
-NEWTON_RENEWALS = frozenset([0, 1, 2, 3, *(5 << k for k in range(40))])
 MAX_PRODUCTS = 500      # Hessian products for one step
 MAX_FORCING = 0.1
 MAX_HIDDEN = 3
@@ -213,9 +212,20 @@ def lbfgs(
 
 class _Step(NamedTuple):
     step: Vector
-    decrease: float     # of the quadratic model
+    slope: float        # of the function along it
+    curvature: float    # step' H step
     length: float       # in the norm of the inverse metric
     at_border: bool
+
+    @property
+    def decrease(self) -> float:
+        """What the quadratic model promises."""
+        return -self.slope - self.curvature / 2
+
+    def times(self, factor: float) -> _Step:
+        return _Step(
+            factor * self.step, factor * self.slope, factor * factor * self.curvature, factor * self.length, True
+        )
 
 
 def _conjugate_gradients(
@@ -261,8 +271,8 @@ def _conjugate_gradients(
         step_direction = more * (step_direction + length * direction_direction)
         direction_direction = size + more * more * direction_direction
         direction = more * direction - scaled
-    decrease = -0.5 * float(step @ (gradient + residual))     # the residual is gradient + H step
-    return _Step(step, decrease, math.sqrt(step_step), at_border)
+    curvature = float(step @ (residual - gradient))     # the residual is gradient + H step
+    return _Step(step, float(step @ gradient), curvature, math.sqrt(step_step), at_border)
 
 
 def newton_cg(
@@ -306,9 +316,10 @@ def newton_cg(
     metric: Metric = lambda g: g    # noqa: E731
     radius = math.inf
     first_size = 0.0
-    hidden = 0      # iterations in a row whose progress rounding hides
+    renewal = 0     # iteration of the next metric
+    hidden = 0      # steps in a row whose progress rounding hides
     iteration = 0
-    hessian_product: Metric | None = None
+    found: _Step | None = None
     message = "the gradient is within tol"
     while True:
         grad_norm = float(np.abs(gradient).max(initial=0.0))
@@ -325,28 +336,35 @@ def newton_cg(
         if hidden == MAX_HIDDEN or radius == 0:
             message = "no step lowers the value: its rounding errors hide the descent"
             break
-        if metric_at is not None and iteration in NEWTON_RENEWALS:
+        if found is None and metric_at is not None and iteration >= renewal:
             metric = metric_at(x)
-        if hessian_product is None:
-            hessian_product = hessian_product_at(x)
-        size = math.sqrt(max(0.0, float(gradient @ metric(gradient))))
-        first_size = first_size or size
-        forcing = min(MAX_FORCING, math.sqrt(size / first_size)) if first_size > 0 else MAX_FORCING
-        found = _conjugate_gradients(gradient, hessian_product, metric, radius, forcing)
+            renewal = iteration + max(1, iteration // 2)
+        if found is None:
+            size = math.sqrt(max(0.0, float(gradient @ metric(gradient))))
+            first_size = first_size or size
+            forcing = min(MAX_FORCING, math.sqrt(size / first_size)) if first_size > 0 else MAX_FORCING
+            found = _conjugate_gradients(gradient, hessian_product_at(x), metric, radius, forcing)
         point = x + found.step
         value, slopes = function(point)
-        rounding = noise * abs(loss)
-        decrease = loss - value
-        agreement = (decrease + rounding) / (found.decrease + rounding) if math.isfinite(value) else -math.inf
-        hidden = hidden + 1 if found.decrease <= rounding else 0
+        rounding = 10 * noise * abs(loss)
+        lower = float(np.abs(slopes).max(initial=0.0)) < 0.5 * grad_norm
+        agreement = -math.inf
+        if math.isfinite(value) and np.isfinite(slopes).all():
+            agreement = (loss - value + rounding) / (found.decrease + rounding)
+            if lower and abs(loss - value) <= rounding:
+                agreement = 1.0
         iteration += 1
-        if not agreement > 0.1:
-            radius = found.length / 4
-        elif agreement > 0.75 and found.at_border:
+        if agreement > 0.75 and found.at_border:
             radius = 3 * found.length
         elif agreement < 0.25:
             radius = found.length / 2
-        if agreement > 1e-4 and np.isfinite(slopes).all():
+        if agreement > 1e-4:
+            hidden = 0 if lower or loss - value > rounding else hidden + 1
             x, loss, gradient = point, value, slopes
-            hessian_product = None
+            found = None
+        else:       # the same way again, to where the parabola through what is known has its minimum
+            rise = value - loss - found.slope
+            lowest = -found.slope / (2 * rise) if math.isfinite(rise) and rise > 0 else 0.0
+            found = found.times(min(0.5, max(0.1, lowest)))
+            radius = found.length
     return Result(x, loss, grad_norm, iteration, grad_norm <= tol, message)
