@@ -26,7 +26,7 @@ Array = NDArray[Any]
 Matrix = NDArray[np.float64]
 
 MAX_BLOCK_ELEMENTS = 1 << 20    # ten classes of 300 features: beyond, a batch would take seconds
-BLOCK_ROWS = 1 << 12
+WEIGHTED_ELEMENTS = 1 << 20
 
 
 class Batch:
@@ -107,13 +107,14 @@ class Batch:
             result[:, :-1] = (squares.T @ spread).T
             result[:, -1] = spread.sum(axis=0) if self.fit_intercept else 0
             return result
-        for start in range(0, len(spread), BLOCK_ROWS):
-            block = slice(start, start + BLOCK_ROWS)
+        size = max(1, WEIGHTED_ELEMENTS // matrix.size)
+        for start in range(0, len(spread), size):
+            block = slice(start, start + size)
             rows = self.X[block]
             X = np.full((len(spread[block]), matrix.shape[1]), float(self.fit_intercept), rows.dtype)
             X[:, :-1] = rows if isinstance(rows, np.ndarray) else rows.toarray()
-            for k in range(len(matrix)):
-                result[k] += (X * spread[block, k, None]).T @ X
+            weighted = X[:, None, :] * spread[block, :, None]       # all classes in one product
+            result += (weighted.reshape(len(X), -1).T @ X).reshape(result.shape)
         return result
 
 
