@@ -89,7 +89,8 @@ class Products:
     def row_bytes(self) -> int:
         """What a row of a block needs."""
         copies = self.copies_X + (self.with_grad and self.types[0] != self.dtype)
-        return self.X.copied + int(copies) * self.features * self.dtype.itemsize
+        numbers: int = copies * self.features
+        return self.X.copied + numbers * self.dtype.itemsize
 
     def fixed_bytes(self, classes: int, piece: int, several: bool) -> int:
         """What chunks of so many classes and pieces of so many rows need; `several` blocks of rows need sums apart for

@@ -31,7 +31,7 @@ BLOCK_ELEMENTS = 1 << 18    # of X and the logits: a block of both stays near th
 MIN_ROWS = 512              # of a block: products of fewer are slower
 FEW_ROWS = 112              # products of fewer take more than a third longer
 CLASSES = 1024              # in a chunk, by classes
-PART = 8                    # of the scratch goes to a room for products, and again to scratches of the kernels
+PARTS = (8, 64, 1 << 60)    # of the scratch, for a room for products, and again for the scratches of the kernels
 SLACK = 1 << 18             # bytes: NumPy buffers operands of a sum, and there is what is small
 ROW_SLACK = 96              # and for each row
 CLASS_SLACK = 128           # and more when it goes by classes
@@ -98,12 +98,12 @@ class _Plan(NamedTuple):
     size: int           # rows of a block of the kernels
 
 
-def _plan(task: _Task, by_classes: bool, max_scratch: int, least: bool = False) -> tuple[_Plan, int]:
-    """The largest blocks for a scratch, or with `least` the smallest; and what they need, in bytes."""
+def _plan(task: _Task, by_classes: bool, max_scratch: int, part: int = PARTS[0]) -> tuple[_Plan, int]:
+    """The largest blocks for a scratch, 1/`part` of it for each of the rooms; and what one row needs, in bytes."""
     products, batch = task.products, task.operands.batch
     rows, classes = task.shape
     feature_bytes = max(1, products.features * products.dtype.itemsize)
-    fit = 1 if least else max(1, max_scratch // PART // feature_bytes)
+    fit = max(1, max_scratch // part // feature_bytes)
     chunk, piece = min(CLASSES if by_classes else classes, fit), min(MIN_ROWS, fit, rows)
     if by_classes:
         width, per_row = _width(chunk), 8 * -(-classes // chunk) + CLASS_SLACK
@@ -111,12 +111,12 @@ def _plan(task: _Task, by_classes: bool, max_scratch: int, least: bool = False) 
         width, per_row = classes, 0
     per_row += width * products.dtype.itemsize + task.operands.row_bytes + products.row_bytes()
     kernel = 8 * kernels.batch_scratch(width, 1 if batch.mass is None else batch.mass.shape[-1])
-    threads = 1 if least else max(1, max_scratch // PART // kernel)
+    threads = max(1, max_scratch // part // kernel)
     if by_classes:
         threads = min(threads, 32)
     fixed = SLACK + threads * kernel + (16 * classes if batch.class_weight is not None else 0)
-    wanted = 1 if least else rows
-    if not (by_classes or least):
+    wanted = rows
+    if not by_classes:
         wanted = min(rows, max(MIN_ROWS, BLOCK_ELEMENTS // max(1, classes + products.features)))
     most = 0
     for several in (False, True):
@@ -139,10 +139,10 @@ def _choose(task: _Task, max_scratch: int) -> tuple[bool, _Plan]:
     needed = []
     rows, classes = task.shape
     enough = min(rows, FEW_ROWS if task.products.with_grad else MIN_ROWS)
-    for least in (False, True):
+    for part in PARTS:
         plans = {}
         for by_classes in (False, True) if task.goes_by_classes() and classes > CLASSES else (False,):
-            plan, need = _plan(task, by_classes, max_scratch, least)
+            plan, need = _plan(task, by_classes, max_scratch, part)
             needed.append(need)
             if plan.rows >= min(rows, 1):
                 plans[by_classes] = plan
@@ -152,15 +152,15 @@ def _choose(task: _Task, max_scratch: int) -> tuple[bool, _Plan]:
             by_classes = False not in plans or plans[True].rows > 2 * plans[False].rows
             return by_classes, plans[by_classes]
     raise ValueError(
-        f"max_scratch is {max_scratch}; for {classes} classes and {task.products.features} features it must be at "
-        f"least {min(needed)} bytes"
+        f"max_scratch is {max_scratch}, too little for {classes} classes and {task.products.features} features; "
+        f"{min(needed)} bytes are enough"
     )
 
 
 def _hides_nan(task: _Task, max_scratch: int) -> bool:
     """Whether rows that have no effect are not all finite: in products, 0 times NaN would be NaN."""
     X = task.products.X
-    size = max(1, min(MIN_ROWS, max_scratch // PART // max(1, X.array.shape[-1] * X.array.itemsize)))
+    size = max(1, min(MIN_ROWS, max_scratch // PARTS[0] // max(1, X.array.shape[-1] * X.array.itemsize)))
     for rows in chunks(task.shape[0], size):
         idle = task.operands.idle(rows)
         if idle is not None and not np.isfinite(X[rows].sum(axis=1)[idle]).all():
