@@ -292,20 +292,24 @@ def test_threads_do_not_matter(blocks, monkeypatch):
 
 
 CASES = {
-    "few classes": ((20_000,), 10, 50, 1 << 20, {}),
-    "many classes": ((300,), 20_000, 16, 4 << 20, {}),
-    "too many for rows": ((50,), 100_000, 4, 2 << 20, {}),
+    "few classes": ((5_000,), 10, 50, 1 << 20, {}),
+    "many classes": ((300,), 10_000, 16, 3 << 20, {}),
+    "too many for rows": ((50,), 50_000, 4, 1 << 20, {}),
     "many features": ((64,), 10, 20_000, 2 << 20, {}),
-    "capped": ((300,), 5_000, 16, 2 << 20, {"softcap": 5.0}),
-    "weights": ((300,), 20_000, 16, 4 << 20, {"class_weight": True, "sample_weight": True}),
+    "capped": ((100,), 5_000, 16, 2 << 20, {"softcap": 5.0}),
+    "weights": ((300,), 10_000, 16, 3 << 20, {"class_weight": True, "sample_weight": True}),
     "two axes": ((20, 30), 3_000, 16, 2 << 20, {}),
     "distribution": ((400,), 3_000, 16, 2 << 20, {"form": "distribution"}),
     "sparse": ((400,), 3_000, 16, 2 << 20, {"form": "sparse"}),
 }
 
 
-@pytest.mark.parametrize("layout", ["C", "Fortran", "reversed"])
-@pytest.mark.parametrize("with_grad", [False, True])
+@pytest.mark.parametrize(
+    ("layout", "with_grad"),
+    [("C", True), *(pytest.param(*more, marks=pytest.mark.deep) for more in (
+        ("C", False), ("Fortran", True), ("reversed", False), ("reversed", True)
+    ))],
+)  # fmt: skip
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_memory(case, with_grad, layout):
     lead, classes, features, max_scratch, options = case

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xent import _arguments as check
 from xent._dispatch import kernels
+from xent._parallel import BLOCK_ELEMENTS as KERNEL_ELEMENTS
 from xent._parallel import Blocks, cut
 from xent._products import Products, Rows, chunks
 from xent.losses import Reduction, batch_room, divisor_of, prepared, reduced
@@ -35,7 +36,7 @@ PARTS = (8, 64, 1 << 60)    # of the scratch, for a room for products, and again
 SLACK = 1 << 18             # bytes: NumPy buffers operands of a sum, and there is what is small
 ROW_SLACK = 96              # and for each row
 CLASS_SLACK = 128           # and more when it goes by classes
-MAX_SUMS = 4096
+MAX_SUMS = 4096             # of blocks, kept until the end
 
 
 class _Operands:
@@ -124,7 +125,7 @@ def _plan(task: _Task, by_classes: bool, max_scratch: int, part: int = PARTS[0])
         most = min(wanted, (max_scratch - need) // per_row)
         if most >= rows:
             break
-    size = kernels.block_size(rows, width, BLOCK_ELEMENTS // 4)
+    size = kernels.block_size(rows, width, KERNEL_ELEMENTS)   # as in cross_entropy, for the same sums
     most -= most % size if most > size else 0
     return _Plan(most, chunk, piece, threads, max(1, min(size, most))), need + per_row
 
