@@ -446,3 +446,37 @@ def gradient(name: str, weight_name: str, batch: Batch, wanted: bool, given: obj
 
 def probabilities(name: str, array: Array) -> None:
     between(name, array, 0, 1, "probabilities must be in [0, 1]")
+
+
+# --- a linear layer --------------------------------------------------------------------------------------------------
+
+
+def linear_operands(
+    X: ArrayLike, weight: ArrayLike, bias: ArrayLike | None
+) -> tuple[Array, Array, Array | None, np.dtype[Any]]:
+    """The operands of X @ weight.T + bias as they came, whatever their byte order, and the type to compute it in."""
+    x, w = _real("X", X), _real("weight", weight)
+    if x.ndim == 0:
+        raise ValueError("X is a number; it must have a last axis of features")
+    if w.ndim != 2:
+        raise ValueError(f"weight has {w.ndim} dimensions; it must have 2, (n_classes, n_features)")
+    if w.shape[1] != x.shape[-1]:
+        raise ValueError(f"weight has shape {w.shape}; for X of shape {x.shape} it must be (n_classes, {x.shape[-1]})")
+    b = None if bias is None else _real("bias", bias)
+    if b is not None and b.shape != w.shape[:1]:
+        raise ValueError(f"bias has shape {b.shape}; it must have shape {w.shape[:1]}, a number for each row of weight")
+    dtype = np.result_type(*(wide(gradient_type(array)) for array in (x, w, b) if array is not None))
+    return x, w, b, dtype
+
+
+def _real(name: str, value: ArrayLike) -> Array:
+    """An array of the types of `floating`, which checks them, as it is."""
+    array = to_array(name, value)
+    if array.dtype.kind not in "iu":
+        floating(name, array[:0] if array.ndim else array)
+    return array
+
+
+def gradient_type(array: Array) -> np.dtype[Any]:
+    """The type of the gradient for an array: its own, in native byte order; of integers float64."""
+    return _FLOAT64 if array.dtype.kind in "iu" else array.dtype.newbyteorder("=")
