@@ -1,50 +1,123 @@
-"""Logistic regression on the 1,797 digits: xent against scikit-learn's default solver (lbfgs), to the same objective.
+"""Logistic regression: how near the least objective each solver is after how long.
+
+Every solver is run anew with 1, 2, 4, 8, ... iterations and the tightest tolerance, all solvers in turn at each number,
+until it is within GAP of the least objective known or has spent its time. A run is a point: seconds, and
+(f - f*) / f*, with f the objective in plain float64 (see fit_data.py) and f* the least of all runs, one of which is a
+long one of xent in float64. The time to a gap is read between two points, on logarithmic axes.
 
 Usage:
 
-    python bench/fit.py [--quick] [--threads 1 2 ...] [--json PATH]
+    python bench/fit.py [--quick] [--sets digits letters ...] [--dtypes float64 float32] [--threads N] [--json PATH]
 """
 
 import argparse
 import importlib.util
+import math
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
+import fit_data
 import numpy as np
 import report
 from cases import Floats, Labels
-from harness import Candidate, check_and_time
+from fit_data import DataSet
+from harness import no_collection, settle
 from peers import thread_count
 
 import xent
 
-GAP = 1e-6  # of the objective, relative: the two solvers' coefficients then agree to about three digits
-LONG = 100_000  # iterations: never what stops a run
+GAPS = {"float64": (1e-3, 1e-6), "float32": (1e-3, 1e-5)}     # relative: what a table says
+MAX_HESSIAN_BYTES = 2e9     # what newton-cholesky may ask for
+LONG = 10_000
 
-Fit = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a solver is run and what it reaches: its relative distance from the least objective known."""
-
-    arguments: dict[str, Any]
-    iterations: int
-    gap: float
+Model = tuple[Floats, Floats]       # coefficients, a row for each class, and intercepts
+Fit = Callable[[Any, Labels, int], Model]
 
 
-def objective(model: Any, X: Floats, y: Labels) -> float:
-    """Mean loss + |coef|² / (2 C N), in plain float64: what both minimise, up to a factor C N."""
-    z = X @ model.coef_.astype(np.float64).T + model.intercept_
-    z -= z.max(axis=1, keepdims=True)
-    losses = np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(y)), y]
-    return float(losses.mean() + (model.coef_**2).sum() / (2 * model.C * len(y)))
+@dataclass
+class Solver:
+    """A fit with so many iterations; for sets where `suits` says so."""
+
+    name: str
+    fit: Fit
+    suits: Callable[[DataSet], bool] = lambda data: True
+
+
+@dataclass
+class Curve:
+    """The points of a solver on a set."""
+
+    solver: str
+    iterations: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    objectives: list[float] = field(default_factory=list)
+    fault: str | None = None
+
+    def gaps(self, least: float) -> list[float]:
+        return [max((value - least) / least, 1e-16) for value in self.objectives]
+
+    def time_to(self, gap: float, least: float) -> float:
+        """Seconds, between the last point above the gap and the first within it; infinite if there is none."""
+        gaps = self.gaps(least)
+        for i, value in enumerate(gaps):
+            if value <= gap:
+                if i == 0 or gaps[i - 1] <= value or self.seconds[i - 1] >= self.seconds[i]:
+                    return self.seconds[i]
+                share = math.log(gaps[i - 1] / gap) / math.log(gaps[i - 1] / value)
+                return math.exp((1 - share) * math.log(self.seconds[i - 1]) + share * math.log(self.seconds[i]))
+        return math.inf
+
+
+def of_scikit_learn(estimator: Any, **arguments: Any) -> Fit:
+    def fit(X: Any, y: Labels, iterations: int) -> Model:
+        model = estimator(max_iter=iterations, **arguments).fit(X, y)
+        return model.coef_, model.intercept_
+
+    return fit
+
+
+def of_cyanure(X: Any, y: Labels, iterations: int) -> Model:
+    from cyanure.estimators import Classifier
+
+    model = Classifier(
+        loss="multiclass-logistic", penalty="l2", lambda_1=1 / len(y), fit_intercept=True, max_iter=iterations,
+        tol=1e-14, verbose=False, n_threads=xent.get_num_threads(),
+    )  # fmt: skip
+    model.fit(X, y)
+    return np.asarray(model.coef_).T, np.asarray(model.intercept_).ravel()
+
+
+def has_small_hessian(data: DataSet) -> bool:
+    return 8 * ((data.X.shape[1] + 1) * (int(data.y.max()) + 1)) ** 2 <= MAX_HESSIAN_BYTES
+
+
+def is_dense(data: DataSet) -> bool:
+    return isinstance(data.X, np.ndarray)
+
+
+def solvers() -> list[Solver]:
+    """xent first, then whatever is installed."""
+    found = [Solver("xent", of_scikit_learn(xent.LogisticRegression, tol=1e-13))]
+    if importlib.util.find_spec("sklearn"):
+        from sklearn.linear_model import LogisticRegression
+
+        for name in ("lbfgs", "newton-cg", "newton-cholesky", "saga"):
+            fit = of_scikit_learn(LogisticRegression, tol=1e-13, solver=name)
+            suits = has_small_hessian if name == "newton-cholesky" else Solver.suits
+            found.append(Solver(f"sklearn {name}", fit, suits))
+    if importlib.util.find_spec("sklearnex"):
+        from sklearnex.linear_model import LogisticRegression as Patched
+
+        found.append(Solver("sklearnex lbfgs", of_scikit_learn(Patched, tol=1e-13), is_dense))
+    if importlib.util.find_spec("cyanure"):
+        found.append(Solver("cyanure", of_cyanure))
+    return found
 
 
 def conditions(threads: int) -> ExitStack:
@@ -55,138 +128,113 @@ def conditions(threads: int) -> ExitStack:
     stack = ExitStack()
     stack.enter_context(thread_count(xent.get_num_threads, xent.set_num_threads, threads))
     stack.enter_context(warnings.catch_warnings())
-    warnings.simplefilter("ignore", xent.ConvergenceWarning)
-    if importlib.util.find_spec("sklearn"):
-        from sklearn.exceptions import ConvergenceWarning
+    warnings.simplefilter("ignore")
+    if importlib.util.find_spec("threadpoolctl"):
         from threadpoolctl import threadpool_limits
 
-        warnings.simplefilter("ignore", ConvergenceWarning)
         stack.enter_context(threadpool_limits(threads))
     return stack
 
 
-def solvers() -> dict[str, Fit]:
-    """Estimators by name, xent first."""
-    found: dict[str, Fit] = {"xent": xent.LogisticRegression}
-    if importlib.util.find_spec("sklearn"):
-        from sklearn.linear_model import LogisticRegression
-
-        found["sklearn"] = LogisticRegression
-    return found
+def numbers_of_iterations() -> Iterator[int]:
+    return (1 << k for k in range(1, LONG.bit_length()))
 
 
-def exact() -> list[Any]:
-    """Solvers run far beyond the timed ones; scikit-learn's Newton is independent of both, and the cheapest there."""
-    models = [xent.LogisticRegression(tol=1e-10, max_iter=LONG)]
-    if importlib.util.find_spec("sklearn"):
-        from sklearn.linear_model import LogisticRegression
-
-        models.append(LogisticRegression(solver="newton-cholesky", tol=1e-10, max_iter=LONG))
-    return models
-
-
-def run(estimator: Fit, X: Floats, y: Labels, least: float, **arguments: Any) -> Settings:
-    """One fit, judged."""
-    model = estimator(**arguments).fit(X, y)
-    gap = (objective(model, X, y) - least) / least
-    return Settings(arguments, int(np.max(model.n_iter_)), gap)
-
-
-def loosest(estimator: Fit, X: Floats, y: Labels, least: float) -> Settings:
-    """The loosest tolerance, in half decades, that comes within GAP of the least objective."""
-    for half_decades in range(25):
-        settings = run(estimator, X, y, least, tol=float(f"{10 ** (-half_decades / 2):.1e}"), max_iter=LONG)
-        if settings.gap <= GAP:
-            return settings
-    raise RuntimeError(f"{estimator} stayed {settings.gap} above the least objective")
-
-
-def too_far(model: Any, X: Floats, y: Labels, least: float, within: float) -> str | None:
-    """What is wrong with a model, or None."""
-    gap = (objective(model, X, y) - least) / least
-    return None if gap <= within else f"objective {gap:.1e} above the least one"
-
-
-def compare(X: Floats, y: Labels, thread_counts: Sequence[int], **timing: Any) -> list[dict[str, Any]]:
-    """Default settings and equal objectives, timed in turn."""
-    estimators = solvers()
-    with conditions(1):  # products as small as these can take BLAS ten times longer on two threads than on one
-        least = min(objective(model.fit(X, y), X, y) for model in exact())
-        default = {name: run(make, X, y, least) for name, make in estimators.items()}
-        equal = {name: loosest(make, X, y, least) for name, make in estimators.items()}
-    runs = []
-    # The rounding of BLAS, and the path with it, depends on its threads: hence the factor.
-    for label, settings, within in (("default", default, np.inf), ("equal objective", equal, 3 * GAP)):
-        for threads in thread_counts:
-            scope = partial(conditions, threads)
-            candidates = [
-                Candidate(name, partial(make(**settings[name].arguments).fit, X, y), scope)
-                for name, make in estimators.items()
-            ]
-            check = partial(too_far, X=X, y=y, least=least, within=within)
-            results = check_and_time(candidates, check, **timing)
-            runs.append({"run": label, "threads": threads, "settings": settings, "results": results})
-    return runs
+def compare(
+    data: DataSet, dtype: str, candidates: Sequence[Solver], threads: int, budget: float, least: float
+) -> tuple[list[Curve], float]:
+    """The curve of each solver, and the least objective known by then. A run stops being repeated with more iterations
+    when it is near enough, or when a solver's runs have taken `budget` seconds."""
+    given = data.astype(dtype)
+    curves = [Curve(solver.name) for solver in candidates]
+    aim = min(GAPS[dtype])
+    going = [solver.suits(data) for solver in candidates]
+    with conditions(threads), no_collection():
+        for iterations in numbers_of_iterations():
+            for solver, curve, i in zip(candidates, curves, range(len(going)), strict=True):
+                if not going[i]:
+                    continue
+                settle(0.004)
+                start = perf_counter()
+                try:
+                    model = solver.fit(given.X, given.y, iterations)
+                except Exception as error:  # a peer's own failure is a finding
+                    curve.fault, going[i] = f"{type(error).__name__}: {error}"[:200], False
+                    continue
+                curve.seconds.append(perf_counter() - start)
+                curve.iterations.append(iterations)
+                curve.objectives.append(fit_data.objective(data.X, data.y, *model))
+                least = min(least, curve.objectives[-1])
+                gap = curve.gaps(least)[-1]
+                going[i] = gap > aim / 4 and sum(curve.seconds) < budget
+            if not any(going):
+                break
+    return curves, least
 
 
-def rows(features: str, runs: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """A row a solver."""
+def least_objective(data: DataSet, threads: int) -> float:
+    """Of a long run in float64."""
+    with conditions(threads):
+        model = xent.LogisticRegression(tol=1e-9, max_iter=300).fit(data.X, data.y)
+    return fit_data.objective(data.X, data.y, model.coef_, model.intercept_)
+
+
+def rows(cell: dict[str, Any]) -> list[list[str]]:
+    """A row a solver: times to the gaps, and how many times xent's they are."""
     lines = []
-    for run in runs:
-        for result in run["results"]:
-            settings = run["settings"][result.name]
-            lines.append(
-                [
-                    features,
-                    run["run"],
-                    str(run["threads"]),
-                    result.name,
-                    f"{settings.arguments['tol']:g}" if settings.arguments else "default",
-                    str(settings.iterations),
-                    f"{settings.gap:.0e}",
-                    report.duration(result.seconds.median) if result.seconds else f"WRONG: {result.fault}",
-                    report.spread(result.ratio) if result.ratio else "",
-                ]
-            )
+    ours = cell["curves"][0]
+    for curve in cell["curves"]:
+        line = [cell["set"], cell["dtype"], curve.solver]
+        for gap in GAPS[cell["dtype"]]:
+            seconds, own = (c.time_to(gap, cell["least"]) for c in (curve, ours))
+            if seconds < math.inf:
+                line += [report.duration(seconds), report.number(seconds / own)]
+            else:
+                spent = f"> {report.number(max(curve.seconds) / own)}" if curve.seconds and own < math.inf else ""
+                line += ["-", curve.fault or spent]
+        lines.append([*line, f"{min(curve.gaps(cell['least'])):.0e}" if curve.seconds else ""])
     return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Time logistic regression on the digits, in turn with scikit-learn.")
-    parser.add_argument("--quick", action="store_true", help="few rounds, 1 thread")
-    parser.add_argument("--threads", nargs="+", type=int, help="default: 1 and all")
+    parser = argparse.ArgumentParser(description="Logistic regression: nearness to the least objective against time.")
+    parser.add_argument("--quick", action="store_true", help="the digits only, for less long")
+    parser.add_argument("--sets", nargs="+", choices=fit_data.SETS, help="default: all")
+    parser.add_argument("--dtypes", nargs="+", choices=GAPS, help="default: float64 and, but for --quick, float32")
+    parser.add_argument("--solvers", nargs="+", metavar="WORD", help="only solvers with one of these in their name")
+    parser.add_argument("--threads", type=int, default=xent.get_num_threads())
+    parser.add_argument("--budget", type=float, help="seconds for each solver on a set, but for the run under way")
     parser.add_argument("--json", type=Path, metavar="PATH", help="save every number there")
     options = parser.parse_args(arguments)
-    timing = {"budget": 1.0, "least": 3} if options.quick else {"budget": 10.0, "least": 7}
-    threads = options.threads or ([1] if options.quick else sorted({1, xent.get_num_threads()}))
+    budget = options.budget or (3.0 if options.quick else 60.0)
+    dtypes = options.dtypes or list(GAPS)[: 1 if options.quick else None]
+    candidates = solvers()
+    if options.solvers:
+        candidates = [s for s in candidates if s.name == "xent" or any(word in s.name for word in options.solvers)]
 
-    X, y = xent.datasets.load_digits()
     neighbours = report.Neighbours()
-    features = [("raw (0..16)", X), ("scaled (X/16)", X / 16)]
-    compared = {name: compare(data, y, threads, **timing) for name, data in report.progress(features, "fits")}
+    cells = []
+    for name in report.progress(options.sets or list(fit_data.SETS)[: 1 if options.quick else None], "sets"):
+        try:
+            data = fit_data.SETS[name]()
+        except fit_data.Unavailable as reason:
+            print(f"{name} is left out: {reason}", file=sys.stderr)
+            continue
+        least = least_objective(data, options.threads)
+        compared = {}
+        for dtype in dtypes:
+            compared[dtype], least = compare(data, dtype, candidates, options.threads, budget, least)
+        cells += [{"set": data.name, "dtype": d, "least": least, "curves": curves} for d, curves in compared.items()]
 
     environment = report.environment(neighbours)
-    print(f"# Logistic regression, digits (1797, 64), 10 classes, C = 1\n\n{report.describe(environment)}\n")
-    print("Ratio: solver's time / xent's, median of the rounds (quartiles). Gap: relative distance of mean loss +")
-    print(
-        "|coef|² / (2 C N), which both minimise, from the least value known, in plain float64 NumPy. Equal objective:"
-    )
-    print(f"the loosest tol, in half decades, with a gap of at most {GAP:g}.\n")
-    header = ["features", "run", "threads", "solver", "tol", "iterations", "gap", "time", "ratio"]
-    print(report.table(header, [row for name, runs in compared.items() for row in rows(name, runs)]))
-    cells = [
-        {
-            "features": name,
-            "run": run["run"],
-            "threads": run["threads"],
-            "settings": {solver: asdict(settings) for solver, settings in run["settings"].items()},
-            "results": report.record(run["results"]),
-        }
-        for name, runs in compared.items()
-        for run in runs
-    ]
-    report.write_json(options.json, {"environment": environment, "cells": cells})
-    return int(any(result.fault for runs in compared.values() for run in runs for result in run["results"]))
+    print(f"# Logistic regression, C = 1, {options.threads} threads\n\n{report.describe(environment)}\n")
+    print("Seconds until (f - f*) / f* is within a gap, and how many times xent's they are; -: not in the time given.")
+    print("Near: 1e-3. Far: 1e-6 for float64, 1e-5 for float32. Least: the smallest gap reached.\n")
+    header = ["set", "dtype", "solver", "near", "ratio", "far", "ratio", "least"]
+    print(report.table(header, [row for cell in cells for row in rows(cell)]))
+    saved = [{**cell, "curves": [asdict(curve) for curve in cell["curves"]]} for cell in cells]
+    report.write_json(options.json, {"environment": environment, "fit threads": options.threads, "cells": saved})
+    return 0
 
 
 if __name__ == "__main__":

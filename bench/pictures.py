@@ -1,4 +1,4 @@
-"""The README's two pictures, from the numbers that `python bench --json FOLDER` saved.
+"""The README's pictures, from the numbers that `python bench --json FOLDER` saved.
 
 The only script here that imports matplotlib.
 
@@ -154,16 +154,55 @@ def speed_up_figure(report: Report) -> Figure:
     return figure
 
 
+def convergence_figure(report: Report) -> Figure:
+    """Distance from the least objective against time, a panel for each set and type."""
+    cells = report["cells"]
+    columns = min(3, len(cells))
+    lines = -(-len(cells) // columns)
+    figure = Figure(figsize=(10, 0.8 + 3 * lines), dpi=100, layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    names = list(dict.fromkeys(curve["solver"] for cell in cells for curve in cell["curves"]))
+    colours = dict(zip(names[1:], colormaps["Dark2"].colors, strict=False))
+    for axes, cell in zip(panels, cells, strict=False):
+        for curve in reversed(cell["curves"]):
+            gaps = [max((value - cell["least"]) / cell["least"], 1e-9) for value in curve["objectives"]]
+            ours = curve["solver"] == names[0]
+            style = {"color": BLUE if ours else colours[curve["solver"]], "linewidth": 2.5 if ours else 1.3}
+            if gaps:
+                axes.plot(curve["seconds"], gaps, marker="o", markersize=3, label=curve["solver"], **style)
+        axes.set(xscale="log", yscale="log", xlabel="seconds", ylim=(5e-10, 30))
+        axes.set_title(f"{cell['set']}, {cell['dtype']}")
+        axes.axhline(1e-6 if cell["dtype"] == "float64" else 1e-5, color=GREY, linestyle=":", linewidth=1.2)
+        clean(axes)
+    for axes in panels[len(cells) :]:
+        axes.set_visible(False)
+    for axes in panels[::columns]:
+        axes.set_ylabel("(f - f*) / f*")
+    handles = {}
+    for axes in panels:
+        handles.update(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    order = [name for name in names if name in handles]
+    figure.legend([handles[name] for name in order], order, loc="outside lower center", ncols=len(order), frameon=False)
+    title = f"Logistic regression: distance from the least objective, {plural(report['fit threads'])}"
+    figure.suptitle(title, fontsize=12, fontweight="bold")
+    return figure
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Draw the README's pictures from saved numbers.")
-    parser.add_argument("folder", type=Path, help="where limits.json and ops.json are")
+    parser.add_argument("folder", type=Path, help="where limits.json, ops.json and fit.json are")
     parser.add_argument("--threads", type=int, help="of the throughput; default: as many as were measured")
     parser.add_argument("--to", type=Path, default=Path(__file__).parents[1] / "docs", metavar="FOLDER")
     options = parser.parse_args(arguments)
-    limits, ops = (json.loads((options.folder / f"{name}.json").read_text("utf-8")) for name in ("limits", "ops"))
+    limits, ops, fit = (json.loads((options.folder / f"{n}.json").read_text("utf-8")) for n in ("limits", "ops", "fit"))
     threads = options.threads or max(cell["threads"] for cell in limits["sweep"])
+    figures = {
+        "throughput": throughput_figure(limits, threads),
+        "speed-up": speed_up_figure(ops),
+        "convergence": convergence_figure(fit),
+    }
     options.to.mkdir(parents=True, exist_ok=True)
-    for name, figure in (("throughput", throughput_figure(limits, threads)), ("speed-up", speed_up_figure(ops))):
+    for name, figure in figures.items():
         path = options.to / f"{name}.png"
         figure.savefig(path, facecolor="white")
         print(path)

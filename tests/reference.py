@@ -3,6 +3,7 @@
 Nothing cancels here, so that the twin is exact to about 2**-60 where a long double has 64 bits of mantissa.
 """
 
+import math
 import tempfile
 
 import numpy as np
@@ -92,6 +93,17 @@ def cross_entropy(
     grad = (total - t) * p - t * other + times(2 * EXTENDED(z_loss), lse * p)   # total * p - t, and of the z_loss
     loss, grad = times(s, loss), times(s[..., None], grad * slope)
     return reduce(loss, np.moveaxis(grad, -1, axis), weight, reduction)
+
+
+@quiet
+def linear_cross_entropy(X, weight, target, *, bias=None, **options):
+    """The loss of X @ weight.T + bias, and its gradients for the three."""
+    X, weight = (np.asarray(array).astype(EXTENDED) for array in (X, weight))
+    logits = X @ weight.T + (0 if bias is None else np.asarray(bias).astype(EXTENDED))
+    loss, grad = cross_entropy(logits, target, **options)
+    rows = grad.reshape(math.prod(grad.shape[:-1]), len(weight))
+    grad_weight = rows.T @ X.reshape(len(rows), X.shape[-1])
+    return loss, (grad @ weight, grad_weight, None if bias is None else rows.sum(axis=0))
 
 
 class Exact:

@@ -9,10 +9,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
 import cases
+import fit
+import fit_data
 import limits
 import numpy_ops
 import ops
 from harness import Result, Spread
+
+import xent
 
 
 def test_only_operations_that_return_arrays_can_be_given_one():
@@ -65,3 +69,24 @@ def test_repeated_rows_have_the_answer_of_the_distinct_ones(monkeypatch):
     assert limits.check(case, inputs, part, whole) is None
     whole[1][-1, 0] *= 2
     assert "should be" in limits.check(case, inputs, part, whole)
+
+
+def test_the_time_to_a_gap_is_between_two_runs():
+    curve = fit.Curve("a solver", [2, 4, 8], [0.1, 1.0, 10.0], [1.1, 1.001, 1.00001])
+    assert curve.time_to(0.2, 1.0) == 0.1
+    np.testing.assert_allclose(curve.time_to(1e-2, 1.0), 0.1 * 10**0.5)
+    np.testing.assert_allclose(curve.time_to(1e-4, 1.0), 1.0 * 10**0.5, rtol=1e-6)
+    assert curve.time_to(1e-6, 1.0) == np.inf
+
+
+def test_made_sets_are_what_they_say():
+    pytest.importorskip("scipy")
+    images, text = fit_data.images(300), fit_data.made_text(200, 500)
+    assert images.X.shape == (300, 784)
+    assert 0 <= images.X.min() < images.X.max() <= 1
+    assert 0.05 < (images.X > 0).mean() < 0.3
+    assert text.X.shape == (200, 500)
+    np.testing.assert_allclose(text.X.multiply(text.X).sum(axis=1), 1)
+    model = xent.LogisticRegression(tol=1e-6, max_iter=1000).fit(images.X, images.y)
+    value = fit_data.objective(images.X, images.y, model.coef_, model.intercept_)
+    np.testing.assert_allclose(value, model.objective_, rtol=1e-9)

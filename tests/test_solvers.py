@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from xent.solvers import Progress, _InverseHessian, lbfgs
+from xent.solvers import Progress, _InverseHessian, lbfgs, newton_cg
 
 
 def quadratic(matrix, target):
@@ -125,3 +125,101 @@ def test_infinite_values_shorten_the_step():
     result = lbfgs(barrier, np.array([30.0]), tol=1e-9, max_iter=200, metric_at=lambda x: lambda g: 1000 * g)
     assert result.converged
     np.testing.assert_allclose(result.x, 1, atol=1e-8)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Newton-CG
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def product_by_differences(function):
+    """Hessian products from gradients."""
+
+    def at(x):
+        return lambda v: (function(x + 1e-6 * v)[1] - function(x - 1e-6 * v)[1]) / 2e-6
+
+    return at
+
+
+def test_newton_takes_few_iterations_on_a_quadratic(problem):
+    matrix, target = problem
+    product = {"hessian_product_at": lambda x: lambda v: matrix @ v}
+    result = newton_cg(quadratic(matrix, target), np.zeros(40), **product, tol=1e-9, max_iter=20)
+    assert result.converged
+    np.testing.assert_allclose(result.x, target, atol=1e-8)
+
+
+def test_newton_leaves_a_region_without_positive_curvature():
+    start = np.zeros(10)
+    start[::2] = -1.2
+    result = newton_cg(rosenbrock, start, hessian_product_at=product_by_differences(rosenbrock), tol=1e-8, max_iter=500)
+    assert result.converged
+    assert result.loss < 4      # the global minimum is 0, a local one 3.99
+    assert result.grad_norm <= 1e-8
+
+
+def test_a_metric_makes_conjugate_gradients_short(problem):
+    matrix, target = problem
+    inverse = np.linalg.inv(matrix)
+    products = []
+
+    def product_at(x):
+        def product(v):
+            products.append(v)
+            return matrix @ v
+
+        return product
+
+    metric = {"metric_at": lambda x: lambda g: inverse @ g}
+    function = quadratic(matrix, target)
+    result = newton_cg(function, np.zeros(40), hessian_product_at=product_at, **metric, tol=1e-8, max_iter=10)
+    assert result.converged
+    assert len(products) <= 3
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "newton_cg"])
+def test_columns_of_any_scale(solver):
+    """A quadratic whose Hessian spans 24 decades, with its diagonal as the metric."""
+    rng = np.random.default_rng(3)
+    factor = rng.normal(size=(60, 30))
+    scale = np.logspace(-6, 6, 30)
+    matrix = factor.T @ factor / 60 * scale * scale[:, None]
+    target = rng.normal(size=30) / scale
+    function = quadratic(matrix, target)
+    arguments = {"metric_at": lambda x: lambda g: g / matrix.diagonal(), "tol": 1e-12, "max_iter": 500}
+    if solver == "lbfgs":
+        result = lbfgs(function, np.zeros(30), **arguments)
+    else:
+        result = newton_cg(function, np.zeros(30), hessian_product_at=lambda x: lambda v: matrix @ v, **arguments)
+    np.testing.assert_allclose(result.x * scale, target * scale, atol=1e-5)
+
+
+def test_newton_shortens_steps_into_infinity():
+    def barrier(x):
+        if x[0] <= 0:
+            return np.inf, np.array([np.nan])
+        return float(x[0] - np.log(x[0])), np.array([1 - 1 / x[0]])
+
+    result = newton_cg(
+        barrier, np.array([30.0]), hessian_product_at=lambda x: lambda v: v / x[0] ** 2, tol=1e-9, max_iter=200
+    )
+    assert result.converged
+    np.testing.assert_allclose(result.x, 1, atol=1e-8)
+
+
+def test_newton_says_why_it_ends(problem):
+    matrix, target = problem
+
+    def run(function=None, start=None, **arguments):
+        given = {"tol": 1e-9, "max_iter": 20, "hessian_product_at": lambda x: lambda v: matrix @ v, **arguments}
+        return newton_cg(function or quadratic(matrix, target), np.zeros(40) if start is None else start, **given)
+
+    seen: list[Progress] = []
+    result = run(callback=seen.append)
+    assert [p.iteration for p in seen] == list(range(result.iterations + 1))
+    assert run(max_iter=1, tol=1e-300).message == "max_iter was reached"
+    assert run(start=target).iterations == 0
+    assert "not a finite number" in run(lambda x: (np.nan, np.ones(40))).message
+    flat = run(lambda x: (1.0, np.ones(40)), hessian_product_at=lambda x: lambda v: v, max_iter=500)
+    assert (flat.converged, flat.loss) == (False, 1.0)
+    assert "no step" in flat.message

@@ -4,6 +4,7 @@ from xent import datasets
 from xent._dispatch import isa
 from xent._parallel import get_num_threads, set_num_threads
 from xent.evaluation import Evaluation, StreamingLoss, evaluate
+from xent.linear_losses import linear_cross_entropy
 from xent.logistic import ConvergenceWarning, LogisticRegression, NotFittedError
 from xent.losses import binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy, log_loss
 from xent.primitives import log_softmax, logsumexp, softmax
@@ -23,6 +24,7 @@ __all__ = [
     "evaluate",
     "get_num_threads",
     "isa",
+    "linear_cross_entropy",
     "log_loss",
     "log_softmax",
     "logsumexp",

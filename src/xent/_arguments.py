@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -136,7 +135,7 @@ def axis_indices(value: object, array: Array, name: str) -> tuple[int, ...]:
 # --- arrays ----------------------------------------------------------------------------------------------------------
 
 
-def _array(name: str, value: ArrayLike) -> Array:
+def to_array(name: str, value: ArrayLike) -> Array:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be ignored; fill it, with {name}.filled(...)")
     if hasattr(value, "toarray"):
@@ -166,7 +165,7 @@ def wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def floating(name: str, value: ArrayLike, *, halves: bool = True) -> Array:
     """An array of real numbers that the kernels read; integers become float64."""
-    array = value if type(value) is np.ndarray else _array(name, value)
+    array = value if type(value) is np.ndarray else to_array(name, value)
     dtype = array.dtype
     if dtype in (_FLOAT32, _FLOAT64) and array.flags.aligned:
         return array
@@ -183,7 +182,7 @@ def floating(name: str, value: ArrayLike, *, halves: bool = True) -> Array:
 
 def numeric(name: str, value: ArrayLike) -> Array:
     """A float or integer array in its own type."""
-    array = _array(name, value)
+    array = to_array(name, value)
     return _usable(array) if array.dtype.kind in "iu" else floating(name, array)
 
 
@@ -207,7 +206,7 @@ def summands(x: ArrayLike, b: ArrayLike | None) -> tuple[Array, Array | None, np
         raise ValueError(f"b has shape {factors.shape}; it must broadcast with {array.shape}, the shape of x") from None
 
 
-def _position(array: Array, good: Array) -> str:
+def position(array: Array, good: Array) -> str:
     """The index of the first element that is not good, as one writes it, and its value."""
     where = np.unravel_index(int(np.argmin(good)), array.shape)
     index = ", ".join(str(int(i)) for i in where)
@@ -221,7 +220,7 @@ def between(name: str, array: Array, low: float, high: float, allowed: str) -> N
             return
         values = array.astype(np.float64)
         good = np.asarray((values >= low) & (values <= high))
-    raise ValueError(f"{name}{_position(array, good)}; {allowed}")
+    raise ValueError(f"{name}{position(array, good)}; {allowed}")
 
 
 def weights(name: str, value: ArrayLike, shape: tuple[int, ...], what: str) -> Array:
@@ -327,7 +326,7 @@ def targets(
     if isinstance(target, tuple):
         t, mass = _sparse(target, shape, what)
     else:
-        t = _array("target", target)  # type: ignore[arg-type]
+        t = to_array("target", target)  # type: ignore[arg-type]
         if t.shape == full:
             t = last(numeric("target", t), axis)
         elif t.shape != shape:
@@ -337,7 +336,7 @@ def targets(
         else:
             t = _labels("target", t, target, "labels")
     if where is not None:
-        where = _array("where", where)
+        where = to_array("where", where)
         if where.dtype != bool:
             raise TypeError(f"where has dtype {where.dtype}; it must be bool")
         where = last(broadcast("where", where, full, name), axis)
@@ -365,7 +364,7 @@ def _sparse(target: tuple[Any, ...], shape: tuple[int, ...], what: str) -> tuple
         raise TypeError(
             f"target is a tuple of {len(target)}; a tuple must be (indices, probabilities), and labels an array or list"
         )
-    indices = _array("target[0]", target[0])
+    indices = to_array("target[0]", target[0])
     if indices.shape[:-1] != shape or indices.ndim != len(shape) + 1:
         raise ValueError(
             f"target[0] has shape {indices.shape}; {what} the indices of a sparse distribution must have shape "
@@ -403,7 +402,7 @@ def bad_label(batch: Batch, place: int, allowed: str) -> NoReturn:
     good = np.ones(batch.target.size, bool)
     good[place] = False
     name, what = ("target", "labels") if batch.mass is None else ("target[0]", "indices")
-    raise ValueError(f"{name}{_position(batch.target, good)}; {what} must be in {allowed}")
+    raise ValueError(f"{name}{position(batch.target, good)}; {what} must be in {allowed}")
 
 
 def elements(
@@ -449,82 +448,35 @@ def probabilities(name: str, array: Array) -> None:
     between(name, array, 0, 1, "probabilities must be in [0, 1]")
 
 
-# --- the estimator ---------------------------------------------------------------------------------------------------
+# --- a linear layer --------------------------------------------------------------------------------------------------
 
 
-def features(name: str, value: ArrayLike) -> Array:
-    """A finite matrix with a row for each sample."""
-    array = floating(name, value, halves=False)
-    if array.ndim != 2:
-        raise ValueError(f"{name} has {array.ndim} dimensions; it must have 2, (n_samples, n_features)")
-    if 0 in array.shape:
-        raise ValueError(f"{name} has shape {array.shape}; it must have at least one sample and one feature")
-    # A sum is finite only if all its terms are, and takes no memory; it can overflow, so look closer then.
-    with np.errstate(over="ignore", invalid="ignore"):
-        suspect = not np.isfinite(array.sum())
-    if suspect and not np.isfinite(array).all():
-        raise ValueError(f"{name}{_position(array, np.isfinite(array))}; it must be finite (no NaN, no inf)")
+def linear_operands(
+    X: ArrayLike, weight: ArrayLike, bias: ArrayLike | None
+) -> tuple[Array, Array, Array | None, np.dtype[Any]]:
+    """The operands of X @ weight.T + bias as they came, whatever their byte order, and the type to compute it in."""
+    x, w = _real("X", X), _real("weight", weight)
+    if x.ndim == 0:
+        raise ValueError("X is a number; it must have a last axis of features")
+    if w.ndim != 2:
+        raise ValueError(f"weight has {w.ndim} dimensions; it must have 2, (n_classes, n_features)")
+    if w.shape[1] != x.shape[-1]:
+        raise ValueError(f"weight has shape {w.shape}; for X of shape {x.shape} it must be (n_classes, {x.shape[-1]})")
+    b = None if bias is None else _real("bias", bias)
+    if b is not None and b.shape != w.shape[:1]:
+        raise ValueError(f"bias has shape {b.shape}; it must have shape {w.shape[:1]}, a number for each row of weight")
+    dtype = np.result_type(*(wide(gradient_type(array)) for array in (x, w, b) if array is not None))
+    return x, w, b, dtype
+
+
+def _real(name: str, value: ArrayLike) -> Array:
+    """An array of the types of `floating`, which checks them, as it is."""
+    array = to_array(name, value)
+    if array.dtype.kind not in "iu":
+        floating(name, array[:0] if array.ndim else array)
     return array
 
 
-def column(name: str, value: ArrayLike, length: int) -> Array:
-    array = _array(name, value)
-    if array.shape != (length,):
-        raise ValueError(f"{name} has shape {array.shape}; it must have shape ({length},), a value for each row of X")
-    return array
-
-
-def classes(name: str, value: ArrayLike, length: int) -> tuple[Array, NDArray[np.int64]]:
-    """The different labels, sorted, and the index of each row's label among them."""
-    array = column(name, value, length)
-    if is_half(array.dtype):
-        array = array.astype(np.float32)
-    good = np.ones(array.shape, bool)
-    if array.dtype.kind == "f":
-        good = np.isfinite(array) & (array == np.floor(array))
-    elif array.dtype.kind in "mM":
-        good = ~np.isnat(array)
-    elif array.dtype.kind == "O":       # NaN is not itself, whatever holds it
-        good = np.array([label is not None and bool(label == label) for label in array], bool)
-    if not good.all():
-        raise ValueError(f"{name}{_position(array, good)}; labels must be integers, strings or other classes")
-    try:
-        labels, indices = np.unique(array, return_inverse=True)
-    except TypeError as error:
-        raise TypeError(f"{name} has labels that cannot be sorted: {error}") from None
-    if len(labels) < 2:
-        raise ValueError(f"{name} has one class only, {labels[0]}; it must have at least 2")
-    return labels, indices.astype(np.int64, copy=False)
-
-
-def row_weights(value: ArrayLike | None, length: int) -> NDArray[np.float64]:
-    if value is None:
-        return np.ones(length)
-    array = floating("sample_weight", value)
-    if array.ndim and array.shape != (length,):
-        raise ValueError(f"sample_weight has shape {array.shape}; it must have shape ({length},)")
-    between("sample_weight", array, 0, np.finfo(np.float64).max, "weights must be finite and at least 0")
-    return np.array(np.broadcast_to(array, (length,)), np.float64)
-
-
-def class_weights(
-    value: object, labels: Array, indices: NDArray[np.int64], sample_weight: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """A weight for each class, from a dict by label, "balanced" or None."""
-    if value is None:
-        return np.ones(len(labels))
-    if isinstance(value, str) and value == "balanced":
-        counts = np.bincount(indices, sample_weight, minlength=len(labels))
-        balanced: NDArray[np.float64] = sample_weight.sum() / (len(labels) * np.where(counts > 0, counts, 1))
-        return balanced
-    if not isinstance(value, Mapping):
-        raise ValueError(f"class_weight is {value!r}; it must be a dict from label to weight, 'balanced' or None")
-    known = labels.tolist()
-    for label in value:
-        if label not in known:
-            raise ValueError(f"class_weight names {label!r}, which is not a label of y; those are {known}")
-    result = np.array([real(f"class_weight[{label!r}]", value.get(label, 1.0)) for label in known])
-    for label, weight in zip(known, result.tolist(), strict=True):
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"class_weight[{label!r}] is {weight}; weights must be finite and at least 0")
-    return result
+def gradient_type(array: Array) -> np.dtype[Any]:
+    """The type of the gradient for an array: its own, in native byte order; of integers float64."""
+    return _FLOAT64 if array.dtype.kind in "iu" else array.dtype.newbyteorder("=")

@@ -136,3 +136,26 @@ def binary_cross_entropy(
     first: int,
     last: int,
 ) -> None: ...
+def lanes_of(itemsize: int) -> int: ...
+def linear_sums(
+    problem: Batch,
+    options: Options,
+    task: int,
+    X: Array | tuple[Array, Array, Array],
+    rows: int,
+    coef: Array,
+    intercept: Doubles,
+    kept: Array | None,
+    mass: Doubles,
+    tile: int,
+    scratch: Doubles,
+    tile_room: Array,
+    sums_room: Array,
+    totals: Doubles,
+    gradients: Doubles | None,
+    sparse_gradients: Array | None,
+    count: int,
+    size: int,
+    first: int,
+    last: int,
+) -> None: ...

@@ -50,7 +50,8 @@ from xent._rows cimport (
     multiply_row, only_class, peak_of, shift_row, softmax_row, sum_row, transform_row, weighted_sum,
 )
 from xent._simd cimport (
-    all_equal, fill, get, lanes, put, vec, vf32, vf64, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain,
+    XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, get, lanes, load_first, multiply_add, put, vec, vf32,
+    vf64, xent_add_lanes_f32, xent_add_lanes_f64, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_prefetch,
 )
 
 cnp.import_array()
@@ -466,3 +467,4 @@ def binary_cross_entropy(
 
 
 include "_plain.pxi"
+include "_products.pxi"

@@ -130,6 +130,49 @@ XENT_INLINE double xent_sum_lanes_f32(vf32 x) {
     return sums[0];
 }
 
+/* The sum over all lanes in their own type, in pairs. */
+#define XENT_ADD_LANES(S, scalar, vector)                                                                            \
+    XENT_INLINE scalar xent_add_lanes_##S(vector x) {                                                                \
+        scalar sums[sizeof(vector) / sizeof(scalar)];                                                                \
+        memcpy(sums, &x, sizeof sums);                                                                               \
+        for (size_t half = sizeof(vector) / sizeof(scalar) / 2; half > 0; half /= 2)                                 \
+            for (size_t i = 0; i < half; i++) sums[i] += sums[i + half];                                             \
+        return sums[0];                                                                                              \
+    }
+#if defined(__SSE2__) && !defined(XENT_SCALAR)
+/* Through memory, the lanes of the last step would wait for one another. */
+XENT_INLINE float xent_add_lanes_f32(vf32 x) {
+#  if XENT_BYTES == 64
+    __m256 wide = _mm256_add_ps(_mm512_castps512_ps256((__m512)x), _mm512_extractf32x8_ps((__m512)x, 1));
+#  elif XENT_BYTES == 32
+    __m256 wide = (__m256)x;
+#  endif
+#  if XENT_BYTES >= 32
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(wide), _mm256_extractf128_ps(wide, 1));
+#  else
+    __m128 four = (__m128)x;
+#  endif
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+}
+XENT_INLINE double xent_add_lanes_f64(vf64 x) {
+#  if XENT_BYTES == 64
+    __m256d wide = _mm256_add_pd(_mm512_castpd512_pd256((__m512d)x), _mm512_extractf64x4_pd((__m512d)x, 1));
+#  elif XENT_BYTES == 32
+    __m256d wide = (__m256d)x;
+#  endif
+#  if XENT_BYTES >= 32
+    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(wide), _mm256_extractf128_pd(wide, 1));
+#  else
+    __m128d two = (__m128d)x;
+#  endif
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+#else
+XENT_ADD_LANES(f32, float, vf32)
+XENT_ADD_LANES(f64, double, vf64)
+#endif
+
 XENT_DEFINE(f32, float, vf32, vi32, 23)
 XENT_DEFINE(f64, double, vf64, vi64, 52)
 
@@ -584,7 +627,14 @@ XENT_INLINE void xent_drain(void) {
 #endif
 }
 
-/* Ask for the cache lines of four vectors, which need not be the program's. */
+/* Ask for the cache line of an address, which need not be the program's; for those of four vectors from there on. */
+XENT_INLINE void xent_prefetch(const void *address) {
+#if defined(__GNUC__) || defined(__clang__)
+    __builtin_prefetch(address);
+#else
+    (void)address;
+#endif
+}
 XENT_INLINE void xent_prefetch_four(const void *address) {
 #if defined(__GNUC__) || defined(__clang__)
     for (size_t i = 0; i < 4 * sizeof(vf32); i += 64) __builtin_prefetch((const char *)address + i);

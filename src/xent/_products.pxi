@@ -1,0 +1,445 @@
+# Part of _kernels.pyx: sums over rows for a linear classifier, one read of the rows each. A tile of rows, few enough to
+# stay in the cache: their logits -> what is asked for, in the place of the logits -> its product with the rows.
+#
+# BLAS is made for large matrices: with few classes it spends its time on packing X. Here a register tile is 3 rows by up
+# to 4 classes (logits) or 3 vectors of features by up to 4 classes (gradients): 12 sums that do not wait for one another,
+# and fewer loads than multiplications.
+#
+# Dense rows: contiguous, coefficients (classes, features). Sparse rows: CSR, coefficients (features, width) with the
+# classes padded with zeros to whole vectors, so that an element of X meets contiguous coefficients of all classes.
+
+cdef enum Task:
+    LOSS            # gradients of the loss; sums of it
+    PROBABILITIES   # written to `kept`
+    CURVATURE       # Hessian product, with `kept` the probabilities
+    DIAGONAL        # of the Hessian, the same, if X holds squares; coefficients do not matter
+
+cdef enum:
+    SOON = 8        # elements of a sparse row whose coefficients are fetched ahead
+    FLUSH = 512     # rows whose gradient is added up in the type of X before it goes to float64
+
+
+ctypedef fused index_type:
+    int32_t
+    int64_t
+
+
+cdef struct Linear:
+    Batch batch             # logits: the tile
+    char* x                 # dense rows; or the elements of sparse ones, whose columns are `index`
+    Py_ssize_t stride       # bytes from one row to the next; 0: sparse
+    char* index
+    char* start             # of each row among the elements, of the type of `index`
+    bint wide_index
+    Py_ssize_t features
+    Py_ssize_t rows         # of coefficients: the classes, or 1 for two classes
+    Py_ssize_t width        # of a row of sparse coefficients
+    char* coef
+    double* intercept
+    char* kept
+    double* mass
+    Task task
+    Py_ssize_t tile         # rows of a tile
+
+
+cdef inline vec* from_element(vec* row, Py_ssize_t i) noexcept nogil:
+    return <vec*>element(row, i)
+
+
+cdef inline double add_lanes_of(vec x) noexcept nogil:
+    if vec is vf32:
+        return xent_add_lanes_f32(x)
+    else:
+        return xent_add_lanes_f64(x)
+
+
+cdef inline void logits_tile(
+    const char* x, Py_ssize_t stride, const vec* coef, const double* intercept, vec* z, Py_ssize_t n,
+    Py_ssize_t classes, Py_ssize_t ahead, const int R, const int C
+) noexcept nogil:
+    """z[i, j] = x[i] . coef[j] + intercept[j] for R rows and C classes; x + ahead is fetched meanwhile."""
+    cdef vec sums[12]
+    cdef vec rows[3]
+    cdef vec w
+    cdef int i, j
+    cdef Py_ssize_t d = 0, whole = n - n % lanes(coef)
+    for i in range(R):
+        for j in range(C):
+            sums[i * C + j] = fill(coef, 0)
+    while d < whole:
+        for i in range(R):
+            rows[i] = element(<const vec*>(x + i * stride), d)[0]
+            if ahead:
+                xent_prefetch(<const char*>element(<const vec*>(x + i * stride), d) + ahead)
+        for j in range(C):
+            w = element(coef, j * n + d)[0]
+            for i in range(R):
+                sums[i * C + j] = multiply_add(rows[i], w, sums[i * C + j])
+        d += lanes(coef)
+    if whole < n:
+        for i in range(R):
+            rows[i] = load_first(element(<const vec*>(x + i * stride), whole), n - whole, 0)
+        for j in range(C):
+            w = load_first(element(coef, j * n + whole), n - whole, 0)
+            for i in range(R):
+                sums[i * C + j] = multiply_add(rows[i], w, sums[i * C + j])
+    for i in range(R):
+        for j in range(C):
+            put(z, i * classes + j, add_lanes_of(sums[i * C + j]) + intercept[j])
+
+
+cdef inline void logits_of_classes(
+    const char* x, Py_ssize_t stride, const vec* coef, const double* intercept, vec* z, Py_ssize_t n,
+    Py_ssize_t classes, Py_ssize_t ahead, Py_ssize_t count, const int C
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(0, count - 2, 3):
+        logits_tile(x + i * stride, stride, coef, intercept, from_element(z, i * classes), n, classes, ahead, 3, C)
+    for i in range(count - count % 3, count):
+        logits_tile(x + i * stride, stride, coef, intercept, from_element(z, i * classes), n, classes, ahead, 1, C)
+
+
+cdef void dense_logits(
+    const Linear* problem, const vec* coef, vec* z, Py_ssize_t classes, Py_ssize_t first, Py_ssize_t count
+) noexcept nogil:
+    """z = the logits of `count` rows, `classes` elements apart. Classes are done four at a time, or nearly."""
+    cdef const char* x = problem.x + first * problem.stride
+    cdef Py_ssize_t j = 0, n = problem.features, groups = (problem.rows + 3) // 4, C, g
+    cdef Py_ssize_t ahead = problem.tile * problem.stride
+    cdef const vec* w
+    cdef const double* b
+    cdef vec* out
+    for g in range(groups):
+        C = (problem.rows - j) // (groups - g)
+        w, b, out = element(coef, j * n), problem.intercept + j, from_element(z, j)
+        if C == 4:
+            logits_of_classes(x, problem.stride, w, b, out, n, classes, ahead, count, 4)
+        elif C == 3:
+            logits_of_classes(x, problem.stride, w, b, out, n, classes, ahead, count, 3)
+        elif C == 2:
+            logits_of_classes(x, problem.stride, w, b, out, n, classes, ahead, count, 2)
+        else:
+            logits_of_classes(x, problem.stride, w, b, out, n, classes, ahead, count, 1)
+        ahead = 0
+        j += C
+
+
+cdef inline void gradient_tile(
+    const char* x, Py_ssize_t stride, const vec* slopes, Py_ssize_t classes, Py_ssize_t count, vec* gradient,
+    Py_ssize_t width, Py_ssize_t tail, const int V, const int C
+) noexcept nogil:
+    """gradient[j] += sum of slopes[i, j] x[i] over rows i, for V vectors of features (with a tail: of one, so long)."""
+    cdef vec sums[12]
+    cdef vec row[3]
+    cdef vec s
+    cdef int j, v
+    cdef Py_ssize_t i
+    for j in range(C):
+        for v in range(V):
+            sums[j * V + v] = element(gradient, j * width)[v]
+    for i in range(count):
+        if tail:
+            row[0] = load_first(<const vec*>(x + i * stride), tail, 0)
+        else:
+            for v in range(V):
+                row[v] = (<const vec*>(x + i * stride))[v]
+        for j in range(C):
+            s = fill(slopes, get(slopes, i * classes + j))
+            for v in range(V):
+                sums[j * V + v] = multiply_add(row[v], s, sums[j * V + v])
+    for j in range(C):
+        for v in range(V):
+            from_element(gradient, j * width)[v] = sums[j * V + v]
+
+
+cdef inline void gradient_of_classes(
+    const char* x, Py_ssize_t stride, const vec* slopes, Py_ssize_t classes, Py_ssize_t count, vec* gradient,
+    Py_ssize_t width, Py_ssize_t tail, const int V, Py_ssize_t rows
+) noexcept nogil:
+    cdef Py_ssize_t j = 0, groups = (rows + 3) // 4, C, g
+    cdef vec* out
+    cdef const vec* s
+    for g in range(groups):
+        C = (rows - j) // (groups - g)
+        out, s = from_element(gradient, j * width), element(slopes, j)
+        if C == 4:
+            gradient_tile(x, stride, s, classes, count, out, width, tail, V, 4)
+        elif C == 3:
+            gradient_tile(x, stride, s, classes, count, out, width, tail, V, 3)
+        elif C == 2:
+            gradient_tile(x, stride, s, classes, count, out, width, tail, V, 2)
+        else:
+            gradient_tile(x, stride, s, classes, count, out, width, tail, V, 1)
+        j += C
+
+
+cdef void add_dense_gradient(
+    const Linear* problem, const vec* slopes, Py_ssize_t classes, Py_ssize_t first, Py_ssize_t count, vec* gradient,
+    Py_ssize_t width
+) noexcept nogil:
+    cdef Py_ssize_t d = 0, n = problem.features, L = lanes(slopes)
+    cdef const char* x = problem.x + first * problem.stride
+    while d + 3 * L <= n:
+        gradient_of_classes(
+            <const char*>element(<const vec*>x, d), problem.stride, slopes, classes, count, from_element(gradient, d), width,
+            0, 3, problem.rows
+        )
+        d += 3 * L
+    while d + L <= n:
+        gradient_of_classes(
+            <const char*>element(<const vec*>x, d), problem.stride, slopes, classes, count, from_element(gradient, d), width,
+            0, 1, problem.rows
+        )
+        d += L
+    if d < n:
+        gradient_of_classes(
+            <const char*>element(<const vec*>x, d), problem.stride, slopes, classes, count, from_element(gradient, d), width,
+            n - d, 1, problem.rows
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sparse rows
+# ---------------------------------------------------------------------------------------------------------------------
+
+cdef inline void sparse_logits_of(
+    const vec* x, const index_type* column, Py_ssize_t first, Py_ssize_t last, const vec* coef, Py_ssize_t width,
+    vec* out, const int V
+) noexcept nogil:
+    cdef vec sums[4]
+    cdef vec value
+    cdef const vec* w
+    cdef Py_ssize_t k
+    cdef int v
+    for v in range(V):
+        sums[v] = fill(x, 0)
+    for k in range(first, last):
+        value = fill(x, get(x, k))
+        w = element(coef, column[k] * width)
+        xent_prefetch(element(coef, column[min(k + SOON, last - 1)] * width))
+        for v in range(V):
+            sums[v] = multiply_add(value, w[v], sums[v])
+    for v in range(V):
+        out[v] = sums[v]
+
+
+cdef void sparse_logits(
+    const Linear* problem, const index_type* column, const vec* coef, vec* z, Py_ssize_t classes, vec* row,
+    Py_ssize_t first, Py_ssize_t count
+) noexcept nogil:
+    """The same of sparse rows; `row` holds one padded row of logits."""
+    cdef const index_type* start = <const index_type*>problem.start
+    cdef Py_ssize_t i, j, v, V = problem.width // lanes(z)
+    for i in range(first, first + count):
+        for v in range(0, V, 4):
+            if V - v >= 4:
+                sparse_logits_of(<const vec*>problem.x, column, start[i], start[i + 1], coef + v, problem.width, row + v, 4)
+            elif V - v == 3:
+                sparse_logits_of(<const vec*>problem.x, column, start[i], start[i + 1], coef + v, problem.width, row + v, 3)
+            elif V - v == 2:
+                sparse_logits_of(<const vec*>problem.x, column, start[i], start[i + 1], coef + v, problem.width, row + v, 2)
+            else:
+                sparse_logits_of(<const vec*>problem.x, column, start[i], start[i + 1], coef + v, problem.width, row + v, 1)
+        for j in range(problem.rows):
+            put(z, (i - first) * classes + j, get(row, j) + problem.intercept[j])
+
+
+cdef void add_sparse_gradient(
+    const Linear* problem, const index_type* column, const vec* slopes, Py_ssize_t classes, vec* row, Py_ssize_t first,
+    Py_ssize_t count, vec* gradient
+) noexcept nogil:
+    cdef const index_type* start = <const index_type*>problem.start
+    cdef Py_ssize_t i, j, k, v, V = problem.width // lanes(slopes)
+    cdef vec value
+    cdef vec* out
+    for j in range(V):
+        row[j] = fill(slopes, 0)
+    for i in range(first, first + count):
+        for j in range(problem.rows):
+            put(row, j, get(slopes, (i - first) * classes + j))
+        for k in range(<Py_ssize_t>start[i], <Py_ssize_t>start[i + 1]):
+            value = fill(slopes, get(<const vec*>problem.x, k))
+            xent_prefetch(from_element(gradient, column[min(k + SOON, <Py_ssize_t>start[i + 1] - 1)] * problem.width))
+            out = from_element(gradient, column[k] * problem.width)
+            for v in range(V):
+                out[v] = multiply_add(value, row[v], out[v])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A block of rows, tile by tile
+# ---------------------------------------------------------------------------------------------------------------------
+
+cdef inline void move_to(Operand* operand, char* base, Py_ssize_t i) noexcept nogil:
+    """Make row i of what begins at `base` the first."""
+    operand.data = base + (i * operand.strides[0] if operand.ndim else 0)
+
+
+cdef inline void curve(
+    const Linear* problem, vec* change, const vec* p, Py_ssize_t classes, Py_ssize_t first, Py_ssize_t count
+) noexcept nogil:
+    """Changes of logits become those of the slopes: mass p (change - p . change)."""
+    cdef Py_ssize_t i, j, offset = classes - problem.rows
+    cdef double mean
+    for i in range(count):
+        mean = 0
+        for j in range(problem.rows):
+            mean += get(p, i * classes + offset + j) * get(change, i * classes + offset + j)
+        if problem.rows == 1:       # nothing cancels
+            put(change, 2 * i + 1, problem.mass[first + i] * get(p, 2 * i) * mean)
+        else:
+            for j in range(classes):
+                put(
+                    change, i * classes + j,
+                    problem.mass[first + i] * get(p, i * classes + j) * (get(change, i * classes + j) - mean)
+                )
+
+
+cdef inline void spread(
+    const Linear* problem, vec* out, const vec* p, Py_ssize_t classes, Py_ssize_t first, Py_ssize_t count
+) noexcept nogil:
+    """out = mass p (1 - p)."""
+    cdef Py_ssize_t i, j
+    for i in range(count):
+        for j in range(classes):
+            put(
+                out, i * classes + j,
+                problem.mass[first + i] * get(p, i * classes + j) * (1 - get(p, i * classes + j))
+            )
+
+
+cdef double linear_block(
+    const Linear* problem, vec* scratch, vec* tile, vec* sums, double* gradient, vec* sparse_gradient,
+    Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
+    """Rows first <= i < last; tile: their logits, then a padded row; sums: a dense gradient in the type of X, zeros;
+    gradient: of float64 with the intercept last, or of sparse rows the intercept alone."""
+    cdef Batch batch = problem.batch
+    cdef Room room
+    cdef Operand rows
+    cdef Py_ssize_t classes = batch.logits.n, offset = classes - problem.rows, width = 0, step = problem.features + 1
+    cdef Py_ssize_t i = first, j, k, d, count, added = 0
+    cdef vec* z = from_element(tile, offset)
+    cdef vec* row = from_element(tile, problem.tile * classes)
+    cdef vec* slopes = z
+    cdef double total = 0
+    cdef double* bias = gradient
+    cdef char* target = problem.batch.target.data
+    cdef char* weight = problem.batch.sample_weight.data
+    room = room_of(&batch, <double*>scratch + ROWS * (classes + 16))
+    width = (problem.features + lanes(tile) - 1) // lanes(tile) * lanes(tile)
+    while i < last:
+        count = min(problem.tile, last - i)
+        if offset:
+            for k in range(count):
+                put(tile, 2 * k, 0)
+        if problem.task == DIAGONAL:
+            spread(problem, tile, element(<const vec*>problem.kept, i * classes), classes, i, count)
+        elif problem.stride:
+            dense_logits(problem, <const vec*>problem.coef, z, classes, i, count)
+        elif problem.wide_index:
+            sparse_logits(problem, <const int64_t*>problem.index, <const vec*>problem.coef, z, classes, row, i, count)
+        else:
+            sparse_logits(problem, <const int32_t*>problem.index, <const vec*>problem.coef, z, classes, row, i, count)
+        if problem.task == LOSS:
+            move_to(&batch.target, target, i)
+            move_to(&batch.sample_weight, weight, i)
+            total += cross_entropy_block(&batch, scratch, &room, 0, count)
+        elif problem.task == PROBABILITIES:
+            rows = batch.logits
+            rows.data = <char*>element(<vec*>problem.kept, i * classes)
+            softmax_block(&batch.logits, &rows, False, scratch, 0, count)
+            i += count
+            continue
+        elif problem.task == CURVATURE:
+            curve(problem, tile, element(<const vec*>problem.kept, i * classes), classes, i, count)
+        if problem.stride:
+            add_dense_gradient(problem, slopes, classes, i, count, sums, width)
+        elif problem.wide_index:
+            add_sparse_gradient(problem, <const int64_t*>problem.index, slopes, classes, row, i, count, sparse_gradient)
+        else:
+            add_sparse_gradient(problem, <const int32_t*>problem.index, slopes, classes, row, i, count, sparse_gradient)
+        for j in range(problem.rows):
+            bias = gradient + (j * step + problem.features if problem.stride else j)
+            for k in range(count):
+                bias[0] += get(slopes, k * classes + j)
+        i += count
+        added += count
+        if problem.stride and (added >= FLUSH or i == last):
+            for j in range(problem.rows):
+                for d in range(problem.features):
+                    gradient[j * step + d] += get(sums, j * width + d)
+                    put(sums, j * width + d, 0)
+            added = 0
+    return total
+
+
+def lanes_of(Py_ssize_t itemsize):
+    """Elements of that size in a vector."""
+    return XENT_LANES_f32 if itemsize == 4 else XENT_LANES_f64
+
+
+def linear_sums(
+    problem, options, int task, X, Py_ssize_t rows, coef, intercept, kept, mass, Py_ssize_t tile, scratch, tile_room,
+    sums_room, totals, gradients, sparse_gradients, Py_ssize_t count, Py_ssize_t size, Py_ssize_t first, Py_ssize_t last
+):
+    """For blocks first <= i < last of `size` rows: totals[i] = the sum of losses, gradients[i] += a gradient.
+
+    X: rows of an array, each contiguous, or a tuple (elements, columns, starts) of CSR. problem.logits: a tile, of
+    `tile` rows and room for one padded to vectors. sums_room: zeros, and left so. Without gradients (task
+    PROBABILITIES) only `kept` is written."""
+    cdef Linear linear
+    cdef Py_ssize_t i
+    cdef double* room = room_in(scratch)
+    cdef double* total = <double*>cnp.PyArray_DATA(<cnp.ndarray>totals)
+    cdef double* gradient = NULL
+    cdef char* sparse_gradient = NULL
+    cdef Py_ssize_t step = 0, sparse_step = 0
+    cdef char* tile_at = <char*>cnp.PyArray_DATA(<cnp.ndarray>tile_room)
+    cdef char* sums_at = NULL
+    bind_batch(&linear.batch, problem, options, 1)
+    linear.batch.divisor = 1
+    linear.batch.grad = linear.batch.logits
+    linear.task = <Task>task
+    linear.tile = tile
+    linear.rows = rows
+    linear.index = linear.start = linear.kept = NULL
+    linear.mass = NULL
+    linear.stride = linear.width = 0
+    linear.wide_index = False
+    if type(X) is tuple:
+        linear.x = <char*>cnp.PyArray_DATA(<cnp.ndarray>X[0])
+        linear.index = <char*>cnp.PyArray_DATA(<cnp.ndarray>X[1])
+        linear.start = <char*>cnp.PyArray_DATA(<cnp.ndarray>X[2])
+        linear.wide_index = cnp.PyArray_ITEMSIZE(<cnp.ndarray>X[1]) == 8
+        linear.features = cnp.PyArray_DIM(<cnp.ndarray>coef, 0)
+        linear.width = cnp.PyArray_DIM(<cnp.ndarray>coef, 1)
+    else:
+        linear.x = <char*>cnp.PyArray_DATA(<cnp.ndarray>X)
+        linear.stride = cnp.PyArray_STRIDE(<cnp.ndarray>X, 0)
+        linear.features = cnp.PyArray_DIM(<cnp.ndarray>X, 1)
+    linear.coef = <char*>cnp.PyArray_DATA(<cnp.ndarray>coef)
+    linear.intercept = <double*>cnp.PyArray_DATA(<cnp.ndarray>intercept)
+    if kept is not None:
+        linear.kept = <char*>cnp.PyArray_DATA(<cnp.ndarray>kept)
+    if mass is not None:
+        linear.mass = <double*>cnp.PyArray_DATA(<cnp.ndarray>mass)
+    if gradients is not None:
+        gradient = <double*>cnp.PyArray_DATA(<cnp.ndarray>gradients)
+        step = cnp.PyArray_STRIDE(<cnp.ndarray>gradients, 0) // sizeof(double)
+    if sparse_gradients is not None:
+        sparse_gradient = <char*>cnp.PyArray_DATA(<cnp.ndarray>sparse_gradients)
+        sparse_step = cnp.PyArray_STRIDE(<cnp.ndarray>sparse_gradients, 0)
+    if sums_room is not None:
+        sums_at = <char*>cnp.PyArray_DATA(<cnp.ndarray>sums_room)
+    with nogil:
+        for i in range(first, last):
+            if linear.batch.logits.kind != F64:
+                total[i] = linear_block(
+                    &linear, <vf32*>room, <vf32*>tile_at, <vf32*>sums_at, gradient + i * step,
+                    <vf32*>(sparse_gradient + i * sparse_step), i * size, min((i + 1) * size, count)
+                )
+            else:
+                total[i] = linear_block(
+                    &linear, <vf64*>room, <vf64*>tile_at, <vf64*>sums_at, gradient + i * step,
+                    <vf64*>(sparse_gradient + i * sparse_step), i * size, min((i + 1) * size, count)
+                )

@@ -1,0 +1,100 @@
+"""What a fit shows while it runs, and the best point that it has seen, for a fit that is interrupted."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import math
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from xent.solvers import Function, Progress, Result, Vector
+
+Callback = Callable[[Progress], object]
+
+
+class _Best:
+    """A function that remembers the point with its least value so far; all else about it is as it was."""
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+        self.x: Vector | None = None
+        self.loss = math.inf
+        self.grad_norm = math.inf
+
+    def __call__(self, x: Vector) -> tuple[float, Vector]:
+        loss, gradient = self.function(x)
+        if loss < self.loss:
+            self.x, self.loss, self.grad_norm = x.copy(), loss, float(np.abs(gradient).max(initial=0.0))
+        return loss, gradient
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.function, name)
+
+
+def run(
+    minimise: Callable[..., Result],
+    function: Function,
+    start: Vector,
+    *,
+    callback: Callback | None = None,
+    **options: Any,
+) -> tuple[Result, KeyboardInterrupt | None]:
+    """What a minimiser finds; after Ctrl-C the best point it has seen, and the interrupt for the caller to raise."""
+    best = _Best(function)
+    iterations = 0
+
+    def count(progress: Progress) -> None:
+        nonlocal iterations
+        iterations = progress.iteration
+        if callback is not None:
+            callback(progress)
+
+    try:
+        with np.errstate(all="ignore"):     # numbers that are too large end in a result that has not converged
+            return minimise(best, start, callback=count, **options), None
+    except KeyboardInterrupt as interrupt:
+        if best.x is None:
+            raise
+        return Result(best.x, best.loss, best.grad_norm, iterations, False, "it was interrupted"), interrupt
+
+
+@contextlib.contextmanager
+def shown(verbose: int, max_iter: int, callback: Callback | None) -> Iterator[Callback | None]:
+    """A callback for a minimiser that shows its progress, if wanted, and calls the given one, if there is one."""
+    if not verbose:
+        yield callback
+        return
+    with _bar(max_iter) as show:
+
+        def show_and_call(progress: Progress) -> None:
+            show(progress)
+            if callback is not None:
+                callback(progress)
+
+        yield show_and_call
+
+
+@contextlib.contextmanager
+def _bar(max_iter: int) -> Iterator[Callback]:
+    """A bar of tqdm, where there is tqdm and a terminal or notebook to draw it in; else a line for each iteration."""
+    try:
+        tqdm = importlib.import_module("tqdm").tqdm
+    except ImportError:
+        tqdm = None
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    if tqdm is None or not (terminal or "ipykernel" in sys.modules):
+        yield lambda p: print(f"iteration {p.iteration}: loss {p.loss:.8f}, gradient {p.grad_norm:.2e}")
+        return
+    with tqdm(total=max_iter, desc="fit", unit=" iterations", dynamic_ncols=True) as bar:
+
+        def show(progress: Progress) -> None:
+            bar.set_postfix_str(f"loss {progress.loss:.6f}, gradient {progress.grad_norm:.1e}", refresh=False)
+            bar.update(progress.iteration - bar.n)
+
+        yield show
+        bar.total = bar.n       # fewer iterations than were allowed is still all of them
+        bar.refresh()

@@ -1,0 +1,202 @@
+"""What scikit-learn asks of an estimator, without importing it: parameters by name, tags, metadata routing, the HTML
+view, and exceptions that are its own where it is there to ask.
+
+scikit-learn is imported here only inside methods that it calls itself, or to draw the HTML view.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import sys
+from typing import Any, TypeVar, cast
+
+T = TypeVar("T", bound=type[Exception])
+E = TypeVar("E", bound="Estimator")
+
+
+class DataConversionWarning(UserWarning):
+    """An argument had another shape than it should have, and was reshaped."""
+
+
+def shared(own: T) -> T:
+    """An exception or warning that also is scikit-learn's of the same name, if that has been imported.
+
+    Code that catches or filters scikit-learn's class has imported it.
+    """
+    theirs = getattr(sys.modules.get("sklearn.exceptions"), own.__name__, None)
+    return own if theirs is None else cast(T, _joined(cast(Any, own), theirs))
+
+
+@functools.cache
+def _joined(own: type[Exception], theirs: type[Exception]) -> type[Exception]:
+    def reduce(self: Exception) -> tuple[Any, ...]:
+        return _raised, (own, self.args)
+
+    body = {"__doc__": own.__doc__, "__module__": own.__module__, "__reduce__": reduce}
+    return type(own.__name__, (own, theirs), body)
+
+
+def _raised(own: type[Exception], args: tuple[Any, ...]) -> Exception:
+    """What a pickle of a joined exception becomes, in a process that may not have imported scikit-learn."""
+    return shared(own)(*args)
+
+
+class Estimator:
+    """The parameters of the constructor by name, and scikit-learn's protocols."""
+
+    _estimator_type = "classifier"      # for scikit-learn before 1.6
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The parameters of the constructor, by name.
+
+        Parameters
+        ----------
+        deep : bool
+            Accepted for compatibility.
+
+        Returns
+        -------
+        dict
+        """
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def set_params(self: E, **params: Any) -> E:
+        """Change parameters of the constructor.
+
+        Parameters
+        ----------
+        **params : dict
+            New values by name.
+
+        Returns
+        -------
+        LogisticRegression
+            The estimator itself.
+
+        Raises
+        ------
+        ValueError
+            If there is no parameter of that name; none is changed then.
+        """
+        known = self.get_params()
+        for name in params:
+            if name not in known:
+                raise ValueError(f"{name!r} is not a parameter of {type(self).__name__}; those are {', '.join(known)}")
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        defaults = inspect.signature(type(self)).parameters
+        changed = (f"{k}={v!r}" for k, v in self.get_params().items() if not _same(v, defaults[k].default))
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "coef_")
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import ClassifierTags, InputTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type="classifier",
+            target_tags=TargetTags(required=True),
+            transformer_tags=None,
+            classifier_tags=ClassifierTags(),
+            regressor_tags=None,
+            input_tags=InputTags(sparse=True),
+        )
+
+    # Metadata routing: which arguments the estimator wants of those given to a pipeline or a search.
+
+    def get_metadata_routing(self) -> Any:
+        """The arguments that the estimator asks for in scikit-learn's metadata routing.
+
+        Returns
+        -------
+        sklearn.utils.metadata_routing.MetadataRequest
+        """
+        return copy.deepcopy(self._requests())
+
+    def set_fit_request(self: E, **requests: bool | str | None) -> E:
+        """Ask for `sample_weight` in `fit`, in scikit-learn's metadata routing.
+
+        Parameters
+        ----------
+        sample_weight : bool, None or str
+            True: pass it if given; False: do not; None: raise if given; a string: pass what has that name.
+
+        Returns
+        -------
+        LogisticRegression
+            The estimator itself.
+        """
+        return self._request("fit", requests)
+
+    def set_partial_fit_request(self: E, **requests: bool | str | None) -> E:
+        """Ask for `classes` and `sample_weight` in `partial_fit`; see `set_fit_request`."""
+        return self._request("partial_fit", requests)
+
+    def set_score_request(self: E, **requests: bool | str | None) -> E:
+        """Ask for `sample_weight` in `score`; see `set_fit_request`."""
+        return self._request("score", requests)
+
+    def _request(self: E, method: str, requests: dict[str, Any]) -> E:
+        for argument, value in requests.items():
+            if argument not in _ROUTED[method]:
+                raise TypeError(f"{method} takes no {argument}; what can be asked for is {', '.join(_ROUTED[method])}")
+            if not (value is None or isinstance(value, bool | str)):
+                raise TypeError(f"{argument} is {value!r}; it must be True, False, None or a name")
+        wanted = self._requests()
+        for argument, value in requests.items():
+            getattr(wanted, method).add_request(param=argument, alias=value)
+        self._metadata_request = wanted     # clone() copies it
+        return self
+
+    def _requests(self) -> Any:
+        """What was asked for so far; for nothing at first."""
+        if hasattr(self, "_metadata_request"):
+            return self._metadata_request
+        from sklearn.utils.metadata_routing import MetadataRequest
+
+        nothing = MetadataRequest(owner=type(self).__name__)
+        for method, arguments in _ROUTED.items():
+            for argument in arguments:
+                getattr(nothing, method).add_request(param=argument, alias=None)
+        return nothing
+
+    # The view in notebooks, and as a part of a pipeline.
+
+    def _repr_html_(self) -> str | None:
+        try:
+            from sklearn import get_config
+            from sklearn.utils import estimator_html_repr
+        except ImportError:
+            return None
+        return str(estimator_html_repr(self)) if get_config()["display"] == "diagram" else None
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        html = self._repr_html_()
+        return {"text/plain": repr(self), **({} if html is None else {"text/html": html})}
+
+    def _get_params_html(self, deep: bool = True, doc_link: str = "") -> Any:
+        from sklearn.base import BaseEstimator
+
+        return BaseEstimator._get_params_html(self, deep, doc_link)
+
+    def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
+        from sklearn.base import BaseEstimator
+
+        return BaseEstimator._get_fitted_attr_html(self, doc_link)
+
+
+def _same(value: object, default: object) -> bool:
+    return value is default or (type(value) is type(default) and value == default)
+
+
+_ROUTED = {
+    "fit": ("sample_weight",),
+    "partial_fit": ("classes", "sample_weight"),
+    "score": ("sample_weight",),
+}

@@ -1,0 +1,196 @@
+"""Files of fitted estimators, without pickle: nothing in such a file can run code.
+
+A file is a zip archive as np.savez writes it, so that np.load reads it as well: one .npy file for each array, and the
+description as JSON in an array of bytes. The archive's checksums are checked before anything is made of the contents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import secrets
+import zipfile
+import zlib
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+_DESCRIPTION = "description"
+
+
+class Saved(Protocol):
+    """What is saved of an estimator, beside the arrays that it has at times only."""
+
+    classes_: Array
+    coef_: Array
+    intercept_: Array
+    n_iter_: Array
+    n_features_in_: int
+    objective_: float
+    grad_norm_: float
+    converged_: bool
+    _seen: float
+    _curvature: Array | None
+
+    def get_params(self, deep: bool = ...) -> dict[str, Any]: ...
+
+
+S = TypeVar("S", bound=Saved)
+
+_KIND, _VERSION = "xent.LogisticRegression", 1
+_NUMBERS = {"n_features_in_": int, "objective_": float, "grad_norm_": float, "converged_": bool, "_seen": float}
+
+
+def save(model: Saved, path: str | os.PathLike[str]) -> None:
+    classes, type_of_classes = _labels_to_array("classes_", model.classes_)
+    arrays = {"coef": model.coef_, "intercept": model.intercept_, "n_iter": model.n_iter_, "classes": classes}
+    names = getattr(model, "feature_names_in_", None)
+    if names is not None:
+        arrays["feature_names"], _ = _labels_to_array("feature_names_in_", names)
+    if model._curvature is not None:
+        arrays["curvature"] = model._curvature
+    content = {
+        "parameters": {name: _to_json(name, value) for name, value in model.get_params().items()},
+        "type_of_classes": type_of_classes,
+        **{name: kind(getattr(model, name)) for name, kind in _NUMBERS.items()},
+    }
+    write(path, _KIND, _VERSION, content, arrays)
+
+
+def load(cls: type[S], path: str | os.PathLike[str]) -> S:
+    content, arrays = read(path, _KIND, _VERSION)
+    try:
+        model = cls(**{name: _from_json(value) for name, value in content["parameters"].items()})
+        for name, kind in _NUMBERS.items():
+            setattr(model, name, kind(content[name]))
+        model.coef_, model.intercept_, model.n_iter_ = arrays["coef"], arrays["intercept"], arrays["n_iter"]
+        model.classes_ = _labels_from_array(arrays["classes"], content["type_of_classes"])
+        model._curvature = arrays.get("curvature")
+        for name in ("coef", "intercept"):
+            if arrays[name].dtype not in (np.float32, np.float64):
+                raise ValueError(f"{name} has dtype {arrays[name].dtype}")
+        rows, size = (1 if len(model.classes_) == 2 else len(model.classes_)), model.n_features_in_ + 1
+        shapes = [model.coef_.shape == (rows, size - 1), model.intercept_.shape == (rows,), model.n_iter_.shape == (1,)]
+        if "feature_names" in arrays:
+            model.feature_names_in_ = arrays["feature_names"].astype(object)  # type: ignore[attr-defined]
+            shapes.append(arrays["feature_names"].shape == (size - 1,))
+        if "curvature" in arrays:
+            shapes.append(arrays["curvature"].shape in [(rows, size), (rows, size, size)])
+        if not all(shapes):
+            raise ValueError("the shapes of its arrays do not fit together")
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise ValueError(f"{os.fspath(path)!r} is damaged, or of another version of xent: {error}") from None
+    return model
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def write(
+    path: str | os.PathLike[str], kind: str, version: int, content: dict[str, Any], arrays: dict[str, Array]
+) -> None:
+    """Write a file, whole or not at all: under another name in the same folder first, which then takes its place."""
+    target = os.path.realpath(path)
+    description = json.dumps({"kind": kind, "version": version, **content}).encode()
+    folder, name = os.path.split(target)
+    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            with zipfile.ZipFile(file, "w") as archive:
+                for key, array in {_DESCRIPTION: np.frombuffer(description, np.uint8), **arrays}.items():
+                    member = io.BytesIO()
+                    np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+                    archive.writestr(zipfile.ZipInfo(f"{key}.npy"), member.getbuffer())     # the same bytes every time
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    with contextlib.suppress(OSError):      # not every system can
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def read(path: str | os.PathLike[str], kind: str, version: int) -> tuple[dict[str, Any], dict[str, Array]]:
+    """The description and the arrays of a file; ValueError if it is damaged, or not of this kind and version."""
+    with open(path, "rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                arrays = {
+                    name.removesuffix(".npy"): _array(archive.read(name))   # which checks its checksum
+                    for name in archive.namelist()
+                    if name.endswith(".npy")
+                }
+            content = json.loads(arrays.pop(_DESCRIPTION).tobytes())
+            found, found_version = content.pop("kind"), content.pop("version")
+        except (
+            zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, LookupError,
+            AttributeError, TypeError, OverflowError, MemoryError, OSError,
+        ) as error:
+            raise ValueError(f"{os.fspath(path)!r} is damaged, or no file of xent: {error}") from None
+    if found != kind:
+        raise ValueError(f"{os.fspath(path)!r} holds a {found}; it must hold a {kind}")
+    if found_version != version:
+        raise ValueError(f"{os.fspath(path)!r} has version {found_version} of the format; this xent reads {version}")
+    return content, arrays
+
+
+def _array(data: bytes) -> Array:
+    array: Array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+# --- labels, which may be of many types ------------------------------------------------------------------------------
+
+
+def _labels_to_array(name: str, labels: Array) -> tuple[Array, str]:
+    """An array that a file can hold, and what it was: "object" for objects that are all strings, else ""."""
+    if labels.dtype.kind in "iufbSUmM":
+        return labels, ""
+    if all(isinstance(label, str) for label in labels):
+        strings = np.array(labels.tolist(), np.str_)
+        if strings.tolist() == labels.tolist():     # NumPy drops zeros at the end
+            return strings, "object"
+    raise ValueError(f"{name} has labels of dtype {labels.dtype}; a file takes numbers, bools, dates and strings only")
+
+
+def _labels_from_array(array: Array, what: str) -> Array:
+    return array.astype(object) if what == "object" else array
+
+
+def _to_json(name: str, value: object) -> Any:
+    """A parameter as JSON has it: numbers, strings and None as they are; a dict as pairs, with keys of any kind."""
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return {"time": [value.dtype.str, int(value.astype(np.int64))]}
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, bytes):
+        return {"bytes": value.decode("latin-1")}
+    if isinstance(value, dict):
+        return {"dict": [[_to_json(name, key), _to_json(name, item)] for key, item in value.items()]}
+    raise ValueError(f"{name} is {value!r}; a file takes numbers, strings, bytes, dates, None and dicts of them only")
+
+
+def _from_json(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "bytes":
+        return content.encode("latin-1")
+    if kind == "time":
+        return np.int64(content[1]).astype(content[0])
+    if kind == "dict":
+        return {_from_json(key): _from_json(item) for key, item in content}
+    raise ValueError(f"a parameter is of unknown kind {kind!r}")

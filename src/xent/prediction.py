@@ -1,0 +1,201 @@
+"""Logits, probabilities and labels of a linear classifier, a block of rows at a time: beyond what is asked for, memory
+is needed for one block only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xent import _estimator_arguments as check
+from xent._arguments import job_count
+from xent._sklearn import Estimator, shared
+from xent.linear import logits
+from xent.primitives import log_softmax, softmax
+
+Array = NDArray[Any]
+
+BLOCK_ELEMENTS = 1 << 18    # of X and the logits
+
+
+def logit_blocks(X: Any, coef: Array, intercept: Array) -> Iterator[tuple[slice, Array]]:
+    """The logits of each block of rows, of shape (rows, len(coef)), in the type of X."""
+    coef, intercept = coef.astype(X.dtype, copy=False), intercept.astype(X.dtype, copy=False)
+    n, n_features = X.shape
+    row = n_features if isinstance(X, np.ndarray) else X.nnz // n
+    size = max(64, BLOCK_ELEMENTS // (row + len(coef)))
+    for start in range(0, n, size):
+        block = slice(start, start + size)
+        yield block, logits(X[block], coef, intercept)
+
+
+def all_logits(X: Any, coef: Array, intercept: Array) -> Array:
+    """The logits, of shape (n, len(coef))."""
+    result = np.empty((X.shape[0], len(coef)), X.dtype)
+    for block, scores in logit_blocks(X, coef, intercept):
+        result[block] = scores
+    return result
+
+
+def probabilities(X: Any, coef: Array, intercept: Array, *, log: bool, n_threads: int | None) -> Array:
+    """Probabilities, or their exact logarithms, of shape (n, n_classes)."""
+    result = np.empty((X.shape[0], max(2, len(coef))), X.dtype)
+    function = log_softmax if log else softmax
+    for block, scores in logit_blocks(X, coef, intercept):
+        rows = result[block]
+        rows[:, 0] = 0      # one row of coefficients: the logit of the first class is 0
+        rows[:, -scores.shape[1] :] = scores
+        function(rows, out=rows, n_threads=n_threads)
+    return result
+
+
+def class_indices(X: Any, coef: Array, intercept: Array) -> NDArray[np.intp]:
+    """The index of the most probable class of each row."""
+    result = np.empty(X.shape[0], np.intp)
+    for block, scores in logit_blocks(X, coef, intercept):
+        result[block] = scores[:, 0] > 0 if scores.shape[1] == 1 else scores.argmax(axis=1)
+    return result
+
+
+def separates(X: Any, target: NDArray[np.int64], coef: Array, intercept: Array, weight: Array) -> bool:
+    """Whether in each row with weight the logit of its class is larger than all others."""
+    for block, scores in logit_blocks(X, coef, intercept):
+        labels = target[block]
+        if scores.shape[1] == 1:
+            margin = np.where(labels == 1, scores[:, 0], -scores[:, 0])
+        else:
+            rows = np.arange(len(labels))
+            own = scores[rows, labels]
+            scores[rows, labels] = -np.inf
+            margin = own - scores.max(axis=1)
+        if not (margin > 0)[weight[block] > 0].all():
+            return False
+    return True
+
+
+# --- the estimator's methods -----------------------------------------------------------------------------------------
+
+
+class NotFittedError(ValueError, AttributeError):
+    """An estimator was used before it was fitted. Where scikit-learn has been imported, this also is its error."""
+
+
+class LinearClassifier(Estimator):
+    """What a classifier does with its coefficients once it has them."""
+
+    n_jobs: int | None
+
+    classes_: Array
+    coef_: Array
+    intercept_: Array
+    n_features_in_: int
+    feature_names_in_: Array
+
+    def decision_function(self, X: check.MatrixLike) -> Array:
+        """Logits: X @ coef_.T + intercept_.
+
+        Parameters
+        ----------
+        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), or (n_samples,) for two classes
+            For two classes the logit of the second, that of the first being 0.
+        """
+        matrix = self._matrix(X)
+        scores = all_logits(matrix, self.coef_, self.intercept_)
+        return scores[:, 0] if len(self.classes_) == 2 else scores
+
+    def predict(self, X: check.MatrixLike) -> Array:
+        """The most probable label of each row.
+
+        Parameters
+        ----------
+        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        matrix = self._matrix(X)
+        labels: Array = self.classes_[class_indices(matrix, self.coef_, self.intercept_)]
+        return labels
+
+    def predict_proba(self, X: check.MatrixLike) -> Array:
+        """The probability of each class, in the order of `classes_`.
+
+        Parameters
+        ----------
+        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        return self._probabilities(self._matrix(X), log=False)
+
+    def predict_log_proba(self, X: check.MatrixLike) -> Array:
+        """The logarithm of the probability of each class, exact where the probability itself rounds to 0 or 1.
+
+        Parameters
+        ----------
+        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        return self._probabilities(self._matrix(X), log=True)
+
+    def score(self, X: check.MatrixLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """The share of rows whose label is predicted, by weight.
+
+        Parameters
+        ----------
+        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
+        y : array_like of shape (n_samples,) or (n_samples, n_classes)
+            Labels; or distributions, of which a row counts by what it gives the predicted label.
+        sample_weight : array_like of shape (n_samples,), optional
+
+        Returns
+        -------
+        float
+        """
+        matrix = self._matrix(X)
+        indices = class_indices(matrix, self.coef_, self.intercept_)
+        soft = check.distribution("y", y, len(indices))
+        if soft is None:
+            right = self.classes_[indices] == check.column("y", y, len(indices), stacklevel=2)
+        elif soft.shape[1] != len(self.classes_):
+            raise ValueError(f"y has {soft.shape[1]} columns; it must have one a class, {len(self.classes_)}")
+        else:
+            right = soft[np.arange(len(indices)), indices]
+        weight = check.row_weights(sample_weight, len(indices))
+        if not weight.any():
+            raise ValueError("sample_weight is 0 for every sample; their mean would be 0 / 0")
+        weight = np.ldexp(weight, -np.frexp(weight.max())[1])      # a sum of any weights fits then
+        return float(np.average(right, weights=weight))
+
+    def _n_threads(self) -> int | None:
+        return job_count(self.n_jobs)
+
+    def _check_fitted(self) -> None:
+        if not self.__sklearn_is_fitted__():
+            raise shared(NotFittedError)(f"this {type(self).__name__} is not fitted yet; call fit first")
+
+    def _check_features(self, features: check.Features, stacklevel: int) -> None:
+        names = getattr(self, "feature_names_in_", None)
+        check.same_features(features, self.coef_.shape[1], names, type(self).__name__, stacklevel + 1)
+
+    def _matrix(self, X: check.MatrixLike) -> Any:
+        self._check_fitted()
+        features = check.features("X", X)
+        self._check_features(features, stacklevel=3)
+        return features.matrix
+
+    def _probabilities(self, matrix: Any, log: bool) -> Array:
+        return probabilities(matrix, self.coef_, self.intercept_, log=log, n_threads=self._n_threads())

@@ -1,0 +1,133 @@
+"""Fitting a stream batch by batch: the rows that are gone are kept as a quadratic.
+
+After the batches 1 ... t the coefficients w_t minimise
+
+    sum over batch t of s_i loss(w x_i, y_i)  +  1/2 (w - w_{t-1})' A_{t-1} (w - w_{t-1}),
+
+with A_0 the penalty (identity / C) and A_t = A_{t-1} + the curvature of batch t at w_t: the diagonal blocks of its
+Hessian, one for each class, or for many features its diagonal only. The first batch is thus fitted as `fit` does it,
+and later ones move the coefficients less and less where much has been seen. This is the online Laplace approximation:
+D. Spiegelhalter, S. Lauritzen, "Sequential updating of conditional probabilities on directed graphical structures",
+Networks 20 (1990).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xent.linear import Objective, RowSums, _inverse
+from xent.prediction import probabilities
+from xent.solvers import Metric, Vector
+
+Array = NDArray[Any]
+Matrix = NDArray[np.float64]
+
+MAX_BLOCK_ELEMENTS = 1 << 20    # ten classes of 300 features: beyond, a batch would take seconds
+WEIGHTED_ELEMENTS = 1 << 20
+
+
+class Batch:
+    """The function above for one batch, divided by the batch's weight.
+
+    Parameters
+    ----------
+    X, target, n_classes, sample_weight, n_threads
+        What `RowSums` takes.
+    fit_intercept : bool
+    centre : ndarray of shape (rows, features + 1), or None
+        Where the quadratic has its minimum: the coefficients so far.
+    curvature : ndarray of shape (rows, size, size) or (rows, size), or None
+        A, the curvature of the quadratic. If None, it is the penalty's, and that of the rows that the coefficients were
+        fitted to before the stream began, as if they had been like those of the batch.
+    l2 : float
+        Strength of the penalty on the sum over the rows.
+    seen : float
+        The weight of the rows before the stream began.
+    """
+
+    def __init__(
+        self,
+        X: Any,
+        target: Array,
+        n_classes: int,
+        sample_weight: Vector,
+        fit_intercept: bool,
+        n_threads: int | None,
+        *,
+        centre: Matrix | None,
+        curvature: Matrix | None,
+        l2: float,
+        seen: float,
+    ) -> None:
+        self.X = X
+        self.sample_weight = sample_weight
+        self.fit_intercept = fit_intercept
+        self.n_threads = n_threads
+        self.sums = RowSums(X, target, n_classes, sample_weight, n_threads)
+        self.mean = Objective.of(self.sums, 0.0, fit_intercept)
+        self.centre = np.zeros(self.mean.shape) if centre is None else centre
+        if curvature is None:
+            self.past = _prior(self.mean.shape, l2)
+            if seen > 0:
+                self.past += seen / self.sums.weight * self._curvature(self.centre.ravel())
+        else:
+            self.past = curvature
+
+    def __call__(self, x: Vector) -> tuple[float, Vector]:
+        loss, gradient = self.mean(x)
+        offset = x.reshape(self.centre.shape) - self.centre
+        pull = _times(self.past, offset) / self.sums.weight
+        return loss + 0.5 * float(np.vdot(offset, pull)), gradient + pull.ravel()
+
+    def metric_at(self, x: Vector) -> Metric:
+        """The inverse of the Hessian's diagonal blocks, or of its diagonal."""
+        hessian = self.past_with_batch(x) / self.sums.weight
+        if hessian.ndim == 3:
+            inverse = np.array([_inverse(block) for block in hessian])
+        else:
+            inverse = 1 / np.where(hessian > 0, hessian, 1)
+        return lambda g: _times(inverse, g.reshape(self.centre.shape)).ravel()
+
+    def past_with_batch(self, x: Vector) -> Matrix:
+        """The curvature of the quadratic that has the batch in it as well."""
+        result: Matrix = self.past + self._curvature(x)
+        return result
+
+    def _curvature(self, x: Vector) -> Matrix:
+        """That of the batch alone, of the shape of `past`."""
+        matrix: Matrix = x.reshape(self.centre.shape)
+        p = probabilities(self.X, matrix[:, :-1], matrix[:, -1], log=False, n_threads=self.n_threads)[:, -len(matrix) :]
+        spread = p * (1 - p) * self.sample_weight[:, None].astype(p.dtype)
+        result = np.zeros(self.past.shape)
+        if self.past.ndim == 2:
+            squares = self.X * self.X if isinstance(self.X, np.ndarray) else self.X.multiply(self.X)
+            result[:, :-1] = (squares.T @ spread).T
+            result[:, -1] = spread.sum(axis=0) if self.fit_intercept else 0
+            return result
+        size = max(1, WEIGHTED_ELEMENTS // matrix.size)
+        for start in range(0, len(spread), size):
+            block = slice(start, start + size)
+            rows = self.X[block]
+            X = np.full((len(spread[block]), matrix.shape[1]), float(self.fit_intercept), rows.dtype)
+            X[:, :-1] = rows if isinstance(rows, np.ndarray) else rows.toarray()
+            weighted = X[:, None, :] * spread[block, :, None]       # all classes in one product
+            result += (weighted.reshape(len(X), -1).T @ X).reshape(result.shape)
+        return result
+
+
+def _prior(shape: tuple[int, int], l2: float) -> Matrix:
+    """The penalty's curvature, in blocks if they are small enough to keep, else its diagonal."""
+    rows, size = shape
+    diagonal = np.full(size, l2)
+    diagonal[-1] = 0
+    if rows * size**2 > MAX_BLOCK_ELEMENTS:
+        return np.tile(diagonal, (rows, 1))
+    return np.tile(np.diag(diagonal), (rows, 1, 1))
+
+
+def _times(blocks: Matrix, matrix: Matrix) -> Matrix:
+    result: Matrix = blocks * matrix if blocks.ndim == 2 else np.matmul(blocks, matrix[:, :, None])[:, :, 0]
+    return result

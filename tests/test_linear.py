@@ -1,0 +1,215 @@
+"""The objective of a linear classifier: values, gradients and Hessian products, whatever holds the rows."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import reference
+
+import xent.linear
+from xent.linear import Objective, RowSums, minimise
+
+sparse = pytest.importorskip("scipy.sparse")
+
+N, D = 230, 6
+TOLERANCE = {np.float32: 2e-6, np.float64: 1e-13}
+
+
+def make(n_classes, soft=False, seed=0):
+    """Rows (some elements 0), a target and weights."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(N, D)) * (rng.random((N, D)) < 0.6)
+    target = rng.dirichlet(np.ones(n_classes), N) * rng.uniform(0.5, 2) if soft else rng.integers(0, n_classes, N)
+    return X, target, rng.uniform(0, 2, N) * (rng.random(N) < 0.9)
+
+
+HOLDERS = {
+    "C": np.ascontiguousarray,
+    "Fortran": np.asfortranarray,
+    "strided": lambda X: np.repeat(np.repeat(X, 2, axis=0), 3, axis=1)[::2, ::3],
+    "csr_array": sparse.csr_array,
+    "csr_matrix": sparse.csr_matrix,
+}
+
+
+def twin(X, target, n_classes, weight, l2, matrix, fit_intercept=True):
+    """The objective and its gradient from the reference loss, a row of coefficients for each class."""
+    scores = X @ matrix[:, :-1].T + matrix[:, -1]
+    if n_classes == 2:
+        scores = np.pad(scores, ((0, 0), (1, 0)))
+    loss, slopes = reference.cross_entropy(scores, target, sample_weight=weight)
+    slopes = slopes[:, 1:] if n_classes == 2 else slopes
+    gradient = np.c_[slopes.T @ X + l2 * matrix[:, :-1], slopes.sum(0) if fit_intercept else 0 * matrix[:, -1]]
+    return loss + l2 / 2 * (matrix[:, :-1] ** 2).sum(), gradient
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("holder", HOLDERS)
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("n_classes", [2, 3, 11, 40])
+def test_objective_is_its_twin(n_classes, soft, holder, dtype):
+    X, target, weight = make(n_classes, soft)
+    X = X.astype(dtype)
+    function = Objective(HOLDERS[holder](X), target, n_classes, weight, 0.1, True, None)
+    matrix = np.random.default_rng(1).normal(size=function.shape).astype(dtype).astype(float)
+    loss, gradient = function(matrix.ravel())
+    expected, slopes = twin(X.astype(float), target, n_classes, weight, 0.1, matrix)
+    assert loss == pytest.approx(expected, rel=TOLERANCE[dtype])
+    assert gradient.dtype == np.float64
+    np.testing.assert_allclose(gradient.reshape(function.shape), slopes, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("holder", HOLDERS)
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("n_classes", [2, 3, 40])
+def test_derivatives_by_finite_differences(n_classes, soft, holder, fit_intercept):
+    X, target, weight = make(n_classes, soft)
+    function = Objective(HOLDERS[holder](X), target, n_classes, weight, 0.2, fit_intercept, None)
+    rng = np.random.default_rng(2)
+    x, v = rng.normal(size=(2, *function.shape))
+    if not fit_intercept:
+        x[:, -1] = v[:, -1] = 0
+    x, v = x.ravel(), v.ravel()
+    (above, up), (below, down) = function(x + 1e-5 * v), function(x - 1e-5 * v)
+    assert function(x)[1] @ v == pytest.approx((above - below) / 2e-5, abs=1e-8)
+    np.testing.assert_allclose(function.hessian_product_at(x)(v), (up - down) / 2e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("holder", ["C", "csr_array"])
+def test_sums_of_parts_are_the_sums(holder):
+    X, target, weight = make(5)
+    X = HOLDERS[holder](X)
+    whole = RowSums(X, target, 5, weight)
+    parts = [RowSums(X[s], target[s], 5, weight[s]) for s in (slice(0, 70), slice(70, N))]
+    matrix, v = np.random.default_rng(3).normal(size=(2, 5, D + 1))
+    losses, gradients = zip(*(part.loss_gradient(matrix) for part in parts), strict=True)
+    assert sum(part.weight for part in parts) == pytest.approx(whole.weight)
+    assert sum(losses) == pytest.approx(whole.loss_gradient(matrix)[0])
+    np.testing.assert_allclose(sum(gradients), whole.loss_gradient(matrix)[1], atol=1e-12)
+    products = [part.hessian_product_at(matrix)(v) for part in parts]
+    np.testing.assert_allclose(sum(products), whole.hessian_product_at(matrix)(v), atol=1e-12)
+    of_whole = Objective.of(whole, 0.3, True)(matrix.ravel())
+    expected = Objective(X, target, 5, weight, 0.3, True, None)(matrix.ravel())
+    assert of_whole[0] == expected[0]
+    reference.assert_same_bits(of_whole[1], expected[1])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("holder", HOLDERS)
+@pytest.mark.parametrize("n_classes", [2, 10, 40])
+def test_any_number_of_threads_gives_the_same_bits(n_classes, holder, dtype):
+    rng = np.random.default_rng(4)
+    X = HOLDERS[holder]((rng.normal(size=(2500, 83)) * (rng.random((2500, 83)) < 0.5)).astype(dtype))
+    target = rng.integers(0, n_classes, 2500)
+    results = []
+    for n_threads in (1, 2, 5):
+        function = Objective(X, target, n_classes, np.ones(2500), 0.1, True, n_threads)
+        x, v = np.random.default_rng(5).normal(size=(2, np.prod(function.shape)))
+        loss, gradient = function(x)
+        results.append((loss, gradient, function.hessian_product_at(x)(v)))
+    for loss, gradient, product in results[1:]:
+        assert loss == results[0][0]
+        reference.assert_same_bits(gradient, results[0][1])
+        reference.assert_same_bits(product, results[0][2])
+
+
+def dense_hessian(function, x):
+    product = function.hessian_product_at(x)
+    return np.array([product(e) for e in np.eye(x.size)])
+
+
+METRICS = {"blocks": (1 << 21, 2000), "factors": (0, 2000), "diagonal": (0, 0)}
+
+
+def use_metric(monkeypatch, name):
+    elements, size = METRICS[name]
+    monkeypatch.setattr(xent.linear, "MAX_BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(xent.linear, "MAX_FACTOR_SIZE", size)
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("n_classes", [2, 5])
+def test_metrics_are_positive_and_near_the_inverse(monkeypatch, n_classes, metric, fit_intercept):
+    """Symmetric, positive among centred vectors, and a better condition than the Hessian has by itself."""
+    use_metric(monkeypatch, metric)
+    X, target, weight = make(n_classes)
+    X = sparse.csr_array(X * np.logspace(-3, 3, D))
+    function = Objective(X, target, n_classes, weight, 1e-9, fit_intercept, None)
+    x = np.random.default_rng(6).normal(size=function.shape) / np.r_[np.logspace(-3, 3, D), 1]
+    x[:, -1] *= fit_intercept
+    hessian = dense_hessian(function, x.ravel())
+    matrix = np.array([function.metric_at(x.ravel())(e) for e in np.eye(hessian.shape[0])])
+    free = np.array([function.centred(e) for e in np.eye(hessian.shape[0])])
+    free[:, D :: D + 1] *= fit_intercept
+    scale = np.sqrt(np.diag(hessian))
+    scale[scale == 0] = 1
+    matrix = free @ matrix @ free.T * scale * scale[:, None]
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-9 * np.abs(matrix).max())
+    assert np.linalg.eigvalsh((matrix + matrix.T) / 2).min() > -1e-9 * np.abs(matrix).max()
+    values = np.linalg.eigvals(matrix / scale / scale[:, None] @ hessian).real
+    values = values[values > 1e-9 * values.max()]
+    assert values.max() / values.min() < 200
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "newton-cg"])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("n_classes", [2, 5])
+def test_solvers_agree(monkeypatch, n_classes, metric, solver):
+    use_metric(monkeypatch, metric)
+    X, target, weight = make(n_classes, soft=True)
+    function = Objective(sparse.csr_array(X), target, n_classes, weight, 0.01, True, None)
+    start = np.zeros(np.prod(function.shape))
+    result = minimise(function, start, solver=solver, tol=1e-11, max_iter=300, noise=1e-16)
+    assert result.converged
+    dense = Objective(X, target, n_classes, weight, 0.01, True, None)
+    monkeypatch.undo()
+    expected = minimise(dense, start, tol=1e-11, max_iter=300, noise=1e-16)
+    assert expected.converged
+    np.testing.assert_allclose(result.x, expected.x, atol=1e-8)
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "newton-cg"])
+@pytest.mark.parametrize("metric", ["blocks", "factors"])
+def test_columns_from_a_millionth_to_a_million_need_no_scaler(monkeypatch, metric, solver):
+    use_metric(monkeypatch, metric)
+    X, target, _ = make(4)
+    scale = np.logspace(-6, 6, D)
+    arguments = {"solver": solver, "tol": 1e-10, "noise": 1e-16}
+    function = Objective(X * scale, target, 4, np.ones(N), 0.0, True, None)
+    result = minimise(function, np.zeros(4 * (D + 1)), **{**arguments, "tol": 1e-14}, max_iter=100)
+    plain = Objective(X, target, 4, np.ones(N), 0.0, True, None)
+    expected = minimise(plain, np.zeros(4 * (D + 1)), **arguments, max_iter=100)
+    assert expected.converged
+    assert result.loss == pytest.approx(expected.loss, rel=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "newton-cg"])
+@pytest.mark.parametrize("l2", [1e6, 1.0, 1e-6, 0.0])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_separable_rows_and_any_penalty_end_in_finite_numbers(dtype, l2, solver):
+    X = np.repeat(np.eye(3), 20, axis=0).astype(dtype)
+    target = np.repeat(np.arange(3), 20)
+    function = Objective(X, target, 3, np.ones(60), l2, True, None)
+    with np.errstate(all="ignore"):
+        result = minimise(
+            function, np.zeros(12), solver=solver, tol=1e-6, max_iter=200, noise=float(np.finfo(dtype).eps)
+        )
+    assert np.isfinite(result.x).all()
+    assert result.converged
+    assert result.grad_norm <= 1e-6
+
+
+@pytest.mark.parametrize(("solver", "n_classes"), [("lbfgs", 10), ("newton-cg", 2)])
+def test_a_dense_fit_takes_little_memory(n_classes, solver):
+    rng = np.random.default_rng(7)
+    X = rng.normal(size=(30_000, 150)).astype(np.float32)
+    target = rng.integers(0, n_classes, len(X))
+    weight = np.ones(len(X))
+    tracemalloc.start()
+    function = Objective(X, target, n_classes, weight, 1e-3, True, 2)
+    minimise(function, np.zeros(np.prod(function.shape)), solver=solver, tol=1e-12, max_iter=6, noise=1e-7)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64e6 + 8 * 8 * np.prod(function.shape)
