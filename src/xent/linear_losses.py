@@ -126,7 +126,9 @@ def _plan(task: _Task, by_classes: bool, max_scratch: int, part: int = PARTS[0])
         if most >= rows:
             break
     size = kernels.block_size(rows, width, KERNEL_ELEMENTS)   # as in cross_entropy, for the same sums
-    most -= most % size if most > size else 0
+    if size < most < rows:
+        even = -(-rows // -(-rows // most))     # the last block is not to be small
+        most = min(even + -even % size, most - most % size)
     return _Plan(most, chunk, piece, threads, max(1, min(size, most))), need + per_row
 
 
