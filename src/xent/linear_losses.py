@@ -32,7 +32,7 @@ BLOCK_ELEMENTS = 1 << 18    # of X and the logits: a block of both stays near th
 MIN_ROWS = 512              # of a block: products of fewer are slower
 FEW_ROWS = 112              # products of fewer take more than a third longer
 CLASSES = 1024              # in a chunk, by classes
-PARTS = (8, 64, 1 << 60)    # of the scratch, for a room for products, and again for the scratches of the kernels
+PARTS = (8, 64, 1 << 60)    # of the scratch: one for a room for products, one and a half for those of the kernels
 SLACK = 1 << 18             # bytes: NumPy buffers operands of a sum, and there is what is small
 ROW_SLACK = 96              # and for each row
 CLASS_SLACK = 128           # and more when it goes by classes
@@ -112,7 +112,7 @@ def _plan(task: _Task, by_classes: bool, max_scratch: int, part: int = PARTS[0])
         width, per_row = classes, 0
     per_row += width * products.dtype.itemsize + task.operands.row_bytes + products.row_bytes()
     kernel = 8 * kernels.batch_scratch(width, 1 if batch.mass is None else batch.mass.shape[-1])
-    threads = max(1, max_scratch // part // kernel)
+    threads = max(1, 3 * max_scratch // (2 * part) // kernel)
     if by_classes:
         threads = min(threads, 32)
     fixed = SLACK + threads * kernel + (16 * classes if batch.class_weight is not None else 0)
@@ -126,7 +126,9 @@ def _plan(task: _Task, by_classes: bool, max_scratch: int, part: int = PARTS[0])
         if most >= rows:
             break
     size = kernels.block_size(rows, width, KERNEL_ELEMENTS)   # as in cross_entropy, for the same sums
-    most -= most % size if most > size else 0
+    if size < most < rows:
+        even = -(-rows // -(-rows // most))     # the last block is not to be small
+        most = min(even + -even % size, most - most % size)
     return _Plan(most, chunk, piece, threads, max(1, min(size, most))), need + per_row
 
 
