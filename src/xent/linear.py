@@ -31,7 +31,9 @@ Matrix = NDArray[np.float64]
 BLOCK_ELEMENTS = 1 << 18    # of X and the logits: a block of both stays near the processor
 MAX_BLOCK_ELEMENTS = 1 << 21    # of the metric: an inverse for each class
 MAX_FACTOR_SIZE = 2000          # of one with eigenvectors
-MIN_METRIC_ROWS = 2000
+MIN_METRIC_ROWS = 1000
+SAMPLE_BYTES = 1 << 24         # of rows that a metric is computed from
+MAX_KEPT_BYTES = 1 << 25       # of probabilities, kept from one Hessian product to the next
 MAX_SKINNY = 32             # classes up to which dense rows are multiplied by the kernels, not by BLAS
 MAX_TILE = 48               # rows
 TILE_BYTES = 3 << 15
@@ -125,9 +127,19 @@ class RowSums:
         return self._sums(LOSS, matrix, None)
 
     def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
-        probabilities = np.empty((self.X.shape[0], self._classes), self.X.dtype)
-        self._sums(PROBABILITIES, matrix, probabilities)
-        return lambda direction: self._sums(CURVATURE, direction, probabilities)[1]
+        size = max(1, MAX_KEPT_BYTES // (self._classes * self.X.dtype.itemsize))
+        if self.X.shape[0] <= size:
+            probabilities = np.empty((self.X.shape[0], self._classes), self.X.dtype)
+            self._sums(PROBABILITIES, matrix, probabilities)
+            return lambda direction: self._sums(CURVATURE, direction, probabilities)[1]
+
+        def product(direction: Matrix) -> Matrix:
+            result = np.zeros(matrix.shape)
+            for start in range(0, self.X.shape[0], size):
+                result += self._part(slice(start, start + size)).hessian_product_at(matrix)(direction)
+            return result
+
+        return product
 
     def class_blocks(self, matrix: Matrix) -> Matrix:
         X, p, mass = self._sample(matrix)
@@ -156,6 +168,7 @@ class RowSums:
             of_classes = np.diag(mass @ p) - (mass[:, None] * p).T @ p
             classes = np.linalg.eigh(of_classes.astype(np.float64))[1]
             spread = mass[:, None] * (p @ classes**2 - (p @ classes) ** 2)
+        del weighted
         squares = X @ features.astype(X.dtype)
         np.square(squares, out=squares)
         curvatures = (spread.T.astype(X.dtype) @ squares).astype(np.float64)
@@ -163,16 +176,23 @@ class RowSums:
 
     def diagonal(self, matrix: Matrix) -> Matrix:
         if self._csr is None:
-            raise NotImplementedError("of dense rows")
+            X, p, mass = self._sample(matrix)
+            diagonal: Matrix = ((mass[:, None] * p * (1 - p)).T @ np.square(X)).astype(np.float64)
+            return diagonal
         probabilities = np.empty((self.X.shape[0], self._classes), self.X.dtype)
         self._sums(PROBABILITIES, matrix, probabilities)
         squares = (np.square(self._csr[0]), *self._csr[1:])
         return self._compiled_sums(DIAGONAL, matrix, probabilities, squares)[1] / self.weight
 
+    def _part(self, rows: slice) -> RowSums:
+        weight = np.ones(len(self.mass)) if self.sample_weight is None else self.sample_weight
+        return RowSums(self.X[rows], self.target[rows], self._classes, weight[rows], self.n_threads)
+
     def _sample(self, matrix: Matrix) -> tuple[Array, Array, Array]:
         """Some rows, with a column of ones, their probabilities, and their share of the mass."""
         size = self.features + 1
-        stride = max(1, self.X.shape[0] // max(MIN_METRIC_ROWS, 4 * size))
+        fit = SAMPLE_BYTES // (size * self.X.dtype.itemsize)
+        stride = max(1, self.X.shape[0] // max(MIN_METRIC_ROWS, min(4 * size, fit)))
         sample = self.X[::stride]
         X = np.ones((sample.shape[0], size), sample.dtype)
         X[:, :-1] = sample if isinstance(sample, np.ndarray) else sample.toarray()
