@@ -13,6 +13,8 @@ flat float64 vector. Two classes need one row: the logit of the second class, th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -69,6 +71,7 @@ class Sums(Protocol):
     rows: int       # of coefficients
     features: int
     weight: float   # sum of sample weight times target mass
+    needs_no_blas: bool     # whether only metrics use BLAS
 
     def loss_gradient(self, matrix: Matrix) -> tuple[float, Matrix]:
         """The sum of the losses and its gradient, the intercept's included."""
@@ -122,6 +125,7 @@ class RowSums:
         self._skinny = self._csr is None and (
             self.rows <= MAX_SKINNY and X.strides[1] == X.itemsize and X.strides[0] > 0 and X.flags.aligned
         )
+        self.needs_no_blas = self._skinny or self._csr is not None
 
     def loss_gradient(self, matrix: Matrix) -> tuple[float, Matrix]:
         return self._sums(LOSS, matrix, None)
@@ -204,7 +208,7 @@ class RowSums:
     def _sums(self, task: int, matrix: Matrix, kept: Array | None) -> tuple[float, Matrix]:
         """The sum of losses and the gradient (LOSS), nothing but `kept` (PROBABILITIES), a Hessian product with the
         probabilities `kept` (CURVATURE)."""
-        if self._csr is not None or self._skinny:
+        if self.needs_no_blas:
             return self._compiled_sums(task, matrix, kept, self._csr)
         gradient = np.zeros(matrix.shape)
         total = 0.0
@@ -464,13 +468,46 @@ def minimise(
     """
     if solver == "auto":
         solver = "lbfgs" if objective.shape[1] <= MAX_FACTOR_SIZE else "newton-cg"
+    with _one_blas_thread() if objective.sums.needs_no_blas else nullcontext():
+        return _minimise(objective, objective.centred(start), solver, tol, max_iter, noise, callback)
+
+
+def _minimise(
+    objective: Objective,
+    start: Vector,
+    solver: str,
+    tol: float,
+    max_iter: int,
+    noise: float,
+    callback: Callable[[Progress], object] | None,
+) -> Result:
     if solver == "lbfgs":
         memory = int(min(60, max(5, MAX_MEMORY_ELEMENTS // (3 * start.size))))
         return lbfgs(
-            objective, objective.centred(start), metric_at=objective.metric_at, tol=tol, max_iter=max_iter,
+            objective, start, metric_at=objective.metric_at, tol=tol, max_iter=max_iter,
             memory=memory, noise=noise, callback=callback,
         )    # fmt: skip
     return newton_cg(
-        objective, objective.centred(start), hessian_product_at=objective.hessian_product_at,
+        objective, start, hessian_product_at=objective.hessian_product_at,
         metric_at=objective.metric_at, tol=tol, max_iter=max_iter, noise=noise, callback=callback,
     )    # fmt: skip
+
+
+@cache
+def _controller() -> Any:
+    try:
+        from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped, unused-ignore]
+    except ImportError:
+        return None
+    return ThreadpoolController()
+
+
+def _one_blas_thread() -> AbstractContextManager[object]:
+    """A limit for the products of a metric, where threadpoolctl is there to set it (scikit-learn brings it).
+
+    The rows have the threads of `_parallel`. Those of BLAS, woken for a millisecond's work, wait for one another by
+    spinning: beside busy neighbours a fit of the digits took thirty times longer with them. The limit is the process's.
+    """
+    controller = _controller()
+    limit: AbstractContextManager[object] = controller.limit(limits=1, user_api="blas") if controller else nullcontext()
+    return limit
