@@ -182,7 +182,7 @@ def convergence_figure(report: Report) -> Figure:
     for axes in panels:
         handles.update(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     order = [name for name in names if name in handles]
-    figure.legend([handles[name] for name in order], order, loc="outside lower center", ncols=len(order), frameon=False)
+    figure.legend([handles[name] for name in order], order, loc="outside lower center", ncols=4, frameon=False)
     title = f"Logistic regression: distance from the least objective, {plural(report['fit threads'])}"
     figure.suptitle(title, fontsize=12, fontweight="bold")
     return figure

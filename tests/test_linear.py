@@ -95,6 +95,17 @@ def test_sums_of_parts_are_the_sums(holder):
     reference.assert_same_bits(of_whole[1], expected[1])
 
 
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("n_classes", [2, 5])
+def test_hessian_products_of_many_rows_keep_no_probabilities(monkeypatch, n_classes, soft):
+    X, target, weight = make(n_classes, soft)
+    sums = RowSums(X, target, n_classes, weight)
+    matrix, v = np.random.default_rng(3).normal(size=(2, sums.rows, D + 1))
+    expected = sums.hessian_product_at(matrix)(v)
+    monkeypatch.setattr(xent.linear, "MAX_KEPT_BYTES", 60 * 8 * n_classes)
+    np.testing.assert_allclose(sums.hessian_product_at(matrix)(v), expected, atol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("holder", HOLDERS)
 @pytest.mark.parametrize("n_classes", [2, 10, 40])
@@ -128,14 +139,15 @@ def use_metric(monkeypatch, name):
     monkeypatch.setattr(xent.linear, "MAX_FACTOR_SIZE", size)
 
 
+@pytest.mark.parametrize("holder", ["C", "csr_array"])
 @pytest.mark.parametrize("fit_intercept", [True, False])
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("n_classes", [2, 5])
-def test_metrics_are_positive_and_near_the_inverse(monkeypatch, n_classes, metric, fit_intercept):
+def test_metrics_are_positive_and_near_the_inverse(monkeypatch, n_classes, metric, fit_intercept, holder):
     """Symmetric, positive among centred vectors, and a better condition than the Hessian has by itself."""
     use_metric(monkeypatch, metric)
     X, target, weight = make(n_classes)
-    X = sparse.csr_array(X * np.logspace(-3, 3, D))
+    X = HOLDERS[holder](X * np.logspace(-3, 3, D))
     function = Objective(X, target, n_classes, weight, 1e-9, fit_intercept, None)
     x = np.random.default_rng(6).normal(size=function.shape) / np.r_[np.logspace(-3, 3, D), 1]
     x[:, -1] *= fit_intercept

@@ -13,6 +13,8 @@ flat float64 vector. Two classes need one row: the logit of the second class, th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -31,7 +33,9 @@ Matrix = NDArray[np.float64]
 BLOCK_ELEMENTS = 1 << 18    # of X and the logits: a block of both stays near the processor
 MAX_BLOCK_ELEMENTS = 1 << 21    # of the metric: an inverse for each class
 MAX_FACTOR_SIZE = 2000          # of one with eigenvectors
-MIN_METRIC_ROWS = 2000
+MIN_METRIC_ROWS = 1000
+SAMPLE_BYTES = 1 << 24         # of rows that a metric is computed from
+MAX_KEPT_BYTES = 1 << 25       # of probabilities, kept from one Hessian product to the next
 MAX_SKINNY = 32             # classes up to which dense rows are multiplied by the kernels, not by BLAS
 MAX_TILE = 48               # rows
 TILE_BYTES = 3 << 15
@@ -67,6 +71,7 @@ class Sums(Protocol):
     rows: int       # of coefficients
     features: int
     weight: float   # sum of sample weight times target mass
+    needs_no_blas: bool     # whether only metrics use BLAS
 
     def loss_gradient(self, matrix: Matrix) -> tuple[float, Matrix]:
         """The sum of the losses and its gradient, the intercept's included."""
@@ -120,14 +125,25 @@ class RowSums:
         self._skinny = self._csr is None and (
             self.rows <= MAX_SKINNY and X.strides[1] == X.itemsize and X.strides[0] > 0 and X.flags.aligned
         )
+        self.needs_no_blas = self._skinny or self._csr is not None
 
     def loss_gradient(self, matrix: Matrix) -> tuple[float, Matrix]:
         return self._sums(LOSS, matrix, None)
 
     def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
-        probabilities = np.empty((self.X.shape[0], self._classes), self.X.dtype)
-        self._sums(PROBABILITIES, matrix, probabilities)
-        return lambda direction: self._sums(CURVATURE, direction, probabilities)[1]
+        size = max(1, MAX_KEPT_BYTES // (self._classes * self.X.dtype.itemsize))
+        if self.X.shape[0] <= size:
+            probabilities = np.empty((self.X.shape[0], self._classes), self.X.dtype)
+            self._sums(PROBABILITIES, matrix, probabilities)
+            return lambda direction: self._sums(CURVATURE, direction, probabilities)[1]
+
+        def product(direction: Matrix) -> Matrix:
+            result = np.zeros(matrix.shape)
+            for start in range(0, self.X.shape[0], size):
+                result += self._part(slice(start, start + size)).hessian_product_at(matrix)(direction)
+            return result
+
+        return product
 
     def class_blocks(self, matrix: Matrix) -> Matrix:
         X, p, mass = self._sample(matrix)
@@ -156,6 +172,7 @@ class RowSums:
             of_classes = np.diag(mass @ p) - (mass[:, None] * p).T @ p
             classes = np.linalg.eigh(of_classes.astype(np.float64))[1]
             spread = mass[:, None] * (p @ classes**2 - (p @ classes) ** 2)
+        del weighted
         squares = X @ features.astype(X.dtype)
         np.square(squares, out=squares)
         curvatures = (spread.T.astype(X.dtype) @ squares).astype(np.float64)
@@ -163,16 +180,23 @@ class RowSums:
 
     def diagonal(self, matrix: Matrix) -> Matrix:
         if self._csr is None:
-            raise NotImplementedError("of dense rows")
+            X, p, mass = self._sample(matrix)
+            diagonal: Matrix = ((mass[:, None] * p * (1 - p)).T @ np.square(X)).astype(np.float64)
+            return diagonal
         probabilities = np.empty((self.X.shape[0], self._classes), self.X.dtype)
         self._sums(PROBABILITIES, matrix, probabilities)
         squares = (np.square(self._csr[0]), *self._csr[1:])
         return self._compiled_sums(DIAGONAL, matrix, probabilities, squares)[1] / self.weight
 
+    def _part(self, rows: slice) -> RowSums:
+        weight = np.ones(len(self.mass)) if self.sample_weight is None else self.sample_weight
+        return RowSums(self.X[rows], self.target[rows], self._classes, weight[rows], self.n_threads)
+
     def _sample(self, matrix: Matrix) -> tuple[Array, Array, Array]:
         """Some rows, with a column of ones, their probabilities, and their share of the mass."""
         size = self.features + 1
-        stride = max(1, self.X.shape[0] // max(MIN_METRIC_ROWS, 4 * size))
+        fit = SAMPLE_BYTES // (size * self.X.dtype.itemsize)
+        stride = max(1, self.X.shape[0] // max(MIN_METRIC_ROWS, min(4 * size, fit)))
         sample = self.X[::stride]
         X = np.ones((sample.shape[0], size), sample.dtype)
         X[:, :-1] = sample if isinstance(sample, np.ndarray) else sample.toarray()
@@ -184,7 +208,7 @@ class RowSums:
     def _sums(self, task: int, matrix: Matrix, kept: Array | None) -> tuple[float, Matrix]:
         """The sum of losses and the gradient (LOSS), nothing but `kept` (PROBABILITIES), a Hessian product with the
         probabilities `kept` (CURVATURE)."""
-        if self._csr is not None or self._skinny:
+        if self.needs_no_blas:
             return self._compiled_sums(task, matrix, kept, self._csr)
         gradient = np.zeros(matrix.shape)
         total = 0.0
@@ -444,13 +468,46 @@ def minimise(
     """
     if solver == "auto":
         solver = "lbfgs" if objective.shape[1] <= MAX_FACTOR_SIZE else "newton-cg"
+    with _one_blas_thread() if objective.sums.needs_no_blas else nullcontext():
+        return _minimise(objective, objective.centred(start), solver, tol, max_iter, noise, callback)
+
+
+def _minimise(
+    objective: Objective,
+    start: Vector,
+    solver: str,
+    tol: float,
+    max_iter: int,
+    noise: float,
+    callback: Callable[[Progress], object] | None,
+) -> Result:
     if solver == "lbfgs":
         memory = int(min(60, max(5, MAX_MEMORY_ELEMENTS // (3 * start.size))))
         return lbfgs(
-            objective, objective.centred(start), metric_at=objective.metric_at, tol=tol, max_iter=max_iter,
+            objective, start, metric_at=objective.metric_at, tol=tol, max_iter=max_iter,
             memory=memory, noise=noise, callback=callback,
         )    # fmt: skip
     return newton_cg(
-        objective, objective.centred(start), hessian_product_at=objective.hessian_product_at,
+        objective, start, hessian_product_at=objective.hessian_product_at,
         metric_at=objective.metric_at, tol=tol, max_iter=max_iter, noise=noise, callback=callback,
     )    # fmt: skip
+
+
+@cache
+def _controller() -> Any:
+    try:
+        from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped, unused-ignore]
+    except ImportError:
+        return None
+    return ThreadpoolController()
+
+
+def _one_blas_thread() -> AbstractContextManager[object]:
+    """A limit for the products of a metric, where threadpoolctl is there to set it (scikit-learn brings it).
+
+    The rows have the threads of `_parallel`. Those of BLAS, woken for a millisecond's work, wait for one another by
+    spinning: beside busy neighbours a fit of the digits took thirty times longer with them. The limit is the process's.
+    """
+    controller = _controller()
+    limit: AbstractContextManager[object] = controller.limit(limits=1, user_api="blas") if controller else nullcontext()
+    return limit
