@@ -236,7 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     environment = report.environment(neighbours)
     print(f"# Logistic regression, C = 1, {options.threads} threads\n\n{report.describe(environment)}\n")
-    print(f"{'CPU seconds' if options.cpu else 'Seconds'} until (f - f*) / f* is within a gap, and how many times xent's they are; -: not in the time given.")
+    unit = "CPU seconds" if options.cpu else "Seconds"
+    print(f"{unit} until (f - f*) / f* is within a gap, and how many times xent's they are; -: not in the time given.")
     print("Near: 1e-3. Far: 1e-6 for float64, 1e-5 for float32. Least: the smallest gap reached.\n")
     header = ["set", "dtype", "solver", "near", "ratio", "far", "ratio", "least"]
     print(report.table(header, [row for cell in cells for row in rows(cell)]))
