@@ -242,7 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     header = ["set", "dtype", "solver", "near", "ratio", "far", "ratio", "least"]
     print(report.table(header, [row for cell in cells for row in rows(cell)]))
     saved = [{**cell, "curves": [asdict(curve) for curve in cell["curves"]]} for cell in cells]
-    report.write_json(options.json, {"environment": environment, "fit threads": options.threads, "cells": saved})
+    settings = {"fit threads": options.threads, "clock": unit}
+    report.write_json(options.json, {"environment": environment, **settings, "cells": saved})
     return 0
 
 
