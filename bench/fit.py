@@ -69,7 +69,8 @@ class Curve:
             if value <= gap:
                 if i == 0 or gaps[i - 1] <= value or self.seconds[i - 1] >= self.seconds[i]:
                     return self.seconds[i]
-                share = math.log(gaps[i - 1] / gap) / math.log(gaps[i - 1] / value)
+                reached = max(value, gap / 4)       # a last step far below the gap must not shorten the way to it
+                share = math.log(gaps[i - 1] / gap) / math.log(gaps[i - 1] / reached)
                 return math.exp((1 - share) * math.log(self.seconds[i - 1]) + share * math.log(self.seconds[i]))
         return math.inf
 
