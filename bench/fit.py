@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import fit_data
@@ -69,7 +69,8 @@ class Curve:
             if value <= gap:
                 if i == 0 or gaps[i - 1] <= value or self.seconds[i - 1] >= self.seconds[i]:
                     return self.seconds[i]
-                share = math.log(gaps[i - 1] / gap) / math.log(gaps[i - 1] / value)
+                reached = max(value, gap / 4)       # a last step far below the gap must not shorten the way to it
+                share = math.log(gaps[i - 1] / gap) / math.log(gaps[i - 1] / reached)
                 return math.exp((1 - share) * math.log(self.seconds[i - 1]) + share * math.log(self.seconds[i]))
         return math.inf
 
@@ -141,7 +142,13 @@ def numbers_of_iterations() -> Iterator[int]:
 
 
 def compare(
-    data: DataSet, dtype: str, candidates: Sequence[Solver], threads: int, budget: float, least: float
+    data: DataSet,
+    dtype: str,
+    candidates: Sequence[Solver],
+    threads: int,
+    budget: float,
+    least: float,
+    clock: Callable[[], float] = perf_counter,
 ) -> tuple[list[Curve], float]:
     """The curve of each solver, and the least objective known by then. A run stops being repeated with more iterations
     when it is near enough, or when a solver's runs have taken `budget` seconds."""
@@ -155,13 +162,13 @@ def compare(
                 if not going[i]:
                     continue
                 settle(0.004)
-                start = perf_counter()
+                start = clock()
                 try:
                     model = solver.fit(given.X, given.y, iterations)
                 except Exception as error:  # a peer's own failure is a finding
                     curve.fault, going[i] = f"{type(error).__name__}: {error}"[:200], False
                     continue
-                curve.seconds.append(perf_counter() - start)
+                curve.seconds.append(clock() - start)
                 curve.iterations.append(iterations)
                 curve.objectives.append(fit_data.objective(data.X, data.y, *model))
                 least = min(least, curve.objectives[-1])
@@ -204,6 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--solvers", nargs="+", metavar="WORD", help="only solvers with one of these in their name")
     parser.add_argument("--threads", type=int, default=xent.get_num_threads())
     parser.add_argument("--budget", type=float, help="seconds for each solver on a set, but for the run under way")
+    parser.add_argument("--cpu", action="store_true", help="CPU seconds, for one thread beside busy neighbours")
     parser.add_argument("--json", type=Path, metavar="PATH", help="save every number there")
     options = parser.parse_args(arguments)
     budget = options.budget or (3.0 if options.quick else 60.0)
@@ -212,6 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.solvers:
         candidates = [s for s in candidates if s.name == "xent" or any(word in s.name for word in options.solvers)]
 
+    clock = process_time if options.cpu else perf_counter
     neighbours = report.Neighbours()
     cells = []
     for name in report.progress(options.sets or list(fit_data.SETS)[: 1 if options.quick else None], "sets"):
@@ -223,17 +232,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         least = least_objective(data, options.threads)
         compared = {}
         for dtype in dtypes:
-            compared[dtype], least = compare(data, dtype, candidates, options.threads, budget, least)
+            compared[dtype], least = compare(data, dtype, candidates, options.threads, budget, least, clock)
         cells += [{"set": data.name, "dtype": d, "least": least, "curves": curves} for d, curves in compared.items()]
 
     environment = report.environment(neighbours)
     print(f"# Logistic regression, C = 1, {options.threads} threads\n\n{report.describe(environment)}\n")
-    print("Seconds until (f - f*) / f* is within a gap, and how many times xent's they are; -: not in the time given.")
+    unit = "CPU seconds" if options.cpu else "Seconds"
+    print(f"{unit} until (f - f*) / f* is within a gap, and how many times xent's they are; -: not in the time given.")
     print("Near: 1e-3. Far: 1e-6 for float64, 1e-5 for float32. Least: the smallest gap reached.\n")
     header = ["set", "dtype", "solver", "near", "ratio", "far", "ratio", "least"]
     print(report.table(header, [row for cell in cells for row in rows(cell)]))
     saved = [{**cell, "curves": [asdict(curve) for curve in cell["curves"]]} for cell in cells]
-    report.write_json(options.json, {"environment": environment, "fit threads": options.threads, "cells": saved})
+    settings = {"fit threads": options.threads, "clock": unit}
+    report.write_json(options.json, {"environment": environment, **settings, "cells": saved})
     return 0
 
 

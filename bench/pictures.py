@@ -170,7 +170,8 @@ def convergence_figure(report: Report) -> Figure:
             style = {"color": BLUE if ours else colours[curve["solver"]], "linewidth": 2.5 if ours else 1.3}
             if gaps:
                 axes.plot(curve["seconds"], gaps, marker="o", markersize=3, label=curve["solver"], **style)
-        axes.set(xscale="log", yscale="log", xlabel="seconds", ylim=(5e-10, 30))
+        axes.set(xscale="log", yscale="log", xlabel=report["clock"], ylim=(5e-10, 30))
+        axes.xaxis.set_minor_formatter("")
         axes.set_title(f"{cell['set']}, {cell['dtype']}")
         axes.axhline(1e-6 if cell["dtype"] == "float64" else 1e-5, color=GREY, linestyle=":", linewidth=1.2)
         clean(axes)

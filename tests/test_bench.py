@@ -72,10 +72,11 @@ def test_repeated_rows_have_the_answer_of_the_distinct_ones(monkeypatch):
 
 
 def test_the_time_to_a_gap_is_between_two_runs():
-    curve = fit.Curve("a solver", [2, 4, 8], [0.1, 1.0, 10.0], [1.1, 1.001, 1.00001])
+    curve = fit.Curve("a solver", [2, 4, 8], [0.1, 1.0, 10.0], [1.1, 1.001, 1.00005])
     assert curve.time_to(0.2, 1.0) == 0.1
-    np.testing.assert_allclose(curve.time_to(1e-2, 1.0), 0.1 * 10**0.5)
-    np.testing.assert_allclose(curve.time_to(1e-4, 1.0), 1.0 * 10**0.5, rtol=1e-6)
+    np.testing.assert_allclose(curve.time_to(3e-3, 1.0), 0.1 * 10 ** (np.log(0.1 / 3e-3) / np.log(100)))
+    overshot = fit.Curve("another", [2, 4], [1.0, 10.0], [1.001, 1.0])
+    np.testing.assert_allclose(overshot.time_to(1e-4, 1.0), 10 ** (np.log(10) / np.log(40)), rtol=1e-6)
     assert curve.time_to(1e-6, 1.0) == np.inf
 
 

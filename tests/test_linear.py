@@ -225,3 +225,21 @@ def test_a_dense_fit_takes_little_memory(n_classes, solver):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 64e6 + 8 * 8 * np.prod(function.shape)
+
+
+def test_blas_has_one_thread_during_a_fit_and_its_own_afterwards():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def blas_threads():
+        return {pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"}
+
+    seen = []
+    X, target, weight = make(3)
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        before = blas_threads()
+        minimise(
+            Objective(X, target, 3, weight, 0.1, True, None), np.zeros(3 * (D + 1)), tol=1e-6, max_iter=3, noise=1e-16,
+            callback=lambda progress: seen.append(blas_threads()),
+        )  # fmt: skip
+        assert blas_threads() == before
+    assert all(threads <= {1} for threads in seen)

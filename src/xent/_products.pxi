@@ -15,6 +15,7 @@ cdef enum Task:
     DIAGONAL        # of the Hessian, the same, if X holds squares; coefficients do not matter
 
 cdef enum:
+    CACHE_LINE = 64
     SOON = 8        # elements of a sparse row whose coefficients are fetched ahead
     FLUSH = 512     # rows whose gradient is added up in the type of X before it goes to float64
 
@@ -55,9 +56,9 @@ cdef inline double add_lanes_of(vec x) noexcept nogil:
 
 cdef inline void logits_tile(
     const char* x, Py_ssize_t stride, const vec* coef, const double* intercept, vec* z, Py_ssize_t n,
-    Py_ssize_t classes, Py_ssize_t ahead, const int R, const int C
+    Py_ssize_t classes, const int R, const int C
 ) noexcept nogil:
-    """z[i, j] = x[i] . coef[j] + intercept[j] for R rows and C classes; x + ahead is fetched meanwhile."""
+    """z[i, j] = x[i] . coef[j] + intercept[j] for R rows and C classes."""
     cdef vec sums[12]
     cdef vec rows[3]
     cdef vec w
@@ -69,8 +70,6 @@ cdef inline void logits_tile(
     while d < whole:
         for i in range(R):
             rows[i] = element(<const vec*>(x + i * stride), d)[0]
-            if ahead:
-                xent_prefetch(<const char*>element(<const vec*>(x + i * stride), d) + ahead)
         for j in range(C):
             w = element(coef, j * n + d)[0]
             for i in range(R):
@@ -90,13 +89,13 @@ cdef inline void logits_tile(
 
 cdef inline void logits_of_classes(
     const char* x, Py_ssize_t stride, const vec* coef, const double* intercept, vec* z, Py_ssize_t n,
-    Py_ssize_t classes, Py_ssize_t ahead, Py_ssize_t count, const int C
+    Py_ssize_t classes, Py_ssize_t count, const int C
 ) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(0, count - 2, 3):
-        logits_tile(x + i * stride, stride, coef, intercept, from_element(z, i * classes), n, classes, ahead, 3, C)
+        logits_tile(x + i * stride, stride, coef, intercept, from_element(z, i * classes), n, classes, 3, C)
     for i in range(count - count % 3, count):
-        logits_tile(x + i * stride, stride, coef, intercept, from_element(z, i * classes), n, classes, ahead, 1, C)
+        logits_tile(x + i * stride, stride, coef, intercept, from_element(z, i * classes), n, classes, 1, C)
 
 
 cdef void dense_logits(
@@ -105,7 +104,6 @@ cdef void dense_logits(
     """z = the logits of `count` rows, `classes` elements apart. Classes are done four at a time, or nearly."""
     cdef const char* x = problem.x + first * problem.stride
     cdef Py_ssize_t j = 0, n = problem.features, groups = (problem.rows + 3) // 4, C, g
-    cdef Py_ssize_t ahead = problem.tile * problem.stride
     cdef const vec* w
     cdef const double* b
     cdef vec* out
@@ -113,22 +111,22 @@ cdef void dense_logits(
         C = (problem.rows - j) // (groups - g)
         w, b, out = element(coef, j * n), problem.intercept + j, from_element(z, j)
         if C == 4:
-            logits_of_classes(x, problem.stride, w, b, out, n, classes, ahead, count, 4)
+            logits_of_classes(x, problem.stride, w, b, out, n, classes, count, 4)
         elif C == 3:
-            logits_of_classes(x, problem.stride, w, b, out, n, classes, ahead, count, 3)
+            logits_of_classes(x, problem.stride, w, b, out, n, classes, count, 3)
         elif C == 2:
-            logits_of_classes(x, problem.stride, w, b, out, n, classes, ahead, count, 2)
+            logits_of_classes(x, problem.stride, w, b, out, n, classes, count, 2)
         else:
-            logits_of_classes(x, problem.stride, w, b, out, n, classes, ahead, count, 1)
-        ahead = 0
+            logits_of_classes(x, problem.stride, w, b, out, n, classes, count, 1)
         j += C
 
 
 cdef inline void gradient_tile(
     const char* x, Py_ssize_t stride, const vec* slopes, Py_ssize_t classes, Py_ssize_t count, vec* gradient,
-    Py_ssize_t width, Py_ssize_t tail, const int V, const int C
+    Py_ssize_t width, Py_ssize_t tail, Py_ssize_t ahead, const int V, const int C
 ) noexcept nogil:
-    """gradient[j] += sum of slopes[i, j] x[i] over rows i, for V vectors of features (with a tail: of one, so long)."""
+    """gradient[j] += sum of slopes[i, j] x[i] over rows i, for V vectors of features (with a tail: of one, so long).
+    x + ahead is fetched meanwhile."""
     cdef vec sums[12]
     cdef vec row[3]
     cdef vec s
@@ -143,6 +141,9 @@ cdef inline void gradient_tile(
         else:
             for v in range(V):
                 row[v] = (<const vec*>(x + i * stride))[v]
+            if ahead:
+                xent_prefetch(x + i * stride + ahead)
+                xent_prefetch(x + i * stride + ahead + CACHE_LINE)
         for j in range(C):
             s = fill(slopes, get(slopes, i * classes + j))
             for v in range(V):
@@ -154,7 +155,7 @@ cdef inline void gradient_tile(
 
 cdef inline void gradient_of_classes(
     const char* x, Py_ssize_t stride, const vec* slopes, Py_ssize_t classes, Py_ssize_t count, vec* gradient,
-    Py_ssize_t width, Py_ssize_t tail, const int V, Py_ssize_t rows
+    Py_ssize_t width, Py_ssize_t tail, Py_ssize_t ahead, const int V, Py_ssize_t rows
 ) noexcept nogil:
     cdef Py_ssize_t j = 0, groups = (rows + 3) // 4, C, g
     cdef vec* out
@@ -163,13 +164,14 @@ cdef inline void gradient_of_classes(
         C = (rows - j) // (groups - g)
         out, s = from_element(gradient, j * width), element(slopes, j)
         if C == 4:
-            gradient_tile(x, stride, s, classes, count, out, width, tail, V, 4)
+            gradient_tile(x, stride, s, classes, count, out, width, tail, ahead, V, 4)
         elif C == 3:
-            gradient_tile(x, stride, s, classes, count, out, width, tail, V, 3)
+            gradient_tile(x, stride, s, classes, count, out, width, tail, ahead, V, 3)
         elif C == 2:
-            gradient_tile(x, stride, s, classes, count, out, width, tail, V, 2)
+            gradient_tile(x, stride, s, classes, count, out, width, tail, ahead, V, 2)
         else:
-            gradient_tile(x, stride, s, classes, count, out, width, tail, V, 1)
+            gradient_tile(x, stride, s, classes, count, out, width, tail, ahead, V, 1)
+        ahead = 0
         j += C
 
 
@@ -182,25 +184,32 @@ cdef void add_dense_gradient(
     while d + 3 * L <= n:
         gradient_of_classes(
             <const char*>element(<const vec*>x, d), problem.stride, slopes, classes, count, from_element(gradient, d), width,
-            0, 3, problem.rows
+            0, problem.tile * problem.stride, 3, problem.rows
         )
         d += 3 * L
     while d + L <= n:
         gradient_of_classes(
             <const char*>element(<const vec*>x, d), problem.stride, slopes, classes, count, from_element(gradient, d), width,
-            0, 1, problem.rows
+            0, 0, 1, problem.rows
         )
         d += L
     if d < n:
         gradient_of_classes(
             <const char*>element(<const vec*>x, d), problem.stride, slopes, classes, count, from_element(gradient, d), width,
-            n - d, 1, problem.rows
+            n - d, 0, 1, problem.rows
         )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Sparse rows
 # ---------------------------------------------------------------------------------------------------------------------
+
+cdef inline void fetch(const vec* row, Py_ssize_t vectors) noexcept nogil:
+    cdef const char* line = <const char*>row
+    while line < <const char*>(row + vectors):
+        xent_prefetch(line)
+        line += CACHE_LINE
+
 
 cdef inline void sparse_logits_of(
     const vec* x, const index_type* column, Py_ssize_t first, Py_ssize_t last, const vec* coef, Py_ssize_t width,
@@ -216,7 +225,7 @@ cdef inline void sparse_logits_of(
     for k in range(first, last):
         value = fill(x, get(x, k))
         w = element(coef, column[k] * width)
-        xent_prefetch(element(coef, column[min(k + SOON, last - 1)] * width))
+        fetch(element(coef, column[min(k + SOON, last - 1)] * width), V)
         for v in range(V):
             sums[v] = multiply_add(value, w[v], sums[v])
     for v in range(V):
@@ -259,7 +268,8 @@ cdef void add_sparse_gradient(
             put(row, j, get(slopes, (i - first) * classes + j))
         for k in range(<Py_ssize_t>start[i], <Py_ssize_t>start[i + 1]):
             value = fill(slopes, get(<const vec*>problem.x, k))
-            xent_prefetch(from_element(gradient, column[min(k + SOON, <Py_ssize_t>start[i + 1] - 1)] * problem.width))
+            out = from_element(gradient, column[min(k + SOON, <Py_ssize_t>start[i + 1] - 1)] * problem.width)
+            fetch(<const vec*>out, V)
             out = from_element(gradient, column[k] * problem.width)
             for v in range(V):
                 out[v] = multiply_add(value, row[v], out[v])

@@ -461,7 +461,7 @@ def minimise(
     ----------
     solver : {"auto", "lbfgs", "newton-cg"}
         "auto" takes Newton-CG where there are more features than a good metric can have, and else L-BFGS: per pass
-        over the rows L-BFGS came nearer on every set of the benchmark, but the steps that it remembers cost more than
+        over the rows L-BFGS came nearer on all sets that were measured, but the steps that it remembers cost more than
         the rows where coefficients are many.
     start, tol, max_iter, noise, callback
         As the solvers take them.

@@ -41,7 +41,7 @@ Metric = Callable[[Vector], Vector]     # g -> M g, with M symmetric and positiv
 
 RENEWALS = frozenset([0, *(5 << k for k in range(40))])
 MAX_PRODUCTS = 500      # Hessian products for one step
-MAX_FORCING = 0.1
+MAX_FORCING = 0.25
 MAX_HIDDEN = 3
 
 
