@@ -7,7 +7,7 @@ import pytest
 import reference
 
 import xent.linear
-from xent.linear import Objective, RowSums, minimise
+from xent.linear import PATIENCE, Objective, RowSums, minimise
 
 sparse = pytest.importorskip("scipy.sparse")
 
@@ -211,6 +211,33 @@ def test_separable_rows_and_any_penalty_end_in_finite_numbers(dtype, l2, solver)
     assert np.isfinite(result.x).all()
     assert result.converged
     assert result.grad_norm <= 1e-6
+
+
+@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cg"])
+@pytest.mark.parametrize("seed", range(4))
+def test_redundant_columns_of_any_scale_without_a_penalty(solver, seed):
+    """The Hessian is singular, and rounding makes more or less than nothing of its curvature there."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(2000, 12)) @ rng.normal(size=(12, 20))
+    y = (X @ rng.normal(size=20) / 4 + 2 * rng.logistic(size=len(X)) > 0).astype(np.int64)
+    function = Objective(X, y, 2, np.ones(len(X)), 0.0, True, 1)
+    least = minimise(function, np.zeros(21), solver="lbfgs", tol=1e-6, max_iter=100, noise=1e-16).loss
+    function = Objective(X * 10.0 ** rng.permutation(np.linspace(-6, 6, 20)), y, 2, np.ones(len(X)), 0.0, True, 1)
+    result = minimise(function, np.zeros(21), solver=solver, tol=1e-8, max_iter=100, noise=1e-16)
+    assert result.loss == pytest.approx(least, rel=1e-9)
+
+
+def test_newton_goes_on_where_lbfgs_stops_short():
+    """Almost separable rows, columns of all scales, a penalty that some of them feel: many iterations of L-BFGS."""
+    X, y = xent.datasets.load_digits()
+    X = X * 10.0 ** np.random.default_rng(0).uniform(-6, 6, 64)
+    function = Objective(X, y, 10, np.ones(len(X)), 100 / len(X), True, 1)
+    seen = []
+    result = minimise(function, np.zeros(650), tol=1e-4, max_iter=300, noise=2e-16, callback=seen.append)
+    assert result.converged
+    assert result.iterations > PATIENCE
+    assert [progress.iteration for progress in seen] == list(range(result.iterations + 1))
+    assert seen[-1].loss == result.loss
 
 
 @pytest.mark.parametrize(("solver", "n_classes"), [("lbfgs", 10), ("newton-cg", 2)])

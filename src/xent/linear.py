@@ -32,6 +32,7 @@ Matrix = NDArray[np.float64]
 
 BLOCK_ELEMENTS = 1 << 18    # of X and the logits: a block of both stays near the processor
 MAX_BLOCK_ELEMENTS = 1 << 21    # of the metric: an inverse for each class
+PATIENCE = 60                   # iterations of L-BFGS with a good metric
 MAX_FACTOR_SIZE = 2000          # of one with eigenvectors
 MIN_METRIC_ROWS = 1000
 SAMPLE_BYTES = 1 << 24         # of rows that a metric is computed from
@@ -384,12 +385,15 @@ class Objective:
            NeurIPS 2018.
         """
         matrix = coefficients.reshape(self.shape)
-        rows, size = self.shape
-        if rows * size**2 <= MAX_BLOCK_ELEMENTS:
+        if self.has_block_metric():
             return self._block_metric(matrix)
-        if size <= MAX_FACTOR_SIZE:
+        if self.shape[1] <= MAX_FACTOR_SIZE:
             return self._factor_metric(matrix)
         return self._diagonal_metric(matrix)
+
+    def has_block_metric(self) -> bool:
+        """Whether there are few enough features for the inverses of all blocks."""
+        return self.shape[0] * self.shape[1] ** 2 <= MAX_BLOCK_ELEMENTS
 
     def _block_metric(self, matrix: Matrix) -> Metric:
         hessian = self.sums.class_blocks(matrix)
@@ -462,35 +466,42 @@ def minimise(
     solver : {"auto", "lbfgs", "newton-cg"}
         "auto" takes Newton-CG where there are more features than a good metric can have, and else L-BFGS: per pass
         over the rows L-BFGS came nearer on all sets that were measured, but the steps that it remembers cost more than
-        the rows where coefficients are many.
+        the rows where coefficients are many. Where L-BFGS stops short of tol, or the metric is one that it should not
+        need many iterations with (which rounding spoils where columns differ by many orders of magnitude), Newton-CG
+        goes on from there.
     start, tol, max_iter, noise, callback
         As the solvers take them.
     """
-    if solver == "auto":
-        solver = "lbfgs" if objective.shape[1] <= MAX_FACTOR_SIZE else "newton-cg"
-    with _one_blas_thread() if objective.sums.needs_no_blas else nullcontext():
-        return _minimise(objective, objective.centred(start), solver, tol, max_iter, noise, callback)
-
-
-def _minimise(
-    objective: Objective,
-    start: Vector,
-    solver: str,
-    tol: float,
-    max_iter: int,
-    noise: float,
-    callback: Callable[[Progress], object] | None,
-) -> Result:
-    if solver == "lbfgs":
-        memory = int(min(60, max(5, MAX_MEMORY_ELEMENTS // (3 * start.size))))
-        return lbfgs(
-            objective, start, metric_at=objective.metric_at, tol=tol, max_iter=max_iter,
-            memory=memory, noise=noise, callback=callback,
+    def run(solver: str, start: Vector, max_iter: int, callback: Callable[[Progress], object] | None) -> Result:
+        if solver == "lbfgs":
+            memory = int(min(60, max(5, MAX_MEMORY_ELEMENTS // (3 * start.size))))
+            return lbfgs(
+                objective, start, metric_at=objective.metric_at, tol=tol, max_iter=max_iter, memory=memory,
+                noise=noise, callback=callback,
+            )    # fmt: skip
+        return newton_cg(
+            objective, start, hessian_product_at=objective.hessian_product_at, metric_at=objective.metric_at, tol=tol,
+            max_iter=max_iter, noise=noise, callback=callback,
         )    # fmt: skip
-    return newton_cg(
-        objective, start, hessian_product_at=objective.hessian_product_at,
-        metric_at=objective.metric_at, tol=tol, max_iter=max_iter, noise=noise, callback=callback,
-    )    # fmt: skip
+
+    start = objective.centred(start)
+    with _one_blas_thread() if objective.sums.needs_no_blas else nullcontext():
+        if solver != "auto":
+            return run(solver, start, max_iter, callback)
+        if objective.shape[1] > MAX_FACTOR_SIZE:
+            return run("newton-cg", start, max_iter, callback)
+        patience = min(PATIENCE, max_iter) if objective.has_block_metric() else max_iter
+        first = run("lbfgs", start, patience, callback)
+        if first.converged or first.iterations == max_iter:
+            return first
+
+        def go_on(progress: Progress) -> None:
+            if callback is not None and progress.iteration > 0:
+                callback(progress._replace(iteration=first.iterations + progress.iteration))
+
+        second = run("newton-cg", first.x, max_iter - first.iterations, go_on)
+        better = second if second.converged or second.loss < first.loss else first
+        return better._replace(iterations=first.iterations + second.iterations)
 
 
 @cache

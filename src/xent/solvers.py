@@ -43,6 +43,7 @@ RENEWALS = frozenset([0, *(5 << k for k in range(40))])
 MAX_PRODUCTS = 500      # Hessian products for one step
 MAX_FORCING = 0.25
 MAX_HIDDEN = 3
+FLAT = 1e-8             # curvature, as a multiple of what the metric says, that rounding may make
 
 
 class Progress(NamedTuple):
@@ -246,14 +247,14 @@ def _conjugate_gradients(
             break
         product = hessian_product(direction)
         curvature = float(direction @ product)
+        if not curvature > FLAT * direction_direction and step.any():
+            break       # nothing but rounding: along such a direction of a convex function there is nothing to gain
         length = size / curvature if curvature > 0 else math.inf
         ahead = step_step + 2 * length * step_direction + length * length * direction_direction
         if not ahead < radius * radius:
-            if not math.isfinite(radius):   # a direction without curvature, and nothing to stop at
-                at_border = not step.any()
-                if at_border:
-                    step, step_step = -scaled, size
-                    residual += hessian_product(step)
+            if not math.isfinite(radius):   # no curvature from the start, and nothing to stop at
+                step, step_step, at_border = direction, size, True
+                residual += product
                 break
             root = math.sqrt(step_direction**2 + direction_direction * (radius * radius - step_step))
             length = (root - step_direction) / direction_direction
@@ -349,8 +350,9 @@ def newton_cg(
         rounding = 10 * noise * abs(loss)
         lower = float(np.abs(slopes).max(initial=0.0)) < 0.5 * grad_norm
         agreement = -math.inf
-        if math.isfinite(value) and np.isfinite(slopes).all():
-            agreement = (loss - value + rounding) / (found.decrease + rounding)
+        # Where H is singular, rounding may turn the model upside down: no step upwards, whatever it says.
+        if value <= loss + rounding and np.isfinite(slopes).all():
+            agreement = (loss - value + rounding) / (max(0.0, found.decrease) + rounding)
             if lower and abs(loss - value) <= rounding:
                 agreement = 1.0
         iteration += 1
