@@ -1,0 +1,725 @@
+"""Multinomial logistic regression on Dask arrays, frames and delayed partitions, and evaluation of logits.
+
+The solvers run where the estimator is; only sums over rows are left to the cluster. One evaluation is one round: the
+coefficients are sent to every worker once, one task for each partition takes them through its rows, and a tree of tasks
+adds up what these return, always in the same order, so that the result does not depend on the number of workers or on
+who was first. Partitions stay where they are. Without a client, partitions are loaded by Dask's present scheduler and
+summed in this process.
+
+Needs the extra ``dask``; nothing else in xent imports Dask.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import math
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import dask
+import dask.array
+import numpy as np
+from dask.delayed import Delayed
+from dask.sizeof import sizeof
+from numpy.typing import ArrayLike, NDArray
+
+import xent.logistic
+from xent import _estimator_arguments as check
+from xent import parts
+from xent._arguments import integer
+from xent._checkpoint import Checkpoint
+from xent._progress import Callback
+from xent.evaluation import Evaluation, StreamingLoss
+from xent.linear import Matrix, RowSums
+
+Array = NDArray[Any]
+
+__all__ = ["LogisticRegression", "Timing", "evaluate"]
+
+FAN_IN = 16         # results that one task adds up
+ATTEMPTS = 3        # of a round whose coefficients were lost with the workers that had them
+
+
+class Timing(NamedTuple):
+    """What the evaluations of a fit took.
+
+    Attributes
+    ----------
+    rounds : int
+        Rounds of the cluster: evaluations, Hessian products and metrics.
+    seconds : float
+        The time that they took, all together.
+    computing : float
+        The time that tasks computed in them, in seconds of one thread.
+    threads : int
+        Of all workers, at the end of the fit.
+    scheduling : float
+        The share of the threads' time in which they did not compute: 1 - computing / (threads * seconds). It is the
+        scheduler's and the network's, and that of threads without a partition to work on.
+    """
+
+    rounds: int
+    seconds: float
+    computing: float
+    threads: int
+    scheduling: float
+
+
+class LogisticRegression(xent.logistic.LogisticRegression):
+    """Multinomial logistic regression on the cluster that has the data.
+
+    The parameters, the attributes and the answer are those of :class:`xent.LogisticRegression`, and so is the solver.
+    `n_jobs` is the number of threads in each task, 1 if it is None, since workers run tasks side by side.
+
+    Attributes
+    ----------
+    timing_ : Timing
+        What the evaluations of the last fit on a cluster took, and the share of the scheduler.
+
+    Examples
+    --------
+    >>> import dask.array as da, xent.dask
+    >>> X, y = xent.datasets.load_digits()
+    >>> X, y = da.from_array(X, chunks=(500, 64)), da.from_array(y, chunks=500)
+    >>> model = xent.dask.LogisticRegression().fit(X, y)
+    >>> model.predict_proba(X).shape, model.score(X, y) > 0.9
+    ((1797, 10), True)
+    """
+
+    timing_: Timing
+
+    def fit(    # type: ignore[override]
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        classes: ArrayLike | None = None,
+        persist: bool = True,
+        retries: int = 2,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 10,
+        callback: Callback | None = None,
+    ) -> LogisticRegression:
+        """Fit the coefficients.
+
+        Parameters
+        ----------
+        X : dask array or dataframe of shape (n_samples, n_features), or sequence of Delayed
+            Features, in partitions of rows, of any sizes, known or not; blocks of arrays may be sparse. Delayed
+            partitions are of X, or of tuples (X, y) or (X, y, sample_weight), with `y` None. Other types are fitted
+            as :class:`xent.LogisticRegression` does it.
+        y : dask array, series or sequence of Delayed
+            Labels, or distributions in an array of shape (n_samples, n_classes), in as many partitions.
+        sample_weight : dask array, series or sequence of Delayed, optional
+        classes : array_like, optional
+            All labels that may come; if not given, those that are found.
+        persist : bool, default True
+            Keep the partitions in the memory of the workers (which puts on disk what is too much for it). If False,
+            every evaluation reads them again, and each is forgotten as soon as it has been read.
+        retries : int, default 2
+            How often a partition that cannot be read is tried again.
+        checkpoint : path-like, optional
+            A file in which to save the coefficients every `checkpoint_every` iterations and at the end, whole or not
+            at all. If the file is there when a fit begins, the fit goes on from it; iterations since are lost, and what
+            the solver had learned from its last steps is learned again.
+        checkpoint_every : int, default 10
+        callback : callable, optional
+            As in :meth:`xent.LogisticRegression.fit`.
+
+        Returns
+        -------
+        LogisticRegression
+            The estimator itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has a wrong type, shape or value; the message names the partition.
+        RuntimeError
+            If a partition cannot be read or computed; the message names it, and the cause is the error.
+        """
+        check.parameters(self, xent.logistic.SOLVERS)
+        if integer("retries", retries) < 0:
+            raise ValueError(f"retries is {retries}; it must be at least 0")
+        if integer("checkpoint_every", checkpoint_every) < 1:
+            raise ValueError(f"checkpoint_every is {checkpoint_every}; it must be at least 1")
+        state = None
+        if checkpoint is not None:
+            problem = {"C": float(self.C), "penalty": self.penalty, "fit_intercept": bool(self.fit_intercept)}
+            state = Checkpoint(checkpoint, checkpoint_every, problem)
+        if not _is_partitioned(X):
+            if classes is not None:
+                raise ValueError("classes is for partitions; it must be None if X is an array")
+            return self._fit(self._rows(X, y, sample_weight), callback, state)
+        known = None if classes is None else check.given_classes(classes)
+        loads = [_load(i, *p) for i, p in enumerate(_partitions(X, y, sample_weight))]
+        client = _client()
+        if client is None:
+            return self._fit(_local_rows(loads, known, self.class_weight, persist, self._n_threads()), callback, state)
+        cluster = _Cluster(client, retries)
+        self._fit(cluster.rows(loads, known, self.class_weight, persist, self._n_threads() or 1), callback, state)
+        self.timing_ = cluster.timing()
+        if self.verbose:
+            print(f"{self.timing_.rounds} rounds, {self.timing_.scheduling:.0%} of their time not computing")
+        return self
+
+    def decision_function(self, X: Any) -> Any:
+        """Logits: a dask array, of an unknown number of rows if that of `X` is not known.
+
+        Parameters
+        ----------
+        X : dask array or dataframe of shape (n_samples, n_features), or sequence of Delayed
+            Anything else is computed with at once, as by :class:`xent.LogisticRegression`.
+
+        Returns
+        -------
+        dask array of shape (n_samples, n_classes), or (n_samples,) for two classes
+        """
+        return self._mapped("decision_function", X)
+
+    def predict(self, X: Any) -> Any:
+        """The most probable label of each row: a dask array; see `decision_function`."""
+        return self._mapped("predict", X)
+
+    def predict_proba(self, X: Any) -> Any:
+        """The probability of each class: a dask array; see `decision_function`."""
+        return self._mapped("predict_proba", X)
+
+    def predict_log_proba(self, X: Any) -> Any:
+        """The exact logarithms of the probabilities: a dask array; see `decision_function`."""
+        return self._mapped("predict_log_proba", X)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """The share of rows whose label is predicted, by weight: computed at once.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+
+        Returns
+        -------
+        float
+        """
+        if not _is_partitioned(X):
+            return super().score(X, y, sample_weight)
+        model = dask.delayed(self._local(), traverse=False)
+        task = dask.delayed(_right, pure=False)
+        sums = dask.compute(*(task(model, _load(i, *p)) for i, p in enumerate(_partitions(X, y, sample_weight))))
+        right, weight = (math.fsum(column) for column in zip(*sums, strict=True))
+        if not weight > 0:
+            raise ValueError("sample_weight is 0 for every sample; their mean would be 0 / 0")
+        return right / weight
+
+    def _local(self) -> xent.logistic.LogisticRegression:
+        """The estimator for one machine, as tasks take it."""
+        self._check_fitted()
+        model = xent.logistic.LogisticRegression()
+        model.__dict__.update(self.__dict__, n_jobs=self._n_threads() or 1, _curvature=None)
+        return model
+
+    def _mapped(self, method: str, X: Any) -> Any:
+        if not _is_partitioned(X):
+            return getattr(super(), method)(X)
+        model = self._local()
+        wide = method != "predict" and not (method == "decision_function" and len(self.classes_) == 2)
+        columns = (len(self.classes_),) if wide else ()
+        dtype = self.classes_.dtype if method == "predict" else self.coef_.dtype
+        given = dask.delayed(model, traverse=False)
+        if isinstance(X, dask.array.Array):
+            X = _whole_rows(X)
+            dtype = dtype if method == "predict" else np.dtype(np.float32 if X.dtype == np.float32 else np.float64)
+            shape = {"chunks": (X.chunks[0], columns)} if wide else {"drop_axis": 1}
+            meta = np.empty((0, *columns), dtype)
+            return X.map_blocks(_call, given, method, columns, dtype, dtype=dtype, meta=meta, **shape)
+        task = dask.delayed(_call, pure=False)
+        return dask.array.concatenate(
+            [
+                dask.array.from_delayed(task(x, given, method, columns, dtype), (math.nan, *columns), dtype)
+                for x in _delayed("X", X)
+            ]
+        )
+
+
+def evaluate(
+    logits: Any,
+    target: Any,
+    *,
+    topk: int | Sequence[int] = (1, 5),
+    axis: int = -1,
+    sample_weight: Any = None,
+    ignore_index: int = -100,
+) -> Evaluation:
+    """Loss, accuracy, top-k accuracy, perplexity and entropy of logits in a dask array, in one pass.
+
+    Parameters
+    ----------
+    logits : dask array
+    target : dask array
+        Labels, of the shape of `logits` without `axis`.
+    topk, axis, ignore_index
+        As in :func:`xent.evaluate`.
+    sample_weight : dask array, optional
+        Of the shape of `target`.
+
+    Returns
+    -------
+    Evaluation
+        That of :func:`xent.evaluate` on all of it, to the last bit.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or value.
+
+    Examples
+    --------
+    >>> import dask.array as da, xent.dask
+    >>> logits = da.from_array([[2.0, 4.0, 0.5], [1.0, 0.0, 3.0]], chunks=(1, 3))
+    >>> xent.dask.evaluate(logits, da.from_array([1, 0], chunks=1)).accuracy
+    0.5
+    """
+    axis = integer("axis", axis)
+    if not isinstance(logits, dask.array.Array) or not -logits.ndim <= axis < logits.ndim:
+        raise TypeError(f"logits is a {type(logits).__name__}; it must be a dask array that has an axis {axis}")
+    empty = StreamingLoss(topk=topk, axis=axis, ignore_index=ignore_index, n_threads=1)
+    logits = logits.rechunk({axis % logits.ndim: -1})
+    chunks = tuple(c for i, c in enumerate(logits.chunks) if i != axis % logits.ndim)
+    columns = [logits.to_delayed().ravel()]
+    for name, value in (("target", target), ("sample_weight", sample_weight)):
+        if value is not None:
+            columns.append(_like(name, value, "logits", chunks).to_delayed().ravel())
+    task, merge = dask.delayed(_evaluated, pure=False), dask.delayed(_merged, pure=False)
+    level = [task(empty, *block) for block in zip(*columns, strict=True)]
+    while len(level) > 1:
+        level = [merge(level[i : i + FAN_IN]) for i in range(0, len(level), FAN_IN)]
+    stream: StreamingLoss = level[0].compute()
+    return stream.result()
+
+
+# --- what is given, as partitions ------------------------------------------------------------------------------------
+
+
+def _is_partitioned(X: Any) -> bool:
+    if isinstance(X, list | tuple):
+        return len(X) > 0 and all(isinstance(x, Delayed) for x in X)
+    return bool(dask.is_dask_collection(X))
+
+
+def _whole_rows(X: Any) -> Any:
+    return X.rechunk({1: -1}) if X.ndim == 2 and X.numblocks[1] > 1 else X
+
+
+def _delayed(name: str, value: Any) -> list[Delayed]:
+    if isinstance(value, Delayed):
+        return [value]
+    if isinstance(value, list | tuple):
+        return list(value)
+    if not hasattr(value, "to_delayed"):
+        raise TypeError(f"{name} is a {type(value).__name__}; it must be a dask array, frame or series, or be Delayed")
+    return list(np.asarray(_whole_rows(value).to_delayed(), object).ravel())
+
+
+def _like(name: str, value: Any, other: str, chunks: tuple[Any, ...]) -> Any:
+    """An array in the blocks of another one."""
+    known = not any(math.isnan(length) for axis in chunks for length in axis)
+    if isinstance(value, dask.array.Array):
+        if value.chunks[: len(chunks)] == chunks:
+            return value
+        if known and not any(math.isnan(length) for axis in value.chunks for length in axis):
+            lengths = [sum(axis) for axis in chunks]
+            if [sum(axis) for axis in value.chunks[: len(chunks)]] != lengths:
+                raise ValueError(f"{name} has shape {value.shape}; it must have {lengths} rows, as {other}")
+            return value.rechunk((*chunks, *((-1,) * (value.ndim - len(chunks)))))
+        if value.numblocks[: len(chunks)] != tuple(len(axis) for axis in chunks):
+            raise ValueError(
+                f"{name} has {value.numblocks} blocks, but {other} has {tuple(len(axis) for axis in chunks)}, of "
+                "unknown sizes; compute_chunk_sizes() of both finds them"
+            )
+        return value
+    if known and not dask.is_dask_collection(value) and np.ndim(value) >= len(chunks):
+        array = dask.array.from_array(np.asarray(value), chunks=-1)
+        return _like(name, array, other, chunks)
+    raise TypeError(f"{name} is a {type(value).__name__}; it must be a dask array, in the blocks of {other}")
+
+
+def _partitions(X: Any, y: Any, sample_weight: Any) -> list[tuple[Delayed, ...]]:
+    """Of each partition: X, y and, if given, sample_weight; or one Delayed that has them all."""
+    columns = [_delayed("X", X)]
+    for name, value in (("y", y), ("sample_weight", sample_weight)):
+        if value is None:
+            continue
+        if isinstance(X, dask.array.Array) and not isinstance(value, list | tuple) and not hasattr(value, "divisions"):
+            value = _like(name, value, "X", (X.chunks[0],))
+        columns.append(_delayed(name, value))
+        if len(columns[-1]) != len(columns[0]):
+            raise ValueError(f"{name} has {len(columns[-1])} partitions, but X has {len(columns[0])}; they must match")
+    if y is None and (sample_weight is not None or not isinstance(X, list | tuple)):
+        raise ValueError("requires y to be passed, but the target y is None: it must be labels, one a row of X")
+    return list(zip(*columns, strict=True))
+
+
+def _load(i: int, *columns: Delayed) -> Delayed:
+    name = f"xent-partition-{secrets.token_hex(6)}-{i}"
+    return dask.delayed(_part, pure=False)(f"partition {i}", *columns, dask_key_name=name)
+
+
+# --- what tasks do ---------------------------------------------------------------------------------------------------
+
+
+def _part(place: str, *columns: Any) -> parts.Part | None:
+    if len(columns) == 1:
+        if not isinstance(columns[0], tuple | list) or len(columns[0]) not in (2, 3):
+            kind = type(columns[0]).__name__
+            raise TypeError(f"{place} is a {kind}; without y it must be (X, y) or (X, y, sample_weight)")
+        columns = tuple(columns[0])
+    return parts.part(place, *columns)
+
+
+class _Recipe(NamedTuple):
+    """How to read a partition: a graph for it alone."""
+
+    graph: dict[Any, Any]
+    key: Any
+
+    def read(self) -> parts.Part | None:
+        return dask.get(self.graph, self.key)   # type: ignore[no-any-return]
+
+
+class _Reread(NamedTuple):
+    """A partition that is read again for every task."""
+
+    recipe: _Recipe
+    plan: parts.Plan
+    n_threads: int | None
+
+    def sums(self) -> RowSums:
+        part = self.recipe.read()
+        assert part is not None
+        return self.plan.sums(part, self.n_threads)
+
+
+def _recipes(loads: list[Delayed]) -> list[_Recipe]:
+    from dask.optimization import cull
+
+    (whole,) = dask.optimize(dask.delayed(list)(loads))
+    graph = dict(whole.__dask_graph__())
+    return [_Recipe(cull(graph, [load.key])[0], load.key) for load in loads]
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+def _summary(part: parts.Part | _Recipe | None, known: Array | None) -> parts.Summary | None:
+    part = part.read() if isinstance(part, _Recipe) else part
+    return None if part is None else parts.summary(part, known)
+
+
+def _prepared(part: parts.Part | _Recipe, plan: parts.Plan, n_threads: int | None) -> RowSums | _Reread:
+    return _Reread(part, plan, n_threads) if isinstance(part, _Recipe) else plan.sums(part, n_threads)
+
+
+def _sums(prepared: RowSums | _Reread) -> RowSums:
+    return prepared.sums() if isinstance(prepared, _Reread) else prepared
+
+
+def _loss_gradient(prepared: RowSums | _Reread, matrix: Matrix) -> list[Any]:
+    return list(_sums(prepared).loss_gradient(matrix))
+
+
+def _curvature(prepared: RowSums | _Reread, matrix: Matrix) -> Any:
+    """v -> H v; what is read again keeps the place where it is taken only."""
+    return (prepared, matrix) if isinstance(prepared, _Reread) else prepared.hessian_product_at(matrix)
+
+
+def _product(curvature: Any, direction: Matrix) -> list[Any]:
+    if isinstance(curvature, tuple):
+        prepared, matrix = curvature
+        curvature = prepared.sums().hessian_product_at(matrix)
+    return [curvature(direction)]
+
+
+def _diagonal(prepared: RowSums | _Reread, matrix: Matrix) -> list[Any]:
+    return [parts.diagonal(_sums(prepared), matrix)]
+
+
+def _separated(prepared: RowSums | _Reread, coef: Array, intercept: Array) -> list[Any]:
+    return [0 if parts.separated(_sums(prepared), coef, intercept) else 1]
+
+
+def _sample(prepared: RowSums | _Reread, rows: slice) -> tuple[Any, Array, Array]:
+    X, target, weight = parts.sample_of(_sums(prepared), rows)
+    return X.copy(), target.copy(), weight.copy()
+
+
+def _timed(prepared: Any, function: Callable[..., list[Any]], arguments: Sequence[Array]) -> list[Any]:
+    start = time.perf_counter()
+    with np.errstate(all="ignore"):
+        result = function(prepared, *arguments)
+    return [*result, time.perf_counter() - start]
+
+
+def _add(results: Sequence[list[Any]]) -> list[Any]:
+    total = list(results[0])
+    for result in results[1:]:
+        total = [a + b for a, b in zip(total, result, strict=True)]
+    return total
+
+
+def _call(X: Any, model: Any, method: str, columns: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    if X.shape[0] == 0:
+        return np.empty((0, *columns), dtype)
+    result: Array = getattr(model, method)(X)
+    return result.astype(dtype, copy=False)
+
+
+def _right(model: Any, part: parts.Part | None) -> tuple[float, float]:
+    """The weight of the rows whose label is predicted, and of all rows."""
+    if part is None or not part.weight.any():
+        return 0.0, 0.0
+    weight = float(part.weight.sum())
+    with parts.named(part.place):
+        X = part.X
+        if part.names is not None:
+            X = _Framed(X, list(part.names))
+        return model.score(X, part.y, part.weight) * weight, weight
+
+
+def _evaluated(empty: StreamingLoss, logits: Any, target: Any, sample_weight: Any = None) -> StreamingLoss:
+    stream = StreamingLoss(topk=empty.topk, axis=empty.axis, ignore_index=empty.ignore_index, n_threads=1)
+    return stream.update(logits, target, sample_weight=sample_weight)
+
+
+def _merged(streams: Sequence[StreamingLoss]) -> StreamingLoss:
+    first = streams[0]
+    total = StreamingLoss(topk=first.topk, axis=first.axis, ignore_index=first.ignore_index, n_threads=1)
+    for stream in streams:
+        total.merge(stream)
+    return total
+
+
+@sizeof.register(RowSums)
+def _size_of_sums(sums: RowSums) -> int:
+    return sum(sizeof(a) for a in (sums.X, sums.target, sums.mass))
+
+
+@sizeof.register(parts.Part)
+def _size_of_part(part: parts.Part) -> int:
+    return sum(sizeof(a) for a in (part.X, part.y, part.weight))
+
+
+# --- without a cluster -----------------------------------------------------------------------------------------------
+
+
+def _local_rows(
+    loads: list[Delayed], known: Array | None, class_weight: Any, persist: bool, n_threads: int | None
+) -> parts.Rows:
+    def read(i: int) -> parts.Part | None:
+        try:
+            return loads[i].compute()   # type: ignore[no-any-return]
+        except Exception as error:
+            raise _located(i, error) from error
+
+    numbers = range(len(loads))
+    kept = [read(i) for i in numbers] if persist else None
+    found = (read(i) if kept is None else kept[i] for i in numbers)
+    plan = parts.plan([None if part is None else parts.summary(part, known) for part in found], class_weight)
+    ready = None if kept is None else [None if p is None else plan.sums(p, n_threads) for p in kept]
+
+    def each() -> Iterator[tuple[int, RowSums]]:
+        for i in numbers:
+            if plan.rows[i] and ready is not None:
+                sums = ready[i]
+                assert sums is not None
+                yield i, sums
+            elif plan.rows[i]:
+                part = read(i)
+                assert part is not None
+                yield i, plan.sums(part, n_threads)
+
+    sums = parts.SequentialSums(plan, each)
+    return parts.Rows(sums, plan.classes, plan.weight, plan.dtype, plan.names, sums.separated)
+
+
+def _located(i: int, error: BaseException) -> Exception:
+    """The error, if it says which partition it is about; else one that does."""
+    if isinstance(error, TypeError | ValueError) and str(error).startswith(f"partition {i}"):
+        return error
+    return RuntimeError(f"partition {i} could not be read or computed: {type(error).__name__}: {error}")
+
+
+# --- on a cluster ----------------------------------------------------------------------------------------------------
+
+
+def _client() -> Any:
+    """The present client of dask.distributed, if there is one."""
+    try:
+        from distributed import default_client
+    except ImportError:
+        return None
+    try:
+        return default_client()
+    except ValueError:
+        return None
+
+
+class _Cluster:
+    """Rounds of tasks.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    retries : int
+        Of tasks that fail.
+    """
+
+    def __init__(self, client: Any, retries: int) -> None:
+        self.client = client
+        self.retries = retries
+        self._token = secrets.token_hex(6)      # two fits on one scheduler have no keys in common
+        self._rounds = 0
+        self._seconds = self._computing = 0.0
+
+    def map(self, name: str, function: Callable[..., Any], *columns: Sequence[Any], **options: Any) -> list[Any]:
+        """One task for each element of the columns."""
+        keys = [f"xent-{name}-{self._token}-{i}" for i in range(len(columns[0]))]
+        return self.client.map(function, *columns, key=keys, retries=self.retries, **options)  # type: ignore[no-any-return]
+
+    def results(self, futures: list[Any], numbers: Sequence[int], wanted: list[Any] | None = None) -> list[Any]:
+        """What tasks return; an error names the partition of the first that failed."""
+        try:
+            return self.client.gather(futures if wanted is None else wanted)    # type: ignore[no-any-return]
+        except concurrent.futures.CancelledError:
+            raise
+        except Exception as error:
+            for i, future in zip(numbers, futures, strict=True):
+                if future.status == "error":
+                    raise _located(i, error) from error
+            raise
+
+    def round(self, name: str, function: Callable[..., list[Any]], partitions: PartitionSums, *arguments: Array) -> Any:
+        """The sums of what a function returns of each partition, added in the order of the partitions."""
+        return self.attempt(lambda: self._round(name, function, partitions.prepared, partitions.numbers, arguments))
+
+    def attempt(self, work: Callable[[], Any]) -> Any:
+        """Again if data that the client has sent was lost with the workers: partitions come back by themselves."""
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return work()
+            except concurrent.futures.CancelledError:
+                continue
+        return work()
+
+    def send(self, arrays: Sequence[Array]) -> list[Any]:
+        return self.client.scatter(list(arrays), broadcast=True, hash=False)   # type: ignore[no-any-return]
+
+    def _round(
+        self,
+        name: str,
+        function: Callable[..., list[Any]],
+        prepared: list[Any],
+        numbers: Sequence[int],
+        arguments: Sequence[Array],
+    ) -> list[Any]:
+        start = time.perf_counter()
+        self._rounds += 1
+        sent = self.send(arguments)
+        place = f"{name}-{self._token}-{self._rounds}"
+        leaves = self.client.map(
+            _timed, prepared, key=[f"xent-{place}-{i}" for i in numbers], retries=self.retries,
+            function=function, arguments=sent,
+        )    # fmt: skip
+        level, depth = leaves, 0
+        while len(level) > 1:
+            groups = [level[i : i + FAN_IN] for i in range(0, len(level), FAN_IN)]
+            keys = [f"xent-add-{place}-{depth}-{i}" for i in range(len(groups))]
+            level, depth = self.client.map(_add, groups, key=keys), depth + 1
+        (total,) = self.results(leaves, numbers, level)
+        self._seconds += time.perf_counter() - start
+        self._computing += total[-1]
+        return total[:-1]   # type: ignore[no-any-return]
+
+    def rows(
+        self, loads: list[Delayed], known: Array | None, class_weight: Any, persist: bool, n_threads: int
+    ) -> parts.Rows:
+        """What a fit is to: partitions read, summarised, and made ready for rounds."""
+        if persist:
+            read = self.client.compute(loads, retries=self.retries)
+        else:
+            read = self.map("recipe", _same, _recipes(loads))
+        found = self.map("summary", _summary, read, known=known)
+        plan = parts.plan(self.results(found, range(len(loads))), class_weight)
+        numbers = [i for i, rows in enumerate(plan.rows) if rows]
+        prepared = self.map(
+            "rows", _prepared, [read[i] for i in numbers], plan=plan._replace(rows=()), n_threads=n_threads
+        )
+        sums = PartitionSums(plan, self, numbers, prepared)
+        return parts.Rows(sums, plan.classes, plan.weight, plan.dtype, plan.names, sums.separated)
+
+    def timing(self) -> Timing:
+        threads = sum(self.client.nthreads().values())
+        share = 1 - self._computing / (threads * self._seconds) if threads * self._seconds > 0 else 0.0
+        return Timing(self._rounds, self._seconds, self._computing, threads, max(0.0, share))
+
+
+class PartitionSums(parts.PartSums):
+    """The sums over partitions on a cluster.
+
+    Parameters
+    ----------
+    plan : Plan
+    cluster : _Cluster
+    numbers : sequence of int
+        Of the partitions that have rows.
+    prepared : list of Future
+        Their `RowSums`.
+    """
+
+    def __init__(self, plan: parts.Plan, cluster: _Cluster, numbers: list[int], prepared: list[Any]) -> None:
+        super().__init__(plan)
+        self.cluster = cluster
+        self.numbers = numbers
+        self.prepared = prepared
+
+    def loss_gradient(self, matrix: Matrix) -> tuple[float, Matrix]:
+        loss, gradient = self.cluster.round("loss-gradient", _loss_gradient, self, matrix)
+        return loss, gradient
+
+    def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
+        """The probabilities stay on the workers until the function that is returned is forgotten."""
+        there: list[Any] = []
+
+        def product(direction: Matrix) -> Matrix:
+            if not there:
+                there.extend(self._curvatures(matrix))
+            try:
+                (result,) = self.cluster._round("hessian-product", _product, there[1], self.numbers, [direction])
+            except concurrent.futures.CancelledError:
+                there.clear()
+                raise
+            return result   # type: ignore[no-any-return]
+
+        return lambda direction: self.cluster.attempt(lambda: product(direction))   # type: ignore[no-any-return]
+
+    def _curvatures(self, matrix: Matrix) -> tuple[Any, list[Any]]:
+        sent = self.cluster.send([matrix])
+        name = f"curvature-{secrets.token_hex(3)}"
+        return sent, self.cluster.map(name, _curvature, self.prepared, matrix=sent[0])
+
+    def separated(self, coef: Array, intercept: Array) -> bool:
+        (outside,) = self.cluster.round("separated", _separated, self, coef, intercept)
+        return not outside
+
+    def _read_sample(self) -> RowSums:
+        slices = self.plan.samples()
+        samples = self.cluster.map("sample", _sample, self.prepared, [slices[i] for i in self.numbers])
+        return parts.joined(self.cluster.results(samples, self.numbers), len(self.plan.classes))
+
+    def _diagonal(self, matrix: Matrix) -> Matrix:
+        (result,) = self.cluster.round("diagonal", _diagonal, self, matrix)
+        return result   # type: ignore[no-any-return]
