@@ -17,6 +17,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import dask
@@ -380,7 +381,8 @@ def _part(place: str, *columns: Any) -> parts.Part | None:
     return parts.part(place, *columns)
 
 
-class _Recipe(NamedTuple):
+@dataclass(frozen=True)     # and no tuple, into which Dask would look for its keys
+class _Recipe:
     """How to read a partition: a graph for it alone."""
 
     graph: dict[Any, Any]
@@ -390,7 +392,8 @@ class _Recipe(NamedTuple):
         return dask.get(self.graph, self.key)   # type: ignore[no-any-return]
 
 
-class _Reread(NamedTuple):
+@dataclass(frozen=True)
+class _Reread:
     """A partition that is read again for every task."""
 
     recipe: _Recipe
