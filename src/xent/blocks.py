@@ -150,7 +150,7 @@ class Blocks:
             if not (folder / f"{stem}.y.npy").exists():
                 raise ValueError(f"{os.fspath(folder / stem)}.X.npy has no partner {stem}.y.npy")
             if has_weight != weighted[0]:
-                raise ValueError(f"{os.fspath(folder)!r} has *.sample_weight.npy for some blocks; it must be all or none")
+                raise ValueError(f"{os.fspath(folder)!r} has *.sample_weight.npy for some blocks, not for all")
 
         def read() -> Iterator[Block]:
             for file in archives:
@@ -225,7 +225,7 @@ class Blocks:
                             X[:, j] = table.column(name).to_numpy()
                         columns = [table.column(name).to_numpy() for name in roles]
                         del table
-                        yield _Named(X, names), *columns
+                        yield parts.Named(X, names), *columns
 
         return cls(read, classes=classes)
 
@@ -271,19 +271,6 @@ class Blocks:
 
 
 _AGAIN = "a source must give the same blocks each time that it is read"
-
-
-class _Named:
-    """A matrix with names of its columns, as the checks ask for them."""
-
-    def __init__(self, matrix: Array, columns: list[str]) -> None:
-        self.matrix = matrix
-        self.columns = columns
-        self.shape = matrix.shape
-        self.dtypes = [matrix.dtype] * len(columns)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return self.matrix if dtype is None else self.matrix.astype(dtype)
 
 
 def _archive(file: Path) -> Block:

@@ -312,7 +312,7 @@ def _is_partitioned(X: Any) -> bool:
 
 
 def _whole_rows(X: Any) -> Any:
-    return X.rechunk({1: -1}) if X.ndim == 2 and X.numblocks[1] > 1 else X
+    return X.rechunk({1: -1}) if isinstance(X, dask.array.Array) and X.numblocks[1:] > (1,) else X
 
 
 def _delayed(name: str, value: Any) -> list[Delayed]:
@@ -489,7 +489,7 @@ def _right(model: Any, part: parts.Part | None) -> tuple[float, float]:
     with parts.named(part.place):
         X = part.X
         if part.names is not None:
-            X = _Framed(X, list(part.names))
+            X = parts.Named(X, list(part.names))
         return model.score(X, part.y, part.weight) * weight, weight
 
 

@@ -46,6 +46,19 @@ class Part(NamedTuple):
     names: Array | None
 
 
+class Named:
+    """A matrix with names of its columns, as the checks ask for them."""
+
+    def __init__(self, matrix: Array, columns: list[str]) -> None:
+        self.matrix = matrix
+        self.columns = columns
+        self.shape = matrix.shape
+        self.dtypes = [matrix.dtype] * len(columns)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return self.matrix if dtype is None else self.matrix.astype(dtype)
+
+
 class Summary(NamedTuple):
     """What the plan needs to know of one part."""
 
