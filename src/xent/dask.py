@@ -16,6 +16,7 @@ import math
 import os
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -585,7 +586,7 @@ class _Cluster:
         self.client = client
         self.retries = retries
         self._token = secrets.token_hex(6)      # two fits on one scheduler have no keys in common
-        self._rounds = 0
+        self._rounds = self._sent = 0
         self._seconds = self._computing = 0.0
 
     def map(self, name: str, function: Callable[..., Any], *columns: Sequence[Any], **options: Any) -> list[Any]:
@@ -619,7 +620,16 @@ class _Cluster:
         return work()
 
     def send(self, arrays: Sequence[Array]) -> list[Any]:
-        return self.client.scatter(list(arrays), broadcast=True, hash=False)   # type: ignore[no-any-return]
+        """Arrays for all workers, which get them from each other.
+
+        As tasks, not by `Client.scatter`: the scheduler has what it needs to make them again when workers are lost,
+        and does not wait for a worker that has just died.
+        """
+        self._sent += 1
+        keys = [f"xent-coefficients-{self._token}-{self._sent}-{i}" for i in range(len(arrays))]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sending large graph")    # they are what has to be sent
+            return [self.client.submit(_same, array, key=key) for array, key in zip(arrays, keys, strict=True)]
 
     def _round(
         self,
