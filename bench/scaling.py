@@ -59,6 +59,8 @@ def median_time(call: Callable[[], object], repeats: int) -> float:
 
 def overhead(client: Client, quick: bool) -> None:
     """One evaluation of partitions of 20 rows: nearly nothing to compute, so all of it is overhead."""
+    nothing = median_time(lambda: client.gather(client.map(same, range(100), pure=False)), 5)
+    print(f"100 tasks that do nothing: {10 * nothing:.2f} ms each\n")
     print("| coefficients | partitions | tasks | one evaluation, ms | a task, ms |\n|---|---|---|---|---|")
     points = []
     for classes, features in ((3, 10), (100, 1000)):
@@ -91,6 +93,10 @@ def overhead(client: Client, quick: bool) -> None:
     )
 
 
+def same(x: int) -> int:
+    return x
+
+
 def rates(client: Client, quick: bool) -> None:
     """Rows a second of one evaluation in one thread of a worker, while all workers compute."""
     print("| features x classes | rows | rows a second of one thread | GB/s of X | Gflop/s |\n|---|---|---|---|---|")
@@ -99,7 +105,8 @@ def rates(client: Client, quick: bool) -> None:
         tasks = [client.submit(rate, i, n, features, classes, pure=False) for i in range(WORKERS)]
         speed = n / statistics.mean(client.gather(tasks))
         flops = 4 * features * classes * speed / 1e9
-        print(f"| {features} x {classes} | {n} | {speed:,.0f} | {speed * features * 4e-9:.2f} | {flops:.1f} |", flush=True)
+        gigabytes = speed * features * 4e-9
+        print(f"| {features} x {classes} | {n} | {speed:,.0f} | {gigabytes:.2f} | {flops:.1f} |", flush=True)
     print()
 
 
@@ -110,12 +117,12 @@ def rate(seed: int, n: int, features: int, classes: int) -> float:
     return median_time(lambda: sums.loss_gradient(matrix), 3)
 
 
-def fit(client: Client, quick: bool, iterations: int = 30) -> None:
+def fit(client: Client, quick: bool, iterations: int = 15) -> None:
     """The same number of iterations of the local fit with 2 threads and of 2 workers, in turn."""
     print("| X | partitions | local, s | cluster, s | ratio | not computing |\n|---|---|---|---|---|---|")
     n, features, classes = (200_000 if quick else 1_000_000), 500, 10
     xent.set_num_threads(WORKERS)
-    for partitions in (10, 40) if quick else (10, 100):
+    for partitions in (10, 40) if quick else (20, 100):
         rows = n // partitions
         loads = client.compute([dask.delayed(made)(i, rows, features, classes) for i in range(partitions)])
         wait(loads)

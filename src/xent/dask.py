@@ -93,7 +93,7 @@ class LogisticRegression(xent.logistic.LogisticRegression):
 
     timing_: Timing
 
-    def fit(    # type: ignore[override]
+    def fit(
         self,
         X: Any,
         y: Any = None,
@@ -507,14 +507,16 @@ def _merged(streams: Sequence[StreamingLoss]) -> StreamingLoss:
     return total
 
 
-@sizeof.register(RowSums)
 def _size_of_sums(sums: RowSums) -> int:
     return sum(sizeof(a) for a in (sums.X, sums.target, sums.mass))
 
 
-@sizeof.register(parts.Part)
 def _size_of_part(part: parts.Part) -> int:
     return sum(sizeof(a) for a in (part.X, part.y, part.weight))
+
+
+sizeof.register(RowSums, _size_of_sums)
+sizeof.register(parts.Part, _size_of_part)
 
 
 # --- without a cluster -----------------------------------------------------------------------------------------------
@@ -717,7 +719,7 @@ class PartitionSums(parts.PartSums):
                 raise
             return result   # type: ignore[no-any-return]
 
-        return lambda direction: self.cluster.attempt(lambda: product(direction))   # type: ignore[no-any-return]
+        return lambda direction: self.cluster.attempt(lambda: product(direction))
 
     def _curvatures(self, matrix: Matrix) -> tuple[Any, list[Any]]:
         sent = self.cluster.send([matrix])

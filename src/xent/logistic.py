@@ -228,13 +228,13 @@ class LogisticRegression(LinearClassifier):
                 keep=None if checkpoint is None else checkpoint.keep,
             )
         result = result._replace(iterations=result.iterations + done)
-        if checkpoint is not None:
-            checkpoint.write(result.iterations, result.x)
         self._keep(result.x.reshape(objective.shape), rows.dtype, result)
         self._keep_names(rows.sums.features, rows.names)
         self.classes_ = rows.classes
         self._seen = rows.weight
         self._curvature = None
+        if checkpoint is not None:
+            checkpoint.write(result.iterations, result.x)
         if interrupt is not None:
             raise interrupt
         if l2 == 0 and rows.separated(self.coef_, self.intercept_):
