@@ -2,7 +2,7 @@
 
 Usage:
 
-    python bench/scaling.py [--quick]
+    python bench/scaling.py [overhead] [rates] [fit] [--quick]
 
 Needs the extra ``dask``. The clusters are of this machine: 2 worker processes of 1 thread each. `docs/scaling.md` says
 what follows for larger ones.
@@ -72,7 +72,7 @@ def overhead(client: Client, quick: bool) -> None:
             )
             matrix = np.zeros((classes, features + 1))
             rows.sums.loss_gradient(matrix)
-            seconds = median_time(lambda rows=rows, matrix=matrix: rows.sums.loss_gradient(matrix), 5 if quick else 15)
+            seconds = median_time(lambda rows=rows, matrix=matrix: rows.sums.loss_gradient(matrix), 15 if partitions < 1000 else 5)
             tasks, level = partitions + 1, partitions
             while level > 1:
                 level = -(-level // xent.dask.FAN_IN)
@@ -156,13 +156,14 @@ def fit(client: Client, quick: bool, iterations: int = 15) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", choices=["overhead", "rates", "fit", []], help="all if not given")
     parser.add_argument("--quick", action="store_true", help="less data and fewer partitions")
-    quick = parser.parse_args().quick
+    options = parser.parse_args()
     warnings.simplefilter("ignore", xent.ConvergenceWarning)
     with cluster() as client:
-        overhead(client, quick)
-        rates(client, quick)
-        fit(client, quick)
+        for part in (overhead, rates, fit):
+            if not options.parts or part.__name__ in options.parts:
+                part(client, options.quick)
 
 
 if __name__ == "__main__":

@@ -605,8 +605,9 @@ class _Cluster:
         except Exception as error:
             for i, future in zip(numbers, futures, strict=True):
                 if future.status == "error":
-                    raise _located(i, error) from error
-            raise
+                    cause = future.exception()
+                    raise _located(i, cause) from cause
+            raise error
 
     def round(self, name: str, function: Callable[..., list[Any]], partitions: PartitionSums, *arguments: Array) -> Any:
         """The sums of what a function returns of each partition, added in the order of the partitions."""
