@@ -22,7 +22,7 @@ from distributed import Client, LocalCluster, wait
 
 import xent
 import xent.dask
-from xent.dask import _Cluster, _load
+from xent._cluster import FAN_IN, Cluster, load
 from xent.linear import RowSums
 
 WORKERS = 2
@@ -67,15 +67,16 @@ def overhead(client: Client, quick: bool) -> None:
         size = classes * (features + 1)
         for partitions in (10, 100) if quick else (10, 100, 1000):
             parts = [dask.delayed(made)(i, 20, features, classes) for i in range(partitions)]
-            rows = _Cluster(client, 0).rows(
-                [_load(i, part) for i, part in enumerate(parts)], np.arange(classes), None, True, 1
+            rows = Cluster(client, 0).rows(
+                [load(i, part) for i, part in enumerate(parts)], np.arange(classes), None, True, 1
             )
             matrix = np.zeros((classes, features + 1))
             rows.sums.loss_gradient(matrix)
-            seconds = median_time(lambda rows=rows, matrix=matrix: rows.sums.loss_gradient(matrix), 15 if partitions < 1000 else 5)
+            repeats = 15 if partitions < 1000 else 5
+            seconds = median_time(lambda rows=rows, matrix=matrix: rows.sums.loss_gradient(matrix), repeats)
             tasks, level = partitions + 1, partitions
             while level > 1:
-                level = -(-level // xent.dask.FAN_IN)
+                level = -(-level // FAN_IN)
                 tasks += level
             points.append((1.0, tasks, tasks * size * 8e-6, seconds))
             print(

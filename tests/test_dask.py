@@ -102,12 +102,12 @@ def on(request):
 
 @contextlib.contextmanager
 def without_client():
-    client = xent.dask._client
-    xent.dask._client = lambda: None
+    client = xent.dask.present_client
+    xent.dask.present_client = lambda: None
     try:
         yield
     finally:
-        xent.dask._client = client
+        xent.dask.present_client = client
 
 
 # --- the local estimator's answer ------------------------------------------------------------------------------------
