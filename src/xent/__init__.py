@@ -3,6 +3,7 @@
 from xent import datasets
 from xent._dispatch import isa
 from xent._parallel import get_num_threads, set_num_threads
+from xent.blocks import Blocks
 from xent.evaluation import Evaluation, StreamingLoss, evaluate
 from xent.linear_losses import linear_cross_entropy
 from xent.logistic import ConvergenceWarning, LogisticRegression, NotFittedError
@@ -12,6 +13,7 @@ from xent.primitives import log_softmax, logsumexp, softmax
 __version__ = "0.1.0"
 
 __all__ = [
+    "Blocks",
     "ConvergenceWarning",
     "Evaluation",
     "LogisticRegression",

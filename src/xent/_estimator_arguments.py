@@ -274,13 +274,18 @@ def classes(name: str, value: ArrayLike, length: int, stacklevel: int) -> tuple[
     Floats of shape (length, n_classes) are a distribution for each row: the classes are the columns' numbers then, and
     the distributions are returned instead of the indices.
     """
+    labels, target = classes_of_part(name, value, length, stacklevel + 1)
+    if len(labels) < 2:
+        raise ValueError(f"{name} has one class only, {labels[0]!s}; it must have at least 2")
+    return labels, target
+
+
+def classes_of_part(name: str, value: ArrayLike, length: int, stacklevel: int) -> tuple[Array, Array]:
+    """The same of a part of the rows, in which there may be one class only."""
     soft = distribution(name, value, length)
     if soft is not None:
         return np.arange(soft.shape[1]), soft
-    labels, indices = _unique(name, _discrete(name, column(name, value, length, stacklevel + 1)))
-    if len(labels) < 2:
-        raise ValueError(f"{name} has one class only, {labels[0]!s}; it must have at least 2")
-    return labels, indices
+    return _unique(name, _discrete(name, column(name, value, length, stacklevel + 1)))
 
 
 def _unique(name: str, array: Array) -> tuple[Array, Array]:
@@ -319,6 +324,14 @@ def distribution(name: str, value: ArrayLike, length: int) -> Array | None:
             "counts for is its sample_weight (Unknown label type: continuous-multioutput)"
         )
     return array
+
+
+def given_classes(value: ArrayLike) -> Array:
+    """Classes that a caller names, sorted."""
+    labels, _ = _unique("classes", _discrete("classes", to_array("classes", value)))
+    if len(labels) < 2:
+        raise ValueError(f"classes has {len(labels)} class(es); it must have at least 2")
+    return labels
 
 
 def stream_classes(y: ArrayLike, value: ArrayLike | None, known: Array | None, length: int) -> Array:
@@ -376,24 +389,41 @@ def weighted(
     one-hot distribution is its label.
     """
     if class_weight is not None:
-        if target.ndim == 1:
-            counts = np.bincount(target, sample_weight, minlength=len(labels)).astype(np.float64, copy=False)
-            sample_weight = sample_weight * _class_weights(class_weight, labels, counts)[target]
-        else:
-            target = target * _class_weights(class_weight, labels, sample_weight @ target)
-            mass = target.sum(axis=1)
-            sample_weight = sample_weight * mass
-            target /= np.where(mass > 0, mass, 1)[:, None]
+        factors = class_factors(class_weight, labels, class_counts(target, sample_weight, len(labels)))
+        target, sample_weight = with_factors(target, sample_weight, factors)
     with np.errstate(over="ignore"):
-        total = sample_weight.sum()
+        total_weight(float(sample_weight.sum()))
+    return target, sample_weight
+
+
+def with_factors(
+    target: Array, sample_weight: NDArray[np.float64], factors: NDArray[np.float64]
+) -> tuple[Array, NDArray[np.float64]]:
+    if target.ndim == 1:
+        return target, sample_weight * factors[target]
+    target = target * factors
+    mass = target.sum(axis=1)
+    sample_weight = sample_weight * mass
+    target /= np.where(mass > 0, mass, 1)[:, None]
+    return target, sample_weight
+
+
+def class_counts(target: Array, sample_weight: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]:
+    """The weight of each class: of its rows, or of its share of them."""
+    if target.ndim == 2:
+        return np.asarray(sample_weight @ target, np.float64)
+    return np.bincount(target, sample_weight, minlength=n_classes).astype(np.float64, copy=False)
+
+
+def total_weight(total: float) -> float:
     if total == 0:
         raise ValueError("sample_weight times class_weight is 0 for every sample; all weights zero leave no objective")
     if not math.isfinite(total):
         raise ValueError("sample_weight times class_weight has a sum that is larger than a float can be; scale it down")
-    return target, sample_weight
+    return total
 
 
-def _class_weights(value: object, labels: Array, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+def class_factors(value: object, labels: Array, counts: NDArray[np.float64]) -> NDArray[np.float64]:
     """A weight for each class, from a dict by label or "balanced"."""
     if isinstance(value, str) and value == "balanced":
         balanced: NDArray[np.float64] = counts.sum() / (len(labels) * np.where(counts > 0, counts, 1))

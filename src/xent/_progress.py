@@ -41,15 +41,21 @@ def run(
     start: Vector,
     *,
     callback: Callback | None = None,
+    keep: Callable[[Progress, Vector], object] | None = None,
     **options: Any,
 ) -> tuple[Result, KeyboardInterrupt | None]:
-    """What a minimiser finds; after Ctrl-C the best point it has seen, and the interrupt for the caller to raise."""
+    """What a minimiser finds; after Ctrl-C the best point it has seen, and the interrupt for the caller to raise.
+
+    `keep` is called as `callback` is, with the best point so far.
+    """
     best = _Best(function)
     iterations = 0
 
     def count(progress: Progress) -> None:
         nonlocal iterations
         iterations = progress.iteration
+        if keep is not None and best.x is not None:
+            keep(progress, best.x)
         if callback is not None:
             callback(progress)
 

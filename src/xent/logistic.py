@@ -5,18 +5,24 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent import _estimator_arguments as check
 from xent import persistence, stream
+from xent._checkpoint import Checkpoint
 from xent._progress import Callback, run, shown
 from xent._sklearn import shared
-from xent.linear import Objective, minimise
+from xent.blocks import Blocks
+from xent.linear import Objective, RowSums, minimise
+from xent.parts import Rows
 from xent.prediction import LinearClassifier, NotFittedError, separates
 from xent.solvers import Result, lbfgs
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Array = NDArray[Any]
 
@@ -149,8 +155,8 @@ class LogisticRegression(LinearClassifier):
 
     def fit(
         self,
-        X: check.MatrixLike,
-        y: ArrayLike,
+        X: check.MatrixLike | Blocks,
+        y: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
         *,
         callback: Callback | None = None,
@@ -159,8 +165,9 @@ class LogisticRegression(LinearClassifier):
 
         Parameters
         ----------
-        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
-            Features; finite. float32 and float64 are used as they are, integers and bools become float64.
+        X : array_like, sparse matrix or frame of shape (n_samples, n_features), or Blocks
+            Features; finite. float32 and float64 are used as they are, integers and bools become float64. A
+            :class:`Blocks` gives labels and weights as well, and is read once for each evaluation.
         y : array_like of shape (n_samples,) or (n_samples, n_classes)
             Labels of any type that can be sorted; at least two different ones. Floats with two columns or more are
             distributions (soft targets): at least 0, each row with the sum 1 (to 1e-3), and the classes are the numbers
@@ -181,15 +188,33 @@ class LogisticRegression(LinearClassifier):
             If a parameter or argument has a wrong type, shape or value. The estimator keeps its coefficients then.
         """
         check.parameters(self, SOLVERS)
+        return self._fit(self._rows(X, y, sample_weight), callback)
+
+    def _rows(self, X: Any, y: Any, sample_weight: Any) -> Rows:
+        """What a fit is to, checked."""
+        if isinstance(X, Blocks):
+            if y is not None or sample_weight is not None:
+                raise ValueError("X is a Blocks, which gives y and sample_weight itself; both must be None")
+            return X._rows(self.class_weight, self._n_threads())
         features = check.features("X", X)
         matrix = features.matrix
-        classes, target = check.classes("y", y, matrix.shape[0], stacklevel=2)
+        classes, target = check.classes("y", y, matrix.shape[0], stacklevel=3)
         weight = check.row_weights(sample_weight, matrix.shape[0])
         target, weight = check.weighted(self.class_weight, classes, target, weight)
-        total = float(weight.sum())
-        l2 = self._l2() / total
-        objective = Objective(matrix, target, len(classes), weight, l2, self.fit_intercept, self._n_threads())
-        start = self._coefficients() if self._is_warm(classes, objective.shape) else np.zeros(objective.shape)
+        sums = RowSums(matrix, target, len(classes), weight, self._n_threads())
+
+        def separated(coef: Array, intercept: Array) -> bool:
+            return target.ndim == 1 and separates(matrix, target, coef, intercept, weight)
+
+        return Rows(sums, classes, float(weight.sum()), matrix.dtype, features.names, separated)
+
+    def _fit(self, rows: Rows, callback: Callback | None, checkpoint: Checkpoint | None = None) -> Self:
+        l2 = self._l2() / rows.weight
+        objective = Objective.of(rows.sums, l2, self.fit_intercept)
+        start = self._coefficients() if self._is_warm(rows.classes, objective.shape) else np.zeros(objective.shape)
+        done = 0
+        if checkpoint is not None:
+            start, done = checkpoint.resume(start, rows.classes)
         with shown(self.verbose, self.max_iter, callback) as watch:
             result, interrupt = run(
                 minimise,
@@ -197,24 +222,27 @@ class LogisticRegression(LinearClassifier):
                 start.ravel(),
                 solver=self.solver,
                 tol=self.tol,
-                max_iter=self.max_iter,
-                noise=float(np.finfo(matrix.dtype).eps),
-                callback=watch,
+                max_iter=max(0, self.max_iter - done),
+                noise=float(np.finfo(rows.dtype).eps),
+                callback=watch and (lambda progress: watch(progress._replace(iteration=progress.iteration + done))),
+                keep=None if checkpoint is None else checkpoint.keep,
             )
-        self._keep(result.x.reshape(objective.shape), matrix.dtype, result)
-        self._keep_names(features)
-        self.classes_ = classes
-        self._seen = total
+        result = result._replace(iterations=result.iterations + done)
+        self._keep(result.x.reshape(objective.shape), rows.dtype, result)
+        self._keep_names(rows.sums.features, rows.names)
+        self.classes_ = rows.classes
+        self._seen = rows.weight
         self._curvature = None
+        if checkpoint is not None:
+            checkpoint.write(result.iterations, result.x)
         if interrupt is not None:
             raise interrupt
-        hard = target.ndim == 1
-        if l2 == 0 and hard and separates(matrix, target, self.coef_, self.intercept_, weight):
+        if l2 == 0 and rows.separated(self.coef_, self.intercept_):
             warnings.warn(
                 "the classes are linearly separable: without a penalty the objective has no minimum, and how large the "
                 "coefficients are depends on tol and max_iter only. Set C to a finite number, with penalty='l2'",
                 shared(ConvergenceWarning),
-                stacklevel=2,
+                stacklevel=3,
             )
         elif not result.converged:
             advice = "Raise max_iter or tol, or scale the features"
@@ -225,7 +253,7 @@ class LogisticRegression(LinearClassifier):
                 f"{solver} failed to converge: it stopped after {result.iterations} iterations with gradient norm "
                 f"{result.grad_norm:.2g}, over tol={self.tol:g}: {result.message}. {advice}",
                 shared(ConvergenceWarning),
-                stacklevel=2,
+                stacklevel=3,
             )
         return self
 
@@ -315,7 +343,7 @@ class LogisticRegression(LinearClassifier):
         dtype = np.result_type(self.coef_.dtype, matrix.dtype) if fitted else matrix.dtype
         self._keep(result.x.reshape(batch.centre.shape), dtype, result)
         if not fitted:
-            self._keep_names(features)
+            self._keep_names(matrix.shape[1], features.names)
             self.classes_ = known
         self._seen += float(weight.sum())
         self._curvature = curvature
@@ -405,9 +433,9 @@ class LogisticRegression(LinearClassifier):
         self.grad_norm_ = result.grad_norm
         self.converged_ = result.converged
 
-    def _keep_names(self, features: check.Features) -> None:
-        self.n_features_in_ = features.matrix.shape[1]
-        if features.names is not None:
-            self.feature_names_in_ = features.names
+    def _keep_names(self, features: int, names: Array | None) -> None:
+        self.n_features_in_ = features
+        if names is not None:
+            self.feature_names_in_ = names
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_

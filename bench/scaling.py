@@ -1,0 +1,171 @@
+"""What fitting on Dask costs: the overhead of one evaluation, rows per second, and a fit against the local one.
+
+Usage:
+
+    python bench/scaling.py [overhead] [rates] [fit] [--quick]
+
+Needs the extra ``dask``. The clusters are of this machine: 2 worker processes of 1 thread each. `docs/scaling.md` says
+what follows for larger ones.
+"""
+
+import argparse
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+import numpy as np
+from distributed import Client, LocalCluster, wait
+
+import xent
+import xent.dask
+from xent._cluster import FAN_IN, Cluster, load
+from xent.linear import RowSums
+
+WORKERS = 2
+
+
+def made(seed: int, rows: int, features: int, classes: int) -> tuple[Any, Any]:
+    """Rows of float32, and labels that depend on them."""
+    random = np.random.default_rng(seed)
+    X = random.standard_normal((rows, features), np.float32)
+    coef = np.random.default_rng(0).standard_normal((features, classes), np.float32)
+    scores = X @ coef / np.float32(features**0.5)
+    scores += random.gumbel(size=scores.shape).astype(np.float32)
+    return X, scores.argmax(axis=1)
+
+
+@contextmanager
+def cluster() -> Iterator[Client]:
+    with (
+        LocalCluster(n_workers=WORKERS, threads_per_worker=1, dashboard_address=":0", memory_limit=0) as workers,
+        Client(workers) as client,
+    ):
+        yield client
+
+
+def median_time(call: Callable[[], object], repeats: int) -> float:
+    call()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def overhead(client: Client, quick: bool) -> None:
+    """One evaluation of partitions of 20 rows: nearly nothing to compute, so all of it is overhead."""
+    nothing = median_time(lambda: client.gather(client.map(same, range(100), pure=False)), 5)
+    print(f"100 tasks that do nothing: {10 * nothing:.2f} ms each\n")
+    print("| coefficients | partitions | tasks | one evaluation, ms | a task, ms |\n|---|---|---|---|---|")
+    points = []
+    for classes, features in ((3, 10), (100, 1000)):
+        size = classes * (features + 1)
+        for partitions in (10, 100) if quick else (10, 100, 1000):
+            parts = [dask.delayed(made)(i, 20, features, classes) for i in range(partitions)]
+            rows = Cluster(client, 0).rows(
+                [load(i, part) for i, part in enumerate(parts)], np.arange(classes), None, True, 1
+            )
+            matrix = np.zeros((classes, features + 1))
+            rows.sums.loss_gradient(matrix)
+            repeats = 15 if partitions < 1000 else 5
+            seconds = median_time(lambda rows=rows, matrix=matrix: rows.sums.loss_gradient(matrix), repeats)
+            tasks, level = partitions + 1, partitions
+            while level > 1:
+                level = -(-level // FAN_IN)
+                tasks += level
+            points.append((1.0, tasks, tasks * size * 8e-6, seconds))
+            print(
+                f"| {classes} x {features + 1} | {partitions} | {tasks} | {1e3 * seconds:.1f} | "
+                f"{1e3 * seconds / tasks:.2f} |",
+                flush=True,
+            )
+            del rows
+    table = np.array(points)
+    # Relative errors count, lest the longest evaluation decide alone.
+    model = np.linalg.lstsq(table[:, :3] / table[:, 3:], np.ones(len(table)), rcond=None)[0]
+    print(
+        f"\nseconds = {model[0]:.4f} + {model[1]:.6f} tasks + {model[2]:.6f} MB of results; relative errors "
+        f"{np.abs(table[:, :3] @ model / table[:, 3] - 1).max():.0%} at most\n"
+    )
+
+
+def same(x: int) -> int:
+    return x
+
+
+def rates(client: Client, quick: bool) -> None:
+    """Rows a second of one evaluation in one thread of a worker, while all workers compute."""
+    print("| features x classes | rows | rows a second of one thread | GB/s of X | Gflop/s |\n|---|---|---|---|---|")
+    for features, classes in ((100, 3), (500, 10), (1000, 100)):
+        n = (20 if quick else 100) * 1_000_000 // features
+        tasks = [client.submit(rate, i, n, features, classes, pure=False) for i in range(WORKERS)]
+        speed = n / statistics.mean(client.gather(tasks))
+        flops = 4 * features * classes * speed / 1e9
+        gigabytes = speed * features * 4e-9
+        print(f"| {features} x {classes} | {n} | {speed:,.0f} | {gigabytes:.2f} | {flops:.1f} |", flush=True)
+    print()
+
+
+def rate(seed: int, n: int, features: int, classes: int) -> float:
+    X, y = made(seed, n, features, classes)
+    sums = RowSums(X, y.astype(np.int64), classes, np.ones(n), 1)
+    matrix = np.random.default_rng(0).standard_normal((classes, features + 1)) * 0.01
+    return median_time(lambda: sums.loss_gradient(matrix), 3)
+
+
+def fit(client: Client, quick: bool, iterations: int = 15) -> None:
+    """The same number of iterations of the local fit with 2 threads and of 2 workers, in turn."""
+    print("| X | partitions | local, s | cluster, s | ratio | not computing |\n|---|---|---|---|---|---|")
+    n, features, classes = (200_000 if quick else 1_000_000), 500, 10
+    xent.set_num_threads(WORKERS)
+    for partitions in (10, 40) if quick else (20, 100):
+        rows = n // partitions
+        loads = client.compute([dask.delayed(made)(i, rows, features, classes) for i in range(partitions)])
+        wait(loads)
+        X = np.empty((n, features), np.float32)
+        y = np.empty(n, np.int64)
+        for i in range(partitions):
+            part = slice(i * rows, (i + 1) * rows)
+            X[part], y[part] = made(i, rows, features, classes)
+        there = [dask.delayed(part) for part in loads]
+        options: dict[str, Any] = {"tol": 1e-30, "max_iter": iterations, "solver": "lbfgs"}
+        times: list[list[float]] = [[], []]
+        for _ in range(2 if quick else 3):
+            for which, model, data in (
+                (0, xent.LogisticRegression(**options), (X, y)),
+                (1, xent.dask.LogisticRegression(**options), (there,)),
+            ):
+                start = time.perf_counter()
+                model.fit(*data)
+                times[which].append((time.perf_counter() - start, model.n_iter_[0], model.objective_))
+        local, remote = (statistics.median(t[0] for t in side) for side in times)
+        assert times[0][0][1] == times[1][0][1]
+        assert abs(times[0][0][2] / times[1][0][2] - 1) < 1e-7
+        print(
+            f"| {X.nbytes / 1e9:.1f} GB, {n} x {features}, {classes} classes | {partitions} | {local:.2f} | "
+            f"{remote:.2f} | {remote / local:.2f} | {model.timing_.scheduling:.0%} |",
+            flush=True,
+        )
+        del loads, there, X, y
+    print()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", choices=["overhead", "rates", "fit", []], help="all if not given")
+    parser.add_argument("--quick", action="store_true", help="less data and fewer partitions")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore", xent.ConvergenceWarning)
+    with cluster() as client:
+        for part in (overhead, rates, fit):
+            if not options.parts or part.__name__ in options.parts:
+                part(client, options.quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,400 @@
+"""Rounds of tasks over the partitions of a fit on Dask, and what those tasks do.
+
+A partition becomes a `RowSums` that stays where it was made, or, if it is to be read again each time, the recipe for
+it. Names in Dask's dashboard are those of the tasks' keys: xent-partition, xent-summary, xent-rows once, and for each
+round xent-coefficients, xent-loss-gradient (or the like) and xent-add.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import secrets
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import dask
+import numpy as np
+from dask.delayed import Delayed
+from dask.sizeof import sizeof
+from numpy.typing import NDArray
+
+from xent import parts
+from xent.linear import Matrix, RowSums
+
+Array = NDArray[Any]
+
+FAN_IN = 16         # results that one task adds up
+ATTEMPTS = 3        # of a round whose results were lost with the workers that had them
+
+
+class Timing(NamedTuple):
+    """What the evaluations of a fit took.
+
+    Attributes
+    ----------
+    rounds : int
+        Rounds of the cluster: evaluations, Hessian products and metrics.
+    seconds : float
+        The time that they took, all together.
+    computing : float
+        The time that tasks computed in them, in seconds of one thread.
+    threads : int
+        Of all workers, at the end of the fit.
+    scheduling : float
+        The share of the threads' time in which they did not compute: 1 - computing / (threads * seconds). It is the
+        scheduler's and the network's, and that of threads without a partition to work on.
+    """
+
+    rounds: int
+    seconds: float
+    computing: float
+    threads: int
+    scheduling: float
+
+
+def load(i: int, *columns: Delayed) -> Delayed:
+    name = f"xent-partition-{secrets.token_hex(6)}-{i}"
+    return dask.delayed(_part, pure=False)(f"partition {i}", *columns, dask_key_name=name)
+
+
+# --- what tasks do ---------------------------------------------------------------------------------------------------
+
+
+def _part(place: str, *columns: Any) -> parts.Part | None:
+    if len(columns) == 1:
+        if not isinstance(columns[0], tuple | list) or len(columns[0]) not in (2, 3):
+            kind = type(columns[0]).__name__
+            raise TypeError(f"{place} is a {kind}; without y it must be (X, y) or (X, y, sample_weight)")
+        columns = tuple(columns[0])
+    return parts.part(place, *columns)
+
+
+@dataclass(frozen=True)     # and no tuple, into which Dask would look for its keys
+class _Recipe:
+    """How to read a partition: a graph for it alone."""
+
+    graph: dict[Any, Any]
+    key: Any
+
+    def read(self) -> parts.Part | None:
+        return dask.get(self.graph, self.key)   # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class _Reread:
+    """A partition that is read again for every task."""
+
+    recipe: _Recipe
+    plan: parts.Plan
+    n_threads: int | None
+
+    def sums(self) -> RowSums:
+        part = self.recipe.read()
+        assert part is not None
+        return self.plan.sums(part, self.n_threads)
+
+
+def _recipes(loads: list[Delayed]) -> list[_Recipe]:
+    from dask.optimization import cull
+
+    (whole,) = dask.optimize(dask.delayed(list)(loads))
+    graph = dict(whole.__dask_graph__())
+    return [_Recipe(cull(graph, [load.key])[0], load.key) for load in loads]
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+def _summary(part: parts.Part | _Recipe | None, known: Array | None) -> parts.Summary | None:
+    part = part.read() if isinstance(part, _Recipe) else part
+    return None if part is None else parts.summary(part, known)
+
+
+def _prepared(part: parts.Part | _Recipe, plan: parts.Plan, n_threads: int | None) -> RowSums | _Reread:
+    return _Reread(part, plan, n_threads) if isinstance(part, _Recipe) else plan.sums(part, n_threads)
+
+
+def _sums(prepared: RowSums | _Reread) -> RowSums:
+    return prepared.sums() if isinstance(prepared, _Reread) else prepared
+
+
+def _loss_gradient(prepared: RowSums | _Reread, matrix: Matrix) -> list[Any]:
+    return list(_sums(prepared).loss_gradient(matrix))
+
+
+def _curvature(prepared: RowSums | _Reread, matrix: Matrix) -> Any:
+    """v -> H v; what is read again keeps the place where it is taken only."""
+    return (prepared, matrix) if isinstance(prepared, _Reread) else prepared.hessian_product_at(matrix)
+
+
+def _product(curvature: Any, direction: Matrix) -> list[Any]:
+    if isinstance(curvature, tuple):
+        prepared, matrix = curvature
+        curvature = prepared.sums().hessian_product_at(matrix)
+    return [curvature(direction)]
+
+
+def _diagonal(prepared: RowSums | _Reread, matrix: Matrix) -> list[Any]:
+    return [parts.diagonal(_sums(prepared), matrix)]
+
+
+def _separated(prepared: RowSums | _Reread, coef: Array, intercept: Array) -> list[Any]:
+    return [0 if parts.separated(_sums(prepared), coef, intercept) else 1]
+
+
+def _sample(prepared: RowSums | _Reread, rows: slice) -> tuple[Any, Array, Array]:
+    X, target, weight = parts.sample_of(_sums(prepared), rows)
+    return X.copy(), target.copy(), weight.copy()
+
+
+def _timed(prepared: Any, function: Callable[..., list[Any]], arguments: Sequence[Array]) -> list[Any]:
+    start = time.perf_counter()
+    with np.errstate(all="ignore"):
+        result = function(prepared, *arguments)
+    return [*result, time.perf_counter() - start]
+
+
+def _add(results: Sequence[list[Any]]) -> list[Any]:
+    total = list(results[0])
+    for result in results[1:]:
+        total = [a + b for a, b in zip(total, result, strict=True)]
+    return total
+
+
+def _size_of_sums(sums: RowSums) -> int:
+    return sum(sizeof(a) for a in (sums.X, sums.target, sums.mass))
+
+
+def _size_of_part(part: parts.Part) -> int:
+    return sum(sizeof(a) for a in (part.X, part.y, part.weight))
+
+
+sizeof.register(RowSums, _size_of_sums)
+sizeof.register(parts.Part, _size_of_part)
+
+
+# --- without a cluster -----------------------------------------------------------------------------------------------
+
+
+def local_rows(
+    loads: list[Delayed], known: Array | None, class_weight: Any, persist: bool, n_threads: int | None
+) -> parts.Rows:
+    def read(i: int) -> parts.Part | None:
+        try:
+            return loads[i].compute()   # type: ignore[no-any-return]
+        except Exception as error:
+            raise _located(i, error) from error
+
+    numbers = range(len(loads))
+    kept = [read(i) for i in numbers] if persist else None
+    found = (read(i) if kept is None else kept[i] for i in numbers)
+    plan = parts.plan([None if part is None else parts.summary(part, known) for part in found], class_weight)
+    ready = None if kept is None else [None if p is None else plan.sums(p, n_threads) for p in kept]
+
+    def each() -> Iterator[tuple[int, RowSums]]:
+        for i in numbers:
+            if plan.rows[i] and ready is not None:
+                sums = ready[i]
+                assert sums is not None
+                yield i, sums
+            elif plan.rows[i]:
+                part = read(i)
+                assert part is not None
+                yield i, plan.sums(part, n_threads)
+
+    sums = parts.SequentialSums(plan, each)
+    return parts.Rows(sums, plan.classes, plan.weight, plan.dtype, plan.names, sums.separated)
+
+
+def _located(i: int, error: BaseException) -> Exception:
+    """The error, if it says which partition it is about; else one that does."""
+    if isinstance(error, TypeError | ValueError) and str(error).startswith(f"partition {i}"):
+        return error
+    return RuntimeError(f"partition {i} could not be read or computed: {type(error).__name__}: {error}")
+
+
+# --- on a cluster ----------------------------------------------------------------------------------------------------
+
+
+def present_client() -> Any:
+    """The present client of dask.distributed, if there is one."""
+    try:
+        from distributed import default_client
+    except ImportError:
+        return None
+    try:
+        return default_client()
+    except ValueError:
+        return None
+
+
+class Cluster:
+    """Rounds of tasks.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    retries : int
+        Of tasks that fail.
+    """
+
+    def __init__(self, client: Any, retries: int) -> None:
+        self.client = client
+        self.retries = retries
+        self._token = secrets.token_hex(6)      # two fits on one scheduler have no keys in common
+        self._rounds = self._sent = 0
+        self._seconds = self._computing = 0.0
+
+    def map(self, name: str, function: Callable[..., Any], *columns: Sequence[Any], **options: Any) -> list[Any]:
+        """One task for each element of the columns."""
+        keys = [f"xent-{name}-{self._token}-{i}" for i in range(len(columns[0]))]
+        futures: list[Any] = self.client.map(function, *columns, key=keys, retries=self.retries, **options)
+        return futures
+
+    def results(self, futures: list[Any], numbers: Sequence[int], wanted: list[Any] | None = None) -> list[Any]:
+        """What tasks return; an error names the partition of the first that failed."""
+        try:
+            return self.client.gather(futures if wanted is None else wanted)    # type: ignore[no-any-return]
+        except concurrent.futures.CancelledError:
+            raise
+        except Exception as error:
+            for i, future in zip(numbers, futures, strict=True):
+                if future.status == "error":
+                    cause = future.exception()
+                    raise _located(i, cause) from cause
+            raise error
+
+    def round(self, name: str, function: Callable[..., list[Any]], partitions: PartitionSums, *arguments: Array) -> Any:
+        """The sums of what a function returns of each partition, added in the order of the partitions."""
+        return self.attempt(lambda: self._round(name, function, partitions.prepared, partitions.numbers, arguments))
+
+    def attempt(self, work: Callable[[], Any]) -> Any:
+        """Again if data that the client has sent was lost with the workers: partitions come back by themselves."""
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return work()
+            except concurrent.futures.CancelledError:
+                continue
+        return work()
+
+    def send(self, arrays: Sequence[Array]) -> list[Any]:
+        """Arrays for all workers, which get them from each other.
+
+        As tasks, not by `Client.scatter`: the scheduler has what it needs to make them again when workers are lost,
+        and does not wait for a worker that has just died.
+        """
+        self._sent += 1
+        keys = [f"xent-coefficients-{self._token}-{self._sent}-{i}" for i in range(len(arrays))]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sending large graph")    # they are what has to be sent
+            return [self.client.submit(_same, array, key=key) for array, key in zip(arrays, keys, strict=True)]
+
+    def _round(
+        self,
+        name: str,
+        function: Callable[..., list[Any]],
+        prepared: list[Any],
+        numbers: Sequence[int],
+        arguments: Sequence[Array],
+    ) -> list[Any]:
+        start = time.perf_counter()
+        self._rounds += 1
+        sent = self.send(arguments)
+        place = f"{name}-{self._token}-{self._rounds}"
+        leaves = self.client.map(
+            _timed, prepared, key=[f"xent-{place}-{i}" for i in numbers], retries=self.retries,
+            function=function, arguments=sent,
+        )    # fmt: skip
+        level, depth = leaves, 0
+        while len(level) > 1:
+            groups = [level[i : i + FAN_IN] for i in range(0, len(level), FAN_IN)]
+            keys = [f"xent-add-{place}-{depth}-{i}" for i in range(len(groups))]
+            level, depth = self.client.map(_add, groups, key=keys), depth + 1
+        (total,) = self.results(leaves, numbers, level)
+        self._seconds += time.perf_counter() - start
+        self._computing += total[-1]
+        return total[:-1]   # type: ignore[no-any-return]
+
+    def rows(
+        self, loads: list[Delayed], known: Array | None, class_weight: Any, persist: bool, n_threads: int
+    ) -> parts.Rows:
+        """What a fit is to: partitions read, summarised, and made ready for rounds."""
+        if persist:
+            read = self.client.compute(loads, retries=self.retries)
+        else:
+            read = self.map("recipe", _same, _recipes(loads))
+        found = self.map("summary", _summary, read, known=known)
+        plan = parts.plan(self.results(found, range(len(loads))), class_weight)
+        numbers = [i for i, rows in enumerate(plan.rows) if rows]
+        prepared = self.map(
+            "rows", _prepared, [read[i] for i in numbers], plan=plan._replace(rows=()), n_threads=n_threads
+        )
+        sums = PartitionSums(plan, self, numbers, prepared)
+        return parts.Rows(sums, plan.classes, plan.weight, plan.dtype, plan.names, sums.separated)
+
+    def timing(self) -> Timing:
+        threads = sum(self.client.nthreads().values())
+        share = 1 - self._computing / (threads * self._seconds) if threads * self._seconds > 0 else 0.0
+        return Timing(self._rounds, self._seconds, self._computing, threads, max(0.0, share))
+
+
+class PartitionSums(parts.PartSums):
+    """The sums over partitions on a cluster.
+
+    Parameters
+    ----------
+    plan : Plan
+    cluster : Cluster
+    numbers : sequence of int
+        Of the partitions that have rows.
+    prepared : list of Future
+        Their `RowSums`.
+    """
+
+    def __init__(self, plan: parts.Plan, cluster: Cluster, numbers: list[int], prepared: list[Any]) -> None:
+        super().__init__(plan)
+        self.cluster = cluster
+        self.numbers = numbers
+        self.prepared = prepared
+
+    def loss_gradient(self, matrix: Matrix) -> tuple[float, Matrix]:
+        loss, gradient = self.cluster.round("loss-gradient", _loss_gradient, self, matrix)
+        return loss, gradient
+
+    def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
+        """The probabilities stay on the workers until the function that is returned is forgotten."""
+        there: list[Any] = []
+
+        def product(direction: Matrix) -> Matrix:
+            if not there:
+                there.extend(self._curvatures(matrix))
+            try:
+                (result,) = self.cluster._round("hessian-product", _product, there[1], self.numbers, [direction])
+            except concurrent.futures.CancelledError:
+                there.clear()
+                raise
+            return result   # type: ignore[no-any-return]
+
+        return lambda direction: self.cluster.attempt(lambda: product(direction))
+
+    def _curvatures(self, matrix: Matrix) -> tuple[Any, list[Any]]:
+        sent = self.cluster.send([matrix])
+        name = f"curvature-{secrets.token_hex(3)}"
+        return sent, self.cluster.map(name, _curvature, self.prepared, matrix=sent[0])
+
+    def separated(self, coef: Array, intercept: Array) -> bool:
+        (outside,) = self.cluster.round("separated", _separated, self, coef, intercept)
+        return not outside
+
+    def _read_sample(self) -> RowSums:
+        slices = self.plan.samples()
+        samples = self.cluster.map("sample", _sample, self.prepared, [slices[i] for i in self.numbers])
+        return parts.joined(self.cluster.results(samples, self.numbers), len(self.plan.classes))
+
+    def _diagonal(self, matrix: Matrix) -> Matrix:
+        (result,) = self.cluster.round("diagonal", _diagonal, self, matrix)
+        return result   # type: ignore[no-any-return]
