@@ -240,6 +240,18 @@ def test_blocks_of_unknown_sizes_and_of_columns(engine):
         xent.dask.LogisticRegression().fit(dX[keep], da.from_array(y, chunks=500))
 
 
+def test_data_that_is_persisted_already(two_workers):
+    X, y, _ = problem()
+    with two_workers.as_current():
+        data = [a.persist() for a in arrays(X, y, 400)]
+        assert_same(xent.dask.LogisticRegression(**TIGHT).fit(*data), xent.LogisticRegression(**TIGHT).fit(X, y))
+        with pytest.raises(ValueError, match="persist is False, but the data has been persisted already"):
+            xent.dask.LogisticRegression().fit(*data, persist=False)
+        futures = two_workers.scatter([(X[:400], y[:400]), (X[400:], y[400:])])
+        with pytest.raises(ValueError, match="persist is False"):
+            xent.dask.LogisticRegression().fit([dask.delayed(f) for f in futures], persist=False)
+
+
 def test_labels_in_other_blocks_and_in_memory(engine):
     X, y, _ = problem()
     local = xent.LogisticRegression(**TIGHT).fit(X, y)

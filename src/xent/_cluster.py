@@ -102,7 +102,13 @@ def _recipes(loads: list[Delayed]) -> list[_Recipe]:
 
     (whole,) = dask.optimize(dask.delayed(list)(loads))
     graph = dict(whole.__dask_graph__())
-    return [_Recipe(cull(graph, [load.key])[0], load.key) for load in loads]
+    recipes = []
+    for load in loads:
+        needed, _ = cull(graph, [load.key])
+        if any(key not in needed for task in needed.values() for key in getattr(task, "dependencies", ())):
+            raise ValueError("persist is False, but the data has been persisted already, and would not be read again")
+        recipes.append(_Recipe(needed, load.key))
+    return recipes
 
 
 def _same(x: Any) -> Any:
