@@ -58,6 +58,12 @@ def logits(X: Any, coef: Array, intercept: Array) -> Array:
     return result
 
 
+def sample_stride(n: int, size: int, dtype: np.dtype[Any]) -> int:
+    """Every how many of n rows is one in the sample for a metric of so many features, the intercept included."""
+    fit = SAMPLE_BYTES // (size * dtype.itemsize)
+    return max(1, n // max(MIN_METRIC_ROWS, min(4 * size, fit)))
+
+
 class Factors(NamedTuple):
     """Roughly an inverse Hessian: (U x V) diag(1 / curvatures) (U x V)', with U over classes and V over features."""
 
@@ -196,8 +202,7 @@ class RowSums:
     def _sample(self, matrix: Matrix) -> tuple[Array, Array, Array]:
         """Some rows, with a column of ones, their probabilities, and their share of the mass."""
         size = self.features + 1
-        fit = SAMPLE_BYTES // (size * self.X.dtype.itemsize)
-        stride = max(1, self.X.shape[0] // max(MIN_METRIC_ROWS, min(4 * size, fit)))
+        stride = sample_stride(self.X.shape[0], size, self.X.dtype)
         sample = self.X[::stride]
         X = np.ones((sample.shape[0], size), sample.dtype)
         X[:, :-1] = sample if isinstance(sample, np.ndarray) else sample.toarray()

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xent import _estimator_arguments as check
-from xent.linear import MIN_METRIC_ROWS, Factors, Matrix, RowSums, Sums
+from xent.linear import Factors, Matrix, RowSums, Sums, sample_stride
 from xent.prediction import separates
 from xent.solvers import Vector
 
@@ -140,7 +140,7 @@ class Plan(NamedTuple):
 
     def samples(self) -> list[slice]:
         """Of each part the rows that are in a sample of all: the same ones however the rows are cut into parts."""
-        stride = max(1, sum(self.rows) // max(MIN_METRIC_ROWS, 4 * self.shape[1]))
+        stride = sample_stride(sum(self.rows), self.shape[1], self.dtype)
         first = 0
         slices = []
         for rows in self.rows:
