@@ -349,12 +349,12 @@ def target_weight(
     problem, options, double weight_unit, scratch, sums, Py_ssize_t count, Py_ssize_t size,
     Py_ssize_t first, Py_ssize_t last,
 ):
-    """sums = sample weight times target mass; returns the place in the target of the first label or class that is out
-    of range, or -1."""
+    """sums = sample weight times target mass, two numbers each, high and low; returns the place in the target of the
+    first label or class that is out of range, or -1."""
     cdef Batch batch
     cdef Py_ssize_t i, bad = -1
     cdef double* room = room_in(scratch)
-    cdef double* total = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
+    cdef Pair* total = <Pair*>cnp.PyArray_DATA(<cnp.ndarray>sums)
     bind_batch(&batch, problem, options, weight_unit)
     with nogil:
         for i in range(first, last):

@@ -545,7 +545,7 @@ cdef inline Py_ssize_t count_good(const Batch* batch, Py_ssize_t first, Py_ssize
 
 
 cdef Py_ssize_t weight_rows(
-    const Batch* batch, vec* scratch, Py_ssize_t first, Py_ssize_t last, double* mass
+    const Batch* batch, vec* scratch, Py_ssize_t first, Py_ssize_t last, Pair* mass
 ) noexcept nogil:
     """The sum of sample weight times target mass, and the first label or class that is out of range, or -1."""
     cdef Py_ssize_t i, j, n = batch.logits.n, k = batch.target.n, rows = (n + lanes(scratch) - 1) // lanes(scratch)
@@ -560,7 +560,7 @@ cdef Py_ssize_t weight_rows(
     if batch.form == LABELS and not weighs:
         counted = count_good(batch, first, last)
         if counted >= 0:
-            mass[0] = counted * batch.weight_unit
+            mass[0] = single(counted * batch.weight_unit)
             return -1
         counted = 0
     if batch.form == DISTRIBUTION and batch.class_weight.kind != ABSENT:
@@ -597,7 +597,7 @@ cdef Py_ssize_t weight_rows(
             t = weighted(t, class_weight, scratch + rows, n)
             add_pair(&total, multiply(sum_row(t, n), single(weight)))
     add(&total, counted * batch.weight_unit)
-    mass[0] = value(total)
+    mass[0] = total if isfinite(total.low) else single(total.high)
     return -1
 
 

@@ -227,6 +227,7 @@ def plain_cross_entropy(
     cdef int64_t threads = 2
     cdef int axes
     cdef double weight = 0
+    cdef Pair counted = single(0)
     cdef double* sums
     cdef double unused = 0
     cdef Py_ssize_t bad
@@ -260,7 +261,8 @@ def plain_cross_entropy(
     batch.weight_unit = batch.transform.scale = 1
     batch.transform.softcap = batch.smoothing = batch.z_loss = 0
     with nogil:
-        bad = weight_rows(batch, <vf64*>&unused, 0, call.count, &weight)    # of labels: without scratch
+        bad = weight_rows(batch, <vf64*>&unused, 0, call.count, &counted)    # of labels: without scratch
+    weight = counted.high
     if bad >= 0 or (weight == 0 and reduction == "mean"):
         return None
     call.size = block_size(call.count, batch.logits.n, block_elements)

@@ -15,19 +15,23 @@ from xent._parallel import Blocks, cut
 
 Reduction = Literal["mean", "sum", "none"]
 Array = NDArray[Any]
+Number = float | np.longdouble
 
 
-def reduced(reduction: str, sums: Array, total_weight: float, loss: Array | None) -> Any:
+def reduced(reduction: str, sums: Array, total_weight: Number, loss: Array | None) -> Any:
     if loss is not None:
         return loss[()]
     if reduction == "sum":
         return kernels.total(sums.tolist())
-    return kernels.total(sums.tolist()) / total_weight if total_weight else math.nan
+    if not total_weight:
+        return math.nan
+    with np.errstate(all="ignore"):
+        return float(kernels.total(sums.tolist()) / total_weight)
 
 
-def divisor_of(reduction: str, total_weight: float) -> float:
+def divisor_of(reduction: str, total_weight: Number) -> float:
     """What the gradient of the sum is divided by; infinity makes it 0."""
-    return (total_weight or math.inf) if reduction == "mean" else 1.0
+    return float(total_weight or math.inf) if reduction == "mean" else 1.0
 
 
 def _unit(weights: Array | None) -> float:
@@ -61,18 +65,18 @@ def batch_room(batch: check.Batch) -> NDArray[np.float64]:
 
 def _total_weight(
     reduction: str, batch: check.Batch, options: check.Options, blocks: Blocks, weight_unit: float, allowed: str
-) -> float:
+) -> Number:
     """What a mean divides by. Raises for a label out of range: before anything is written."""
     if reduction != "mean" and check.is_dense(batch):
         return 1.0      # neither a mean nor labels
     return weigh(batch, options, blocks, weight_unit, allowed)
 
 
-def weigh(batch: check.Batch, options: check.Options, blocks: Blocks, weight_unit: float, allowed: str) -> float:
+def weigh(batch: check.Batch, options: check.Options, blocks: Blocks, weight_unit: float, allowed: str) -> Number:
     """The sum of weight times target mass. Raises for a label out of range."""
     rows = blocks.units
     blocks = cut(rows, batch.target.size // max(rows, 1), blocks.threads)   # a label is much less work than a row
-    sums = np.zeros(blocks.number)
+    sums = np.zeros((blocks.number, 2))
 
     def work(first: int, last: int) -> int:
         room = np.empty(kernels.row_scratch(batch.logits.shape[-1] if check.is_dense(batch) else 0))
@@ -81,12 +85,16 @@ def weigh(batch: check.Batch, options: check.Options, blocks: Blocks, weight_uni
     bad = [place for place in blocks.run(work) if place >= 0]
     if bad:
         check.bad_label(batch, min(bad), allowed)
-    return kernels.total(sums.tolist())
+    numbers = sums.ravel().tolist()
+    total = kernels.total(numbers)
+    lost = kernels.total([*numbers, -total])
+    # Rounded to a float64, what a mean divides by would be half of what the mean may be off.
+    return total if lost == 0 or not math.isfinite(lost) else np.longdouble(total) + lost
 
 
 def prepared(
     reduction: str, batch: check.Batch, options: check.Options, blocks: Blocks, ignore_index: int
-) -> tuple[check.Batch, check.Options, float, float]:
+) -> tuple[check.Batch, check.Options, float, Number]:
     """The same with class weights that fit any type; what multiplies sample weights; what a mean divides by. Raises for
     a label out of range."""
     unit = _mean_unit(reduction, batch.sample_weight)
