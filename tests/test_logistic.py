@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import xent
-from xent.linear import Objective, _inverse
+from xent.linear import Objective, inverse
 
 X_DIGITS, Y_DIGITS = xent.datasets.load_digits()
 
@@ -362,9 +362,9 @@ def test_bad_data_leaves_a_fitted_estimator_alone(blobs, spoil, message):
 def test_inverse_of_what_is_hardly_or_not_a_matrix():
     """Singular, rounded to indefinite, or overflowed: an answer, finite, and not an endless search for one."""
     for matrix in (np.zeros((2, 2)), np.ones((3, 3)), np.array([[1.0, 1 + 1e-6], [1 + 1e-6, 1.0]])):
-        assert (np.linalg.eigvalsh(_inverse(matrix)) > 0).all()
+        assert (np.linalg.eigvalsh(inverse(matrix)) > 0).all()
     for bad in (np.nan, np.inf):
-        np.testing.assert_array_equal(_inverse(np.full((2, 2), bad)), np.eye(2))
+        np.testing.assert_array_equal(inverse(np.full((2, 2), bad)), np.eye(2))
 
 
 def test_numbers_too_large_end_in_one_warning(blobs):

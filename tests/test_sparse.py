@@ -60,6 +60,21 @@ def test_duplicates_are_summed_and_the_given_matrix_stays_as_it_is(data):
         np.testing.assert_array_equal(new, old)
 
 
+def test_arrays_that_are_not_contiguous():
+    """SciPy keeps strides, and packed buffers that are not aligned, as they come."""
+    rng = np.random.default_rng(0)
+    X = scipy_sparse.random(60, 8, 0.5, format="csr", random_state=0)
+    y = rng.integers(0, 3, 60)
+    expected = xent.LogisticRegression().fit(X, y)
+    for spread in (lambda a: np.repeat(a, 2)[::2], lambda a: np.frombuffer(b"0" + a.tobytes(), a.dtype, offset=1)):
+        arrays = [spread(a) for a in (X.data, X.indices, X.indptr)]
+        twin = scipy_sparse.csr_matrix(X.shape, dtype=X.dtype)
+        twin.data, twin.indices, twin.indptr = arrays
+        model = xent.LogisticRegression().fit(twin, y)
+        np.testing.assert_array_equal(model.coef_, expected.coef_)
+        np.testing.assert_array_equal(model.predict_proba(twin), expected.predict_proba(X))
+
+
 def test_never_dense():
     rng = np.random.default_rng(1)
     X = scipy_sparse.random(20_000, 3000, 1e-3, format="csr", random_state=rng)

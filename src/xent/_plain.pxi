@@ -226,8 +226,7 @@ def plain_cross_entropy(
     cdef PlainLoss job
     cdef int64_t threads = 2
     cdef int axes
-    cdef double weight = 0
-    cdef Pair counted = single(0)
+    cdef Pair weight = single(0)
     cdef double* sums
     cdef double unused = 0
     cdef Py_ssize_t bad
@@ -261,14 +260,13 @@ def plain_cross_entropy(
     batch.weight_unit = batch.transform.scale = 1
     batch.transform.softcap = batch.smoothing = batch.z_loss = 0
     with nogil:
-        bad = weight_rows(batch, <vf64*>&unused, 0, call.count, &counted)    # of labels: without scratch
-    weight = counted.high
-    if bad >= 0 or (weight == 0 and reduction == "mean"):
+        bad = weight_rows(batch, <vf64*>&unused, 0, call.count, &weight)    # of labels: without scratch
+    if bad >= 0 or (weight.high == 0 and reduction == "mean"):
         return None
     call.size = block_size(call.count, batch.logits.n, block_elements)
     call.number = (call.count + call.size - 1) // call.size
-    call.weight = weight if reduction == "mean" else 0
-    batch.divisor = weight if reduction == "mean" else 1
+    call.weight = weight.high if reduction == "mean" else 0
+    batch.divisor = weight.high if reduction == "mean" else 1
     grad = grad_out
     if grad is None and return_grad:
         grad = empty(x, axes + 1)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent import parts
+from xent._arguments import positive_integer
 from xent._estimator_arguments import given_classes
 from xent.linear import RowSums
 
@@ -106,9 +107,7 @@ class Blocks:
             raise ValueError(f"X, y and sample_weight have {lengths} rows; they must have as many")
         if rows is None:
             rows = max(1, BLOCK_BYTES // max(1, X.shape[1] * X.dtype.itemsize))
-        if rows < 1:
-            raise ValueError(f"rows is {rows}; it must be at least 1")
-        size = int(rows)
+        size = positive_integer("rows", rows)
 
         def read() -> Iterator[Block]:
             for start in range(0, lengths[0], size):

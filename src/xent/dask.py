@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 import xent.logistic
 from xent import _estimator_arguments as check
 from xent import parts
-from xent._arguments import integer
+from xent._arguments import integer, positive_integer
 from xent._checkpoint import Checkpoint
 from xent._cluster import FAN_IN, Cluster, Timing, load, local_rows, present_client
 from xent._progress import Callback
@@ -113,8 +113,7 @@ class LogisticRegression(xent.logistic.LogisticRegression):
         check.parameters(self, xent.logistic.SOLVERS)
         if integer("retries", retries) < 0:
             raise ValueError(f"retries is {retries}; it must be at least 0")
-        if integer("checkpoint_every", checkpoint_every) < 1:
-            raise ValueError(f"checkpoint_every is {checkpoint_every}; it must be at least 1")
+        positive_integer("checkpoint_every", checkpoint_every)
         state = None
         if checkpoint is not None:
             problem = {"C": float(self.C), "penalty": self.penalty, "fit_intercept": bool(self.fit_intercept)}

@@ -128,7 +128,12 @@ class RowSums:
         self._csr: tuple[Array, Array, Array] | None = None
         if not isinstance(X, np.ndarray):
             index = np.result_type(X.indices, X.indptr)
-            self._csr = (X.data, X.indices.astype(index, copy=False), X.indptr.astype(index, copy=False))
+            # SciPy takes strides and alignments as they come; the kernels do not.
+            self._csr = (
+                np.require(X.data, X.dtype, ["C", "A"]),
+                np.require(X.indices, index, ["C", "A"]),
+                np.require(X.indptr, index, ["C", "A"]),
+            )
         self._skinny = self._csr is None and (
             self.rows <= MAX_SKINNY and X.strides[1] == X.itemsize and X.strides[0] > 0 and X.flags.aligned
         )
@@ -138,7 +143,7 @@ class RowSums:
         return self._sums(LOSS, matrix, None)
 
     def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
-        size = max(1, MAX_KEPT_BYTES // (self._classes * self.X.dtype.itemsize))
+        size = self._kept_rows()
         if self.X.shape[0] <= size:
             probabilities = np.empty((self.X.shape[0], self._classes), self.X.dtype)
             self._sums(PROBABILITIES, matrix, probabilities)
@@ -146,8 +151,8 @@ class RowSums:
 
         def product(direction: Matrix) -> Matrix:
             result = np.zeros(matrix.shape)
-            for start in range(0, self.X.shape[0], size):
-                result += self._part(slice(start, start + size)).hessian_product_at(matrix)(direction)
+            for part in self._parts(size):
+                result += part.hessian_product_at(matrix)(direction)
             return result
 
         return product
@@ -190,14 +195,26 @@ class RowSums:
             X, p, mass = self._sample(matrix)
             diagonal: Matrix = ((mass[:, None] * p * (1 - p)).T @ np.square(X)).astype(np.float64)
             return diagonal
-        probabilities = np.empty((self.X.shape[0], self._classes), self.X.dtype)
-        self._sums(PROBABILITIES, matrix, probabilities)
-        squares = (np.square(self._csr[0]), *self._csr[1:])
-        return self._compiled_sums(DIAGONAL, matrix, probabilities, squares)[1] / self.weight
+        result = np.zeros(matrix.shape)
+        elements = max(1, len(self._csr[0]) // self.X.shape[0])     # of a row
+        for part in self._parts(min(self._kept_rows(), max(1, SAMPLE_BYTES // (elements * self.X.dtype.itemsize)))):
+            assert part._csr is not None
+            probabilities = np.empty((part.X.shape[0], self._classes), self.X.dtype)
+            part._sums(PROBABILITIES, matrix, probabilities)
+            squares = (np.square(part._csr[0]), *part._csr[1:])
+            result += part._compiled_sums(DIAGONAL, matrix, probabilities, squares)[1]
+        return result / self.weight
 
-    def _part(self, rows: slice) -> RowSums:
+    def _kept_rows(self) -> int:
+        """How many rows' probabilities may be kept."""
+        size: int = self.X.dtype.itemsize
+        return max(1, MAX_KEPT_BYTES // (self._classes * size))
+
+    def _parts(self, size: int) -> Iterator[RowSums]:
         weight = np.ones(len(self.mass)) if self.sample_weight is None else self.sample_weight
-        return RowSums(self.X[rows], self.target[rows], self._classes, weight[rows], self.n_threads)
+        for start in range(0, self.X.shape[0], size):
+            rows = slice(start, start + size)
+            yield RowSums(self.X[rows], self.target[rows], self._classes, weight[rows], self.n_threads)
 
     def _sample(self, matrix: Matrix) -> tuple[Array, Array, Array]:
         """Some rows, with a column of ones, their probabilities, and their share of the mass."""
@@ -406,8 +423,8 @@ class Objective:
         hessian[:, range(last), range(last)] += self.l2
         if not self.fit_intercept:
             hessian[:, -1, :-1] = hessian[:, :-1, -1] = 0
-        inverse = np.array([_inverse(block) for block in hessian])
-        return lambda g: self.centred(np.matmul(inverse, self.centred(g).reshape(*self.shape, 1)).ravel())
+        inverses = np.array([inverse(block) for block in hessian])
+        return lambda g: self.centred(np.matmul(inverses, self.centred(g).reshape(*self.shape, 1)).ravel())
 
     def _factor_metric(self, matrix: Matrix) -> Metric:
         classes, features, curvatures = self.sums.factors(matrix, self.l2)
@@ -432,7 +449,7 @@ class Objective:
         return lambda g: self.centred(self.centred(g) / scale)
 
 
-def _inverse(matrix: Matrix) -> Matrix:
+def inverse(matrix: Matrix) -> Matrix:
     """The inverse of a positive semidefinite matrix, regularised as far as rounding asks for it.
 
     The identity if an element has overflowed: no regularisation would mend that.
@@ -450,8 +467,8 @@ def _inverse(matrix: Matrix) -> Matrix:
         except np.linalg.LinAlgError:
             ridge *= 100
     half = np.linalg.inv(factor) * scale
-    inverse: Matrix = half.T @ half
-    return inverse
+    result: Matrix = half.T @ half
+    return result
 
 
 def minimise(
@@ -477,6 +494,7 @@ def minimise(
     start, tol, max_iter, noise, callback
         As the solvers take them.
     """
+
     def run(solver: str, start: Vector, max_iter: int, callback: Callable[[Progress], object] | None) -> Result:
         if solver == "lbfgs":
             memory = int(min(60, max(5, MAX_MEMORY_ELEMENTS // (3 * start.size))))

@@ -95,8 +95,8 @@ def weigh(batch: check.Batch, options: check.Options, blocks: Blocks, weight_uni
 def prepared(
     reduction: str, batch: check.Batch, options: check.Options, blocks: Blocks, ignore_index: int
 ) -> tuple[check.Batch, check.Options, float, Number]:
-    """The same with class weights that fit any type; what multiplies sample weights; what a mean divides by. Raises for
-    a label out of range."""
+    """The batch and its options with class weights that fit any type; what multiplies sample weights; what a mean
+    divides by. Raises for a label out of range."""
     unit = _mean_unit(reduction, batch.sample_weight)
     if batch.class_weight is not None:
         class_unit = _unit(batch.class_weight)

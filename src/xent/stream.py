@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xent.linear import Objective, RowSums, _inverse
+from xent.linear import Objective, RowSums, inverse
 from xent.prediction import probabilities
 from xent.solvers import Metric, Vector
 
@@ -86,10 +86,10 @@ class Batch:
         """The inverse of the Hessian's diagonal blocks, or of its diagonal."""
         hessian = self.past_with_batch(x) / self.sums.weight
         if hessian.ndim == 3:
-            inverse = np.array([_inverse(block) for block in hessian])
+            inverses = np.array([inverse(block) for block in hessian])
         else:
-            inverse = 1 / np.where(hessian > 0, hessian, 1)
-        return lambda g: _times(inverse, g.reshape(self.centre.shape)).ravel()
+            inverses = 1 / np.where(hessian > 0, hessian, 1)
+        return lambda g: _times(inverses, g.reshape(self.centre.shape)).ravel()
 
     def past_with_batch(self, x: Vector) -> Matrix:
         """The curvature of the quadratic that has the batch in it as well."""
@@ -102,15 +102,15 @@ class Batch:
         p = probabilities(self.X, matrix[:, :-1], matrix[:, -1], log=False, n_threads=self.n_threads)[:, -len(matrix) :]
         spread = p * (1 - p) * self.sample_weight[:, None].astype(p.dtype)
         result = np.zeros(self.past.shape)
-        if self.past.ndim == 2:
-            squares = self.X * self.X if isinstance(self.X, np.ndarray) else self.X.multiply(self.X)
-            result[:, :-1] = (squares.T @ spread).T
-            result[:, -1] = spread.sum(axis=0) if self.fit_intercept else 0
-            return result
         size = max(1, WEIGHTED_ELEMENTS // matrix.size)
         for start in range(0, len(spread), size):
             block = slice(start, start + size)
             rows = self.X[block]
+            if self.past.ndim == 2:
+                squares = rows * rows if isinstance(rows, np.ndarray) else rows.multiply(rows)
+                result[:, :-1] += (squares.T @ spread[block]).T
+                result[:, -1] += self.fit_intercept * spread[block].sum(axis=0)
+                continue
             X = np.full((len(spread[block]), matrix.shape[1]), float(self.fit_intercept), rows.dtype)
             X[:, :-1] = rows if isinstance(rows, np.ndarray) else rows.toarray()
             weighted = X[:, None, :] * spread[block, :, None]       # all classes in one product
