@@ -143,8 +143,9 @@ cdef inline vec log_softmax_tile(const vec* x, vec* out, Py_ssize_t n) noexcept 
     shift_tile(x, out, n, False, &m, &total, &total_low)
     total = sum_of(total, total_low, &total_low)
     log_sum = log_of_pair(total, total_low, &log_low)
+    log_sum = log_sum + log_low
     for c in range(n):
-        out[c] = log_probability(x[c], m, log_sum, log_low)
+        out[c] = log_probability(x[c], m, log_sum)
     return total
 
 

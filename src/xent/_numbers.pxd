@@ -198,47 +198,85 @@ cdef inline vec exp_lowest(const vec* like) noexcept nogil:
     return fill(like, -87.3365447505531) if vec is vf32 else fill(like, -708.3964185322641)
 
 
-cdef inline vec exp_polynomial(vec f) noexcept nogil:
-    """(exp(f) - 1 - f) / f^2, a minimax polynomial for |f| <= log(2)/2."""
-    cdef vec q
+cdef inline vec line(vec f, double slope, double at_zero) noexcept nogil:
+    return multiply_add(fill(&f, slope), f, fill(&f, at_zero))
+
+
+cdef inline void exp_polynomials(const vec* f, const vec* square, vec* q, Py_ssize_t count) noexcept nogil:
+    """(exp(f) - 1 - f) / f^2 of a few vectors, a minimax polynomial for |f| <= log(2)/2: one of f^2 whose coefficients
+    are lines, and step by step side by side, since each step waits for the one before."""
+    cdef Py_ssize_t j
     if vec is vf32:
-        q = fill(&f, 0.0013814553640338619)
-        q = multiply_add(q, f, fill(&f, 0.0083687449038423794))
-        q = multiply_add(q, f, fill(&f, 0.0416683905176082777))
-        q = multiply_add(q, f, fill(&f, 0.1666652040223332495))
-        return multiply_add(q, f, fill(&f, 0.4999999343346428785))
-    q = fill(&f, 2.4999965952650315e-8)
-    q = multiply_add(q, f, fill(&f, 2.7630306354519168589e-7))
-    q = multiply_add(q, f, fill(&f, 2.7557586977541140902e-6))
-    q = multiply_add(q, f, fill(&f, 0.000024801492949640669651))
-    q = multiply_add(q, f, fill(&f, 0.00019841269505573799554))
-    q = multiply_add(q, f, fill(&f, 0.0013888888943759598763))
-    q = multiply_add(q, f, fill(&f, 0.0083333333334950705962))
-    q = multiply_add(q, f, fill(&f, 0.041666666666529731216))
-    q = multiply_add(q, f, fill(&f, 0.16666666666666411364))
-    return multiply_add(q, f, fill(&f, 0.50000000000000106682))
+        for j in range(count):
+            q[j] = line(f[j], 0.0083687449038423794, 0.0416683905176082777)
+        for j in range(count):
+            q[j] = multiply_add(fill(f, 0.0013814553640338619), square[j], q[j])
+        for j in range(count):
+            q[j] = multiply_add(q[j], square[j], line(f[j], 0.1666652040223332495, 0.4999999343346428785))
+    else:
+        for j in range(count):
+            q[j] = line(f[j], 2.4999965952650315e-8, 2.7630306354519168589e-7)
+        for j in range(count):
+            q[j] = multiply_add(q[j], square[j], line(f[j], 2.7557586977541140902e-6, 0.000024801492949640669651))
+        for j in range(count):
+            q[j] = multiply_add(q[j], square[j], line(f[j], 0.00019841269505573799554, 0.0013888888943759598763))
+        for j in range(count):
+            q[j] = multiply_add(q[j], square[j], line(f[j], 0.0083333333334950705962, 0.041666666666529731216))
+        for j in range(count):
+            q[j] = multiply_add(q[j], square[j], line(f[j], 0.16666666666666411364, 0.50000000000000106682))
 
 
-cdef inline vec exp_parts(
-    vec x, const vec* low, vec offset, vec offset_low, vec power, vec least, vec* scale, vec* rest
+cdef inline vec exp_polynomial(vec f) noexcept nogil:
+    cdef vec square = f * f
+    cdef vec q
+    exp_polynomials(&f, &square, &q, 1)
+    return q
+
+
+cdef inline void exp_parts(
+    const vec* x, const vec* low, vec offset, vec offset_low, vec power, vec least, vec* p, vec* scale, vec* rest,
+    Py_ssize_t count
 ) noexcept nogil:
     """p and a power of two, `scale`, for which scale (1 + p) = power exp(x - offset + low - offset_low) and 1 + p is
-    near 1; for an x - offset that is exact and far smaller low parts (no `low` at all if NULL). The given power, of
-    two, may be out of range by as much as the exponential is; the scale is 0 where x - offset is `least` or less, for
-    which it has just no exponent left. Writes what p lost when its two parts were added."""
-    cdef vec d = maximum(least, x - offset)
-    cdef vec n, f, p, high, lower
-    scale[0] = scaled(power, integer_part(d, &n))
-    high = multiply_add(n, minus_log2_high(&d), d)
-    lower = n * minus_log2_low(&d)
-    if low is not NULL:     # where the scale is 0 the low part may be of any size
-        lower = lower + unless_less(x - offset, least, low[0] - offset_low)
-    f = high + lower
-    lower = (high - f) + lower      # what f lost: it decides in the sums of a few terms
-    lower = multiply_add(f * f, exp_polynomial(f), lower)
-    p = lower + f
-    rest[0] = (f - p) + lower
-    return p
+    near 1, of at most 4 vectors; for x - offset that are exact and far smaller low parts (no `low` at all if NULL). The
+    given power, of two, may be out of range by as much as the exponential is; the scale is 0 where x - offset is `least`
+    or less, for which it has just no exponent left. Writes what p lost when its two parts were added, if asked.
+
+    In steps for all vectors, since each waits for the one before and compilers keep the order.
+    """
+    cdef vec d[4]
+    cdef vec n[4]
+    cdef vec f[4]
+    cdef vec square[4]
+    cdef vec lower[4]
+    cdef Py_ssize_t j
+    for j in range(count):
+        d[j] = maximum(least, x[j] - offset)
+    for j in range(count):
+        scale[j] = integer_part(d[j], &n[j])
+    for j in range(count):
+        scale[j] = scaled(power, scale[j])
+    for j in range(count):
+        d[j] = multiply_add(n[j], minus_log2_high(x), d[j])
+    for j in range(count):
+        lower[j] = n[j] * minus_log2_low(x)
+        if low is NULL:
+            f[j] = multiply_add(n[j], minus_log2_low(x), d[j])
+        else:               # where the scale is 0 the low part may be of any size
+            lower[j] = lower[j] + unless_less(x[j] - offset, least, low[j] - offset_low)
+            f[j] = d[j] + lower[j]
+    for j in range(count):
+        square[j] = f[j] * f[j]
+        lower[j] = (d[j] - f[j]) + lower[j]
+    exp_polynomials(f, square, d, count)
+    for j in range(count):
+        lower[j] = multiply_add(square[j], d[j], lower[j])
+        if vec is vf32:     # whose sums are float64 in the end: what f lost is at most a quarter of an ulp of p
+            p[j] = multiply_add(square[j], d[j], f[j])
+        else:
+            p[j] = lower[j] + f[j]
+        if rest is not NULL:
+            rest[j] = (f[j] - p[j]) + lower[j]
 
 
 cdef inline double exponent_range(const vec* like) noexcept nogil:

@@ -129,36 +129,32 @@ cdef inline Pair unit_of(const vec* like, double m, double m_low, double offset,
 
 
 cdef inline void exp_fours(
-    const vec* x, const vec* low, vec* e, Py_ssize_t first, Py_ssize_t last, bint skips, Py_ssize_t skip,
-    const vec* soon, const vec* soon_out, vec offset, vec offset_low, vec power, vec least, bint keep, vec* total,
-    vec* total_low
+    const vec* x, const vec* low, vec* e, Py_ssize_t last, Py_ssize_t skip, const vec* soon, const vec* soon_out,
+    vec offset, vec offset_low, vec power, vec least, bint keep, vec* total, vec* total_low
 ) noexcept nogil:
-    """e = power exp(x - offset + low - offset_low) if `keep`, added to the total either way, for vectors first <= i <
-    last, four at a time; but if it `skips`, element `skip` is not added. The lines at `soon` and `soon_out` (or NULL) come
-    from memory meanwhile."""
-    cdef Py_ssize_t i = first
-    cdef vec lost, p0, p1, p2, p3, s0, s1, s2, s3, sum_high = total[0], sum_low = total_low[0]
+    """e = power exp(x - offset + low - offset_low) if `keep`, added to the total either way but for element `skip`, for
+    vectors i < last, four at a time. The lines at `soon` and `soon_out` (or NULL) come from memory meanwhile."""
+    cdef Py_ssize_t i = 0, with_skip = skip // (4 * lanes(x)) * 4
+    cdef vec p[4]
+    cdef vec s[4]
+    cdef vec sum_high = total[0], sum_low = total_low[0]
+    cdef Py_ssize_t j
     while i < last:
-        p0 = exp_parts(x[i], low if low is NULL else low + i, offset, offset_low, power, least, &s0, &lost)
-        p1 = exp_parts(x[i + 1], low if low is NULL else low + i + 1, offset, offset_low, power, least, &s1, &lost)
-        p2 = exp_parts(x[i + 2], low if low is NULL else low + i + 2, offset, offset_low, power, least, &s2, &lost)
-        p3 = exp_parts(x[i + 3], low if low is NULL else low + i + 3, offset, offset_low, power, least, &s3, &lost)
+        exp_parts(
+            x + i, low if low is NULL else low + i, offset, offset_low, power, least, p, s, <vec*>NULL, 4
+        )
         prefetch_four(soon + i)
         if soon_out is not NULL:
             prefetch_four(soon_out + i)
         if keep:
-            e[i] = multiply_add(p0, s0, s0)
-            e[i + 1] = multiply_add(p1, s1, s1)
-            e[i + 2] = multiply_add(p2, s2, s2)
-            e[i + 3] = multiply_add(p3, s3, s3)
-        if skips:
-            s0 = without_lane(s0, skip - i * lanes(x))
-            s1 = without_lane(s1, skip - (i + 1) * lanes(x))
-            s2 = without_lane(s2, skip - (i + 2) * lanes(x))
-            s3 = without_lane(s3, skip - (i + 3) * lanes(x))
+            for j in range(4):
+                e[i + j] = multiply_add(p[j], s[j], s[j])
+        if i == with_skip:
+            for j in range(4):
+                s[j] = without_lane(s[j], skip - (i + j) * lanes(x))
         # The powers of two, and apart from them the rest: it is smaller, as is what it loses.
-        p0 = multiply_add(p0, s0, p1 * s1) + multiply_add(p2, s2, p3 * s3)
-        accumulate_largest(s0, s1, s2, s3, p0, &sum_high, &sum_low)
+        p[0] = multiply_add(p[0], s[0], p[1] * s[1]) + multiply_add(p[2], s[2], p[3] * s[3])
+        accumulate_largest(s[0], s[1], s[2], s[3], p[0], &sum_high, &sum_low)
         i += 4
     total[0] = sum_high
     total_low[0] = sum_low
@@ -181,7 +177,7 @@ cdef inline void exp_few(
             y = load_first(x + i, count, -INFINITY)
             if low is not NULL:
                 lower = load_first(low + i, count, 0)
-        p = exp_parts(y, low if low is NULL else &lower, offset, offset_low, power, least, &scale, &lost)
+        exp_parts(&y, low if low is NULL else &lower, offset, offset_low, power, least, &p, &scale, &lost, 1)
         y = multiply_add(p, scale, scale)
         if keep:
             if count >= lanes(x):
@@ -211,34 +207,50 @@ cdef inline Shift row_without_probabilities(const vec* x, vec* e, Py_ssize_t n, 
     return row
 
 
+cdef inline Pair exp_row(
+    const vec* x, const vec* low, vec* e, Py_ssize_t n, double m, double m_low, Py_ssize_t skip, bint keep, Pair* unit,
+    Pair* top, const vec* soon, const vec* soon_out
+) noexcept nogil:
+    """The sum of exp(x + low - (m + m_low)) without element `skip` (n for none), in a unit that is written as well; with
+    `keep`, e (which may be x) are the terms, and `top` is that of the maximum m, and what it lost. The rows at `soon` and
+    `soon_out` (or NULL) come from memory meanwhile."""
+    cdef Py_ssize_t vectors = (n + lanes(x) - 1) // lanes(x), fours = n // (4 * lanes(x)) * 4
+    cdef double exponent = 0, shift = offset_of(x, m)
+    cdef vec offset, offset_low, power, least, total, total_low, highest, highest_low, p, scale
+    unit[0] = unit_of(x, m, m_low if shift == 0 else 0.0, shift, &exponent)
+    offset = fill(x, shift)
+    offset_low = fill(x, m_low if shift != 0 else 0.0)
+    power = scaled(fill(x, 1), shifted_zero(x) + fill(x, exponent))
+    least = fill(x, -(exponent_range(x) + exponent) * 0.69314718055994530942)
+    total = total_low = fill(x, 0)
+    exp_fours(x, low, e, fours, skip, soon, soon_out, offset, offset_low, power, least, keep, &total, &total_low)
+    exp_few(x, low, e, fours, vectors, n, skip, offset, offset_low, power, least, keep, &total, &total_low)
+    if keep:
+        highest = fill(x, m)
+        highest_low = fill(x, m_low)
+        exp_parts(
+            &highest, low if low is NULL else &highest_low, offset, offset_low, power, least, &p, &scale, <vec*>NULL, 1
+        )
+        highest = multiply_add(p, scale, scale)
+        highest_low = multiply_add(p, scale, scale - highest)
+        top.high, top.low = get(&highest, 0), get(&highest_low, 0)
+    return sum_pairs(total, total_low)
+
+
 cdef inline Shift shift_row(
     const vec* x, const vec* low, vec* e, Py_ssize_t n, Peak peak, bint keep, const vec* soon, const vec* soon_out
 ) noexcept nogil:
     """Sum exp(x - m) without the maximum m; with `keep`, e (which may be x) times the unit is exp(x - m) afterwards. The
     rows at `soon` and `soon_out` (or NULL) come from memory meanwhile."""
     cdef Shift row
-    cdef Py_ssize_t vectors = (n + lanes(x) - 1) // lanes(x), fours = n // (4 * lanes(x)) * 4
-    cdef Py_ssize_t with_peak = peak.index // (4 * lanes(x)) * 4
-    cdef double exponent = 0, shift = offset_of(x, peak.high)
-    cdef vec offset, offset_low, power, least, total, total_low
+    cdef Pair total, top = single(NAN)
     if not isfinite(peak.high):
         return row_without_probabilities(x, e, n, peak.high, keep)
-    row.unit = unit_of(x, peak.high, peak.low if shift == 0 else 0.0, shift, &exponent)
-    offset = fill(x, shift)
-    offset_low = fill(x, peak.low if shift != 0 else 0.0)
-    power = scaled(fill(x, 1), shifted_zero(x) + fill(x, exponent))
-    least = fill(x, -(exponent_range(x) + exponent) * 0.69314718055994530942)
-    total = total_low = fill(x, 0)
-    exp_fours(x, low, e, 0, with_peak, False, 0, soon, soon_out, offset, offset_low, power, least, keep, &total, &total_low)
-    if with_peak < fours:
-        exp_fours(
-            x, low, e, with_peak, with_peak + 4, True, peak.index, soon, soon_out, offset, offset_low, power, least, keep,
-            &total, &total_low,
-        )
-    exp_fours(x, low, e, with_peak + 4, fours, False, 0, soon, soon_out, offset, offset_low, power, least, keep, &total, &total_low)
-    exp_few(x, low, e, fours, vectors, n, peak.index, offset, offset_low, power, least, keep, &total, &total_low)
-    row.top = get(e, peak.index) if keep else NAN
-    row.rest = multiply(row.unit, sum_pairs(total, total_low))
+    total = exp_row(
+        x, low, e, n, peak.high, peak.low, peak.index, keep, &row.unit, &top, soon, soon_out
+    )
+    row.top = top.high
+    row.rest = multiply(row.unit, total)
     row.log_sum = log1p_pair(row.rest)
     row.logsumexp = single(peak.high)
     add_pair(&row.logsumexp, row.log_sum)
@@ -428,19 +440,19 @@ cdef inline void mask_row(const vec* x, const char* mask, vec* out, Py_ssize_t n
 cdef inline void softmax_row(
     const vec* x, vec* out, Py_ssize_t n, const vec* soon, const vec* soon_out
 ) noexcept nogil:
-    cdef Shift row = shift_row(x, <vec*>NULL, out, n, peak_of(x, <vec*>NULL, n), True, soon, soon_out)
-    cdef Pair highest = divide(single(1), one_more(row.rest))
-    combine_row(out, <vec*>NULL, n, value(multiply(row.unit, highest)), 0, row.top, value(highest))
+    cdef double m = row_maximum(x, n)
+    cdef Pair unit, total, top
+    if not isfinite(m):
+        row_without_probabilities(x, out, n, m, True)
+        return
+    # Here the maximum may be in the sum: what is near 1 and not near 0 is as exact that way.
+    total = exp_row(x, <vec*>NULL, out, n, m, 0, n, True, &unit, &top, soon, soon_out)
+    combine_row(out, <vec*>NULL, n, value(divide(single(1), total)), 0, top.high, value(divide(top, total)))
 
 
-cdef inline vec log_probability(vec x, vec m, vec log_sum, vec log_sum_rest) noexcept nogil:
-    # -((m - x) + log_sum): the terms have one sign.
-    cdef vec d = x - m
-    cdef vec part = d - x
-    cdef vec lost = (x - (d - part)) - (m + part)
-    # Where x is -inf the rounding error is NaN, and of no interest.
-    lost = where_equal(d, fill(&d, -INFINITY), fill(&d, 0), lost)
-    return (d - log_sum) + (lost - log_sum_rest)
+cdef inline vec log_probability(vec x, vec m, vec log_sum) noexcept nogil:
+    # -((m - x) + log_sum): the terms have one sign, so that no rounding counts for more than it is.
+    return (x - m) - log_sum
 
 
 cdef inline void log_softmax_row(
@@ -449,14 +461,11 @@ cdef inline void log_softmax_row(
     cdef Peak peak = peak_of(x, <vec*>NULL, n)
     cdef Shift row = shift_row(x, <vec*>NULL, out, n, peak, False, soon, soon_out)
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
-    cdef vec m, high, low
-    m = fill(x, peak.high if isfinite(peak.high) else NAN)
-    high = fill(x, value(row.log_sum))
-    low = fill(x, row.log_sum.high - get(&high, 0) + row.log_sum.low)
+    cdef vec m = fill(x, peak.high if isfinite(peak.high) else NAN), log_sum = fill(x, value(row.log_sum))
     for i in range(full):
-        out[i] = log_probability(x[i], m, high, low)
+        out[i] = log_probability(x[i], m, log_sum)
     if tail:
-        store_first(out + full, tail, log_probability(load_first(x + full, tail, 0), m, high, low))
+        store_first(out + full, tail, log_probability(load_first(x + full, tail, 0), m, log_sum))
 
 
 cdef struct Transform:      # logits z = softcap tanh(scale x / softcap), or scale x if softcap is 0
