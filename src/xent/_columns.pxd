@@ -2,7 +2,7 @@
 # classes, where a vector along a row would be mostly empty, and the work at its end more than that on its elements.
 # What a lane computes does not depend on its neighbours.
 
-from xent._numbers cimport MAX_LANES, accumulate, exp_shifted, finite_or_zero, log_of_pair
+from xent._numbers cimport MAX_LANES, accumulate, exps_shifted, finite_or_zero, log_of_pair
 from xent._operands cimport Operand, gather, is_native, is_plain, place, row_of, scatter
 from xent._rows cimport log_probability
 from xent._simd cimport (
@@ -85,25 +85,44 @@ cdef inline void store_tile(
         j += 1
 
 
+cdef inline void add_exponentials(
+    const vec* x, vec* e, vec m, bint keep, vec* high, vec* low, vec* maxima, Py_ssize_t count
+) noexcept nogil:
+    """high + low += exp(x - m) of at most 4 vectors, where x is not m; maxima += 1 where it is."""
+    cdef Py_ssize_t j
+    cdef vec y[4]
+    cdef vec lost[4]
+    cdef vec zero = fill(x, 0), one = fill(x, 1)
+    exps_shifted(x, m, y, lost, count)
+    for j in range(count):
+        maxima[0] = maxima[0] + where_equal(x[j], m, one, zero)
+        accumulate(where_equal(x[j], m, zero, y[j]), high, low)
+        low[0] = low[0] + lost[j]       # 0 at a maximum
+        if keep:
+            e[j] = y[j]
+
+
 cdef inline void shift_tile(
     const vec* x, vec* e, Py_ssize_t n, bint keep, vec* peak, vec* rest, vec* rest_low
 ) noexcept nogil:
     """e = exp(x - m) if `keep`, m the maximum, and r, their sum but for one maximum, as a pair: that of a NaN or infinite
     m is NaN."""
-    cdef Py_ssize_t c
-    cdef vec m = x[0], zero = fill(x, 0), one = fill(x, 1), high, low, y, lost, maxima
+    cdef Py_ssize_t fours = n // 4 * 4, c
+    cdef vec m = x[0], high, low, maxima
     for c in range(1, n):
         m = maximum(x[c], m)
-    high = low = zero
+    high = low = fill(x, 0)
     maxima = m - m
-    for c in range(n):
-        y = exp_shifted(x[c], m, &lost)
-        if keep:
-            e[c] = y
-        maxima = maxima + where_equal(x[c], m, one, zero)
-        accumulate(where_equal(x[c], m, zero, y), &high, &low)
-        low = low + lost        # 0 at a maximum
-    accumulate(maxima - one, &high, &low)
+    for c in range(0, fours, 4):
+        add_exponentials(x + c, e + c, m, keep, &high, &low, &maxima, 4)
+    # Three calls, so that the count is constant in each.
+    if n - fours == 3:
+        add_exponentials(x + fours, e + fours, m, keep, &high, &low, &maxima, 3)
+    elif n - fours == 2:
+        add_exponentials(x + fours, e + fours, m, keep, &high, &low, &maxima, 2)
+    elif n - fours == 1:
+        add_exponentials(x + fours, e + fours, m, keep, &high, &low, &maxima, 1)
+    accumulate(maxima - fill(x, 1), &high, &low)
     peak[0] = m
     rest[0] = high
     rest_low[0] = low

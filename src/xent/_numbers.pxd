@@ -284,20 +284,50 @@ cdef inline double exponent_range(const vec* like) noexcept nogil:
     return 127 if vec is vf32 else 1023
 
 
+cdef inline void exps_shifted(const vec* x, vec m, vec* e, vec* rest, Py_ssize_t count) noexcept nogil:
+    """exp(x - m) of at most 4 vectors x <= m; 0 where that is below the smallest normal number. Writes what the results
+    lost, if asked."""
+    cdef vec d[4]
+    cdef vec lost[4]
+    cdef vec f[4]
+    cdef vec low[4]
+    cdef vec power[4]
+    cdef vec square[4]
+    cdef vec q[4]
+    cdef Py_ssize_t j
+    for j in range(count):
+        d[j] = x[j] - m
+        q[j] = d[j] - x[j]
+    for j in range(count):
+        lost[j] = (x[j] - (d[j] - q[j])) - (m + q[j])
+    for j in range(count):
+        power[j] = integer_part(d[j], &q[j])
+    for j in range(count):
+        square[j] = multiply_add(q[j], minus_log2_high(x), d[j])
+        lost[j] = multiply_add(q[j], minus_log2_low(x), lost[j])
+    for j in range(count):
+        f[j] = square[j] + lost[j]
+        low[j] = (square[j] - f[j]) + lost[j]
+        power[j] = scaled(fill(x, 1), power[j])
+    for j in range(count):
+        square[j] = f[j] * f[j]
+    exp_polynomials(f, square, q, count)
+    for j in range(count):
+        if vec is vf32:
+            f[j] = multiply_add(square[j], q[j], f[j])
+        else:       # no wider type to be saved by: f keeps its rounding error
+            f[j] = multiply_add(square[j], q[j], low[j]) + f[j]
+    for j in range(count):
+        square[j] = multiply_add(f[j], power[j], power[j])
+        e[j] = unless_less(d[j], exp_lowest(x), square[j])
+        if rest is not NULL:
+            rest[j] = unless_less(d[j], exp_lowest(x), multiply_add(f[j], power[j], power[j] - square[j]))
+
+
 cdef inline vec exp_shifted(vec x, vec m, vec* rest) noexcept nogil:
-    """exp(x - m) for x <= m; 0 where that is below the smallest normal number. Writes what the result lost, if asked."""
-    cdef vec d = x - m
-    cdef vec part = d - x
-    cdef vec f, low, power, result
-    power = scaled(fill(&d, 1), reduced(d, (x - (d - part)) - (m + part), &f, &low))
-    if vec is vf32:
-        f = multiply_add(f * f, exp_polynomial(f), f)
-    else:       # no wider type to be saved by: f keeps its rounding error
-        f = multiply_add(f * f, exp_polynomial(f), low) + f
-    result = multiply_add(f, power, power)
-    if rest is not NULL:
-        rest[0] = unless_less(d, exp_lowest(&d), multiply_add(f, power, power - result))
-    return unless_less(d, exp_lowest(&d), result)
+    cdef vec e
+    exps_shifted(&x, m, &e, rest, 1)
+    return e
 
 
 cdef inline vec expm1_pair(vec d, vec lost, vec* low, vec* four_exp, vec* four_exp_low) noexcept nogil:
