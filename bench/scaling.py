@@ -22,7 +22,7 @@ from distributed import Client, LocalCluster, wait
 
 import xent
 import xent.dask
-from xent._cluster import FAN_IN, Cluster, load
+from xent._cluster import Cluster, load
 from xent.linear import RowSums
 
 WORKERS = 2
@@ -39,9 +39,9 @@ def made(seed: int, rows: int, features: int, classes: int) -> tuple[Any, Any]:
 
 
 @contextmanager
-def cluster() -> Iterator[Client]:
+def cluster(threads: int = 1) -> Iterator[Client]:
     with (
-        LocalCluster(n_workers=WORKERS, threads_per_worker=1, dashboard_address=":0", memory_limit=0) as workers,
+        LocalCluster(n_workers=WORKERS, threads_per_worker=threads, dashboard_address=":0", memory_limit=0) as workers,
         Client(workers) as client,
     ):
         yield client
@@ -57,41 +57,41 @@ def median_time(call: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def overhead(client: Client, quick: bool) -> None:
+def overhead(quick: bool) -> None:
     """One evaluation of partitions of 20 rows: nearly nothing to compute, so all of it is overhead."""
-    nothing = median_time(lambda: client.gather(client.map(same, range(100), pure=False)), 5)
-    print(f"100 tasks that do nothing: {10 * nothing:.2f} ms each\n")
-    print("| coefficients | partitions | tasks | one evaluation, ms | a task, ms |\n|---|---|---|---|---|")
+    print("| coefficients | partitions | threads | one evaluation, ms |\n|---|---|---|---|")
     points = []
-    for classes, features in ((3, 10), (100, 1000)):
-        size = classes * (features + 1)
-        for partitions in (10, 100) if quick else (10, 100, 1000):
-            parts = [dask.delayed(made)(i, 20, features, classes) for i in range(partitions)]
-            rows = Cluster(client, 0).rows(
-                [load(i, part) for i, part in enumerate(parts)], np.arange(classes), None, True, 1
-            )
-            matrix = np.zeros((classes, features + 1))
-            rows.sums.loss_gradient(matrix)
-            repeats = 15 if partitions < 1000 else 5
-            seconds = median_time(lambda rows=rows, matrix=matrix: rows.sums.loss_gradient(matrix), repeats)
-            tasks, level = partitions + 1, partitions
-            while level > 1:
-                level = -(-level // FAN_IN)
-                tasks += level
-            points.append((1.0, tasks, tasks * size * 8e-6, seconds))
-            print(
-                f"| {classes} x {features + 1} | {partitions} | {tasks} | {1e3 * seconds:.1f} | "
-                f"{1e3 * seconds / tasks:.2f} |",
-                flush=True,
-            )
-            del rows
+    for threads, counts in ((1, (10, 100, 1000)), (8, (1000,)), (64, (1000,))):
+        with cluster(threads) as client:
+            if threads == 1:
+                nothing = median_time(lambda client=client: client.gather(client.map(same, range(100), pure=False)), 5)
+            for classes, features in ((3, 10), (100, 1000)):
+                for partitions in counts[:2] if quick else counts:
+                    seconds = evaluation_time(client, partitions, classes, features)
+                    tasks, size = WORKERS * threads, classes * (features + 1) * 8e-6
+                    points.append((1.0, tasks, partitions, tasks * size, partitions * size, seconds))
+                    print(
+                        f"| {classes} x {features + 1} | {partitions} | {tasks} | {1e3 * seconds:.1f} |", flush=True
+                    )
     table = np.array(points)
     # Relative errors count, lest the longest evaluation decide alone.
-    model = np.linalg.lstsq(table[:, :3] / table[:, 3:], np.ones(len(table)), rcond=None)[0]
+    model = np.linalg.lstsq(table[:, :-1] / table[:, -1:], np.ones(len(table)), rcond=None)[0]
     print(
-        f"\nseconds = {model[0]:.4f} + {model[1]:.6f} tasks + {model[2]:.6f} MB of results; relative errors "
-        f"{np.abs(table[:, :3] @ model / table[:, 3] - 1).max():.0%} at most\n"
+        f"\nseconds = {model[0]:.4f} + {model[1]:.6f} tasks + {model[2]:.6f} partitions + MB of coefficients x "
+        f"({model[3]:.6f} tasks + {model[4]:.6f} partitions); relative errors "
+        f"{np.abs(table[:, :-1] @ model / table[:, -1] - 1).max():.0%} at most; a task that does nothing takes "
+        f"{10 * nothing:.2f} ms\n"
     )
+
+
+def evaluation_time(client: Client, partitions: int, classes: int, features: int) -> float:
+    made_there = [dask.delayed(made)(i, 20, features, classes) for i in range(partitions)]
+    rows = Cluster(client, 0).rows(
+        [load(i, part) for i, part in enumerate(made_there)], np.arange(classes), None, True, 1
+    )
+    matrix = np.zeros((classes, features + 1))
+    rows.sums.loss_gradient(matrix)
+    return median_time(lambda: rows.sums.loss_gradient(matrix), 15 if partitions < 1000 else 5)
 
 
 def same(x: int) -> int:
@@ -161,8 +161,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="less data and fewer partitions")
     options = parser.parse_args()
     warnings.simplefilter("ignore", xent.ConvergenceWarning)
+    if not options.parts or "overhead" in options.parts:
+        overhead(options.quick)
     with cluster() as client:
-        for part in (overhead, rates, fit):
+        for part in (rates, fit):
             if not options.parts or part.__name__ in options.parts:
                 part(client, options.quick)
 

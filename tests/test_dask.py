@@ -1,6 +1,7 @@
 """Fits on Dask: the local estimator's answer, whatever the partitions and the workers, and whatever becomes of them."""
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
@@ -268,6 +269,53 @@ def test_the_sums_do_not_depend_on_who_computes_them(two_workers):
         second = xent.dask.LogisticRegression(tol=1e-5).fit(*arrays(X, y, 75, weight))
     np.testing.assert_array_equal(first.coef_, second.coef_)
     assert first.objective_ == second.objective_
+
+
+def test_sums_have_the_same_bits_in_any_order():
+    from xent._cluster import _add, _rounded
+
+    random = np.random.default_rng(0)
+    gradients = random.normal(size=(40, 3, 5)) * 10.0 ** random.integers(-12, 12, size=(40, 3, 5))
+    gradients[20:] = -gradients[:20] * (1 + 1e-15 * random.normal(size=(20, 3, 5)))     # cancel, nearly
+    results = [[(float(i) ** 7,), (g,)] for i, g in enumerate(gradients)]
+
+    def total(groups):
+        return [_rounded(x) for x in _add([_add([list(results[i]) for i in group]) for group in groups])]
+
+    loss, gradient = total([range(40)])
+    exact = [math.fsum(column) for column in gradients.reshape(40, -1).T]
+    np.testing.assert_array_equal(gradient.ravel(), exact)
+    assert loss == math.fsum(float(i) ** 7 for i in range(40))
+    for _ in range(20):
+        order = random.permutation(40)
+        cuts = np.sort(random.choice(np.arange(1, 40), 6, replace=False))
+        other_loss, other = total([list(part) for part in np.split(order, cuts)])
+        np.testing.assert_array_equal(other, gradient)
+        assert other_loss == loss
+
+
+def test_infinite_sums_are_no_nan():
+    from xent._cluster import _add, _rounded
+
+    assert _rounded(_add([[(1.0,)], [(np.inf,)], [(2.0,)]])[0]) == np.inf
+    assert np.isnan(_rounded(_add([[(1.0,)], [(np.nan,)]])[0]))
+
+
+def test_partitions_are_dealt_out_where_they_are():
+    from xent._cluster import grouped
+
+    groups = grouped([["a"], ["b"], ["a"], ["b"], ["a", "b"]], [10, 10, 10, 10, 1], {"a": 1, "b": 1})
+    assert sorted(w for w, _ in groups) == ["a", "b"]
+    (a,) = (own for w, own in groups if w == "a")
+    assert {0, 2} <= set(a) <= {0, 2, 4}
+    # Lost ones, those of a worker that is gone, and what is more than a share goes to who has least.
+    groups = dict(grouped([["a"]] * 6 + [[], ["gone"]], [5] * 8, {"a": 1, "b": 1}))
+    assert len(groups["a"]) == len(groups["b"]) == 4
+    assert sorted(groups["a"] + groups["b"]) == list(range(8))
+    # Threads of one worker share its rows evenly.
+    groups = grouped([["a"]] * 12, [1] * 11 + [4], {"a": 3})
+    assert [own for _, own in groups] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11]]
+    assert grouped([["a"]], [3], {"a": 8}) == [("a", [0])]
 
 
 def test_prediction(engine):

@@ -1,8 +1,9 @@
 """Rounds of tasks over the partitions of a fit on Dask, and what those tasks do.
 
 A partition becomes a `RowSums` that stays where it was made, or, if it is to be read again each time, the recipe for
-it. Names in Dask's dashboard are those of the tasks' keys: xent-partition, xent-summary, xent-rows once, and for each
-round xent-coefficients, xent-loss-gradient (or the like) and xent-add.
+it. A round has one task for each thread of the cluster, which takes the partitions that are there one after the other.
+Names in Dask's dashboard are those of the tasks' keys: xent-partition, xent-summary, xent-rows once, and for each round
+xent-coefficients, xent-loss-gradient (or the like) and xent-add.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from xent.linear import Matrix, RowSums
 Array = NDArray[Any]
 
 FAN_IN = 16         # results that one task adds up
+AT_ONCE = 1 << 20   # bytes that the client sends with the tasks, and of results that it adds up, itself
+REGROUP = 10        # rounds after which partitions are looked for again, as workers come and go
 ATTEMPTS = 3        # of a round whose results were lost with the workers that had them
 
 
@@ -157,18 +160,68 @@ def _sample(prepared: RowSums | _Reread, rows: slice) -> tuple[Any, Array, Array
     return X.copy(), target.copy(), weight.copy()
 
 
-def _timed(prepared: Any, function: Callable[..., list[Any]], arguments: Sequence[Array]) -> list[Any]:
+def _each(
+    group: Sequence[Any], numbers: Sequence[int], function: Callable[..., list[Any]], arguments: Sequence[Array]
+) -> list[Any]:
+    """The exact sums of what a function returns of each partition of a group, and the time that it took."""
     start = time.perf_counter()
+    total: list[Any] = []
+    for i, prepared in zip(numbers, group, strict=True):
+        try:
+            with np.errstate(all="ignore"):
+                total = _added(total, [(x,) for x in function(prepared, *arguments)])
+        except Exception as error:
+            raise _located(i, error) from error
+    return [*total, (time.perf_counter() - start,)]
+
+
+def _curvatures(group: Sequence[Any], matrix: Matrix) -> list[Any]:
+    return [_curvature(prepared, matrix) for prepared in group]
+
+
+# --- sums that do not depend on the order ----------------------------------------------------------------------------
+
+
+def _two_sum(a: Any, b: Any) -> tuple[Any, Any]:
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
+
+
+def _plus(total: tuple[Any, ...], x: Any) -> tuple[Any, ...]:
+    high, rest = _two_sum(total[0], x)
+    low, rest = _two_sum(total[1], rest) if len(total) > 1 else (rest, 0.0)
+    return high, low, (total[2] + rest if len(total) > 2 else rest)
+
+
+def _added(total: list[Any], more: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Sums of three parts each, with three times the digits of a float64: rounded to one, they are the same in any
+    order."""
+    if not total:
+        return list(more)
     with np.errstate(all="ignore"):
-        result = function(prepared, *arguments)
-    return [*result, time.perf_counter() - start]
+        for i, parts_of_it in enumerate(more):
+            for x in parts_of_it:
+                total[i] = _plus(total[i], x)
+    return total
 
 
 def _add(results: Sequence[list[Any]]) -> list[Any]:
-    total = list(results[0])
-    for result in results[1:]:
-        total = [a + b for a, b in zip(total, result, strict=True)]
+    total: list[Any] = []
+    for result in results:
+        total = _added(total, result)
     return total
+
+
+def _rounded(total: tuple[Any, ...]) -> Any:
+    """The nearest float64. What an infinite sum has lost is NaN."""
+    if len(total) == 1:
+        return total[0]
+    with np.errstate(all="ignore"):
+        low, lowest = _two_sum(total[1], total[2])
+        high, low = _two_sum(total[0], low)
+        rest = low + lowest
+        return np.where(np.isfinite(rest), high + rest, total[0])[()]
 
 
 def _size_of_sums(sums: RowSums) -> int:
@@ -218,7 +271,7 @@ def local_rows(
 
 def _located(i: int, error: BaseException) -> Exception:
     """The error, if it says which partition it is about; else one that does."""
-    if isinstance(error, TypeError | ValueError) and str(error).startswith(f"partition {i}"):
+    if isinstance(error, TypeError | ValueError | RuntimeError) and str(error).startswith("partition "):
         return error
     return RuntimeError(f"partition {i} could not be read or computed: {type(error).__name__}: {error}")
 
@@ -236,6 +289,68 @@ def present_client() -> Any:
         return default_client()
     except ValueError:
         return None
+
+
+class Group(NamedTuple):
+    """Partitions that one task takes one after the other.
+
+    Attributes
+    ----------
+    numbers : list of int
+    prepared : list of Future
+        Their `RowSums`, or together what is made of them.
+    worker : str or None
+        Where most of them are; None if that does not matter.
+    """
+
+    numbers: list[int]
+    prepared: Any
+    worker: str | None
+
+
+def grouped(
+    holders: Sequence[Sequence[str]], rows: Sequence[int], threads: dict[str, int]
+) -> list[tuple[str, list[int]]]:
+    """Partitions dealt out to the threads of workers: each to one that holds it, as far as that has not its share
+    of the rows already.
+
+    Parameters
+    ----------
+    holders : sequence of sequence of str
+        For each partition, the workers that hold it; none if it was lost with them.
+    rows : sequence of int
+        Of each partition.
+    threads : dict of str to int
+        Of each worker.
+
+    Returns
+    -------
+    list of (str, list of int)
+        A worker, and the partitions of one of its threads.
+    """
+    share = sum(rows) / max(1, sum(threads.values()))
+    load = dict.fromkeys(threads, 0.0)
+    members: dict[str, list[int]] = {worker: [] for worker in threads}
+
+    def give(i: int, worker: str) -> None:
+        load[worker] += rows[i] / threads[worker]
+        members[worker].append(i)
+
+    homeless = []
+    for i, workers in enumerate(holders):
+        open_ones = [w for w in workers if w in load and load[w] + rows[i] / threads[w] / 2 <= share]
+        if open_ones:
+            give(i, min(open_ones, key=load.__getitem__))
+        else:
+            homeless.append(i)
+    for i in homeless:
+        give(i, min(load, key=lambda w: load[w] + rows[i] / threads[w]))
+    groups = []
+    for worker, own in members.items():
+        ends = np.cumsum([rows[i] for i in own]) - [rows[i] / 2 for i in own]
+        part = (ends * threads[worker] / max(1, sum(rows[i] for i in own))).astype(int)
+        groups += [(worker, [i for i, p in zip(own, part, strict=True) if p == k]) for k in range(threads[worker])]
+    return [(worker, sorted(own)) for worker, own in groups if own]
 
 
 class Cluster:
@@ -261,22 +376,24 @@ class Cluster:
         futures: list[Any] = self.client.map(function, *columns, key=keys, retries=self.retries, **options)
         return futures
 
-    def results(self, futures: list[Any], numbers: Sequence[int], wanted: list[Any] | None = None) -> list[Any]:
-        """What tasks return; an error names the partition of the first that failed."""
+    def results(self, futures: list[Any], groups: Sequence[Group], wanted: list[Any] | None = None) -> list[Any]:
+        """What tasks return; an error names the partition that failed."""
         try:
             return self.client.gather(futures if wanted is None else wanted)    # type: ignore[no-any-return]
         except concurrent.futures.CancelledError:
             raise
         except Exception as error:
-            for i, future in zip(numbers, futures, strict=True):
+            for future, group in zip(futures, groups, strict=True):
                 if future.status == "error":
+                    pieces = group.prepared if isinstance(group.prepared, list) else []
+                    found = [i for i, p in zip(group.numbers, pieces, strict=False) if p.status == "error"]
                     cause = future.exception()
-                    raise _located(i, cause) from cause
+                    raise _located((found or group.numbers)[0], cause) from cause
             raise error
 
     def round(self, name: str, function: Callable[..., list[Any]], partitions: PartitionSums, *arguments: Array) -> Any:
-        """The sums of what a function returns of each partition, added in the order of the partitions."""
-        return self.attempt(lambda: self._round(name, function, partitions.prepared, partitions.numbers, arguments))
+        """The sums of what a function returns of each partition."""
+        return self.attempt(lambda: self._round(name, function, partitions.groups(), arguments))
 
     def attempt(self, work: Callable[[], Any]) -> Any:
         """Again if data that the client has sent was lost with the workers: partitions come back by themselves."""
@@ -300,30 +417,43 @@ class Cluster:
             return [self.client.submit(_same, array, key=key) for array, key in zip(arrays, keys, strict=True)]
 
     def _round(
-        self,
-        name: str,
-        function: Callable[..., list[Any]],
-        prepared: list[Any],
-        numbers: Sequence[int],
-        arguments: Sequence[Array],
+        self, name: str, function: Callable[..., list[Any]], groups: Sequence[Group], arguments: Sequence[Array]
     ) -> list[Any]:
         start = time.perf_counter()
         self._rounds += 1
-        sent = self.send(arguments)
+        # What is little goes with each task, and what is more from worker to worker.
+        size = len(groups) * sum(array.nbytes for array in arguments)
+        sent = arguments if size < AT_ONCE else self.send(arguments)
         place = f"{name}-{self._token}-{self._rounds}"
-        leaves = self.client.map(
-            _timed, prepared, key=[f"xent-{place}-{i}" for i in numbers], retries=self.retries,
-            function=function, arguments=sent,
-        )    # fmt: skip
-        level, depth = leaves, 0
-        while len(level) > 1:
-            groups = [level[i : i + FAN_IN] for i in range(0, len(level), FAN_IN)]
-            keys = [f"xent-add-{place}-{depth}-{i}" for i in range(len(groups))]
-            level, depth = self.client.map(_add, groups, key=keys), depth + 1
-        (total,) = self.results(leaves, numbers, level)
+        level = leaves = [
+            self.client.submit(
+                _each, group.prepared, group.numbers, function, sent, key=f"xent-{place}-{i}", retries=self.retries,
+                workers=group.worker, allow_other_workers=group.worker is not None,
+            )
+            for i, group in enumerate(groups)
+        ]    # fmt: skip
+        depth = 0
+        while len(level) > (FAN_IN if 3 * size < AT_ONCE else 1):
+            several = [level[i : i + FAN_IN] for i in range(0, len(level), FAN_IN)]
+            keys = [f"xent-add-{place}-{depth}-{i}" for i in range(len(several))]
+            level, depth = self.client.map(_add, several, key=keys), depth + 1
+        *total, seconds = (_rounded(x) for x in _add(self.results(leaves, groups, level)))
         self._seconds += time.perf_counter() - start
-        self._computing += total[-1]
-        return total[:-1]   # type: ignore[no-any-return]
+        self._computing += float(seconds)
+        return total
+
+    def placed(self, numbers: Sequence[int], rows: Sequence[int], prepared: list[Any]) -> list[Group]:
+        """A group of partitions for each thread, where they are."""
+        from distributed import wait
+
+        wait(prepared)
+        threads = self.client.nthreads()
+        there = self.client.who_has(prepared)
+        holders = [there.get(future.key, ()) for future in prepared]
+        return [
+            Group([numbers[j] for j in members], [prepared[j] for j in members], worker)
+            for worker, members in grouped(holders, rows, threads)
+        ]
 
     def rows(
         self, loads: list[Delayed], known: Array | None, class_weight: Any, persist: bool, n_threads: int
@@ -334,12 +464,13 @@ class Cluster:
         else:
             read = self.map("recipe", _same, _recipes(loads))
         found = self.map("summary", _summary, read, known=known)
-        plan = parts.plan(self.results(found, range(len(loads))), class_weight)
+        plan = parts.plan(self.results(found, [Group([i], [f], None) for i, f in enumerate(read)]), class_weight)
         numbers = [i for i, rows in enumerate(plan.rows) if rows]
+        sizes = [plan.rows[i] for i in numbers] if persist else None
         prepared = self.map(
             "rows", _prepared, [read[i] for i in numbers], plan=plan._replace(rows=()), n_threads=n_threads
         )
-        sums = PartitionSums(plan, self, numbers, prepared)
+        sums = PartitionSums(plan, self, numbers, sizes, prepared)
         return parts.Rows(sums, plan.classes, plan.weight, plan.dtype, plan.names, sums.separated)
 
     def timing(self) -> Timing:
@@ -355,31 +486,47 @@ class PartitionSums(parts.PartSums):
     ----------
     plan : Plan
     cluster : Cluster
-    numbers : sequence of int
+    numbers : list of int
         Of the partitions that have rows.
+    sizes : list of int or None
+        How many each has; None if they are read again for each task.
     prepared : list of Future
         Their `RowSums`.
     """
 
-    def __init__(self, plan: parts.Plan, cluster: Cluster, numbers: list[int], prepared: list[Any]) -> None:
+    def __init__(
+        self, plan: parts.Plan, cluster: Cluster, numbers: list[int], sizes: list[int] | None, prepared: list[Any]
+    ) -> None:
         super().__init__(plan)
         self.cluster = cluster
         self.numbers = numbers
+        self.sizes = sizes
         self.prepared = prepared
+        # Readers take turns as they come: what they will take is not known, and a task for each costs little beside.
+        self._groups = [Group([i], [p], None) for i, p in zip(numbers, prepared, strict=True)]
+        self._uses = 0
+
+    def groups(self) -> list[Group]:
+        if self.sizes is not None and self._uses % REGROUP == 0:
+            self._groups = self.cluster.placed(self.numbers, self.sizes, self.prepared)
+        self._uses += 1
+        return self._groups
 
     def loss_gradient(self, matrix: Matrix) -> tuple[float, Matrix]:
         loss, gradient = self.cluster.round("loss-gradient", _loss_gradient, self, matrix)
-        return loss, gradient
+        return float(loss), gradient
 
     def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
         """The probabilities stay on the workers until the function that is returned is forgotten."""
-        there: list[Any] = []
+        there: list[Group] = []
+        sent: list[Any] = []
 
         def product(direction: Matrix) -> Matrix:
             if not there:
-                there.extend(self._curvatures(matrix))
+                sent[:] = self.cluster.send([matrix])
+                there.extend(self._curvatures(sent[0]))
             try:
-                (result,) = self.cluster._round("hessian-product", _product, there[1], self.numbers, [direction])
+                (result,) = self.cluster._round("hessian-product", _product, there, [direction])
             except concurrent.futures.CancelledError:
                 there.clear()
                 raise
@@ -387,10 +534,11 @@ class PartitionSums(parts.PartSums):
 
         return lambda direction: self.cluster.attempt(lambda: product(direction))
 
-    def _curvatures(self, matrix: Matrix) -> tuple[Any, list[Any]]:
-        sent = self.cluster.send([matrix])
+    def _curvatures(self, matrix: Any) -> list[Group]:
+        groups = self.groups()
         name = f"curvature-{secrets.token_hex(3)}"
-        return sent, self.cluster.map(name, _curvature, self.prepared, matrix=sent[0])
+        made = self.cluster.map(name, _curvatures, [group.prepared for group in groups], matrix=matrix)
+        return [group._replace(prepared=curvature) for group, curvature in zip(groups, made, strict=True)]
 
     def separated(self, coef: Array, intercept: Array) -> bool:
         (outside,) = self.cluster.round("separated", _separated, self, coef, intercept)
@@ -399,7 +547,8 @@ class PartitionSums(parts.PartSums):
     def _read_sample(self) -> RowSums:
         slices = self.plan.samples()
         samples = self.cluster.map("sample", _sample, self.prepared, [slices[i] for i in self.numbers])
-        return parts.joined(self.cluster.results(samples, self.numbers), len(self.plan.classes))
+        each = [Group([i], [p], None) for i, p in zip(self.numbers, self.prepared, strict=True)]
+        return parts.joined(self.cluster.results(samples, each), len(self.plan.classes))
 
     def _diagonal(self, matrix: Matrix) -> Matrix:
         (result,) = self.cluster.round("diagonal", _diagonal, self, matrix)
