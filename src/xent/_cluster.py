@@ -23,9 +23,11 @@ from dask.sizeof import sizeof
 from numpy.typing import NDArray
 
 from xent import parts
+from xent._dispatch import kernels
 from xent.linear import Matrix, RowSums
 
 Array = NDArray[Any]
+Vector = NDArray[np.float64]
 
 FAN_IN = 16         # results that one task adds up
 AT_ONCE = 1 << 20   # bytes that the client sends with the tasks, and of results that it adds up, itself
@@ -131,8 +133,9 @@ def _sums(prepared: RowSums | _Reread) -> RowSums:
     return prepared.sums() if isinstance(prepared, _Reread) else prepared
 
 
-def _loss_gradient(prepared: RowSums | _Reread, matrix: Matrix) -> list[Any]:
-    return list(_sums(prepared).loss_gradient(matrix))
+def _loss_gradient(prepared: RowSums | _Reread, matrix: Matrix) -> Vector:
+    loss, gradient = _sums(prepared).loss_gradient(matrix)
+    return np.append(gradient, loss)
 
 
 def _curvature(prepared: RowSums | _Reread, matrix: Matrix) -> Any:
@@ -140,19 +143,20 @@ def _curvature(prepared: RowSums | _Reread, matrix: Matrix) -> Any:
     return (prepared, matrix) if isinstance(prepared, _Reread) else prepared.hessian_product_at(matrix)
 
 
-def _product(curvature: Any, direction: Matrix) -> list[Any]:
+def _product(curvature: Any, direction: Matrix) -> Matrix:
     if isinstance(curvature, tuple):
         prepared, matrix = curvature
         curvature = prepared.sums().hessian_product_at(matrix)
-    return [curvature(direction)]
+    result: Matrix = curvature(direction)
+    return result
 
 
-def _diagonal(prepared: RowSums | _Reread, matrix: Matrix) -> list[Any]:
-    return [parts.diagonal(_sums(prepared), matrix)]
+def _diagonal(prepared: RowSums | _Reread, matrix: Matrix) -> Matrix:
+    return parts.diagonal(_sums(prepared), matrix)
 
 
-def _separated(prepared: RowSums | _Reread, coef: Array, intercept: Array) -> list[Any]:
-    return [0 if parts.separated(_sums(prepared), coef, intercept) else 1]
+def _outside(prepared: RowSums | _Reread, coef: Array, intercept: Array) -> Vector:
+    return np.array([0.0 if parts.separated(_sums(prepared), coef, intercept) else 1.0])
 
 
 def _sample(prepared: RowSums | _Reread, rows: slice) -> tuple[Any, Array, Array]:
@@ -161,67 +165,48 @@ def _sample(prepared: RowSums | _Reread, rows: slice) -> tuple[Any, Array, Array
 
 
 def _each(
-    group: Sequence[Any], numbers: Sequence[int], function: Callable[..., list[Any]], arguments: Sequence[Array]
-) -> list[Any]:
+    group: Sequence[Any], numbers: Sequence[int], function: Callable[..., Array], arguments: Sequence[Array]
+) -> tuple[Array, float]:
     """The exact sums of what a function returns of each partition of a group, and the time that it took."""
     start = time.perf_counter()
-    total: list[Any] = []
+    sums = np.zeros((0, 3))
     for i, prepared in zip(numbers, group, strict=True):
         try:
             with np.errstate(all="ignore"):
-                total = _added(total, [(x,) for x in function(prepared, *arguments)])
+                result = np.ascontiguousarray(function(prepared, *arguments), np.float64)
         except Exception as error:
             raise _located(i, error) from error
-    return [*total, (time.perf_counter() - start,)]
+        if not sums.size:
+            sums = np.zeros((result.size, 3))
+        kernels.add_each_exactly(sums, result)
+    return sums, time.perf_counter() - start
 
 
 def _curvatures(group: Sequence[Any], matrix: Matrix) -> list[Any]:
     return [_curvature(prepared, matrix) for prepared in group]
 
 
-# --- sums that do not depend on the order ----------------------------------------------------------------------------
+def _add(results: Sequence[tuple[Array, float]]) -> tuple[Array, float]:
+    sums = results[0][0].copy()
+    for more, _ in results[1:]:
+        kernels.add_each_exactly(sums, more)
+    return sums, sum(seconds for _, seconds in results)
 
 
-def _two_sum(a: Any, b: Any) -> tuple[Any, Any]:
-    total = a + b
-    part = total - a
-    return total, (a - (total - part)) + (b - part)
+def _rounded(sums: Array) -> Vector:
+    """The nearest float64: three numbers hold so many digits that it is the same in any order of the terms. What an
+    infinite sum has lost is NaN."""
 
+    def two_sum(a: Vector, b: Vector) -> tuple[Vector, Vector]:
+        total = a + b
+        part = total - a
+        return total, (a - (total - part)) + (b - part)
 
-def _plus(total: tuple[Any, ...], x: Any) -> tuple[Any, ...]:
-    high, rest = _two_sum(total[0], x)
-    low, rest = _two_sum(total[1], rest) if len(total) > 1 else (rest, 0.0)
-    return high, low, (total[2] + rest if len(total) > 2 else rest)
-
-
-def _added(total: list[Any], more: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """Sums of three parts each, with three times the digits of a float64: rounded to one, they are the same in any
-    order."""
-    if not total:
-        return list(more)
     with np.errstate(all="ignore"):
-        for i, parts_of_it in enumerate(more):
-            for x in parts_of_it:
-                total[i] = _plus(total[i], x)
-    return total
-
-
-def _add(results: Sequence[list[Any]]) -> list[Any]:
-    total: list[Any] = []
-    for result in results:
-        total = _added(total, result)
-    return total
-
-
-def _rounded(total: tuple[Any, ...]) -> Any:
-    """The nearest float64. What an infinite sum has lost is NaN."""
-    if len(total) == 1:
-        return total[0]
-    with np.errstate(all="ignore"):
-        low, lowest = _two_sum(total[1], total[2])
-        high, low = _two_sum(total[0], low)
+        low, lowest = two_sum(sums[:, 1], sums[:, 2])
+        high, low = two_sum(sums[:, 0], low)
         rest = low + lowest
-        return np.where(np.isfinite(rest), high + rest, total[0])[()]
+        return np.where(np.isfinite(rest), high + rest, sums[:, 0])
 
 
 def _size_of_sums(sums: RowSums) -> int:
@@ -391,11 +376,11 @@ class Cluster:
                     raise _located((found or group.numbers)[0], cause) from cause
             raise error
 
-    def round(self, name: str, function: Callable[..., list[Any]], partitions: PartitionSums, *arguments: Array) -> Any:
+    def round(self, name: str, function: Callable[..., Array], partitions: PartitionSums, *arguments: Array) -> Vector:
         """The sums of what a function returns of each partition."""
         return self.attempt(lambda: self._round(name, function, partitions.groups(), arguments))
 
-    def attempt(self, work: Callable[[], Any]) -> Any:
+    def attempt(self, work: Callable[[], Vector]) -> Vector:
         """Again if data that the client has sent was lost with the workers: partitions come back by themselves."""
         for _ in range(ATTEMPTS - 1):
             try:
@@ -417,8 +402,8 @@ class Cluster:
             return [self.client.submit(_same, array, key=key) for array, key in zip(arrays, keys, strict=True)]
 
     def _round(
-        self, name: str, function: Callable[..., list[Any]], groups: Sequence[Group], arguments: Sequence[Array]
-    ) -> list[Any]:
+        self, name: str, function: Callable[..., Array], groups: Sequence[Group], arguments: Sequence[Array]
+    ) -> Vector:
         start = time.perf_counter()
         self._rounds += 1
         # What is little goes with each task, and what is more from worker to worker.
@@ -437,9 +422,10 @@ class Cluster:
             several = [level[i : i + FAN_IN] for i in range(0, len(level), FAN_IN)]
             keys = [f"xent-add-{place}-{depth}-{i}" for i in range(len(several))]
             level, depth = self.client.map(_add, several, key=keys), depth + 1
-        *total, seconds = (_rounded(x) for x in _add(self.results(leaves, groups, level)))
+        sums, seconds = _add(self.results(leaves, groups, level))
+        total = _rounded(sums)
         self._seconds += time.perf_counter() - start
-        self._computing += float(seconds)
+        self._computing += seconds
         return total
 
     def placed(self, numbers: Sequence[int], rows: Sequence[int], prepared: list[Any]) -> list[Group]:
@@ -513,26 +499,25 @@ class PartitionSums(parts.PartSums):
         return self._groups
 
     def loss_gradient(self, matrix: Matrix) -> tuple[float, Matrix]:
-        loss, gradient = self.cluster.round("loss-gradient", _loss_gradient, self, matrix)
-        return float(loss), gradient
+        sums = self.cluster.round("loss-gradient", _loss_gradient, self, matrix)
+        return float(sums[-1]), sums[:-1].reshape(matrix.shape)
 
     def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
         """The probabilities stay on the workers until the function that is returned is forgotten."""
         there: list[Group] = []
         sent: list[Any] = []
 
-        def product(direction: Matrix) -> Matrix:
+        def product(direction: Matrix) -> Vector:
             if not there:
                 sent[:] = self.cluster.send([matrix])
                 there.extend(self._curvatures(sent[0]))
             try:
-                (result,) = self.cluster._round("hessian-product", _product, there, [direction])
+                return self.cluster._round("hessian-product", _product, there, [direction])
             except concurrent.futures.CancelledError:
                 there.clear()
                 raise
-            return result   # type: ignore[no-any-return]
 
-        return lambda direction: self.cluster.attempt(lambda: product(direction))
+        return lambda direction: self.cluster.attempt(lambda: product(direction)).reshape(matrix.shape)
 
     def _curvatures(self, matrix: Any) -> list[Group]:
         groups = self.groups()
@@ -541,8 +526,7 @@ class PartitionSums(parts.PartSums):
         return [group._replace(prepared=curvature) for group, curvature in zip(groups, made, strict=True)]
 
     def separated(self, coef: Array, intercept: Array) -> bool:
-        (outside,) = self.cluster.round("separated", _separated, self, coef, intercept)
-        return not outside
+        return not self.cluster.round("separated", _outside, self, coef, intercept).any()
 
     def _read_sample(self) -> RowSums:
         slices = self.plan.samples()
@@ -551,5 +535,4 @@ class PartitionSums(parts.PartSums):
         return parts.joined(self.cluster.results(samples, each), len(self.plan.classes))
 
     def _diagonal(self, matrix: Matrix) -> Matrix:
-        (result,) = self.cluster.round("diagonal", _diagonal, self, matrix)
-        return result   # type: ignore[no-any-return]
+        return self.cluster.round("diagonal", _diagonal, self, matrix).reshape(matrix.shape)

@@ -383,6 +383,18 @@ cdef double linear_block(
     return total
 
 
+def add_each_exactly(sums, x):
+    """sums[i] += x[i], or all of x[i, :], for contiguous float64 sums of three numbers each."""
+    cdef Py_ssize_t n = cnp.PyArray_DIM(<cnp.ndarray>sums, 0), i, j
+    cdef Py_ssize_t several = cnp.PyArray_SIZE(<cnp.ndarray>x) // max(n, 1)
+    cdef Sum* total = <Sum*>cnp.PyArray_DATA(<cnp.ndarray>sums)
+    cdef const double* more = <const double*>cnp.PyArray_DATA(<cnp.ndarray>x)
+    with nogil:
+        for i in range(n):
+            for j in range(several):
+                add_exactly(&total[i], more[i * several + j])
+
+
 def lanes_of(Py_ssize_t itemsize):
     """Elements of that size in a vector."""
     return XENT_LANES_f32 if itemsize == 4 else XENT_LANES_f64
