@@ -306,10 +306,13 @@ def test_partitions_are_dealt_out_where_they_are():
     groups = dict(grouped([["a"]] * 6 + [[], ["gone"]], [5] * 8, {"a": 1, "b": 1}))
     assert len(groups["a"]) == len(groups["b"]) == 4
     assert sorted(groups["a"] + groups["b"]) == list(range(8))
+    # One that is more than a share stays.
+    assert dict(grouped([["c"]], [10], {"a": 1, "b": 1, "c": 1, "d": 1})) == {"c": [0]}
     # Threads of one worker share its rows evenly.
     groups = grouped([["a"]] * 12, [1] * 11 + [4], {"a": 3})
     assert [own for _, own in groups] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11]]
     assert grouped([["a"]], [3], {"a": 8}) == [("a", [0])]
+    assert grouped([["gone"], []], [3, 4], {}) == [(None, [0, 1])]
 
 
 def test_prediction(engine):

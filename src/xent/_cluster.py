@@ -182,7 +182,7 @@ def _each(
     return sums, time.perf_counter() - start
 
 
-def _curvatures(group: Sequence[Any], matrix: Matrix) -> list[Any]:
+def _curvatures(group: Sequence[Any], numbers: Sequence[int], matrix: Matrix) -> list[Any]:
     return [_curvature(prepared, matrix) for prepared in group]
 
 
@@ -295,7 +295,7 @@ class Group(NamedTuple):
 
 def grouped(
     holders: Sequence[Sequence[str]], rows: Sequence[int], threads: dict[str, int]
-) -> list[tuple[str, list[int]]]:
+) -> list[tuple[str | None, list[int]]]:
     """Partitions dealt out to the threads of workers: each to one that holds it, as far as that has not its share
     of the rows already.
 
@@ -310,10 +310,12 @@ def grouped(
 
     Returns
     -------
-    list of (str, list of int)
-        A worker, and the partitions of one of its threads.
+    list of (str or None, list of int)
+        A worker, and the partitions of one of its threads; None if there is no worker just now.
     """
-    share = sum(rows) / max(1, sum(threads.values()))
+    if not threads:
+        return [(None, list(range(len(rows))))]
+    share = sum(rows) / sum(threads.values())
     load = dict.fromkeys(threads, 0.0)
     members: dict[str, list[int]] = {worker: [] for worker in threads}
 
@@ -323,14 +325,16 @@ def grouped(
 
     homeless = []
     for i, workers in enumerate(holders):
-        open_ones = [w for w in workers if w in load and load[w] + rows[i] / threads[w] / 2 <= share]
+        open_ones = [
+            w for w in workers if w in load and (not members[w] or load[w] + rows[i] / threads[w] / 2 <= share)
+        ]
         if open_ones:
             give(i, min(open_ones, key=load.__getitem__))
         else:
             homeless.append(i)
     for i in homeless:
         give(i, min(load, key=lambda w: load[w] + rows[i] / threads[w]))
-    groups = []
+    groups: list[tuple[str | None, list[int]]] = []
     for worker, own in members.items():
         ends = np.cumsum([rows[i] for i in own]) - [rows[i] / 2 for i in own]
         part = (ends * threads[worker] / max(1, sum(rows[i] for i in own))).astype(int)
@@ -410,13 +414,7 @@ class Cluster:
         size = len(groups) * sum(array.nbytes for array in arguments)
         sent = arguments if size < AT_ONCE else self.send(arguments)
         place = f"{name}-{self._token}-{self._rounds}"
-        level = leaves = [
-            self.client.submit(
-                _each, group.prepared, group.numbers, function, sent, key=f"xent-{place}-{i}", retries=self.retries,
-                workers=group.worker, allow_other_workers=group.worker is not None,
-            )
-            for i, group in enumerate(groups)
-        ]    # fmt: skip
+        level = leaves = self.of_groups(place, _each, groups, function, sent)
         depth = 0
         while len(level) > (FAN_IN if 3 * size < AT_ONCE else 1):
             several = [level[i : i + FAN_IN] for i in range(0, len(level), FAN_IN)]
@@ -427,6 +425,18 @@ class Cluster:
         self._seconds += time.perf_counter() - start
         self._computing += seconds
         return total
+
+    def of_groups(
+        self, name: str, function: Callable[..., Any], groups: Sequence[Group], *arguments: Any
+    ) -> list[Any]:
+        """One task for each group, where it is if that worker is still there."""
+        return [
+            self.client.submit(
+                function, group.prepared, group.numbers, *arguments, key=f"xent-{name}-{i}", retries=self.retries,
+                workers=group.worker, allow_other_workers=group.worker is not None,
+            )
+            for i, group in enumerate(groups)
+        ]    # fmt: skip
 
     def placed(self, numbers: Sequence[int], rows: Sequence[int], prepared: list[Any]) -> list[Group]:
         """A group of partitions for each thread, where they are."""
@@ -521,8 +531,7 @@ class PartitionSums(parts.PartSums):
 
     def _curvatures(self, matrix: Any) -> list[Group]:
         groups = self.groups()
-        name = f"curvature-{secrets.token_hex(3)}"
-        made = self.cluster.map(name, _curvatures, [group.prepared for group in groups], matrix=matrix)
+        made = self.cluster.of_groups(f"curvature-{secrets.token_hex(6)}", _curvatures, groups, matrix)
         return [group._replace(prepared=curvature) for group, curvature in zip(groups, made, strict=True)]
 
     def separated(self, coef: Array, intercept: Array) -> bool:
