@@ -1,10 +1,10 @@
 """Multinomial logistic regression on Dask arrays, frames and delayed partitions, and evaluation of logits.
 
 The solvers run where the estimator is; only sums over rows are left to the cluster. One evaluation is one round: the
-coefficients are sent to every worker once, one task for each thread takes them through the rows that are there, and what
-these return is added up so exactly that the result does not depend on the number of workers or on who was first.
-Partitions stay where they are. Without a client, partitions are loaded by Dask's present scheduler and
-summed in this process.
+coefficients are sent to every worker once, one task for each thread takes them through the rows that are there, and
+what these return is added up so exactly that the result does not depend on the number of workers or on who was first.
+Partitions stay where they are. Without a client, partitions are loaded by Dask's present scheduler and summed in this
+process.
 
 Needs the extra ``dask``; nothing else in xent imports Dask.
 """

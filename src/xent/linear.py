@@ -306,7 +306,7 @@ class RowSums:
         if gradients is not None and sparse is None:
             gradients.sum(axis=0, out=result)
         elif gradients is not None and sparse is not None:
-            result[:, :-1] = sparse.sum(axis=0)[:, : self.rows].T
+            result[:, :-1] = (sparse[0] if len(sparse) == 1 else sparse.sum(axis=0))[:, : self.rows].T
             gradients.sum(axis=0, out=result[:, -1])
         return kernels.total(totals.tolist()), result
 
@@ -390,9 +390,14 @@ class Objective:
         """
         if self.shape[0] == 1:
             return coefficients
-        matrix = coefficients.reshape(self.shape)
-        result: Vector = (matrix - matrix.mean(axis=0)).ravel()
-        return result
+        return self._centre(coefficients.copy())
+
+    def _centre(self, coefficients: Vector) -> Vector:
+        """The same in place."""
+        if self.shape[0] > 1:
+            matrix = coefficients.reshape(self.shape)
+            matrix -= np.add.reduce(matrix, axis=0) / len(matrix)
+        return coefficients
 
     def metric_at(self, coefficients: Vector) -> Metric:
         """Roughly the inverse of the Hessian among centred coefficients: the better, the fewer features there are.
@@ -446,7 +451,13 @@ class Objective:
         scale[:, :-1] += self.l2
         scale[~(scale > 0)] = 1.0       # columns of zeros
         scale = scale.ravel()
-        return lambda g: self.centred(self.centred(g) / scale)
+
+        def metric(g: Vector) -> Vector:
+            result = self.centred(g)
+            result /= scale
+            return self._centre(result)
+
+        return metric
 
 
 def inverse(matrix: Matrix) -> Matrix:

@@ -236,6 +236,7 @@ def _conjugate_gradients(
     metric M. Lengths are sqrt(s' M^-1 s), which the recurrences give without M^-1."""
     step = np.zeros_like(gradient)
     residual = gradient.copy()
+    room = np.empty_like(gradient)      # fresh memory for each product would cost more than the product
     scaled = metric(residual)
     direction = -scaled
     size = float(residual @ scaled)     # r' M r
@@ -258,20 +259,21 @@ def _conjugate_gradients(
                 break
             root = math.sqrt(step_direction**2 + direction_direction * (radius * radius - step_step))
             length = (root - step_direction) / direction_direction
-            step += length * direction
-            residual += length * product
+            step += np.multiply(direction, length, out=room)
+            residual += np.multiply(product, length, out=room)
             step_step = radius * radius
             at_border = True
             break
-        step += length * direction
-        residual += length * product
+        step += np.multiply(direction, length, out=room)
+        residual += np.multiply(product, length, out=room)
         step_step = ahead
         scaled = metric(residual)
         size, previous = float(residual @ scaled), size
         more = size / previous
         step_direction = more * (step_direction + length * direction_direction)
         direction_direction = size + more * more * direction_direction
-        direction = more * direction - scaled
+        direction *= more
+        direction -= scaled
     curvature = float(step @ (residual - gradient))     # the residual is gradient + H step
     return _Step(step, float(step @ gradient), curvature, math.sqrt(step_step), at_border)
 
