@@ -388,8 +388,6 @@ class Objective:
         The loss does not see a shift of all classes, and the penalty is least there. Gradients have mean 0 as well, so
         that a minimiser that starts with centred coefficients keeps them so.
         """
-        if self.shape[0] == 1:
-            return coefficients
         return self._centre(coefficients.copy())
 
     def _centre(self, coefficients: Vector) -> Vector:
@@ -453,7 +451,7 @@ class Objective:
         scale = scale.ravel()
 
         def metric(g: Vector) -> Vector:
-            result = self.centred(g)
+            result = self.centred(g)        # a copy
             result /= scale
             return self._centre(result)
 
