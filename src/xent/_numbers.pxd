@@ -226,13 +226,6 @@ cdef inline void exp_polynomials(const vec* f, const vec* square, vec* q, Py_ssi
             q[j] = multiply_add(q[j], square[j], line(f[j], 0.16666666666666411364, 0.50000000000000106682))
 
 
-cdef inline vec exp_polynomial(vec f) noexcept nogil:
-    cdef vec square = f * f
-    cdef vec q
-    exp_polynomials(&f, &square, &q, 1)
-    return q
-
-
 cdef inline void exp_parts(
     const vec* x, const vec* low, vec offset, vec offset_low, vec power, vec least, vec* p, vec* scale, vec* rest,
     Py_ssize_t count
@@ -246,9 +239,11 @@ cdef inline void exp_parts(
     """
     cdef vec d[4]
     cdef vec n[4]
+    cdef vec high[4]
+    cdef vec lower[4]
     cdef vec f[4]
     cdef vec square[4]
-    cdef vec lower[4]
+    cdef vec q[4]
     cdef Py_ssize_t j
     for j in range(count):
         d[j] = maximum(least, x[j] - offset)
@@ -257,22 +252,22 @@ cdef inline void exp_parts(
     for j in range(count):
         scale[j] = scaled(power, scale[j])
     for j in range(count):
-        d[j] = multiply_add(n[j], minus_log2_high(x), d[j])
+        high[j] = multiply_add(n[j], minus_log2_high(x), d[j])
     for j in range(count):
         lower[j] = n[j] * minus_log2_low(x)
         if low is NULL:
-            f[j] = multiply_add(n[j], minus_log2_low(x), d[j])
+            f[j] = multiply_add(n[j], minus_log2_low(x), high[j])
         else:               # where the scale is 0 the low part may be of any size
             lower[j] = lower[j] + unless_less(x[j] - offset, least, low[j] - offset_low)
-            f[j] = d[j] + lower[j]
+            f[j] = high[j] + lower[j]
     for j in range(count):
         square[j] = f[j] * f[j]
-        lower[j] = (d[j] - f[j]) + lower[j]
-    exp_polynomials(f, square, d, count)
+        lower[j] = (high[j] - f[j]) + lower[j]
+    exp_polynomials(f, square, q, count)
     for j in range(count):
-        lower[j] = multiply_add(square[j], d[j], lower[j])
+        lower[j] = multiply_add(square[j], q[j], lower[j])
         if vec is vf32:     # whose sums are float64 in the end: what f lost is at most a quarter of an ulp of p
-            p[j] = multiply_add(square[j], d[j], f[j])
+            p[j] = multiply_add(square[j], q[j], f[j])
         else:
             p[j] = lower[j] + f[j]
         if rest is not NULL:
@@ -286,28 +281,32 @@ cdef inline double exponent_range(const vec* like) noexcept nogil:
 
 cdef inline void exps_shifted(const vec* x, vec m, vec* e, vec* rest, Py_ssize_t count) noexcept nogil:
     """exp(x - m) of at most 4 vectors x <= m; 0 where that is below the smallest normal number. Writes what the results
-    lost, if asked."""
+    lost, if asked. In steps for all vectors, as `exp_parts`."""
     cdef vec d[4]
+    cdef vec part[4]
     cdef vec lost[4]
+    cdef vec n[4]
+    cdef vec high[4]
     cdef vec f[4]
     cdef vec low[4]
     cdef vec power[4]
     cdef vec square[4]
     cdef vec q[4]
+    cdef vec result[4]
     cdef Py_ssize_t j
     for j in range(count):
         d[j] = x[j] - m
-        q[j] = d[j] - x[j]
+        part[j] = d[j] - x[j]
     for j in range(count):
-        lost[j] = (x[j] - (d[j] - q[j])) - (m + q[j])
+        lost[j] = (x[j] - (d[j] - part[j])) - (m + part[j])
     for j in range(count):
-        power[j] = integer_part(d[j], &q[j])
+        power[j] = integer_part(d[j], &n[j])
     for j in range(count):
-        square[j] = multiply_add(q[j], minus_log2_high(x), d[j])
-        lost[j] = multiply_add(q[j], minus_log2_low(x), lost[j])
+        high[j] = multiply_add(n[j], minus_log2_high(x), d[j])
+        lost[j] = multiply_add(n[j], minus_log2_low(x), lost[j])
     for j in range(count):
-        f[j] = square[j] + lost[j]
-        low[j] = (square[j] - f[j]) + lost[j]
+        f[j] = high[j] + lost[j]
+        low[j] = (high[j] - f[j]) + lost[j]
         power[j] = scaled(fill(x, 1), power[j])
     for j in range(count):
         square[j] = f[j] * f[j]
@@ -318,10 +317,10 @@ cdef inline void exps_shifted(const vec* x, vec m, vec* e, vec* rest, Py_ssize_t
         else:       # no wider type to be saved by: f keeps its rounding error
             f[j] = multiply_add(square[j], q[j], low[j]) + f[j]
     for j in range(count):
-        square[j] = multiply_add(f[j], power[j], power[j])
-        e[j] = unless_less(d[j], exp_lowest(x), square[j])
+        result[j] = multiply_add(f[j], power[j], power[j])
+        e[j] = unless_less(d[j], exp_lowest(x), result[j])
         if rest is not NULL:
-            rest[j] = unless_less(d[j], exp_lowest(x), multiply_add(f[j], power[j], power[j] - square[j]))
+            rest[j] = unless_less(d[j], exp_lowest(x), multiply_add(f[j], power[j], power[j] - result[j]))
 
 
 cdef inline vec exp_shifted(vec x, vec m, vec* rest) noexcept nogil:

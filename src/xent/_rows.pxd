@@ -6,7 +6,7 @@ from libc.math cimport INFINITY, NAN, exp, expm1, fabs, fma, frexp, isfinite, is
 
 from xent._numbers cimport (
     Pair, accumulate, accumulate_four, accumulate_largest, add_pair, divide, exp_parts, exponent_range, expm1_pair,
-    finite_or_zero, log1p_pair, multiply, one_more, shifted_zero, single, sum_pairs, two_sum, value,
+    finite_or_zero, log1p_pair, multiply, shifted_zero, single, sum_pairs, two_sum, value,
 )
 from xent._simd cimport (
     absolute, all_equal, any_equal, element, fill, first_equal_of_four, flip, get, lanes, load_first, max_lanes,
