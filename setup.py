@@ -57,7 +57,7 @@ extensions = [
         include_dirs=["src/xent", numpy.get_include()],
         define_macros=MACROS,
         extra_compile_args=FLAGS + flags,
-        depends=["src/xent/_kernels.pyx", "src/xent/_simd.h", *glob("src/xent/*.px[di]")],
+        depends=["src/xent/_kernels.pyx", *glob("src/xent/*.h"), *glob("src/xent/*.px[di]")],
     )
     for name, flags in SETS.items()
 ]

@@ -12,6 +12,7 @@ from reference import DTYPES, assert_same_bits
 
 import xent
 from xent import _cpus, _parallel
+from xent._dispatch import kernels
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
 
@@ -157,38 +158,23 @@ def test_blocks_cover_the_work(units, elements):
     assert _parallel.cut(units, elements, 1)[:3] == blocks[:3]
 
 
-def test_results_are_in_order():
-    for threads in (1, 2, 5):
-        done = _parallel.Blocks(20, 1, 20, threads).run(lambda first, last: range(first, last))
-        assert [i for part in done for i in part] == list(range(20))
+def sums_of_rows(threads):
+    """A kernel's results, of 20 blocks of a row."""
+    x = np.random.default_rng(0).normal(size=(20, 50_000))
+    out = np.full(20, np.nan)
+    _parallel.Blocks(20, 1, 20, threads).run(kernels.logsumexp, x, None, out, None)
+    return out
 
 
-@pytest.mark.parametrize("in_helper", [False, True])
-def test_exceptions_surface(in_helper):
-    """Wherever they are raised; nothing runs on after the call."""
-    both = threading.Barrier(2, timeout=30)
-    main = threading.current_thread()
-    running = set()
-
-    def work(first, last):
-        running.add(first)
-        if first < 2:
-            both.wait()         # two threads have a block each
-        if (threading.current_thread() is not main) == in_helper and first < 2:
-            running.discard(first)
-            raise ZeroDivisionError("of a block")
-        running.discard(first)
-
-    with pytest.raises(ZeroDivisionError, match="of a block"):
-        _parallel.Blocks(6, 1, 6, 2).run(work)
-    assert not running
-    assert _parallel.Blocks(6, 1, 6, 2).run(lambda first, last: first) == list(range(6))
+@pytest.mark.parametrize("threads", [2, 5, 40])
+def test_every_block_is_done(threads):
+    expected = sums_of_rows(1)
+    for _ in range(20):
+        np.testing.assert_array_equal(sums_of_rows(threads), expected)
 
 
-def test_helpers_are_awaited_when_another_cannot_start(monkeypatch):
-    """A process may run out of threads after the first."""
-    started = threading.Event()
-    main = threading.current_thread()
+def test_no_thread_can_start(monkeypatch):
+    """A process may run out of threads, after the first or before."""
 
     class Pool(ThreadPoolExecutor):
         submitted = 0
@@ -199,26 +185,23 @@ def test_helpers_are_awaited_when_another_cannot_start(monkeypatch):
                 raise RuntimeError("can't start new thread")
             return super().submit(*args)
 
-    def work(first, last):
-        if threading.current_thread() is main:
-            assert started.wait(30)
-        else:
-            started.set()
-            threading.Event().wait(0.05)
-        return first
-
+    expected = sums_of_rows(1)
+    monkeypatch.setattr(kernels, "idle_helpers", lambda: 0)
     with Pool(1) as pool:
         monkeypatch.setattr(_parallel, "_pool", pool)
-        assert _parallel.Blocks(2, 1, 2, 3).run(work) == [0, 1]
+        for _ in range(3):
+            np.testing.assert_array_equal(sums_of_rows(3), expected)
+    assert pool.submitted == 4
 
 
 def test_busy_helpers_are_not_awaited(monkeypatch):
     """A call that finishes before its helpers begin takes the work back."""
+    expected = sums_of_rows(1)
     release = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         monkeypatch.setattr(_parallel, "_pool", pool)
         neighbour = pool.submit(release.wait, 30)
-        assert _parallel.Blocks(4, 1, 4, 2).run(lambda first, last: first) == [0, 1, 2, 3]
+        np.testing.assert_array_equal(sums_of_rows(2), expected)
         assert not neighbour.done()
         release.set()
 
@@ -231,21 +214,39 @@ def learning(monkeypatch):
     monkeypatch.setattr(_parallel, "_alone_until", 0.0)
 
 
-def turns_of_a_run():
-    return len(_parallel.Blocks(20, 1, 20, 2).run(lambda first, last: first))
+def threads_of_a_run():
+    return _parallel.Blocks(20, 1, 20, 2).run(lambda work: work.threads)
 
 
 @pytest.mark.usefixtures("learning")
-def test_threads_that_only_wait_are_no_help():
+def test_threads_that_only_wait_are_no_help(monkeypatch):
     """After a run that got little of the CPUs, the calling thread works alone for a while."""
-    assert turns_of_a_run() > 1
-    _parallel.Blocks(2, 1, 2, 2).run(lambda first, last: time.sleep(0.01))
+    assert threads_of_a_run() == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(_parallel, "_learn", lambda seconds, busy, learn=_parallel._learn: learn(0.02, 0.01))
+        threads_of_a_run()
     assert _parallel._pause == _parallel.SHORTEST_PAUSE
     assert _parallel._alone_until > time.perf_counter() - 1
     _parallel._alone_until = time.perf_counter() + 60
-    assert turns_of_a_run() == 1
+    assert threads_of_a_run() == 1
     _parallel._alone_until = time.perf_counter()
-    assert turns_of_a_run() > 1
+    assert threads_of_a_run() == 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_time_of_a_run(threads):
+    """Of all threads, for what is learned from it."""
+    x = np.random.default_rng(0).normal(size=(2000, 4000))
+    work = kernels.Work(2000, 10, 200, threads)
+    start = time.perf_counter()
+    kernels.softmax(x, x, False, work)
+    elapsed = time.perf_counter() - start
+    assert work.threads == threads
+    if threads == 1:
+        assert work.seconds == work.busy == 0       # nothing to learn
+    else:
+        assert 0 < work.seconds <= elapsed
+        assert 0 < work.busy <= 2 * elapsed
 
 
 @pytest.mark.usefixtures("learning")
@@ -393,16 +394,12 @@ for thread in threads: thread.join()
 print(len(right), all(right))
 """
 
-# A helper that calls in turn, while all others are busy the same way.
+# Threads of the pool that call in turn, so that nobody is left to help them.
 NESTED = """
 import faulthandler
 from xent import _parallel
 faulthandler.dump_traceback_later(90, exit=True)
-def work(first, last):
-    return [(xent.softmax(x[i:], n_threads=4) == serial[i:]).all() for i in range(first, last)]
-for _ in range(3):
-    parts = _parallel.Blocks(40, 1, 40, 4).run(work)
-    assert sum(map(len, parts)) == 40 and all(map(all, parts))
+assert same()
 print(all(_parallel._pool.map(lambda _: same(), range(8))))
 """
 

@@ -10,14 +10,23 @@ Doubles = NDArray[float64]
 
 MAX_BLOCKS: int
 BINARY_CHUNK: int
-BINARY_SCRATCH: int
+
+class Work:
+    seconds: float
+    busy: float
+    threads: int
+    def __init__(self, units: int, size: int, number: int, threads: int) -> None: ...
+
+def serve() -> None: ...
+def idle_helpers() -> int: ...
+def forget_helpers() -> None: ...
 
 class PlainLoss:
     @property
     def rows(self) -> int: ...
     @property
     def classes(self) -> int: ...
-    def work(self, first: int, last: int) -> None: ...
+    def compute(self, work: Work) -> None: ...
     def result(self) -> Any: ...
 
 def total(values: list[float]) -> float: ...
@@ -62,25 +71,15 @@ def logsumexp(
     weight: Array | None,
     out: Array,
     sign: Array | None,
-    scratch: Doubles,
-    count: int,
-    size: int,
-    first: int,
-    last: int,
+    work: Work,
 ) -> None: ...
-def softmax(
-    x: Array, out: Array, logarithm: bool, scratch: Doubles, count: int, size: int, first: int, last: int
-) -> None: ...
+def softmax(x: Array, out: Array, logarithm: bool, work: Work) -> None: ...
 def target_weight(
     problem: Batch,
     options: Options,
     weight_unit: float,
-    scratch: Doubles,
     sums: Doubles,
-    count: int,
-    size: int,
-    first: int,
-    last: int,
+    work: Work,
 ) -> int: ...
 def cross_entropy(
     problem: Batch,
@@ -89,35 +88,23 @@ def cross_entropy(
     divisor: float,
     loss: Array | None,
     grad: Array | None,
-    scratch: Doubles,
     sums: Doubles,
-    count: int,
-    size: int,
-    first: int,
-    last: int,
+    work: Work,
 ) -> None: ...
 def log_loss(
     problem: Batch,
     options: Options,
     weight_unit: float,
     loss: Array | None,
-    scratch: Doubles,
     sums: Doubles,
-    count: int,
-    size: int,
-    first: int,
-    last: int,
+    work: Work,
 ) -> None: ...
 def evaluate(
     problem: Batch,
     options: Options,
     topk: NDArray[int64],
-    scratch: Doubles,
     sums: Doubles,
-    count: int,
-    size: int,
-    first: int,
-    last: int,
+    work: Work,
 ) -> None: ...
 def binary_cross_entropy(
     x: Array,
@@ -130,12 +117,8 @@ def binary_cross_entropy(
     divisor: float,
     loss: Array | None,
     grad: Array | None,
-    scratch: Doubles,
     sums: Doubles,
-    count: int,
-    size: int,
-    first: int,
-    last: int,
+    work: Work,
 ) -> None: ...
 def lanes_of(itemsize: int) -> int: ...
 def linear_sums(
@@ -148,15 +131,8 @@ def linear_sums(
     intercept: Doubles,
     kept: Array | None,
     mass: Doubles,
-    tile: int,
-    scratch: Doubles,
-    tile_room: Array,
-    sums_room: Array,
     totals: Doubles,
     gradients: Doubles | None,
     sparse_gradients: Array | None,
-    count: int,
-    size: int,
-    first: int,
-    last: int,
+    work: Work,
 ) -> None: ...

@@ -28,6 +28,7 @@ arrays that are known to be good (see _arguments.py) and a range of blocks to wo
 
 from libc.math cimport INFINITY, NAN, frexp, isfinite, isnan
 from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdlib cimport free, malloc
 
 cimport numpy as cnp
 
@@ -53,6 +54,7 @@ from xent._simd cimport (
     XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, get, lanes, load_first, multiply_add, put, vec, vf32,
     vf64, xent_add_lanes_f32, xent_add_lanes_f64, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_prefetch,
 )
+from xent._traffic cimport Traffic, finish, no_traffic
 
 cnp.import_array()
 
@@ -78,10 +80,12 @@ cdef void logsumexp_rows(
     cdef vec* row
     cdef Shift shift
     cdef Window window
+    cdef Traffic traffic = no_traffic(scratch)
     open_window(&window, x, first, last, scratch)
     for i in range(first, last):
         row = gather_through(&window, x, i, last, scratch)
-        shift = shift_row(row, <vec*>NULL, row, x.n, peak_of(row, <vec*>NULL, x.n), False, next_row(x, i, row), <vec*>NULL)
+        traffic.soon = <const char*>next_row(x, i, row)
+        shift = shift_row(row, <vec*>NULL, row, x.n, peak_of(row, <vec*>NULL, x.n), False, &traffic)
         write_number(out, i, value(shift.logsumexp))
     close_window(&window)
 
@@ -144,6 +148,7 @@ cdef void weighted_logsumexp_rows(
     cdef Peak peak
     cdef Shift shift
     cdef Pair total
+    cdef Traffic traffic = no_traffic(scratch)
     for i in range(first, last):
         row = gather(x, i, 0, n, scratch + 3 * rows)
         b = gather(weight, i, 0, n, scratch + 4 * rows)
@@ -154,7 +159,7 @@ cdef void weighted_logsumexp_rows(
             put(low, j, total.low + log_rest_low if isfinite(total.high) else 0.0)
         peak = peak_of(e, low, n)
         if isfinite(peak.high):
-            shift = shift_row(e, low, e, n, peak, True, row, <vf64*>NULL)
+            shift = shift_row(e, low, e, n, peak, True, &traffic)
             total = multiply(weighted_sum(e, factor, n), shift.unit)
             total = two_sum(total.high, total.low) if isfinite(total.low) else single(total.high)
             direction = (total.high > 0) - (total.high < 0) if not isnan(total.high) else NAN
@@ -174,20 +179,24 @@ cdef void weighted_logsumexp_rows(
 cdef void softmax_rows(
     const Operand* x, const Operand* out, bint logarithm, vec* scratch, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, rows = (x.n + lanes(scratch) - 1) // lanes(scratch)
     cdef vec* row
     cdef vec* result
     cdef Window window, window_out
+    cdef Traffic traffic = no_traffic(scratch)
     open_window(&window, x, first, last, scratch)
     open_window(&window_out, out, first, last, scratch)
     for i in range(first, last):
         row = gather_through(&window, x, i, last, scratch)
-        result = place_through(&window_out, out, i, last, scratch)
+        result = place_through(&window_out, out, i, last, scratch + (i & 1) * rows)
+        traffic.soon = <const char*>next_row(x, i, row)
+        traffic.soon_out = <const char*>next_place(out, i, result)
         if logarithm:
-            log_softmax_row(row, result, x.n, next_row(x, i, row), next_place(out, i, result))
+            log_softmax_row(row, result, x.n, &traffic)
         else:
-            softmax_row(row, result, x.n, next_row(x, i, row), next_place(out, i, result))
-        scatter_through(&window_out, out, i, result)
+            softmax_row(row, result, x.n, &traffic)
+        scatter_through(&window_out, out, i, result, &traffic)
+    finish(&traffic, 0, scratch)
     close_window(&window)
     close_window(&window_out)
 
@@ -237,20 +246,20 @@ cdef void softmax_block(
         xent_drain()
 
 
+include "_work.pxi"
 include "_losses.pxi"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What Python calls, with arrays that are known to be good. The work is `count` units (rows, or chunks of elements), in
-# blocks of `size` of them; a call does blocks first <= i < last. sums[i] is what block i adds up to, so that a total
-# does not depend on which thread did which block. `scratch` is float64, as long as the functions here say.
+# What Python calls, with arrays that are known to be good, and what each thread does then, a `part`. The work is rows, or
+# chunks of elements, in blocks. sums[i] is what block i adds up to, so that a total does not depend on which thread did
+# which block.
 # ---------------------------------------------------------------------------------------------------------------------
 
 BINARY_CHUNK = CHUNK    # elements in a unit of binary_cross_entropy
-BINARY_SCRATCH = 7 * CHUNK + LINE   # the length of its scratch
 
 cdef enum:
-    ROWS = 9            # of the logits, in their type, in the scratch of a batch
+    ROWS = 10           # of the logits, in their type, in the scratch of a batch
 
 cpdef enum:
     MAX_BLOCKS = 1024
@@ -262,22 +271,17 @@ cpdef Py_ssize_t block_size(Py_ssize_t units, Py_ssize_t elements, Py_ssize_t bl
 
 
 cpdef Py_ssize_t row_scratch(Py_ssize_t classes):
-    """The length of the scratch of a function of rows: SHORT_ROWS of them, and two tiles."""
-    return SHORT_ROWS * (classes + 16) + tile_scratch(classes) + LINE
+    """The length of the scratch of a function of rows: SHORT_ROWS of them, and two tiles. Of float64, as all scratch is."""
+    return SHORT_ROWS * (classes + 16) + tile_scratch(classes)
 
 
 cdef Py_ssize_t tile_scratch(Py_ssize_t classes):
     return 2 * LINE * classes + LINE if classes <= FEW else 0
 
 
-cdef inline double* room_in(scratch) noexcept:
-    """A scratch from its first whole cache line on: a vector across two of them costs twice."""
-    return <double*>((<size_t>cnp.PyArray_DATA(<cnp.ndarray>scratch) + 63) // 64 * 64)
-
-
 cpdef Py_ssize_t batch_scratch(Py_ssize_t classes, Py_ssize_t points):
     """The length of the scratch of a batch: rows, a place for each class, an index and a mass for each point, tiles."""
-    return ROWS * (classes + 16) + classes + 3 * max(points, 1) + tile_scratch(classes) + LINE
+    return ROWS * (classes + 16) + classes + 3 * max(points, 1) + tile_scratch(classes)
 
 
 def cpu_sets():
@@ -285,40 +289,56 @@ def cpu_sets():
     return [name for name, present in (("avx2", xent_cpu_has_avx2()), ("avx512", xent_cpu_has_avx512())) if present]
 
 
-def logsumexp(
-    x, weight, out, sign, scratch, Py_ssize_t count, Py_ssize_t size, Py_ssize_t first, Py_ssize_t last
-):
+cdef struct LogsumexpTask:
+    Operand x
+    Operand weight
+    Operand out
+    Operand sign
+
+
+cdef void logsumexp_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
+    cdef const LogsumexpTask* t = <const LogsumexpTask*>task
+    while next_turn(turn):
+        if t.weight.kind != ABSENT:
+            weighted_logsumexp_rows(&t.x, &t.weight, &t.out, &t.sign, <vf64*>scratch, turn.first, turn.last)
+        elif t.x.kind != F64:
+            logsumexp_block(&t.x, &t.out, <vf32*>scratch, turn.first, turn.last)
+        else:
+            logsumexp_block(&t.x, &t.out, <vf64*>scratch, turn.first, turn.last)
+
+
+def logsumexp(x, weight, out, sign, Work work):
     """out = logsumexp of the rows of x, weighted or (None) not; sign (or None) = the sign of the weighted sums."""
-    cdef Operand rows, weights, result, signs
-    cdef double* room = room_in(scratch)
-    bind(&rows, x, True)
-    bind(&weights, weight, True)
-    bind(&result, out, False)
-    bind(&signs, sign, False)
-    with nogil:
-        if weights.kind != ABSENT:
-            weighted_logsumexp_rows(
-                &rows, &weights, &result, &signs, <vf64*>room, first * size, min(last * size, count)
-            )
-        elif rows.kind != F64:
-            logsumexp_block(&rows, &result, <vf32*>room, first * size, min(last * size, count))
+    cdef LogsumexpTask task
+    bind(&task.x, x, True)
+    bind(&task.weight, weight, True)
+    bind(&task.out, out, False)
+    bind(&task.sign, sign, False)
+    work.do(logsumexp_part, &task, row_scratch(task.x.n))
+
+
+cdef struct SoftmaxTask:
+    Operand x
+    Operand out
+    bint logarithm
+
+
+cdef void softmax_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
+    cdef const SoftmaxTask* t = <const SoftmaxTask*>task
+    while next_turn(turn):
+        if t.x.kind != F64:
+            softmax_block(&t.x, &t.out, t.logarithm, <vf32*>scratch, turn.first, turn.last)
         else:
-            logsumexp_block(&rows, &result, <vf64*>room, first * size, min(last * size, count))
+            softmax_block(&t.x, &t.out, t.logarithm, <vf64*>scratch, turn.first, turn.last)
 
 
-def softmax(
-    x, out, bint logarithm, scratch, Py_ssize_t count, Py_ssize_t size, Py_ssize_t first, Py_ssize_t last
-):
+def softmax(x, out, bint logarithm, Work work):
     """out = softmax or, if `logarithm`, log_softmax of the rows of x; out may be x."""
-    cdef Operand rows, result
-    cdef double* room = room_in(scratch)
-    bind(&rows, x, True)
-    bind_output(&result, out, &rows)
-    with nogil:
-        if rows.kind != F64:
-            softmax_block(&rows, &result, logarithm, <vf32*>room, first * size, min(last * size, count))
-        else:
-            softmax_block(&rows, &result, logarithm, <vf64*>room, first * size, min(last * size, count))
+    cdef SoftmaxTask task
+    bind(&task.x, x, True)
+    bind_output(&task.out, out, &task.x)
+    task.logarithm = logarithm
+    work.do(softmax_part, &task, row_scratch(task.x.n))
 
 
 cdef int bind_batch(Batch* batch, problem, options, double weight_unit) except -1:
@@ -345,107 +365,127 @@ cdef int bind_batch(Batch* batch, problem, options, double weight_unit) except -
     return 0
 
 
-def target_weight(
-    problem, options, double weight_unit, scratch, sums, Py_ssize_t count, Py_ssize_t size,
-    Py_ssize_t first, Py_ssize_t last,
-):
+cdef struct BatchTask:
+    Batch batch
+    Pair* weights           # of each block
+    double* sums            # of each block
+    xent_shared bad         # the first label or class that is out of range, or more than there are
+    const int64_t* topk
+    Py_ssize_t n_topk
+    Sum* totals             # of each block, 3 + n_topk of them
+
+
+cdef inline Py_ssize_t points_in(const Batch* batch):
+    return batch.target.n if batch.form == SPARSE else 1
+
+
+cdef void target_weight_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
+    cdef BatchTask* t = <BatchTask*>task
+    cdef Py_ssize_t bad
+    cdef int64_t first
+    while next_block(turn):
+        if t.batch.logits.kind != F64:
+            bad = weight_rows(&t.batch, <vf32*>scratch, turn.first, turn.last, &t.weights[turn.block])
+        else:
+            bad = weight_rows(&t.batch, <vf64*>scratch, turn.first, turn.last, &t.weights[turn.block])
+        if bad >= 0:
+            first = xent_load(&t.bad)
+            while bad < first and not xent_replace(&t.bad, first, bad):
+                first = xent_load(&t.bad)
+
+
+def target_weight(problem, options, double weight_unit, sums, Work work):
     """sums = sample weight times target mass, two numbers each, high and low; returns the place in the target of the
     first label or class that is out of range, or -1."""
-    cdef Batch batch
-    cdef Py_ssize_t i, bad = -1
-    cdef double* room = room_in(scratch)
-    cdef Pair* total = <Pair*>cnp.PyArray_DATA(<cnp.ndarray>sums)
-    bind_batch(&batch, problem, options, weight_unit)
-    with nogil:
-        for i in range(first, last):
-            if batch.logits.kind != F64:
-                bad = weight_rows(&batch, <vf32*>room, i * size, min((i + 1) * size, count), &total[i])
-            else:
-                bad = weight_rows(&batch, <vf64*>room, i * size, min((i + 1) * size, count), &total[i])
-            if bad >= 0:
-                break
-    return bad
+    cdef BatchTask task
+    bind_batch(&task.batch, problem, options, weight_unit)
+    task.weights = <Pair*>cnp.PyArray_DATA(<cnp.ndarray>sums)
+    task.bad = PY_SSIZE_T_MAX
+    # Labels need no room for a row.
+    work.do(target_weight_part, &task, row_scratch(task.batch.logits.n if task.batch.form == DISTRIBUTION else 0))
+    return task.bad if task.bad < PY_SSIZE_T_MAX else -1
 
 
-def cross_entropy(
-    problem, options, double weight_unit, double divisor, loss, grad, scratch, sums, Py_ssize_t count,
-    Py_ssize_t size, Py_ssize_t first, Py_ssize_t last,
-):
+cdef void cross_entropy_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
+    cdef const BatchTask* t = <const BatchTask*>task
+    cross_entropy_blocks(&t.batch, scratch, t.sums, turn)
+
+
+def cross_entropy(problem, options, double weight_unit, double divisor, loss, grad, sums, Work work):
     """loss (or None) = the loss of each row, grad (or None; may be logits) = the gradient of their sum / divisor."""
-    cdef Batch batch
-    cdef Py_ssize_t i
-    cdef double* data = room_in(scratch)
-    cdef double* total = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
-    cdef Room room
-    bind_batch(&batch, problem, options, weight_unit)
-    batch.divisor = divisor
-    bind(&batch.loss, loss, False)
-    bind_output(&batch.grad, grad, &batch.logits)
-    room = room_of(&batch, data + ROWS * (batch.logits.n + 16))
-    with nogil:
-        for i in range(first, last):
-            if batch.logits.kind != F64:
-                total[i] = cross_entropy_block(&batch, <vf32*>data, &room, i * size, min((i + 1) * size, count))
-            else:
-                total[i] = cross_entropy_block(&batch, <vf64*>data, &room, i * size, min((i + 1) * size, count))
+    cdef BatchTask task
+    bind_batch(&task.batch, problem, options, weight_unit)
+    task.batch.divisor = divisor
+    bind(&task.batch.loss, loss, False)
+    bind_output(&task.batch.grad, grad, &task.batch.logits)
+    task.sums = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
+    work.do(cross_entropy_part, &task, batch_scratch(task.batch.logits.n, points_in(&task.batch)))
 
 
-def log_loss(
-    problem, options, double weight_unit, loss, scratch, sums, Py_ssize_t count, Py_ssize_t size,
-    Py_ssize_t first, Py_ssize_t last,
-):
+cdef void log_loss_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
+    cdef const BatchTask* t = <const BatchTask*>task
+    cdef Room room = room_of(&t.batch, scratch + ROWS * (t.batch.logits.n + 16))
+    while next_block(turn):
+        if t.batch.logits.kind != F64:
+            t.sums[turn.block] = log_loss_rows(&t.batch, <vf32*>scratch, &room, turn.first, turn.last)
+        else:
+            t.sums[turn.block] = log_loss_rows(&t.batch, <vf64*>scratch, &room, turn.first, turn.last)
+
+
+def log_loss(problem, options, double weight_unit, loss, sums, Work work):
     """loss (or None) = minus the logarithm of the probability of each row's target."""
-    cdef Batch batch
-    cdef Py_ssize_t i
-    cdef double* data = room_in(scratch)
-    cdef double* total = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
-    cdef Room room
-    bind_batch(&batch, problem, options, weight_unit)
-    bind(&batch.loss, loss, False)
-    room = room_of(&batch, data + ROWS * (batch.logits.n + 16))
-    with nogil:
-        for i in range(first, last):
-            if batch.logits.kind != F64:
-                total[i] = log_loss_rows(&batch, <vf32*>data, &room, i * size, min((i + 1) * size, count))
-            else:
-                total[i] = log_loss_rows(&batch, <vf64*>data, &room, i * size, min((i + 1) * size, count))
+    cdef BatchTask task
+    bind_batch(&task.batch, problem, options, weight_unit)
+    bind(&task.batch.loss, loss, False)
+    task.sums = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
+    work.do(log_loss_part, &task, batch_scratch(task.batch.logits.n, points_in(&task.batch)))
 
 
-def evaluate(
-    problem, options, topk, scratch, sums, Py_ssize_t count, Py_ssize_t size,
-    Py_ssize_t first, Py_ssize_t last,
-):
+cdef void evaluate_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
+    cdef const BatchTask* t = <const BatchTask*>task
+    cdef Sum* totals
+    while next_block(turn):
+        totals = t.totals + turn.block * (3 + t.n_topk)
+        if t.batch.logits.kind != F64:
+            evaluate_rows(&t.batch, <vf32*>scratch, t.topk, t.n_topk, turn.first, turn.last, totals)
+        else:
+            evaluate_rows(&t.batch, <vf64*>scratch, t.topk, t.n_topk, turn.first, turn.last, totals)
+
+
+def evaluate(problem, options, topk, sums, Work work):
     """sums[i] = what the rows of block i add up to, each as three numbers: loss, entropy, weight, and for each k the
     weight of the rows whose label is among the k largest logits."""
-    cdef Batch batch
-    cdef Py_ssize_t i
-    cdef double* room = room_in(scratch)
-    cdef int64_t* k = <int64_t*>cnp.PyArray_DATA(<cnp.ndarray>topk)
-    cdef Py_ssize_t n_topk = cnp.PyArray_DIM(<cnp.ndarray>topk, 0)
-    cdef Sum* total = <Sum*>cnp.PyArray_DATA(<cnp.ndarray>sums)
-    bind_batch(&batch, problem, options, 1)
-    with nogil:
-        for i in range(first, last):
-            if batch.logits.kind != F64:
-                evaluate_rows(
-                    &batch, <vf32*>room, k, n_topk, i * size, min((i + 1) * size, count), total + i * (3 + n_topk)
-                )
-            else:
-                evaluate_rows(
-                    &batch, <vf64*>room, k, n_topk, i * size, min((i + 1) * size, count), total + i * (3 + n_topk)
-                )
+    cdef BatchTask task
+    bind_batch(&task.batch, problem, options, 1)
+    task.topk = <int64_t*>cnp.PyArray_DATA(<cnp.ndarray>topk)
+    task.n_topk = cnp.PyArray_DIM(<cnp.ndarray>topk, 0)
+    task.totals = <Sum*>cnp.PyArray_DATA(<cnp.ndarray>sums)
+    work.do(evaluate_part, &task, row_scratch(task.batch.logits.n))
+
+
+cdef struct BinaryTask:
+    BinaryBatch batch
+    bint from_logits
+    bint narrow
+    double* sums
+
+
+cdef void binary_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
+    cdef const BinaryTask* t = <const BinaryTask*>task
+    while next_block(turn):
+        if t.narrow:
+            t.sums[turn.block] = binary_chunks(&t.batch, t.from_logits, <vf32*>scratch, turn.first, turn.last)
+        else:
+            t.sums[turn.block] = binary_chunks(&t.batch, t.from_logits, <vf64*>scratch, turn.first, turn.last)
 
 
 def binary_cross_entropy(
     x, target, pos_weight, sample_weight, double weight_unit, double label_smoothing, bint from_logits, double divisor,
-    loss, grad, scratch, sums, Py_ssize_t count, Py_ssize_t size, Py_ssize_t first, Py_ssize_t last,
+    loss, grad, sums, Work work
 ):
     """Of logits or probabilities, element by element; all operands (or None) have the shape of x."""
-    cdef BinaryBatch batch
-    cdef Py_ssize_t i
-    cdef double* total = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
-    cdef bint narrow
-    cdef double* room = room_in(scratch)
+    cdef BinaryTask task
+    cdef BinaryBatch* batch = &task.batch
     batch.weight_unit = weight_unit
     batch.smoothing = label_smoothing
     batch.divisor = divisor
@@ -456,14 +496,11 @@ def binary_cross_entropy(
     bind(&batch.loss, loss, True)
     bind(&batch.grad, grad, True)
     # Targets and weights are not rounded to float32: the widest operand decides.
-    narrow = fits_float32(&batch.x) and fits_float32(&batch.target) and fits_float32(&batch.pos_weight)
-    narrow = narrow and fits_float32(&batch.sample_weight)
-    with nogil:
-        for i in range(first, last):
-            if narrow:
-                total[i] = binary_chunks(&batch, from_logits, <vf32*>room, i * size, min((i + 1) * size, count))
-            else:
-                total[i] = binary_chunks(&batch, from_logits, <vf64*>room, i * size, min((i + 1) * size, count))
+    task.narrow = fits_float32(&batch.x) and fits_float32(&batch.target) and fits_float32(&batch.pos_weight)
+    task.narrow = task.narrow and fits_float32(&batch.sample_weight)
+    task.from_logits = from_logits
+    task.sums = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
+    work.do(binary_part, &task, 7 * CHUNK)
 
 
 include "_plain.pxi"

@@ -39,6 +39,7 @@ cdef struct Room:               # scratch for one row
     Points points
     double* places              # of each class among the points; each is set before it is used
     double* tile                # two tiles
+    Traffic traffic
 
 
 cdef Room room_of(const Batch* batch, double* scratch) noexcept nogil:
@@ -49,6 +50,7 @@ cdef Room room_of(const Batch* batch, double* scratch) noexcept nogil:
     room.points.index = <int64_t*>(scratch + 2 * most)
     room.places = scratch + 3 * most
     room.tile = room.places + batch.logits.n
+    room.traffic = no_traffic(<vf32*>scratch)
     return room
 
 
@@ -122,10 +124,10 @@ cdef struct Terms:      # what a row's loss is made of beside its logits
 
 cdef inline Pair loss_row(
     const vec* x, const vec* low, const vec* slope, const vec* t, const vec* base, vec* grad, Py_ssize_t n,
-    const Terms* terms, bint keep, const vec* soon, const vec* soon_t, const vec* soon_grad
+    const Terms* terms, bint keep, Traffic* traffic, const vec* soon_t
 ) noexcept nogil:
     """The loss; with `keep`, grad (may be x) = its gradient / divisor. `low`, `slope`, t and `base` may be NULL. The
-    rows at `soon` come from memory meanwhile."""
+    row at `soon_t` comes from memory meanwhile."""
     cdef Peak peak = peak_of(x, low, n)
     cdef Pair mass = single(0), far = single(0), loss, distance, scale, factor, pull, others, own
     cdef double share, even, at_label, at_top
@@ -153,13 +155,13 @@ cdef inline Pair loss_row(
         only = c
     # Four calls, so that what is constant in each costs nothing in its loops.
     if low is NULL and keep:
-        row = shift_row(x, <vec*>NULL, grad, n, peak, True, soon, soon_grad)
+        row = shift_row(x, <vec*>NULL, grad, n, peak, True, traffic)
     elif low is NULL:
-        row = shift_row(x, <vec*>NULL, <vec*>x, n, peak, False, soon, <vec*>NULL)
+        row = shift_row(x, <vec*>NULL, <vec*>x, n, peak, False, traffic)
     elif keep:
-        row = shift_row(x, low, grad, n, peak, True, soon, soon_grad)
+        row = shift_row(x, low, grad, n, peak, True, traffic)
     else:
-        row = shift_row(x, low, <vec*>x, n, peak, False, soon, <vec*>NULL)
+        row = shift_row(x, low, <vec*>x, n, peak, False, traffic)
     loss = multiply(row.log_sum, mass)
     add_pair(&loss, far)
     if terms.z_loss != 0:
@@ -232,7 +234,7 @@ cdef inline vec* weighted(const vec* t, const vec* class_weight, vec* scratch, P
 
 
 cdef void cross_entropy_rows(
-    const Batch* batch, vec* scratch, const Room* room, Py_ssize_t first, Py_ssize_t last, Pair* total
+    const Batch* batch, vec* scratch, Room* room, Py_ssize_t first, Py_ssize_t last, Pair* total
 ) noexcept nogil:
     """Adds up the losses; writes each loss and gradient where they are wanted. `scratch` holds ROWS rows."""
     cdef Py_ssize_t i, j, reached, only, n = batch.logits.n, rows = (n + lanes(scratch) - 1) // lanes(scratch)
@@ -243,9 +245,8 @@ cdef void cross_entropy_rows(
     cdef Pair loss
     cdef char* mask = NULL
     cdef vec* x
-    cdef vec* soon
     cdef vec* soon_t = NULL
-    cdef vec* soon_grad = NULL
+    cdef Traffic* traffic = &room.traffic
     cdef vec* t
     cdef vec* low = NULL
     cdef vec* slope = NULL
@@ -273,16 +274,16 @@ cdef void cross_entropy_rows(
         else:
             terms.points = points_of(batch, i, room)
         if keep:
-            grad = place_through(&window_out, &batch.grad, i, last, scratch)
+            grad = place_through(&window_out, &batch.grad, i, last, scratch + (i & 1) * 9 * rows)
         if terms.weight.high == 0 or terms.points.count == IGNORED:
             loss = constant_row(grad, n, 0, keep)
         elif terms.points.count == INVALID:
             loss = constant_row(grad, n, NAN, keep)
         else:
             x = gather_through(&window, &batch.logits, i, last, scratch + rows)
-            soon = next_row(&batch.logits, i, x)
+            traffic.soon = <const char*>next_row(&batch.logits, i, x)
             if keep:
-                soon_grad = next_place(&batch.grad, i, grad)
+                traffic.soon_out = <const char*>next_place(&batch.grad, i, grad)
             if batch.form == DISTRIBUTION:
                 t = gather(&batch.target, i, 0, n, scratch + 2 * rows)
                 soon_t = next_row(&batch.target, i, t)
@@ -311,9 +312,9 @@ cdef void cross_entropy_rows(
             if transforms:
                 transform_row(x, scratch + 3 * rows, low, slope, n, &batch.transform)
                 x = scratch + 3 * rows
-            loss = loss_row(x, low, slope, t, base, grad, n, &terms, keep, soon, soon_t, soon_grad)
+            loss = loss_row(x, low, slope, t, base, grad, n, &terms, keep, traffic, soon_t)
         if keep:
-            scatter_through(&window_out, &batch.grad, i, grad)
+            scatter_through(&window_out, &batch.grad, i, grad, traffic)
         write_number(&batch.loss, i, value(loss))
         add_pair(total, loss)
     close_window(&window)
@@ -329,7 +330,7 @@ cdef bint has_tiles(const Batch* batch) noexcept nogil:
 
 
 cdef inline bint has_one_class(
-    const Batch* batch, Py_ssize_t i, const Room* room, vec* scratch, Py_ssize_t* label, Pair* mass
+    const Batch* batch, Py_ssize_t i, Room* room, vec* scratch, Py_ssize_t* label, Pair* mass
 ) noexcept nogil:
     """Whether all the mass of row i is on one class: on which, and how much under its class weight."""
     cdef Points points
@@ -365,7 +366,7 @@ cdef inline Pair pair_of(const vec* high, const vec* low, Py_ssize_t j) noexcept
 
 
 cdef void cross_entropy_tiles(
-    const Batch* batch, vec* scratch, const Room* room, Py_ssize_t first, Py_ssize_t last, Pair* total
+    const Batch* batch, vec* scratch, Room* room, Py_ssize_t first, Py_ssize_t last, Pair* total
 ) noexcept nogil:
     """The same; rows that are ignored, strange, without probabilities or with mass on several classes are left to
     `cross_entropy_rows`."""
@@ -458,20 +459,36 @@ cdef void cross_entropy_tiles(
 
 
 cdef double cross_entropy_block(
-    const Batch* batch, vec* scratch, const Room* room, Py_ssize_t first, Py_ssize_t last
+    const Batch* batch, vec* scratch, Room* room, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
     cdef Pair total = single(0)
     if has_tiles(batch):
         cross_entropy_tiles(batch, scratch, room, first, last, &total)
     else:
         cross_entropy_rows(batch, scratch, room, first, last, &total)
-    if batch.grad.streams:
-        xent_drain()
     return value(total)
 
 
+cdef void cross_entropy_blocks(
+    const Batch* batch, double* scratch, double* sums, Turn* turn
+) noexcept nogil:
+    """Blocks of rows; sums[i] is what block i adds up to."""
+    cdef Room room = room_of(batch, scratch + ROWS * (batch.logits.n + 16))
+    while next_block(turn):
+        if batch.logits.kind != F64:
+            sums[turn.block] = cross_entropy_block(batch, <vf32*>scratch, &room, turn.first, turn.last)
+        else:
+            sums[turn.block] = cross_entropy_block(batch, <vf64*>scratch, &room, turn.first, turn.last)
+    if batch.logits.kind != F64:
+        finish(&room.traffic, 0, <vf32*>scratch)
+    else:
+        finish(&room.traffic, 0, <vf64*>scratch)
+    if batch.grad.streams:
+        xent_drain()
+
+
 cdef double log_loss_rows(
-    const Batch* batch, vec* scratch, const Room* room, Py_ssize_t first, Py_ssize_t last
+    const Batch* batch, vec* scratch, Room* room, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
     """The same from probabilities: -sum(t_c log p_c)."""
     cdef Py_ssize_t i, j, n = batch.logits.n
@@ -619,6 +636,7 @@ cdef void evaluate_rows(
     cdef Peak peak
     cdef Shift row
     cdef vec* x
+    cdef Traffic traffic = no_traffic(scratch)
     for j in range(3 + n_topk):
         sums[j].high = sums[j].low = sums[j].lowest = 0
     for i in range(first, last):
@@ -632,7 +650,8 @@ cdef void evaluate_rows(
         x = gather(&batch.logits, i, 0, n, scratch + rows)
         above = count_above(x, n, get(x, label))
         peak = peak_of(x, <vec*>NULL, n)
-        row = shift_row(x, <vec*>NULL, scratch, n, peak, True, next_row(&batch.logits, i, x), <vec*>NULL)
+        traffic.soon = <const char*>next_row(&batch.logits, i, x)
+        row = shift_row(x, <vec*>NULL, scratch, n, peak, True, &traffic)
         loss = two_sum(peak.high, -get(x, label))
         add_pair(&loss, row.log_sum)
         entropy = multiply(distance_row(x, <vec*>NULL, scratch, n, peak, x), row.unit)

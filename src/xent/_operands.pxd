@@ -7,10 +7,10 @@ from libc.stdlib cimport free, malloc
 cimport numpy as cnp
 
 from xent._simd cimport (
-    element, get, lanes, load_first, put, store_around, store_first, vec, vf32, xent_turn_f32, xent_turn_f64,
-    xent_narrow_bf16, xent_narrow_f16, xent_read_bf16, xent_read_f16, xent_widen_bf16, xent_widen_f16, xent_write_bf16,
-    xent_write_f16,
+    element, get, lanes, put, vec, vf32, xent_narrow_bf16, xent_narrow_f16, xent_read_bf16, xent_read_f16,
+    xent_turn_f32, xent_turn_f64, xent_widen_bf16, xent_widen_f16, xent_write_bf16, xent_write_f16,
 )
+from xent._traffic cimport Traffic, send
 
 cdef enum:
     MAX_BATCH_DIMS = 64
@@ -208,7 +208,7 @@ cdef inline vec* next_place(const Operand* operand, Py_ssize_t i, vec* row) noex
 
 cdef inline vec* place(const Operand* operand, Py_ssize_t i, Py_ssize_t first, vec* scratch) noexcept nogil:
     """Where to write elements of row i of an output: in place, or in the scratch for `scatter` to deliver."""
-    if is_plain(operand, scratch) and not operand.streams:
+    if is_plain(operand, scratch):
         return <vec*>(row_of(operand, i) + first * operand.step)
     return scratch
 
@@ -219,8 +219,6 @@ cdef inline void scatter(
     cdef char* target = row_of(operand, i) + first * operand.step
     cdef Py_ssize_t j
     if is_plain(operand, scratch):
-        if operand.streams:
-            stream(<vec*>target, scratch, n)
         return
     if operand.kind == F32:
         for j in range(n):
@@ -242,19 +240,6 @@ cdef inline void scatter(
         while j < n:
             write_float(target + j * operand.step, operand.kind, get(scratch, j))
             j += 1
-
-
-cdef inline void stream(vec* target, const vec* source, Py_ssize_t n) noexcept nogil:
-    """Copy n elements around the cache, but for those in the target's vectors that are not whole."""
-    cdef Py_ssize_t width = lanes(target), size = sizeof(vec) // lanes(target)
-    cdef Py_ssize_t head = min(n, (-<Py_ssize_t>target // size) & (width - 1)), i
-    cdef Py_ssize_t last = head + (n - head) // width * width
-    store_first(target, head, load_first(source, head, 0))
-    i = head
-    while i < last:
-        store_around(<vec*>element(target, i), element(source, i)[0])
-        i += width
-    store_first(<vec*>element(target, last), n - last, load_first(element(source, last), n - last, 0))
 
 
 cdef struct Window:     # rows first <= i < first + count of an operand whose elements are apart, copied together
@@ -321,15 +306,19 @@ cdef inline vec* gather_through(
 cdef inline vec* place_through(
     Window* window, const Operand* operand, Py_ssize_t i, Py_ssize_t last, vec* scratch
 ) noexcept nogil:
-    """`place` of a whole row; rows come in turn."""
+    """`place` of a whole row; rows come in turn. Two rows in turn need two scratches, if the output streams."""
     if window.most == 0:
-        return place(operand, i, 0, scratch)
+        return scratch if operand.streams else place(operand, i, 0, scratch)
     move_window(window, operand, i, last)
     return <vec*>(window.rows + (i - window.first) * window.stride)
 
 
-cdef inline void scatter_through(Window* window, const Operand* operand, Py_ssize_t i, const vec* row) noexcept nogil:
-    if window.most == 0:
+cdef inline void scatter_through(
+    Window* window, const Operand* operand, Py_ssize_t i, const vec* row, Traffic* traffic
+) noexcept nogil:
+    if window.most == 0 and operand.streams and is_plain(operand, row):
+        send(traffic, <vec*>row_of(operand, i), row, operand.n)
+    elif window.most == 0:
         scatter(operand, i, 0, operand.n, row)
     elif i == window.first + window.count - 1:
         turn(window, operand, True, row)

@@ -1,18 +1,17 @@
 """Work cut into blocks, and the threads that do them.
 
 The cut depends on the shape alone, and each block's result goes to its own place, so that results are bitwise the same
-for any number of threads. The calling thread works too: helpers that have not started when it runs out of blocks are
-cancelled. One that has started is waited for, which is long if another process takes its CPU; where that happens, the
-calling thread works alone for a while, so that a busy machine costs little waiting (see `_learn`).
+for any number of threads. The calling thread works too, and helpers that have not come when it runs out of blocks are
+not waited for. One that has is, which is long if another process takes its CPU; where that happens, the calling thread
+works alone for a while, so that a busy machine costs little waiting (see `_learn`). What threads do with one another
+while they work is in the kernels (_work.pxi), where none of them needs the interpreter.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from xent import _cpus
@@ -20,7 +19,7 @@ from xent._arguments import positive_integer
 from xent._dispatch import kernels
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import ThreadPoolExecutor
 
 BLOCK_ELEMENTS = 1 << 16        # about 50 microseconds of work: much more than handing out a block costs
 MAX_BLOCKS = kernels.MAX_BLOCKS
@@ -30,9 +29,6 @@ LONGEST_PAUSE = 1.0
 TELLING_TIME = 0.0005           # seconds: of shorter work, waking a thread may be the larger part
 
 T = TypeVar("T")
-
-# Seconds that a thread had a CPU; of no use on Windows, which counts in steps of 16 milliseconds.
-_busy_time = time.perf_counter if sys.platform == "win32" else time.thread_time
 
 _num_threads: int | None = None
 _pool: ThreadPoolExecutor | None = None
@@ -98,43 +94,15 @@ class Blocks(NamedTuple):
     number: int
     threads: int
 
-    def run(self, work: Callable[[int, int], T]) -> list[T]:
-        """Call work(first, last) until all blocks first <= i < last are done; return what it returned, in order."""
+    def run(self, kernel: Callable[..., T], *arguments: Any) -> T:
+        """Call a kernel with the arguments, and this work last."""
         if self.threads == 1 or time.perf_counter() < _alone_until:
-            return [work(0, self.number)]
-        start, start_busy = time.perf_counter(), _busy_time()
-        turns = list(self._turns())
-        results: list[Any] = [None] * len(turns)
-        places = itertools.count()      # next() is atomic, without a GIL too
-
-        def take_turns() -> None:
-            while (i := next(places)) < len(turns):
-                results[i] = work(*turns[i])
-
-        def help_out() -> float:
-            before = _busy_time()
-            take_turns()
-            return _busy_time() - before
-
-        helpers = _submit(help_out, self.threads - 1)
-        busy = 0.0
-        try:
-            take_turns()
-        finally:
-            for helper in helpers:
-                if not helper.cancel():
-                    busy += helper.result()
-        _learn(time.perf_counter() - start, busy + _busy_time() - start_busy)
-        return results
-
-    def _turns(self) -> Iterator[tuple[int, int]]:
-        """Blocks for one turn of a thread, fewer and fewer: few turns, as each takes the interpreter for a moment, and
-        small ones at the end, so that no thread is waited for long."""
-        first = 0
-        while first < self.number:
-            last = first + max(1, (self.number - first) // (2 * self.threads))
-            yield first, last
-            first = last
+            return kernel(*arguments, kernels.Work(self.units, self.size, self.number, 1))
+        _call_helpers(self.threads - 1 - kernels.idle_helpers())
+        work = kernels.Work(self.units, self.size, self.number, self.threads)
+        result = kernel(*arguments, work)
+        _learn(work.seconds, work.busy)
+        return result
 
 
 def cut(units: int, elements: int, n_threads: int | None) -> Blocks:
@@ -162,26 +130,25 @@ def _learn(seconds: float, busy: float) -> None:
         _alone_until = time.perf_counter() + _pause
 
 
-def _submit(task: Callable[[], T], helpers: int) -> list[Future[T]]:
-    """Offer a task to so many helpers, or to fewer if no more threads are to be had."""
+def _call_helpers(number: int) -> None:
+    """Wake so many, or fewer if no more threads are to be had."""
     global _pool
-    futures: list[Future[T]] = []
     try:
         if _pool is None:
             # Imported here: it would double the time that importing xent takes.
             from concurrent.futures import ThreadPoolExecutor
 
             _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="xent")
-        for _ in range(helpers):
-            futures.append(_pool.submit(task))
+        for _ in range(number):
+            _pool.submit(kernels.serve)
     except (RuntimeError, ImportError):     # out of threads, or the interpreter is shutting down
         pass
-    return futures
 
 
 def _forget_pool() -> None:
     global _pool
     _pool = None
+    kernels.forget_helpers()
 
 
 if hasattr(os, "register_at_fork"):

@@ -4,7 +4,6 @@
 
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
-from libc.stdlib cimport free, malloc
 
 from math import fsum
 
@@ -78,10 +77,6 @@ cdef inline object empty(cnp.ndarray x, int axes):
     return cnp.PyArray_EMPTY(axes, cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
 
 
-cdef inline double* aligned_room(void* memory) noexcept:
-    return <double*>((<size_t>memory + 63) // 64 * 64)
-
-
 def total(values):
     """The sum of a list of floats, rounded once."""
     try:
@@ -92,10 +87,7 @@ def total(values):
 
 def plain_softmax(x, axis, out, bint logarithm, n_threads, Py_ssize_t thread_elements):
     cdef cnp.ndarray array
-    cdef Operand rows, result
-    cdef Py_ssize_t count
-    cdef void* memory
-    cdef double* room
+    cdef SoftmaxTask task
     if not are_rows(x, axis) or not is_for_one_thread(n_threads, <cnp.ndarray>x, thread_elements):
         return None
     array = <cnp.ndarray>x
@@ -103,82 +95,39 @@ def plain_softmax(x, axis, out, bint logarithm, n_threads, Py_ssize_t thread_ele
         out = empty(array, cnp.PyArray_NDIM(array))
     elif not is_output_for(out, array):
         return None
-    bind(&rows, array, True)
-    bind_output(&result, out, &rows)
-    memory = malloc(row_scratch(rows.n) * sizeof(double))
-    if memory is NULL:
-        return None
-    room = aligned_room(memory)
-    count = cnp.PyArray_SIZE(array) // rows.n
-    with nogil:
-        if rows.kind != F64:
-            softmax_block(&rows, &result, logarithm, <vf32*>room, 0, count)
-        else:
-            softmax_block(&rows, &result, logarithm, <vf64*>room, 0, count)
-        free(memory)
+    bind(&task.x, array, True)
+    bind_output(&task.out, out, &task.x)
+    task.logarithm = logarithm
+    do_alone(softmax_part, &task, row_scratch(task.x.n), cnp.PyArray_SIZE(array) // task.x.n, PY_SSIZE_T_MAX, 1)
     return out
 
 
 def plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, Py_ssize_t thread_elements):
     cdef cnp.ndarray array
-    cdef Operand rows, result
-    cdef Py_ssize_t count
-    cdef void* memory
-    cdef double* room
+    cdef LogsumexpTask task
     if b is not None or keepdims is not False or return_sign is not False:
         return None
     if not are_rows(x, axis) or not is_for_one_thread(n_threads, <cnp.ndarray>x, thread_elements):
         return None
     array = <cnp.ndarray>x
     out = empty(array, cnp.PyArray_NDIM(array) - 1)
-    bind(&rows, array, True)
-    bind(&result, out, False)
-    memory = malloc(row_scratch(rows.n) * sizeof(double))
-    if memory is NULL:
-        return None
-    room = aligned_room(memory)
-    count = cnp.PyArray_SIZE(array) // rows.n
-    with nogil:
-        if rows.kind != F64:
-            logsumexp_block(&rows, &result, <vf32*>room, 0, count)
-        else:
-            logsumexp_block(&rows, &result, <vf64*>room, 0, count)
-        free(memory)
+    bind(&task.x, array, True)
+    bind(&task.weight, None, True)
+    bind(&task.out, out, False)
+    do_alone(logsumexp_part, &task, row_scratch(task.x.n), cnp.PyArray_SIZE(array) // task.x.n, PY_SSIZE_T_MAX, 1)
     return out if cnp.PyArray_NDIM(array) > 1 else out[()]
 
 
 cdef struct PlainCall:
-    Batch batch
+    BatchTask task
     Py_ssize_t count    # rows
     Py_ssize_t size     # of them in a block
     Py_ssize_t number   # of blocks
     double weight       # what a mean divides by, or 0
 
 
-cdef int do_blocks(const PlainCall* call, double* sums, Py_ssize_t first, Py_ssize_t last) except -1:
-    cdef Py_ssize_t classes = call.batch.logits.n, i
-    cdef Room places
-    cdef double* room
-    cdef void* memory = malloc(batch_scratch(classes, 1) * sizeof(double))
-    if memory is NULL:
-        raise MemoryError
-    room = aligned_room(memory)
-    places = room_of(&call.batch, room + ROWS * (classes + 16))
-    with nogil:
-        for i in range(first, last):
-            if call.batch.logits.kind != F64:
-                sums[i] = cross_entropy_block(
-                    &call.batch, <vf32*>room, &places, i * call.size, min((i + 1) * call.size, call.count)
-                )
-            else:
-                sums[i] = cross_entropy_block(
-                    &call.batch, <vf64*>room, &places, i * call.size, min((i + 1) * call.size, call.count)
-                )
-        free(memory)
-    return 0
-
-
-cdef object result_of(const PlainCall* call, const double* sums, loss, grad):
+cdef object result_of(const PlainCall* call, loss, grad):
+    cdef const double* sums = call.task.sums
     if loss is None:
         loss = sums[0] if call.number == 1 else total([sums[i] for i in range(call.number)])
         if call.weight != 0:
@@ -190,13 +139,12 @@ cdef class PlainLoss:
     """A call of `cross_entropy` that was checked, to be computed by several threads."""
 
     cdef PlainCall call
-    cdef double* sums
     cdef object arrays      # what the call points into
     cdef object loss
     cdef object grad
 
     def __dealloc__(self):
-        free(self.sums)
+        free(self.call.task.sums)
 
     @property
     def rows(self):
@@ -204,15 +152,14 @@ cdef class PlainLoss:
 
     @property
     def classes(self):
-        return self.call.batch.logits.n
+        return self.call.task.batch.logits.n
 
-    def work(self, Py_ssize_t first, Py_ssize_t last):
-        """Do blocks first <= i < last."""
-        do_blocks(&self.call, self.sums, first, last)
+    def compute(self, Work work):
+        work.do(cross_entropy_part, &self.call.task, batch_scratch(self.call.task.batch.logits.n, 1))
 
     def result(self):
-        """What `cross_entropy` returns, once all blocks are done."""
-        return result_of(&self.call, self.sums, self.loss, self.grad)
+        """What `cross_entropy` returns, once that is done."""
+        return result_of(&self.call, self.loss, self.grad)
 
 
 def plain_cross_entropy(
@@ -222,12 +169,11 @@ def plain_cross_entropy(
     """The result; or a PlainLoss, where several threads may take part; or None."""
     cdef cnp.ndarray x, labels
     cdef PlainCall call
-    cdef Batch* batch = &call.batch
+    cdef Batch* batch = &call.task.batch
     cdef PlainLoss job
     cdef int64_t threads = 2
     cdef int axes
     cdef Pair weight = single(0)
-    cdef double* sums
     cdef double unused = 0
     cdef Py_ssize_t bad
     if class_weight is not None or sample_weight is not None or where is not None or softcap is not None:
@@ -273,15 +219,15 @@ def plain_cross_entropy(
     loss = empty(x, axes) if reduction == "none" else None
     bind(&batch.loss, loss, False)
     bind_output(&batch.grad, grad, &batch.logits)
-    sums = <double*>malloc(call.number * sizeof(double))
-    if sums is NULL:
+    call.task.sums = <double*>malloc(call.number * sizeof(double))
+    if call.task.sums is NULL:
         raise MemoryError
     if threads > 1 and cnp.PyArray_SIZE(x) >= 2 * thread_elements:
         job = PlainLoss()
-        job.call, job.sums, job.arrays, job.loss, job.grad = call, sums, (x, labels), loss, grad
+        job.call, job.arrays, job.loss, job.grad = call, (x, labels), loss, grad
         return job
     try:
-        do_blocks(&call, sums, 0, call.number)
-        return result_of(&call, sums, loss, grad)
+        do_alone(cross_entropy_part, &call.task, batch_scratch(batch.logits.n, 1), call.count, call.size, call.number)
+        return result_of(&call, loss, grad)
     finally:
-        free(sums)
+        free(call.task.sums)

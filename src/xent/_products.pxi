@@ -41,6 +41,11 @@ cdef struct Linear:
     double* mass
     Task task
     Py_ssize_t tile         # rows of a tile
+    double* totals          # of each block
+    double* gradients       # (or NULL) of each block
+    Py_ssize_t step         # from one to the next
+    char* sparse_gradients
+    Py_ssize_t sparse_step  # bytes
 
 
 cdef inline vec* from_element(vec* row, Py_ssize_t i) noexcept nogil:
@@ -400,29 +405,52 @@ def lanes_of(Py_ssize_t itemsize):
     return XENT_LANES_f32 if itemsize == 4 else XENT_LANES_f64
 
 
-def linear_sums(
-    problem, options, int task, X, Py_ssize_t rows, coef, intercept, kept, mass, Py_ssize_t tile, scratch, tile_room,
-    sums_room, totals, gradients, sparse_gradients, Py_ssize_t count, Py_ssize_t size, Py_ssize_t first, Py_ssize_t last
-):
-    """For blocks first <= i < last of `size` rows: totals[i] = the sum of losses, gradients[i] += a gradient.
+cdef void linear_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
+    cdef Linear linear = (<const Linear*>task)[0]
+    cdef Py_ssize_t classes = linear.batch.logits.n, i, sums_length = sums_scratch(&linear)
+    cdef double* sums = scratch
+    cdef double* tile = sums + sums_length
+    cdef double* rest = tile + tile_length(&linear)
+    linear.batch.logits.data = linear.batch.grad.data = <char*>tile
+    for i in range(sums_length):
+        sums[i] = 0
+    while next_block(turn):
+        if linear.batch.logits.kind != F64:
+            linear.totals[turn.block] = linear_block(
+                &linear, <vf32*>rest, <vf32*>tile, <vf32*>sums, linear.gradients + turn.block * linear.step,
+                <vf32*>(linear.sparse_gradients + turn.block * linear.sparse_step), turn.first, turn.last
+            )
+        else:
+            linear.totals[turn.block] = linear_block(
+                &linear, <vf64*>rest, <vf64*>tile, <vf64*>sums, linear.gradients + turn.block * linear.step,
+                <vf64*>(linear.sparse_gradients + turn.block * linear.sparse_step), turn.first, turn.last
+            )
 
-    X: rows of an array, each contiguous, or a tuple (elements, columns, starts) of CSR. problem.logits: a tile, of
-    `tile` rows and room for one padded to vectors. sums_room: zeros, and left so. Without gradients (task
-    PROBABILITIES) only `kept` is written."""
+
+cdef inline Py_ssize_t sums_scratch(const Linear* linear) noexcept nogil:
+    """The length of a dense gradient, its rows padded to whole vectors."""
+    return linear.rows * ((linear.features + LINE - 1) // LINE + 1) * LINE if linear.stride else 0
+
+
+cdef inline Py_ssize_t tile_length(const Linear* linear) noexcept nogil:
+    """The length of a tile of logits, and of a row padded to whole vectors."""
+    return ((linear.tile + 1) * linear.batch.logits.n // LINE + 3) * LINE
+
+
+def linear_sums(
+    problem, options, int task, X, Py_ssize_t rows, coef, intercept, kept, mass, totals, gradients, sparse_gradients,
+    Work work
+):
+    """For each block i of rows: totals[i] = the sum of losses, gradients[i] += a gradient.
+
+    X: rows of an array, each contiguous, or a tuple (elements, columns, starts) of CSR. problem.logits: of the shape
+    and type of a tile; its elements are not used. Without gradients (task PROBABILITIES) only `kept` is written."""
     cdef Linear linear
-    cdef Py_ssize_t i
-    cdef double* room = room_in(scratch)
-    cdef double* total = <double*>cnp.PyArray_DATA(<cnp.ndarray>totals)
-    cdef double* gradient = NULL
-    cdef char* sparse_gradient = NULL
-    cdef Py_ssize_t step = 0, sparse_step = 0
-    cdef char* tile_at = <char*>cnp.PyArray_DATA(<cnp.ndarray>tile_room)
-    cdef char* sums_at = NULL
     bind_batch(&linear.batch, problem, options, 1)
     linear.batch.divisor = 1
     linear.batch.grad = linear.batch.logits
     linear.task = <Task>task
-    linear.tile = tile
+    linear.tile = cnp.PyArray_DIM(<cnp.ndarray>problem.logits, 0)
     linear.rows = rows
     linear.index = linear.start = linear.kept = NULL
     linear.mass = NULL
@@ -445,23 +473,17 @@ def linear_sums(
         linear.kept = <char*>cnp.PyArray_DATA(<cnp.ndarray>kept)
     if mass is not None:
         linear.mass = <double*>cnp.PyArray_DATA(<cnp.ndarray>mass)
+    linear.totals = <double*>cnp.PyArray_DATA(<cnp.ndarray>totals)
+    linear.gradients = NULL
+    linear.sparse_gradients = NULL
+    linear.step = linear.sparse_step = 0
     if gradients is not None:
-        gradient = <double*>cnp.PyArray_DATA(<cnp.ndarray>gradients)
-        step = cnp.PyArray_STRIDE(<cnp.ndarray>gradients, 0) // sizeof(double)
+        linear.gradients = <double*>cnp.PyArray_DATA(<cnp.ndarray>gradients)
+        linear.step = cnp.PyArray_STRIDE(<cnp.ndarray>gradients, 0) // sizeof(double)
     if sparse_gradients is not None:
-        sparse_gradient = <char*>cnp.PyArray_DATA(<cnp.ndarray>sparse_gradients)
-        sparse_step = cnp.PyArray_STRIDE(<cnp.ndarray>sparse_gradients, 0)
-    if sums_room is not None:
-        sums_at = <char*>cnp.PyArray_DATA(<cnp.ndarray>sums_room)
-    with nogil:
-        for i in range(first, last):
-            if linear.batch.logits.kind != F64:
-                total[i] = linear_block(
-                    &linear, <vf32*>room, <vf32*>tile_at, <vf32*>sums_at, gradient + i * step,
-                    <vf32*>(sparse_gradient + i * sparse_step), i * size, min((i + 1) * size, count)
-                )
-            else:
-                total[i] = linear_block(
-                    &linear, <vf64*>room, <vf64*>tile_at, <vf64*>sums_at, gradient + i * step,
-                    <vf64*>(sparse_gradient + i * sparse_step), i * size, min((i + 1) * size, count)
-                )
+        linear.sparse_gradients = <char*>cnp.PyArray_DATA(<cnp.ndarray>sparse_gradients)
+        linear.sparse_step = cnp.PyArray_STRIDE(<cnp.ndarray>sparse_gradients, 0)
+    work.do(
+        linear_part, &linear,
+        sums_scratch(&linear) + tile_length(&linear) + batch_scratch(linear.batch.logits.n, 1)
+    )

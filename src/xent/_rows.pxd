@@ -13,6 +13,7 @@ from xent._simd cimport (
     maximum, multiply_add, multiply_rest, prefetch_four, put, residual, scaled, store_first, vec, vf32, vf64,
     where_equal, where_less, where_true, without_lane,
 )
+from xent._traffic cimport Traffic, finish, move_four
 
 cdef enum:
     MASK_BYTES = 64     # at least the lanes of any vector
@@ -129,23 +130,22 @@ cdef inline Pair unit_of(const vec* like, double m, double m_low, double offset,
 
 
 cdef inline void exp_fours(
-    const vec* x, const vec* low, vec* e, Py_ssize_t last, Py_ssize_t skip, const vec* soon, const vec* soon_out,
-    vec offset, vec offset_low, vec power, vec least, bint keep, vec* total, vec* total_low
+    const vec* x, const vec* low, vec* e, Py_ssize_t last, Py_ssize_t skip, const Traffic* traffic,
+    bint sends, vec offset, vec offset_low, vec power, vec least, bint keep, vec* total, vec* total_low
 ) noexcept nogil:
     """e = power exp(x - offset + low - offset_low) if `keep`, added to the total either way but for element `skip`, for
-    vectors i < last, four at a time. The lines at `soon` and `soon_out` (or NULL) come from memory meanwhile."""
+    vectors i < last, four at a time, with the traffic meanwhile."""
     cdef Py_ssize_t i = 0, with_skip = skip // (4 * lanes(x)) * 4
     cdef vec p[4]
     cdef vec s[4]
     cdef vec sum_high = total[0], sum_low = total_low[0]
+    cdef Traffic moves = traffic[0]     # in registers: nothing that is stored here can change it
     cdef Py_ssize_t j
     while i < last:
         exp_parts(
             x + i, low if low is NULL else low + i, offset, offset_low, power, least, p, s, <vec*>NULL, 4
         )
-        prefetch_four(soon + i)
-        if soon_out is not NULL:
-            prefetch_four(soon_out + i)
+        move_four(&moves, i, sends, x)
         if keep:
             for j in range(4):
                 e[i + j] = multiply_add(p[j], s[j], s[j])
@@ -209,11 +209,10 @@ cdef inline Shift row_without_probabilities(const vec* x, vec* e, Py_ssize_t n, 
 
 cdef inline Pair exp_row(
     const vec* x, const vec* low, vec* e, Py_ssize_t n, double m, double m_low, Py_ssize_t skip, bint keep, Pair* unit,
-    Pair* top, const vec* soon, const vec* soon_out
+    Pair* top, Traffic* traffic
 ) noexcept nogil:
     """The sum of exp(x + low - (m + m_low)) without element `skip` (n for none), in a unit that is written as well; with
-    `keep`, e (which may be x) are the terms, and `top` is that of the maximum m, and what it lost. The rows at `soon` and
-    `soon_out` (or NULL) come from memory meanwhile."""
+    `keep`, e (which may be x) are the terms, and `top` is that of the maximum m, and what it lost."""
     cdef Py_ssize_t vectors = (n + lanes(x) - 1) // lanes(x), fours = n // (4 * lanes(x)) * 4
     cdef double exponent = 0, shift = offset_of(x, m)
     cdef vec offset, offset_low, power, least, total, total_low, highest, highest_low, p, scale
@@ -223,7 +222,12 @@ cdef inline Pair exp_row(
     power = scaled(fill(x, 1), shifted_zero(x) + fill(x, exponent))
     least = fill(x, -(exponent_range(x) + exponent) * 0.69314718055994530942)
     total = total_low = fill(x, 0)
-    exp_fours(x, low, e, fours, skip, soon, soon_out, offset, offset_low, power, least, keep, &total, &total_low)
+    # Two calls, so that a loop that sends nothing has all registers for the rest.
+    if traffic.fours > 0:
+        exp_fours(x, low, e, fours, skip, traffic, True, offset, offset_low, power, least, keep, &total, &total_low)
+    else:
+        exp_fours(x, low, e, fours, skip, traffic, False, offset, offset_low, power, least, keep, &total, &total_low)
+    finish(traffic, fours, x)
     exp_few(x, low, e, fours, vectors, n, skip, offset, offset_low, power, least, keep, &total, &total_low)
     if keep:
         highest = fill(x, m)
@@ -238,17 +242,14 @@ cdef inline Pair exp_row(
 
 
 cdef inline Shift shift_row(
-    const vec* x, const vec* low, vec* e, Py_ssize_t n, Peak peak, bint keep, const vec* soon, const vec* soon_out
+    const vec* x, const vec* low, vec* e, Py_ssize_t n, Peak peak, bint keep, Traffic* traffic
 ) noexcept nogil:
-    """Sum exp(x - m) without the maximum m; with `keep`, e (which may be x) times the unit is exp(x - m) afterwards. The
-    rows at `soon` and `soon_out` (or NULL) come from memory meanwhile."""
+    """Sum exp(x - m) without the maximum m; with `keep`, e (which may be x) times the unit is exp(x - m) afterwards."""
     cdef Shift row
     cdef Pair total, top = single(NAN)
     if not isfinite(peak.high):
         return row_without_probabilities(x, e, n, peak.high, keep)
-    total = exp_row(
-        x, low, e, n, peak.high, peak.low, peak.index, keep, &row.unit, &top, soon, soon_out
-    )
+    total = exp_row(x, low, e, n, peak.high, peak.low, peak.index, keep, &row.unit, &top, traffic)
     row.top = top.high
     row.rest = multiply(row.unit, total)
     row.log_sum = log1p_pair(row.rest)
@@ -437,16 +438,14 @@ cdef inline void mask_row(const vec* x, const char* mask, vec* out, Py_ssize_t n
         store_first(out + full, tail, where_true(last, one, otherwise))
 
 
-cdef inline void softmax_row(
-    const vec* x, vec* out, Py_ssize_t n, const vec* soon, const vec* soon_out
-) noexcept nogil:
+cdef inline void softmax_row(const vec* x, vec* out, Py_ssize_t n, Traffic* traffic) noexcept nogil:
     cdef double m = row_maximum(x, n)
     cdef Pair unit, total, top
     if not isfinite(m):
         row_without_probabilities(x, out, n, m, True)
         return
     # Here the maximum may be in the sum: what is near 1 and not near 0 is as exact that way.
-    total = exp_row(x, <vec*>NULL, out, n, m, 0, n, True, &unit, &top, soon, soon_out)
+    total = exp_row(x, <vec*>NULL, out, n, m, 0, n, True, &unit, &top, traffic)
     combine_row(out, <vec*>NULL, n, value(divide(single(1), total)), 0, top.high, value(divide(top, total)))
 
 
@@ -455,11 +454,9 @@ cdef inline vec log_probability(vec x, vec m, vec log_sum) noexcept nogil:
     return (x - m) - log_sum
 
 
-cdef inline void log_softmax_row(
-    const vec* x, vec* out, Py_ssize_t n, const vec* soon, const vec* soon_out
-) noexcept nogil:
+cdef inline void log_softmax_row(const vec* x, vec* out, Py_ssize_t n, Traffic* traffic) noexcept nogil:
     cdef Peak peak = peak_of(x, <vec*>NULL, n)
-    cdef Shift row = shift_row(x, <vec*>NULL, out, n, peak, False, soon, soon_out)
+    cdef Shift row = shift_row(x, <vec*>NULL, out, n, peak, False, traffic)
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
     cdef vec m = fill(x, peak.high if isfinite(peak.high) else NAN), log_sum = fill(x, value(row.log_sum))
     for i in range(full):

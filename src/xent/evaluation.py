@@ -178,12 +178,7 @@ class StreamingLoss:
         weigh(batch, options, blocks, 1.0, f"[0, {classes}) or be ignore_index, {self.ignore_index}")
         topk = np.array([1, *(min(k, classes) for k in self.topk)], np.int64)
         sums = np.empty((blocks.number, len(self._sums), 3))
-
-        def work(first: int, last: int) -> None:
-            room = np.empty(kernels.row_scratch(classes))
-            kernels.evaluate(batch, options, topk, room, sums, blocks.units, blocks.size, first, last)
-
-        blocks.run(work)
+        blocks.run(kernels.evaluate, batch, options, topk, sums)
         self._add([sums[:, i].ravel().tolist() for i in range(len(self._sums))])
         return self
 

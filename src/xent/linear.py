@@ -274,13 +274,11 @@ class RowSums:
             elements = n * self.features
             tile = min(MAX_TILE, max(12, TILE_BYTES // max(1, self.features * dtype.itemsize) // 12 * 12))
             coef = np.ascontiguousarray(matrix[:, :-1], dtype)
-            room = self.rows * (self.features + lanes)
         else:
             elements = int(csr[2][-1])
             tile = MAX_TILE
             coef = np.zeros((self.features, -(-self.rows // lanes) * lanes), dtype)
             coef[:, : self.rows] = matrix[:, :-1].T
-            room = 0
         blocks = self._blocks(elements, coef, tile)
         totals = np.zeros(blocks.number)
         gradients = sparse = None
@@ -290,18 +288,12 @@ class RowSums:
             gradients = np.zeros((blocks.number, self.rows))
             sparse = np.zeros((blocks.number, *coef.shape), dtype)
         intercept = np.ascontiguousarray(matrix[:, -1])
-
-        def work(first: int, last: int) -> None:
-            tile_room = np.empty(tile * self._classes + self._classes + lanes, dtype)
-            scores = tile_room[: tile * self._classes].reshape(tile, self._classes)
-            batch = Batch(scores, 1, scores, self.target, None, None, None, self.sample_weight)
-            kernels.linear_sums(
-                batch, Options(), task, X if csr is None else csr, self.rows, coef, intercept, kept,
-                self.mass, tile, np.empty(kernels.batch_scratch(self._classes, 1)), tile_room,
-                np.zeros(room, dtype), totals, gradients, sparse, n, blocks.size, first, last,
-            )    # fmt: skip
-
-        blocks.run(work)
+        scores = np.empty((tile, self._classes), dtype)     # for its shape and type
+        batch = Batch(scores, 1, scores, self.target, None, None, None, self.sample_weight)
+        blocks.run(
+            kernels.linear_sums, batch, Options(), task, X if csr is None else csr, self.rows, coef, intercept, kept,
+            self.mass, totals, gradients, sparse,
+        )
         result = np.zeros(matrix.shape)
         if gradients is not None and sparse is None:
             gradients.sum(axis=0, out=result)

@@ -23,7 +23,7 @@ from xent._dispatch import kernels
 from xent._parallel import BLOCK_ELEMENTS as KERNEL_ELEMENTS
 from xent._parallel import Blocks, cut
 from xent._products import Products, Rows, chunks
-from xent.losses import Reduction, batch_room, divisor_of, prepared, reduced
+from xent.losses import Reduction, divisor_of, prepared, reduced
 
 Array = NDArray[Any]
 
@@ -181,13 +181,7 @@ def _kernel(
     number = -(-n // size)
     threads = min(cut(n, classes, task.n_threads).threads, plan.threads, number)
     sums = np.empty(number)
-
-    def work(first: int, last: int) -> None:
-        kernels.cross_entropy(
-            batch, options, unit, divisor, loss, grad, batch_room(batch), sums, n, size, first, last
-        )
-
-    Blocks(n, size, number, threads).run(work)
+    Blocks(n, size, number, threads).run(kernels.cross_entropy, batch, options, unit, divisor, loss, grad, sums)
     result: list[float] = sums.tolist()
     return result
 
@@ -287,13 +281,7 @@ def _by_classes(task: _Task, plan: _Plan) -> list[float]:
 def _logsumexp(x: Array, out: Array, task: _Task, plan: _Plan) -> None:
     """Of the rows, in the type of `out`."""
     blocks = cut(len(x), x.shape[1], task.n_threads)
-    blocks = blocks._replace(threads=min(blocks.threads, plan.threads))
-
-    def work(first: int, last: int) -> None:
-        room = np.empty(kernels.row_scratch(x.shape[1]))
-        kernels.logsumexp(x, None, out, None, room, blocks.units, blocks.size, first, last)
-
-    blocks.run(work)
+    blocks._replace(threads=min(blocks.threads, plan.threads)).run(kernels.logsumexp, x, None, out, None)
 
 
 def linear_cross_entropy(

@@ -57,12 +57,6 @@ def _mean_unit(reduction: str, sample_weight: Array | None) -> float:
     return 1 / _unit(sample_weight) if reduction == "mean" else 1.0
 
 
-def batch_room(batch: check.Batch) -> NDArray[np.float64]:
-    """Room for the working copies of a row; memory that is never touched costs nothing."""
-    points = 1 if batch.mass is None else batch.mass.shape[-1]
-    return np.empty(kernels.batch_scratch(batch.logits.shape[-1], points))
-
-
 def _total_weight(
     reduction: str, batch: check.Batch, options: check.Options, blocks: Blocks, weight_unit: float, allowed: str
 ) -> Number:
@@ -77,14 +71,9 @@ def weigh(batch: check.Batch, options: check.Options, blocks: Blocks, weight_uni
     rows = blocks.units
     blocks = cut(rows, batch.target.size // max(rows, 1), blocks.threads)   # a label is much less work than a row
     sums = np.zeros((blocks.number, 2))
-
-    def work(first: int, last: int) -> int:
-        room = np.empty(kernels.row_scratch(batch.logits.shape[-1] if check.is_dense(batch) else 0))
-        return kernels.target_weight(batch, options, weight_unit, room, sums, blocks.units, blocks.size, first, last)
-
-    bad = [place for place in blocks.run(work) if place >= 0]
-    if bad:
-        check.bad_label(batch, min(bad), allowed)
+    bad = blocks.run(kernels.target_weight, batch, options, weight_unit, sums)
+    if bad >= 0:
+        check.bad_label(batch, bad, allowed)
     numbers = sums.ravel().tolist()
     total = kernels.total(numbers)
     lost = kernels.total([*numbers, -total])
@@ -222,7 +211,7 @@ def cross_entropy(
         z_loss, reduction, return_grad, grad_out, n_threads, _parallel.THREAD_ELEMENTS, _parallel.BLOCK_ELEMENTS,
     )
     if isinstance(result, kernels.PlainLoss):
-        cut(result.rows, result.classes, n_threads).run(result.work)
+        cut(result.rows, result.classes, n_threads).run(result.compute)
         return result.result()
     if result is not None:
         return result
@@ -241,14 +230,7 @@ def cross_entropy(
     sums = np.empty(blocks.number)
     divisor = divisor_of(reduction, total_weight)
     grad_rows = None if grad is None else check.last(grad, batch.axis)
-
-    def work(first: int, last: int) -> None:
-        room = batch_room(batch)
-        kernels.cross_entropy(
-            batch, options, unit, divisor, loss, grad_rows, room, sums, blocks.units, blocks.size, first, last
-        )
-
-    blocks.run(work)
+    blocks.run(kernels.cross_entropy, batch, options, unit, divisor, loss, grad_rows, sums)
     result = reduced(reduction, sums, total_weight, loss)
     return result if grad is None else (result, grad)
 
@@ -324,13 +306,7 @@ def log_loss(
     total_weight = _total_weight(reduction, batch, options, blocks, unit, f"[0, {batch.logits.shape[-1]})")
     loss = np.empty(batch.logits.shape[:-1], check.wide(array.dtype)) if reduction == "none" else None
     sums = np.empty(blocks.number)
-
-    def work(first: int, last: int) -> None:
-        kernels.log_loss(
-            batch, options, unit, loss, batch_room(batch), sums, blocks.units, blocks.size, first, last
-        )
-
-    blocks.run(work)
+    blocks.run(kernels.log_loss, batch, options, unit, loss, sums)
     return reduced(reduction, sums, total_weight, loss)
 
 
@@ -500,14 +476,9 @@ def _binary(
     rows, columns = math.prod(logits.shape[:-1]), logits.shape[-1]
     blocks = cut(rows * -(-columns // kernels.BINARY_CHUNK), min(columns, kernels.BINARY_CHUNK), n_threads)
     sums = np.empty(blocks.number)
-
-    def work(first: int, last: int) -> None:
-        room = np.empty(kernels.BINARY_SCRATCH)
-        kernels.binary_cross_entropy(
-            logits, y, positive, weights, unit, epsilon, name == "logits", divisor, losses, slopes, room, sums,
-            blocks.units, blocks.size, first, last,
-        )
-
-    blocks.run(work)
+    blocks.run(
+        kernels.binary_cross_entropy, logits, y, positive, weights, unit, epsilon, name == "logits", divisor, losses,
+        slopes, sums,
+    )
     result = reduced(reduction, sums, total_weight, loss)
     return result if grad is None else (result, grad)

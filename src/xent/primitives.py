@@ -87,12 +87,7 @@ def logsumexp(
     out = np.empty(rows.shape[:-1], dtype)
     sign = np.empty_like(out) if return_sign and weight is not None else None
     blocks = cut(out.size, rows.shape[-1], n_threads)
-
-    def work(first: int, last: int) -> None:
-        room = np.empty(kernels.row_scratch(rows.shape[-1]))
-        kernels.logsumexp(rows, weight, out, sign, room, blocks.units, blocks.size, first, last)
-
-    blocks.run(work)
+    blocks.run(kernels.logsumexp, rows, weight, out, sign)
     if return_sign and sign is None:        # a sum of exponentials
         sign = np.where(np.isnan(out), out, out > -math.inf).astype(dtype)
 
@@ -215,12 +210,7 @@ def _probabilities(
     target = check.last_flat(result, axes)
     copied = len(axes) > 1 and not np.may_share_memory(target, result)
     blocks = cut(math.prod(rows.shape[:-1]), rows.shape[-1], n_threads)
-
-    def work(first: int, last: int) -> None:
-        room = np.empty(kernels.row_scratch(rows.shape[-1]))
-        kernels.softmax(rows, target, logarithm, room, blocks.units, blocks.size, first, last)
-
-    blocks.run(work)
+    blocks.run(kernels.softmax, rows, target, logarithm)
     if copied:
         check.last_axes(result, axes)[...] = target.reshape(check.last_axes(result, axes).shape)
     return result if result.ndim or out is not None else result[()]     # a number for a number, as NumPy has it

@@ -1,0 +1,67 @@
+/* What threads that do not hold the interpreter need: numbers that they share, clocks, and two ways to wait. */
+#ifndef XENT_SHARED_H
+#define XENT_SHARED_H
+
+#include <stdint.h>
+#include <time.h>
+
+typedef volatile int64_t xent_shared;
+
+#if defined(_MSC_VER)
+#  include <intrin.h>
+#  include <windows.h>
+static __inline int64_t xent_load(xent_shared *x) { return _InterlockedOr64(x, 0); }
+static __inline int64_t xent_add(xent_shared *x, int64_t more) { return _InterlockedExchangeAdd64(x, more) + more; }
+static __inline int xent_replace(xent_shared *x, int64_t old, int64_t now) {
+    return _InterlockedCompareExchange64(x, now, old) == old;
+}
+#else
+static inline int64_t xent_load(xent_shared *x) { return __atomic_load_n(x, __ATOMIC_SEQ_CST); }
+static inline int64_t xent_add(xent_shared *x, int64_t more) { return __atomic_add_fetch(x, more, __ATOMIC_SEQ_CST); }
+static inline int xent_replace(xent_shared *x, int64_t old, int64_t now) {
+    return __atomic_compare_exchange_n(x, &old, now, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+#endif
+
+/* A moment in a loop that waits: it leaves the core to its other thread, if it has one. */
+static inline void xent_relax(void) {
+#if defined(_MSC_VER)
+    YieldProcessor();
+#elif defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb");
+#endif
+}
+
+/* Some 50 microseconds without a CPU. */
+static inline void xent_nap(void) {
+#if defined(_MSC_VER)
+    Sleep(0);
+#else
+    struct timespec nap = {0, 50000};
+    nanosleep(&nap, NULL);
+#endif
+}
+
+/* Seconds: on the wall; and those that this thread had a CPU, or where that is counted in too large steps, the same. */
+static inline double xent_seconds(void) {
+    struct timespec now;
+#if defined(_MSC_VER)
+    timespec_get(&now, TIME_UTC);
+#else
+    clock_gettime(CLOCK_MONOTONIC, &now);
+#endif
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+static inline double xent_busy_seconds(void) {
+#if defined(_WIN32)
+    return xent_seconds();
+#else
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+#endif
+}
+
+#endif
