@@ -283,11 +283,11 @@ def test_sums_have_the_same_bits_in_any_order():
 
 
 def total(terms, groups):
-    from xent._cluster import _add, _each, _rounded
+    from xent._dask_tasks import add, each, rounded
 
-    sums, seconds = _add([_each(terms[group], group, np.copy, []) for group in groups])
+    sums, seconds = add([each(terms[group], group, np.copy, []) for group in groups])
     assert seconds > 0
-    return _rounded(sums)
+    return rounded(sums)
 
 
 def test_infinite_sums_are_no_nan():
@@ -296,7 +296,7 @@ def test_infinite_sums_are_no_nan():
 
 
 def test_partitions_are_dealt_out_where_they_are():
-    from xent._cluster import grouped
+    from xent._dask_groups import grouped
 
     groups = grouped([["a"], ["b"], ["a"], ["b"], ["a", "b"]], [10, 10, 10, 10, 1], {"a": 1, "b": 1})
     assert sorted(w for w, _ in groups) == ["a", "b"]

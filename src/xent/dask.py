@@ -27,7 +27,9 @@ from xent import _estimator_arguments as check
 from xent import parts
 from xent._arguments import integer, positive_integer
 from xent._checkpoint import Checkpoint
-from xent._cluster import FAN_IN, Cluster, Timing, load, local_rows, present_client
+from xent._dask_rounds import FAN_IN, Cluster, Timing, present_client
+from xent._dask_sums import cluster_rows, local_rows
+from xent._dask_tasks import load
 from xent._progress import Callback
 from xent.evaluation import Evaluation, StreamingLoss
 
@@ -128,7 +130,8 @@ class LogisticRegression(xent.logistic.LogisticRegression):
         if client is None:
             return self._fit(local_rows(loads, known, self.class_weight, persist, self._n_threads()), callback, state)
         cluster = Cluster(client, retries)
-        self._fit(cluster.rows(loads, known, self.class_weight, persist, self._n_threads() or 1), callback, state)
+        rows = cluster_rows(cluster, loads, known, self.class_weight, persist, self._n_threads() or 1)
+        self._fit(rows, callback, state)
         self.timing_ = cluster.timing()
         if self.verbose:
             print(f"{self.timing_.rounds} rounds, {self.timing_.scheduling:.0%} of their time not computing")
