@@ -25,6 +25,11 @@ class Group(NamedTuple):
     worker: str | None
 
 
+def singly(numbers: Sequence[int], prepared: Sequence[Any]) -> list[Group]:
+    """A group for each partition, wherever that is."""
+    return [Group([i], [p], None) for i, p in zip(numbers, prepared, strict=True)]
+
+
 def grouped(
     holders: Sequence[Sequence[str]], rows: Sequence[int], threads: dict[str, int]
 ) -> list[tuple[str | None, list[int]]]:

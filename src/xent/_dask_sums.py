@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from xent import _dask_tasks as tasks
 from xent import parts
-from xent._dask_groups import Group
+from xent._dask_groups import Group, singly
 from xent._dask_rounds import Cluster
 from xent.linear import Matrix, RowSums
 
@@ -23,46 +24,43 @@ Vector = NDArray[np.float64]
 REGROUP = 10        # rounds after which partitions are looked for again, as workers come and go
 
 
+@dataclass(frozen=True)
+class _Load:
+    """Has Dask's present scheduler read a partition."""
+
+    number: int
+    load: Delayed
+
+    def read(self) -> parts.Part | None:
+        try:
+            return self.load.compute()      # type: ignore[no-any-return]
+        except Exception as error:
+            raise tasks.located(self.number, error) from error
+
+
 def local_rows(
     loads: list[Delayed], known: Array | None, class_weight: Any, persist: bool, n_threads: int | None
 ) -> parts.Rows:
-    def read(i: int) -> parts.Part | None:
-        try:
-            return loads[i].compute()   # type: ignore[no-any-return]
-        except Exception as error:
-            raise tasks.located(i, error) from error
-
-    numbers = range(len(loads))
-    kept = [read(i) for i in numbers] if persist else None
-    found = (read(i) if kept is None else kept[i] for i in numbers)
-    plan = parts.plan([None if part is None else parts.summary(part, known) for part in found], class_weight)
-    ready = None if kept is None else [None if p is None else plan.sums(p, n_threads) for p in kept]
-
-    def each() -> Iterator[tuple[int, RowSums]]:
-        for i in numbers:
-            if plan.rows[i] and ready is not None:
-                sums = ready[i]
-                assert sums is not None
-                yield i, sums
-            elif plan.rows[i]:
-                part = read(i)
-                assert part is not None
-                yield i, plan.sums(part, n_threads)
-
-    sums = parts.SequentialSums(plan, each)
+    """What a fit is to, without a cluster."""
+    read: list[Any] = [_Load(i, load) for i, load in enumerate(loads)]
+    if persist:
+        read = [load.read() for load in read]
+    plan = parts.plan([tasks.summary(part, known) for part in read], class_weight)
+    prepared = {i: tasks.prepared(read[i], plan, n_threads) for i, rows in enumerate(plan.rows) if rows}
+    sums = parts.SequentialSums(plan, lambda: ((i, tasks.sums_of(p)) for i, p in prepared.items()))
     return parts.Rows(sums, plan.classes, plan.weight, plan.dtype, plan.names, sums.separated)
 
 
 def cluster_rows(
     cluster: Cluster, loads: list[Delayed], known: Array | None, class_weight: Any, persist: bool, n_threads: int
 ) -> parts.Rows:
-    """What a fit is to: partitions read, summarised, and made ready for rounds."""
+    """The same on a cluster: partitions read, summarised, and made ready for rounds."""
     if persist:
         read = cluster.client.compute(loads, retries=cluster.retries)
     else:
         read = cluster.map("recipe", tasks.same, tasks.recipes(loads))
     found = cluster.map("summary", tasks.summary, read, known=known)
-    plan = parts.plan(cluster.results(found, [Group([i], [f], None) for i, f in enumerate(read)]), class_weight)
+    plan = parts.plan(cluster.results(found, singly(range(len(read)), read)), class_weight)
     numbers = [i for i, rows in enumerate(plan.rows) if rows]
     sizes = [plan.rows[i] for i in numbers] if persist else None
     prepared = cluster.map(
@@ -96,7 +94,7 @@ class PartitionSums(parts.PartSums):
         self.sizes = sizes
         self.prepared = prepared
         # Readers take turns as they come: what they will take is not known, and a task for each costs little beside.
-        self._groups = [Group([i], [p], None) for i, p in zip(numbers, prepared, strict=True)]
+        self._groups = singly(numbers, prepared)
         self._uses = 0
 
     def groups(self) -> list[Group]:
@@ -137,8 +135,7 @@ class PartitionSums(parts.PartSums):
     def _read_sample(self) -> RowSums:
         slices = self.plan.samples()
         samples = self.cluster.map("sample", tasks.sample, self.prepared, [slices[i] for i in self.numbers])
-        each = [Group([i], [p], None) for i, p in zip(self.numbers, self.prepared, strict=True)]
-        return parts.joined(self.cluster.results(samples, each), len(self.plan.classes))
+        return parts.joined(self.cluster.results(samples, singly(self.numbers, self.prepared)), len(self.plan.classes))
 
     def _diagonal(self, matrix: Matrix) -> Matrix:
         return self.cluster.round("diagonal", tasks.diagonal, self.groups, matrix).reshape(matrix.shape)

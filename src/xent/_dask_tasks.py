@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import dask
 import numpy as np
@@ -41,9 +41,15 @@ def _part(place: str, *columns: Any) -> parts.Part | None:
     return parts.part(place, *columns)
 
 
+class Readable(Protocol):
+    """What reads a partition, as often as asked."""
+
+    def read(self) -> parts.Part | None: ...
+
+
 @dataclass(frozen=True)     # and no tuple, into which Dask would look for its keys
-class Recipe:
-    """How to read a partition: a graph for it alone."""
+class _Recipe:
+    """A graph for a partition alone."""
 
     graph: dict[Any, Any]
     key: Any
@@ -54,19 +60,22 @@ class Recipe:
 
 @dataclass(frozen=True)
 class _Reread:
-    """A partition that is read again for every task."""
+    """The sums over a partition that is read again for every task."""
 
-    recipe: Recipe
+    source: Readable
     plan: parts.Plan
     n_threads: int | None
 
     def sums(self) -> RowSums:
-        part = self.recipe.read()
+        part = self.source.read()
         assert part is not None
         return self.plan.sums(part, self.n_threads)
 
+    def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
+        return lambda direction: self.sums().hessian_product_at(matrix)(direction)
 
-def recipes(loads: list[Delayed]) -> list[Recipe]:
+
+def recipes(loads: list[Delayed]) -> Sequence[Readable]:
     from dask.optimization import cull
 
     (whole,) = dask.optimize(dask.delayed(list)(loads))
@@ -76,7 +85,7 @@ def recipes(loads: list[Delayed]) -> list[Recipe]:
         needed, _ = cull(graph, [load.key])
         if any(key not in needed for task in needed.values() for key in getattr(task, "dependencies", ())):
             raise ValueError("persist is False, but the data has been persisted already, and would not be read again")
-        recipes.append(Recipe(needed, load.key))
+        recipes.append(_Recipe(needed, load.key))
     return recipes
 
 
@@ -84,47 +93,38 @@ def same(x: Any) -> Any:
     return x
 
 
-def summary(part: parts.Part | Recipe | None, known: Array | None) -> parts.Summary | None:
-    part = part.read() if isinstance(part, Recipe) else part
+def summary(part: parts.Part | Readable | None, known: Array | None) -> parts.Summary | None:
+    part = part if part is None or isinstance(part, parts.Part) else part.read()
     return None if part is None else parts.summary(part, known)
 
 
-def prepared(part: parts.Part | Recipe, plan: parts.Plan, n_threads: int | None) -> RowSums | _Reread:
-    return _Reread(part, plan, n_threads) if isinstance(part, Recipe) else plan.sums(part, n_threads)
+def prepared(part: parts.Part | Readable, plan: parts.Plan, n_threads: int | None) -> RowSums | _Reread:
+    return plan.sums(part, n_threads) if isinstance(part, parts.Part) else _Reread(part, plan, n_threads)
 
 
-def _sums(prepared: RowSums | _Reread) -> RowSums:
+def sums_of(prepared: RowSums | _Reread) -> RowSums:
     return prepared.sums() if isinstance(prepared, _Reread) else prepared
 
 
 def loss_gradient(prepared: RowSums | _Reread, matrix: Matrix) -> Vector:
-    loss, gradient = _sums(prepared).loss_gradient(matrix)
+    loss, gradient = sums_of(prepared).loss_gradient(matrix)
     return np.append(gradient, loss)
 
 
-def _curvature(prepared: RowSums | _Reread, matrix: Matrix) -> Any:
-    """v -> H v; what is read again keeps the place where it is taken only."""
-    return (prepared, matrix) if isinstance(prepared, _Reread) else prepared.hessian_product_at(matrix)
-
-
-def product(curvature: Any, direction: Matrix) -> Matrix:
-    if isinstance(curvature, tuple):
-        prepared, matrix = curvature
-        curvature = prepared.sums().hessian_product_at(matrix)
-    result: Matrix = curvature(direction)
-    return result
+def product(curvature: Callable[[Matrix], Matrix], direction: Matrix) -> Matrix:
+    return curvature(direction)
 
 
 def diagonal(prepared: RowSums | _Reread, matrix: Matrix) -> Matrix:
-    return parts.diagonal(_sums(prepared), matrix)
+    return parts.diagonal(sums_of(prepared), matrix)
 
 
 def outside(prepared: RowSums | _Reread, coef: Array, intercept: Array) -> Vector:
-    return np.array([0.0 if parts.separated(_sums(prepared), coef, intercept) else 1.0])
+    return np.array([0.0 if parts.separated(sums_of(prepared), coef, intercept) else 1.0])
 
 
 def sample(prepared: RowSums | _Reread, rows: slice) -> tuple[Any, Array, Array]:
-    X, target, weight = parts.sample_of(_sums(prepared), rows)
+    X, target, weight = parts.sample_of(sums_of(prepared), rows)
     return X.copy(), target.copy(), weight.copy()
 
 
@@ -147,7 +147,7 @@ def each(
 
 
 def curvatures(group: Sequence[Any], numbers: Sequence[int], matrix: Matrix) -> list[Any]:
-    return [_curvature(prepared, matrix) for prepared in group]
+    return [prepared.hessian_product_at(matrix) for prepared in group]
 
 
 def add(results: Sequence[tuple[Array, float]]) -> tuple[Array, float]:

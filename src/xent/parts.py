@@ -275,10 +275,6 @@ class PartSums:
         raise NotImplementedError
 
 
-def loss_gradient(sums: RowSums, matrix: Matrix) -> tuple[float, Matrix]:
-    return sums.loss_gradient(matrix)
-
-
 def diagonal(sums: RowSums, matrix: Matrix) -> Matrix:
     return sums.diagonal(matrix) * sums.weight if sums.weight > 0 else np.zeros(matrix.shape)
 
