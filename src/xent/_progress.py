@@ -74,10 +74,15 @@ def shown(verbose: int, max_iter: int, callback: Callback | None) -> Iterator[Ca
     if not verbose:
         yield callback
         return
-    with _bar(max_iter) as show:
+    with bar(max_iter, "fit") as drawn:
 
         def show_and_call(progress: Progress) -> None:
-            show(progress)
+            i, loss, grad_norm = progress.iteration, progress.loss, progress.grad_norm
+            if drawn is not None:
+                drawn.set_postfix_str(f"loss {loss:.6f}, gradient {grad_norm:.1e}", refresh=False)
+                drawn.update(i - drawn.n)
+            else:
+                print(f"iteration {i}: loss {loss:.8f}, gradient {grad_norm:.2e}")
             if callback is not None:
                 callback(progress)
 
@@ -85,22 +90,17 @@ def shown(verbose: int, max_iter: int, callback: Callback | None) -> Iterator[Ca
 
 
 @contextlib.contextmanager
-def _bar(max_iter: int) -> Iterator[Callback]:
-    """A bar of tqdm, where there is tqdm and a terminal or notebook to draw it in; else a line for each iteration."""
+def bar(max_iter: int, name: str) -> Iterator[Any]:
+    """A bar of tqdm for iterations, or None without tqdm, or without a terminal or notebook to draw it in."""
     try:
         tqdm = importlib.import_module("tqdm").tqdm
     except ImportError:
         tqdm = None
     terminal = sys.stderr is not None and sys.stderr.isatty()
     if tqdm is None or not (terminal or "ipykernel" in sys.modules):
-        yield lambda p: print(f"iteration {p.iteration}: loss {p.loss:.8f}, gradient {p.grad_norm:.2e}")
+        yield None
         return
-    with tqdm(total=max_iter, desc="fit", unit=" iterations", dynamic_ncols=True) as bar:
-
-        def show(progress: Progress) -> None:
-            bar.set_postfix_str(f"loss {progress.loss:.6f}, gradient {progress.grad_norm:.1e}", refresh=False)
-            bar.update(progress.iteration - bar.n)
-
-        yield show
-        bar.total = bar.n       # fewer iterations than were allowed is still all of them
-        bar.refresh()
+    with tqdm(total=max_iter, desc=name, unit=" iterations", dynamic_ncols=True) as drawn:
+        yield drawn
+        drawn.total = drawn.n       # fewer iterations than were allowed is still all of them
+        drawn.refresh()

@@ -6,7 +6,6 @@ Glue: the numbers come from xent, and are arranged here. Everything printed is A
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import io
 import math
@@ -24,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import xent
-from xent import plots
+from xent import _progress, plots
 from xent.datasets import load_digits
 from xent.solvers import Progress
 
@@ -206,22 +205,20 @@ def _train(model: xent.LogisticRegression, split: Split) -> list[float]:
     print(f"  expected, -log(1/{n_classes})           {-math.log(1 / n_classes):.6f}\n")
     print("  iteration   objective    gradient")
     history: list[Progress] = []
-    with _progress_bar(model.max_iter) as bar:
-        write: Callable[[str], object] = bar.write if bar else print
+    with _progress.bar(model.max_iter, "  training") as bar:
+        write: Callable[[str], object] = print if bar is None else bar.write
 
         def watch(progress: Progress) -> None:
             history.append(progress)
             if _is_milestone(progress.iteration):
                 write(_progress_line(progress))
-            if bar and progress.iteration:
-                bar.update()
+            if bar is not None:
+                bar.update(progress.iteration - bar.n)
 
         model.fit(split.X, split.y, callback=watch)
         last = history[-1]
         if not _is_milestone(last.iteration):
             write(_progress_line(last))
-        if bar:
-            bar.total = bar.n  # fewer iterations than were allowed is still all of them
     print(f"  {'converged' if model.converged_ else 'stopped'} after {last.iteration} iterations\n", flush=True)
     return [progress.loss for progress in history]
 
@@ -232,14 +229,6 @@ def _is_milestone(iteration: int) -> bool:
 
 def _progress_line(progress: Progress) -> str:
     return f"  {progress.iteration:9}   {progress.loss:9.6f}   {progress.grad_norm:9.1e}"
-
-
-def _progress_bar(total: int) -> Any:
-    """A context that gives a tqdm bar, or None where there is no tqdm or no terminal."""
-    tqdm = _optional("tqdm")
-    if tqdm is None or sys.stderr is None or not sys.stderr.isatty():
-        return contextlib.nullcontext()
-    return tqdm.tqdm(total=total, desc="  training", unit=" iterations", dynamic_ncols=True)
 
 
 def _held_out(model: xent.LogisticRegression, split: Split) -> Labels:
