@@ -126,6 +126,19 @@ def test_available(quota, cpus, tree, monkeypatch):
     assert type(_cpus.available(root)) is int
 
 
+JOBS = """
+from xent import _cpus
+from xent._arguments import job_count
+_cpus.available = lambda: 3
+print(*map(job_count, (-1, 1, 7, None)))
+"""
+
+
+def test_jobs(python):
+    """-1 is what this process may use, and not every CPU of the machine."""
+    assert python(JOBS) == "3 1 7 None"
+
+
 def test_without_affinity(tree, monkeypatch):
     """As on macOS."""
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)

@@ -4,13 +4,15 @@ names the argument, the place, what was found and what is allowed.
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
-import os
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from xent import _cpus
 
 Array = NDArray[Any]
 
@@ -53,11 +55,16 @@ def thread_count(value: object) -> int | None:
 
 
 def job_count(value: object) -> int | None:
-    """scikit-learn's n_jobs: -1 is every CPU."""
+    """scikit-learn's n_jobs: -1 is every CPU that this process may use."""
     jobs = None if value is None else integer("n_jobs", value)
     if jobs is not None and jobs < 1 and jobs != -1:
         raise ValueError(f"n_jobs is {jobs}; it must be at least 1, -1 for all CPUs, or None")
-    return os.cpu_count() if jobs == -1 else jobs
+    return _all_cpus() if jobs == -1 else jobs
+
+
+@functools.cache    # finding out takes longer than a small prediction
+def _all_cpus() -> int:
+    return _cpus.available()
 
 
 def real(name: str, value: object) -> float:
