@@ -233,7 +233,7 @@ def peak(call, given):
 @pytest.fixture(scope="module", autouse=True)
 def _once():
     """What is needed once: threads, and modules that NumPy imports when they are first used."""
-    xent.cross_entropy(np.zeros((1000, 1000)), np.zeros(1000, int), n_threads=2)
+    xent.cross_entropy(np.zeros((1000, 1000), order="F"), np.zeros(1000, int), n_threads=2)
 
 
 @pytest.mark.parametrize(("prepare", "layout"), list(cells()))
