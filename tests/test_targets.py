@@ -1,0 +1,224 @@
+"""Bad targets: labels, distributions and sparse distributions of a wrong type, shape or range, and what is said."""
+
+import re
+
+import numpy as np
+import pytest
+from good_arguments import FIRST, FLOATS, HALVES, INDICES, LABELS, MANY, MASS, PROBA, WITH_GRAD, X, fails, nan
+from reference import LAYOUTS
+
+import xent
+
+each_categorical = pytest.mark.parametrize("name", ["cross_entropy", "log_loss"])
+
+
+@each_categorical
+@pytest.mark.parametrize("kind", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", ">i8", ">u8"])
+def test_label_out_of_range(kind, name):
+    """The largest and smallest of every type too."""
+    info = np.iinfo(kind)
+    for bad in {4, info.min, info.max} - {0}:
+        labels = np.array([0, bad, 4], kind)
+        for given in [labels, *(layout(labels) for layout in LAYOUTS.values())]:
+            for weight in (None, [1, 0, 1]):
+                with pytest.raises(ValueError, match=rf"^target\[1\] is {bad}; labels must be in \[0, 4\)"):
+                    getattr(xent, name)(PROBA, given, sample_weight=weight)
+
+
+@each_categorical
+def test_place_of_a_label(name):
+    """The first in C order, with any axis and any number of threads."""
+    proba, labels = np.full((2, 5, 3), 0.2), np.zeros((2, 3), int)
+    labels[1, 1] = labels[1, 2] = -7
+    message = r"^target\[1, 1\] is -7; labels must be in \[0, 5\)"
+    for layout in LAYOUTS.values():
+        with pytest.raises(ValueError, match=message):
+            getattr(xent, name)(layout(proba), layout(labels), axis=1)
+    labels = np.zeros(MANY, np.int32)
+    labels[MANY - 100 :] = labels[MANY // 2] = 99
+    for n_threads in (1, 2, 5):
+        with pytest.raises(ValueError, match=rf"^target\[{MANY // 2}\] is 99; labels must be in \[0, 4\)"):
+            getattr(xent, name)(np.full((MANY, 4), 0.25), labels, n_threads=n_threads)
+
+
+def test_message_names_the_ignored_label():
+    message = "target[0] is -100; labels must be in [0, 4) or be ignore_index, 255"
+    fails(ValueError, message, xent.cross_entropy, X, [-100, 255, 0], ignore_index=255)
+    fails(ValueError, message.replace("[0]", ""), xent.cross_entropy, X[0], -100, ignore_index=255)
+    fails(ValueError, message.replace("-100", "4").replace("255", "-100"), xent.cross_entropy, X, [4, -100, 0])
+
+
+@pytest.mark.parametrize("ignored", [-1, -100, -(2**63), 2**63 - 1])
+def test_no_other_label_is_taken_for_the_ignored_one(ignored):
+    """Bits that mean another number in another type."""
+    for labels, ignore_index in (
+        (np.array([0, 1, ignored % 2**64 if ignored < 0 else 2**63], np.uint64), ignored),
+        (np.array([0, 1, -1], np.int64), 2**64 - 1),
+    ):
+        found, rest = labels[2], f"must be in [0, 4) or be ignore_index, {ignore_index}"
+        message = f"target[2] is {found}; labels {rest}"
+        fails(ValueError, message, xent.cross_entropy, X, labels, ignore_index=ignore_index)
+        message = f"target[0][2, 0] is {found}; indices {rest}"
+        sparse = (labels[:, None], np.ones((3, 1)))
+        fails(ValueError, message, xent.cross_entropy, X, sparse, ignore_index=ignore_index)
+
+
+@each_categorical
+def test_no_class_at_all(name):
+    with pytest.raises(ValueError, match=r"^target\[0\] is 0; labels must be in \[0, 0\)"):
+        getattr(xent, name)(np.zeros((3, 0)), LABELS)
+    with pytest.raises(ValueError, match=r"^target\[0\]\[0, 0\] is 0; indices must be in \[0, 0\)"):
+        getattr(xent, name)(np.zeros((3, 0)), (INDICES, MASS))
+
+
+each_type_but_integers = pytest.mark.parametrize(
+    "dtype", [*HALVES, "f4", "f8", "?", "c16", "U3", "O", "M8[D]", "m8[s]"]
+)
+
+
+@each_categorical
+@each_type_but_integers
+def test_labels_are_integers(dtype, name):
+    message = f"target has dtype {np.dtype(dtype)}; labels must be integers"
+    fails(TypeError, message, getattr(xent, name), PROBA, np.zeros(3, dtype))
+    fails(TypeError, message, getattr(xent, name), PROBA[:0], np.zeros(0, dtype))
+
+
+@each_categorical
+@each_type_but_integers
+def test_indices_are_integers(dtype, name):
+    message = f"target[0] has dtype {np.dtype(dtype)}; indices must be integers"
+    fails(TypeError, message, getattr(xent, name), PROBA, (np.zeros((3, 2), dtype), MASS))
+    fails(TypeError, message, getattr(xent, name), PROBA, (np.zeros((3, 0), dtype), MASS[:, :0]))
+
+
+@each_categorical
+@pytest.mark.parametrize("dtype", ["?", "c16", "U3", "O"])
+def test_distributions_are_real(dtype, name):
+    message = f"target has dtype {np.dtype(dtype)}; it must be real numbers, {FLOATS}"
+    fails(TypeError, message, getattr(xent, name), PROBA, np.zeros((3, 4), dtype))
+
+
+@each_categorical
+def test_masked_and_ragged_targets(name):
+    for bad in (np.ma.masked_array(LABELS, [0, 1, 0]), np.ma.masked_array(PROBA)):
+        with pytest.raises(TypeError, match=r"^target is a masked array, .*target\.filled\(\.\.\.\)$"):
+            getattr(xent, name)(PROBA, bad)
+    with pytest.raises(ValueError, match=r"^target is not a rectangular array: "):
+        getattr(xent, name)(PROBA, [[0, 1], [2]])
+    with pytest.raises(TypeError, match=r"^target\[0\] is a masked array, .*target\[0\]\.filled\(\.\.\.\)$"):
+        getattr(xent, name)(PROBA, (np.ma.masked_array(INDICES), MASS))
+    with pytest.raises(ValueError, match=r"^target\[0\] is not a rectangular array: "):
+        getattr(xent, name)(PROBA, ([[0, 1], [2], [3]], MASS))
+
+
+@each_categorical
+@pytest.mark.parametrize("shape", [(), (2,), (4,), (1,), (3, 1), (1, 3), (3, 3), (4, 3), (3, 4, 1)])
+def test_target_shape(shape, name):
+    fails(
+        ValueError,
+        f"target has shape {shape}; for {FIRST[name]} of shape (3, 4) with axis 1 it must have shape (3,) (labels) or "
+        "(3, 4) (a distribution)",
+        getattr(xent, name),
+        PROBA,
+        np.zeros(shape, int),
+    )
+
+
+def test_target_shape_with_another_axis():
+    message = "target has shape (3,); for logits of shape (3, 4) with axis 0 it must have shape (4,) (labels) or "
+    with pytest.raises(ValueError, match=re.escape(message)):
+        xent.cross_entropy(X, LABELS, axis=0)
+    message = "target[0] has shape (3, 2); for logits of shape (3, 4) with axis 0 the indices of a sparse distribution "
+    fails(ValueError, f"{message}must have shape (4, k)", xent.cross_entropy, X, (INDICES, MASS), axis=0)
+
+
+@each_categorical
+@pytest.mark.parametrize("bad", [(), (INDICES,), (0, 1, 2), (INDICES, MASS, MASS)], ids=len)
+def test_tuples_that_are_no_pairs(bad, name):
+    message = (
+        f"target is a tuple of {len(bad)}; a tuple must be (indices, probabilities), and labels an array or list"
+    )
+    fails(TypeError, message, getattr(xent, name), PROBA, bad)
+
+
+@each_categorical
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2), (4, 2), (1, 3, 2), (3, 2, 1), (0,)])
+def test_shape_of_indices(shape, name):
+    message = (
+        f"target[0] has shape {shape}; for {FIRST[name]} of shape (3, 4) with axis 1 the indices of a sparse "
+        "distribution must have shape (3, k)"
+    )
+    fails(ValueError, message, getattr(xent, name), PROBA, (np.zeros(shape, int), np.ones(shape)))
+
+
+@each_categorical
+@pytest.mark.parametrize("shape", [(), (2,), (3,), (3, 1), (3, 3), (2, 3), (1, 3, 2), (3, 4)])
+def test_shape_of_sparse_probabilities(shape, name):
+    message = f"target[1] has shape {shape}; it must have shape (3, 2), as target[0]"
+    fails(ValueError, message, getattr(xent, name), PROBA, (INDICES, np.ones(shape)))
+
+
+@each_categorical
+@pytest.mark.parametrize("kind", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", ">i8", ">u8"])
+def test_index_out_of_range(kind, name):
+    """The first in C order; without probability or weight too."""
+    info = np.iinfo(kind)
+    rest = "[0, 4) or be ignore_index, -100" if name == "cross_entropy" else "[0, 4)"
+    for bad in {4, info.min, info.max} - {0}:
+        indices = np.array([[0, 1], [2, bad], [4, 4]], kind)
+        message = f"target[0][1, 1] is {bad}; indices must be in {rest}"
+        for given in [indices, *(layout(indices) for layout in LAYOUTS.values())]:
+            fails(ValueError, message, getattr(xent, name), PROBA, (given, MASS))
+        fails(ValueError, message, getattr(xent, name), PROBA, (indices, 0 * MASS))
+        fails(ValueError, message, getattr(xent, name), PROBA, (indices, MASS), sample_weight=[1, 0, 1])
+
+
+@each_categorical
+def test_place_of_an_index(name):
+    """With any axis and any number of threads."""
+    proba, indices = np.full((2, 5, 3), 0.2), np.zeros((2, 3, 4), int)
+    indices[1, 1, 2:] = indices[1, 2] = -7
+    with pytest.raises(ValueError, match=r"^target\[0\]\[1, 1, 2\] is -7; indices must be in \[0, 5\)"):
+        getattr(xent, name)(proba, (indices, np.ones(indices.shape)), axis=1)
+    indices = np.zeros((MANY, 2), np.int32)
+    indices[MANY - 100 :] = indices[MANY // 2, 1] = 99
+    for n_threads in (1, 2, 5):
+        with pytest.raises(ValueError, match=rf"^target\[0\]\[{MANY // 2}, 1\] is 99; indices must be in \[0, 4\)"):
+            getattr(xent, name)(np.full((MANY, 4), 0.25), (indices, np.ones((MANY, 2))), n_threads=n_threads)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ignored"), [("i1", -100), ("i2", 999), ("i8", -(2**63)), ("u1", 255), ("u8", 2**63), (">u8", 2**64 - 1)]
+)
+def test_ignored_indices_are_padding(kind, ignored):
+    """Whatever their probability. A log loss has no such label."""
+    padded = np.full((3, 4), ignored, kind), np.full((3, 4), nan)
+    padded[0][:, ::2], padded[1][:, ::2] = INDICES, MASS
+    logits, options = np.arange(12.0).reshape(3, 4) ** 0.5, {"ignore_index": ignored, "return_grad": True}
+    loss, grad = xent.cross_entropy(logits, padded, **options)
+    expected = xent.cross_entropy(logits, (INDICES, MASS), **options)
+    assert loss == expected[0]
+    np.testing.assert_array_equal(grad, expected[1])
+    message = f"target[0][0, 1] is {ignored}; indices must be in [0, 4)"
+    fails(ValueError, message, xent.log_loss, PROBA, padded)
+
+
+@pytest.mark.parametrize("name", WITH_GRAD[1:])
+@pytest.mark.parametrize("shape", [(), (3,), (4,), (3, 1), (1, 4), (4, 3), (1, 3, 4)])
+def test_binary_target_shape(shape, name):
+    message = f"target has shape {shape}; it must have shape (3, 4), as {FIRST[name]}"
+    fails(ValueError, message, getattr(xent, name), PROBA, np.zeros(shape))
+
+
+def test_targets_of_a_log_loss_of_two_classes():
+    fails(ValueError, "target[1] is 2; labels must be 0 or 1", xent.log_loss, [0.5, 0.5], [1, 2])
+    fails(ValueError, "target[0] is -1; labels must be 0 or 1", xent.log_loss, [0.5, 0.5], np.array([-1, 1], "i1"))
+    fails(ValueError, "target has shape (1,); it must have shape (2,), as proba", xent.log_loss, [0.5, 0.5], [1])
+    fails(
+        TypeError,
+        f"target has dtype bool; it must be real numbers, {FLOATS}",
+        xent.log_loss,
+        [0.5, 0.5],
+        [True, False],
+    )
