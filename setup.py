@@ -26,6 +26,15 @@ if sys.platform != "win32":
     # Vectors are passed through pointers from one inline function to the next: they stay in registers only if all are.
     MACROS.append(("CYTHON_INLINE", "inline __attribute__((always_inline))"))
 
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "cdivision": True,
+    "freethreading_compatible": True,
+    "initializedcheck": False,
+    "wraparound": False,
+}
+
 
 class BuildExt(build_ext):
     """Say what is missing before the compiler's own, less helpful, complaint; compile the sets side by side."""
@@ -47,6 +56,10 @@ class BuildExt(build_ext):
                 f"xent is compiled when it is installed, and Python's header {header} was not found. Install it "
                 "(Debian, Ubuntu: apt install python3-dev; Fedora: dnf install python3-devel)."
             )
+        # Here, and not when this file is read: nobody waits for Cython to learn that the compiler is missing.
+        translated = cythonize(self.extensions, compiler_directives=DIRECTIVES)
+        for extension, in_c in zip(self.extensions, translated, strict=True):
+            extension.sources = in_c.sources
         super().build_extensions()
 
 
@@ -62,13 +75,4 @@ extensions = [
     for name, flags in SETS.items()
 ]
 
-DIRECTIVES = {
-    "language_level": 3,
-    "boundscheck": False,
-    "cdivision": True,
-    "freethreading_compatible": True,
-    "initializedcheck": False,
-    "wraparound": False,
-}
-
-setup(ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES), cmdclass={"build_ext": BuildExt})
+setup(ext_modules=extensions, cmdclass={"build_ext": BuildExt})
