@@ -182,6 +182,71 @@ def test_solvers_agree(monkeypatch, n_classes, metric, solver):
     np.testing.assert_allclose(result.x, expected.x, atol=1e-8)
 
 
+# --- dual ascent -----------------------------------------------------------------------------------------------------
+
+
+def text(n_classes, soft=False, n=200, words=400):
+    """Sparse rows with few words in common, sorted by class."""
+    rng = np.random.default_rng(8)
+    target = np.sort(rng.integers(0, n_classes, n))
+    word = rng.integers(0, words, (n, 12))
+    word = np.where(rng.random(word.shape) < 0.4, word - word % n_classes + target[:, None], word) % words
+    X = sparse.csr_array((rng.uniform(0.1, 0.4, word.size), word.ravel(), np.arange(0, word.size + 1, 12)), (n, words))
+    X.sum_duplicates()
+    if soft:
+        target = rng.dirichlet(np.ones(n_classes), n) * rng.uniform(0.5, 2) + 2 * np.eye(n_classes)[target]
+    return X, target, rng.uniform(0, 2, n) * (rng.random(n) < 0.9)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("index", [np.int32, np.int64])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("n_classes", [2, 3, 11])
+def test_an_ascent_goes_most_of_the_way(n_classes, soft, fit_intercept, index, dtype):
+    X, target, weight = text(n_classes, soft)
+    X = X.astype(dtype)
+    X.indices, X.indptr = X.indices.astype(index), X.indptr.astype(index)
+    function = Objective(X, target, n_classes, weight, 1 / weight.sum(), fit_intercept, None)
+    zeros = np.zeros(np.prod(function.shape))
+    least = minimise(function, zeros, solver="newton-cg", tol=1e-7, max_iter=50, noise=float(np.finfo(dtype).eps))
+    assert least.converged
+    start = function.start()
+    assert function(zeros)[0] == pytest.approx(np.log(n_classes))
+    assert function(start)[0] - least.loss < 0.01 * (function(zeros)[0] - least.loss)
+    assert fit_intercept or not start.reshape(function.shape)[:, -1].any()
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e3, 1e30])
+@pytest.mark.parametrize("l2", [0.0, 1e-12, 1.0, 1e6])
+def test_no_start_is_worse_than_zeros(l2, scale):
+    X, target, weight = text(4)
+    function = Objective(X * scale, target, 4, weight, l2, True, None)
+    with np.errstate(all="ignore"):
+        assert function(function.start())[0] <= np.log(4) * (1 + 1e-12)
+
+
+def test_ascents_are_for_sparse_rows_whose_probabilities_take_little(monkeypatch):
+    X, target, weight = text(50)
+    assert RowSums(X.toarray(), target, 50, weight).ascent(1.0, True) is None
+    assert RowSums(X, target, 50, weight).ascent(0.0, True) is None
+    assert RowSums(X, target, 50, weight).ascent(1.0, True).shape == (50, X.shape[1] + 1)
+    monkeypatch.setattr(xent.linear, "MAX_KEPT_BYTES", 0)
+    assert RowSums(X, target, 50, weight).ascent(1.0, True) is None
+
+
+def test_a_fit_that_starts_with_an_ascent_ends_at_the_minimum(monkeypatch):
+    X, target, weight = text(4)
+    function = Objective(X, target, 4, weight, 1 / len(weight), True, None)
+    arguments = {"tol": 1e-10, "max_iter": 50, "noise": 1e-16}
+    expected = minimise(function, np.zeros(4 * (X.shape[1] + 1)), solver="lbfgs", **arguments)
+    monkeypatch.setattr(xent.linear, "MAX_FACTOR_SIZE", 0)
+    result = minimise(function, np.zeros(4 * (X.shape[1] + 1)), **arguments)
+    assert expected.converged
+    assert result.converged
+    np.testing.assert_allclose(result.x, expected.x, atol=1e-7)
+
+
 @pytest.mark.parametrize("solver", ["lbfgs", "newton-cg"])
 @pytest.mark.parametrize("metric", ["blocks", "factors"])
 def test_columns_from_a_millionth_to_a_million_need_no_scaler(monkeypatch, metric, solver):

@@ -121,6 +121,18 @@ def binary_cross_entropy(
     work: Work,
 ) -> None: ...
 def lanes_of(itemsize: int) -> int: ...
+def dual_sweep(
+    X: tuple[Array, Array, Array],
+    rows: int,
+    coef: Array,
+    intercept: Doubles,
+    kept: Array,
+    mass: Doubles,
+    strength: float,
+    room: Array,
+    count: int,
+    stride: int,
+) -> float: ...
 def linear_sums(
     problem: Batch,
     options: Options,

@@ -281,6 +281,45 @@ cdef void add_sparse_gradient(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Dual ascent over sparse rows: see dual.py
+# ---------------------------------------------------------------------------------------------------------------------
+
+cdef double sweep(
+    const Linear* problem, const index_type* column, vec* z, double strength, Py_ssize_t count, Py_ssize_t stride
+) noexcept nogil:
+    """Rows one by one, `stride` apart: `kept` goes some of the way to the probabilities that the row's logits have, and
+    the coefficients go with it. z: room for three rows padded to vectors. Return by how much `kept` has moved."""
+    cdef const index_type* start = <const index_type*>problem.start
+    cdef Py_ssize_t classes = problem.batch.logits.n, offset = classes - problem.rows, i = 0, j, k, turn
+    cdef vec* p = z + (classes + lanes(z) - 1) // lanes(z)
+    cdef vec* row = p + (classes + lanes(z) - 1) // lanes(z)
+    cdef vec* coef = <vec*>problem.coef
+    cdef vec* kept
+    cdef double bound = 0.25 if offset else 0.5     # of the Hessian of a row's loss, in its logits
+    cdef double square, pull, share, change, moved = 0
+    cdef Traffic traffic = no_traffic(z)
+    for turn in range(count):
+        kept = from_element(<vec*>problem.kept, i * classes)
+        pull = problem.mass[i] / strength
+        square = 0
+        for k in range(<Py_ssize_t>start[i], <Py_ssize_t>start[i + 1]):
+            square += get(<const vec*>problem.x, k) * get(<const vec*>problem.x, k)
+        share = 1 / (1 + bound * pull * square)
+        if offset:
+            put(z, 0, 0)
+        sparse_logits(problem, column, coef, from_element(z, offset), classes, row, i, 1)
+        softmax_row(z, p, classes, &traffic)
+        for j in range(classes):
+            change = share * (get(p, j) - get(kept, j))
+            put(kept, j, get(kept, j) + change)
+            put(z, j, -pull * change)
+            moved += problem.mass[i] * change * change
+        add_sparse_gradient(problem, column, from_element(z, offset), classes, row, i, 1, coef)
+        i = (i + stride) % count
+    return moved
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # A block of rows, tile by tile
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -405,6 +444,42 @@ def lanes_of(Py_ssize_t itemsize):
     return XENT_LANES_f32 if itemsize == 4 else XENT_LANES_f64
 
 
+cdef void bind_csr(Linear* linear, X, Py_ssize_t rows, coef, intercept) noexcept:
+    linear.x = <char*>cnp.PyArray_DATA(<cnp.ndarray>X[0])
+    linear.index = <char*>cnp.PyArray_DATA(<cnp.ndarray>X[1])
+    linear.start = <char*>cnp.PyArray_DATA(<cnp.ndarray>X[2])
+    linear.wide_index = cnp.PyArray_ITEMSIZE(<cnp.ndarray>X[1]) == 8
+    linear.stride = 0
+    linear.features = cnp.PyArray_DIM(<cnp.ndarray>coef, 0)
+    linear.rows = rows
+    linear.width = cnp.PyArray_DIM(<cnp.ndarray>coef, 1)
+    linear.coef = <char*>cnp.PyArray_DATA(<cnp.ndarray>coef)
+    linear.intercept = <double*>cnp.PyArray_DATA(<cnp.ndarray>intercept)
+
+
+def dual_sweep(
+    X, Py_ssize_t rows, coef, intercept, kept, mass, double strength, room, Py_ssize_t count, Py_ssize_t stride
+):
+    """A sweep over the rows of CSR (elements, columns, starts), which changes `kept` and the coefficients."""
+    cdef Linear linear
+    cdef char* z = <char*>cnp.PyArray_DATA(<cnp.ndarray>room)
+    cdef double moved
+    bind(&linear.batch.logits, kept, True)      # for their number and type
+    bind_csr(&linear, X, rows, coef, intercept)
+    linear.kept = <char*>cnp.PyArray_DATA(<cnp.ndarray>kept)
+    linear.mass = <double*>cnp.PyArray_DATA(<cnp.ndarray>mass)
+    with nogil:
+        if linear.batch.logits.kind != F64 and linear.wide_index:
+            moved = sweep(&linear, <const int64_t*>linear.index, <vf32*>z, strength, count, stride)
+        elif linear.batch.logits.kind != F64:
+            moved = sweep(&linear, <const int32_t*>linear.index, <vf32*>z, strength, count, stride)
+        elif linear.wide_index:
+            moved = sweep(&linear, <const int64_t*>linear.index, <vf64*>z, strength, count, stride)
+        else:
+            moved = sweep(&linear, <const int32_t*>linear.index, <vf64*>z, strength, count, stride)
+    return moved
+
+
 cdef void linear_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
     cdef Linear linear = (<const Linear*>task)[0]
     cdef Py_ssize_t classes = linear.batch.logits.n, i, sums_length = sums_scratch(&linear)
@@ -451,24 +526,19 @@ def linear_sums(
     linear.batch.grad = linear.batch.logits
     linear.task = <Task>task
     linear.tile = cnp.PyArray_DIM(<cnp.ndarray>problem.logits, 0)
-    linear.rows = rows
     linear.index = linear.start = linear.kept = NULL
     linear.mass = NULL
-    linear.stride = linear.width = 0
+    linear.width = 0
     linear.wide_index = False
     if type(X) is tuple:
-        linear.x = <char*>cnp.PyArray_DATA(<cnp.ndarray>X[0])
-        linear.index = <char*>cnp.PyArray_DATA(<cnp.ndarray>X[1])
-        linear.start = <char*>cnp.PyArray_DATA(<cnp.ndarray>X[2])
-        linear.wide_index = cnp.PyArray_ITEMSIZE(<cnp.ndarray>X[1]) == 8
-        linear.features = cnp.PyArray_DIM(<cnp.ndarray>coef, 0)
-        linear.width = cnp.PyArray_DIM(<cnp.ndarray>coef, 1)
+        bind_csr(&linear, X, rows, coef, intercept)
     else:
+        linear.rows = rows
         linear.x = <char*>cnp.PyArray_DATA(<cnp.ndarray>X)
         linear.stride = cnp.PyArray_STRIDE(<cnp.ndarray>X, 0)
         linear.features = cnp.PyArray_DIM(<cnp.ndarray>X, 1)
-    linear.coef = <char*>cnp.PyArray_DATA(<cnp.ndarray>coef)
-    linear.intercept = <double*>cnp.PyArray_DATA(<cnp.ndarray>intercept)
+        linear.coef = <char*>cnp.PyArray_DATA(<cnp.ndarray>coef)
+        linear.intercept = <double*>cnp.PyArray_DATA(<cnp.ndarray>intercept)
     if kept is not None:
         linear.kept = <char*>cnp.PyArray_DATA(<cnp.ndarray>kept)
     if mass is not None:

@@ -12,6 +12,7 @@ flat float64 vector. Two classes need one row: the logit of the second class, th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from xent._arguments import Batch, Options
 from xent._dispatch import kernels
 from xent._parallel import THREAD_ELEMENTS, Blocks, get_num_threads
+from xent.dual import ascend
 from xent.losses import cross_entropy
 from xent.primitives import softmax
 from xent.solvers import Metric, Progress, Result, Vector, lbfgs, newton_cg
@@ -95,6 +97,9 @@ class Sums(Protocol):
     def diagonal(self, matrix: Matrix) -> Matrix:
         """The diagonal of the Hessian divided by the weight."""
 
+    def ascent(self, l2: float, fit_intercept: bool) -> Matrix | None:
+        """Coefficients from which less is to go than from zeros, if they are quickly found."""
+
 
 class RowSums:
     """The sums over rows in memory.
@@ -124,7 +129,7 @@ class RowSums:
         if target.ndim == 2:
             self.mass = sample_weight * target.sum(axis=1, dtype=np.float64)
         self.weight = float(self.mass.sum())
-        self._classes = n_classes
+        self.classes = n_classes
         self._csr: tuple[Array, Array, Array] | None = None
         if not isinstance(X, np.ndarray):
             index = np.result_type(X.indices, X.indptr)
@@ -145,7 +150,7 @@ class RowSums:
     def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
         size = self._kept_rows()
         if self.X.shape[0] <= size:
-            probabilities = np.empty((self.X.shape[0], self._classes), self.X.dtype)
+            probabilities = np.empty((self.X.shape[0], self.classes), self.X.dtype)
             self._sums(PROBABILITIES, matrix, probabilities)
             return lambda direction: self._sums(CURVATURE, direction, probabilities)[1]
 
@@ -199,22 +204,30 @@ class RowSums:
         elements = max(1, len(self._csr[0]) // self.X.shape[0])     # of a row
         for part in self._parts(min(self._kept_rows(), max(1, SAMPLE_BYTES // (elements * self.X.dtype.itemsize)))):
             assert part._csr is not None
-            probabilities = np.empty((part.X.shape[0], self._classes), self.X.dtype)
+            probabilities = np.empty((part.X.shape[0], self.classes), self.X.dtype)
             part._sums(PROBABILITIES, matrix, probabilities)
             squares = (np.square(part._csr[0]), *part._csr[1:])
             result += part._compiled_sums(DIAGONAL, matrix, probabilities, squares)[1]
         return result / self.weight
 
+    def ascent(self, l2: float, fit_intercept: bool) -> Matrix | None:
+        if self._csr is None or not l2 * self.weight > 0:
+            return None
+        n, of_row = self.X.shape[0], self.classes * self.X.dtype.itemsize
+        if n * of_row > max(MAX_KEPT_BYTES, self._csr[0].nbytes + self._csr[1].nbytes):
+            return None
+        return ascend(self, self._csr, l2 * self.weight, fit_intercept)
+
     def _kept_rows(self) -> int:
         """How many rows' probabilities may be kept."""
         size: int = self.X.dtype.itemsize
-        return max(1, MAX_KEPT_BYTES // (self._classes * size))
+        return max(1, MAX_KEPT_BYTES // (self.classes * size))
 
     def _parts(self, size: int) -> Iterator[RowSums]:
         weight = np.ones(len(self.mass)) if self.sample_weight is None else self.sample_weight
         for start in range(0, self.X.shape[0], size):
             rows = slice(start, start + size)
-            yield RowSums(self.X[rows], self.target[rows], self._classes, weight[rows], self.n_threads)
+            yield RowSums(self.X[rows], self.target[rows], self.classes, weight[rows], self.n_threads)
 
     def _sample(self, matrix: Matrix) -> tuple[Array, Array, Array]:
         """Some rows, with a column of ones, their probabilities, and their share of the mass."""
@@ -223,7 +236,7 @@ class RowSums:
         sample = self.X[::stride]
         X = np.ones((sample.shape[0], size), sample.dtype)
         X[:, :-1] = sample if isinstance(sample, np.ndarray) else sample.toarray()
-        scores = np.zeros((len(X), self._classes), X.dtype)
+        scores = np.zeros((len(X), self.classes), X.dtype)
         scores[:, -self.rows :] = logits(X[:, :-1], matrix[:, :-1], matrix[:, -1])
         mass = self.mass[::stride]
         return X, softmax(scores, out=scores)[:, -self.rows :], mass / max(mass.sum(), np.finfo(np.float64).tiny)
@@ -237,7 +250,7 @@ class RowSums:
         total = 0.0
         for block in row_blocks(self.X, self.rows):
             X = self.X[block]
-            scores = np.zeros((X.shape[0], self._classes), X.dtype)
+            scores = np.zeros((X.shape[0], self.classes), X.dtype)
             slopes = scores[:, -self.rows :]
             slopes[...] = logits(X, matrix[:, :-1], matrix[:, -1])
             if task == LOSS:
@@ -288,7 +301,7 @@ class RowSums:
             gradients = np.zeros((blocks.number, self.rows))
             sparse = np.zeros((blocks.number, *coef.shape), dtype)
         intercept = np.ascontiguousarray(matrix[:, -1])
-        scores = np.empty((tile, self._classes), dtype)     # for its shape and type
+        scores = np.empty((tile, self.classes), dtype)     # for its shape and type
         batch = Batch(scores, 1, scores, self.target, None, None, None, self.sample_weight)
         blocks.run(
             kernels.linear_sums, batch, Options(), task, X if csr is None else csr, self.rows, coef, intercept, kept,
@@ -355,6 +368,14 @@ class Objective:
         loss, gradient = self.sums.loss_gradient(matrix)
         penalty = 0.5 * self.l2 * float(np.vdot(matrix[:, :-1], matrix[:, :-1]))
         return loss / self.sums.weight + penalty, self._mean(gradient, matrix)
+
+    def start(self) -> Vector:
+        """Where to begin if nothing is known: zeros, or what a dual ascent finds if that is better."""
+        found = self.sums.ascent(self.l2, self.fit_intercept)
+        at_zeros = math.log(max(2, self.shape[0]))      # all classes alike
+        if found is None or not self(found.ravel())[0] < at_zeros:
+            return np.zeros(self.shape).ravel()
+        return found.ravel()
 
     def hessian_product_at(self, coefficients: Vector) -> Callable[[Vector], Vector]:
         """v -> H v, with H the Hessian of the objective there."""
@@ -489,7 +510,8 @@ def minimise(
     solver : {"auto", "lbfgs", "newton-cg"}
         "auto" takes Newton-CG where there are more features than a good metric can have, and else L-BFGS: per pass
         over the rows L-BFGS came nearer on all sets that were measured, but the steps that it remembers cost more than
-        the rows where coefficients are many. Where L-BFGS stops short of tol, or the metric is one that it should not
+        the rows where coefficients are many. It begins where a dual ascent ends, if it is to begin at zeros and the rows
+        are sparse. Where L-BFGS stops short of tol, or the metric is one that it should not
         need many iterations with (which rounding spoils where columns differ by many orders of magnitude), Newton-CG
         goes on from there.
     start, tol, max_iter, noise, callback
@@ -513,6 +535,8 @@ def minimise(
         if solver != "auto":
             return run(solver, start, max_iter, callback)
         if objective.shape[1] > MAX_FACTOR_SIZE:
+            if not start.any() and max_iter > 0:
+                start = objective.centred(objective.start())
             return run("newton-cg", start, max_iter, callback)
         patience = min(PATIENCE, max_iter) if objective.has_block_metric() else max_iter
         first = run("lbfgs", start, patience, callback)

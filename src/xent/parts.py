@@ -261,6 +261,9 @@ class PartSums:
     def diagonal(self, matrix: Matrix) -> Matrix:
         return self._diagonal(matrix) / self.weight
 
+    def ascent(self, l2: float, fit_intercept: bool) -> None:
+        """It would go from row to row."""
+
     def _sampled(self) -> RowSums:
         """Rows enough for a metric, of the size of a few thousand times the features: read once and kept."""
         if self._sample is None:
