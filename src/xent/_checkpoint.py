@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xent import persistence
-from xent.solvers import Progress, Vector
+from xent.solvers import Progress
 
 Array = NDArray[Any]
 
@@ -53,11 +53,10 @@ class Checkpoint:
         self._done = int(content["iterations"])
         return saved, self._done
 
-    def keep(self, progress: Progress, x: Vector) -> None:
+    def keep(self, progress: Progress, coefficients: Array) -> None:
         if progress.iteration and progress.iteration % self.every == 0:
-            self.write(self._done + progress.iteration, x)
+            self.write(self._done + progress.iteration, coefficients)
 
-    def write(self, iterations: int, x: Vector) -> None:
-        rows = 1 if len(self.problem["classes"]) == 2 else len(self.problem["classes"])
+    def write(self, iterations: int, coefficients: Array) -> None:
         content = {"problem": self.problem, "iterations": iterations}
-        persistence.write(self.path, _KIND, _VERSION, content, {"coefficients": x.reshape(rows, -1)})
+        persistence.write(self.path, _KIND, _VERSION, content, {"coefficients": np.ascontiguousarray(coefficients)})

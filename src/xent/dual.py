@@ -68,7 +68,7 @@ def ascend(sums: RowSums, csr: tuple[Array, Array, Array], strength: float, fit_
             spread = mass - np.einsum("i,ij,ij->j", sums.mass, p, p)
             step = MOMENTUM * step - STEP * ((mass - target_mass) / (spread + a_row))[-rows:]
             intercept += step - step.mean() if rows > 1 else step
-    return np.column_stack([coef[:, :rows].T, intercept])
+    return np.vstack([coef[:, :rows], intercept]).T
 
 
 def _coprime(n: int) -> int:

@@ -7,7 +7,8 @@ Two parts, so that the rows may be anywhere: `Sums` is what is added up over row
 rows in memory, `RowSums`); `Objective` divides by the total weight and adds the penalty. Nothing else knows of rows.
 
 Coefficients are one matrix of shape (rows, features + 1), the intercept in the last column (0 if there is none), as a
-flat float64 vector. Two classes need one row: the logit of the second class, that of the first being 0.
+flat float64 vector: row by row, or for sparse rows, each element of which meets all classes, column by column. Two
+classes need one row: the logit of the second class, that of the first being 0.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +80,7 @@ class Sums(Protocol):
 
     rows: int       # of coefficients
     features: int
+    order: Literal["C", "F"]    # of matrices in memory: what takes no copies
     weight: float   # sum of sample weight times target mass
     needs_no_blas: bool     # whether only metrics use BLAS
 
@@ -139,6 +141,7 @@ class RowSums:
                 np.require(X.indices, index, ["C", "A"]),
                 np.require(X.indptr, index, ["C", "A"]),
             )
+        self.order: Literal["C", "F"] = "C" if self._csr is None else "F"
         self._skinny = self._csr is None and (
             self.rows <= MAX_SKINNY and X.strides[1] == X.itemsize and X.strides[0] > 0 and X.flags.aligned
         )
@@ -155,7 +158,7 @@ class RowSums:
             return lambda direction: self._sums(CURVATURE, direction, probabilities)[1]
 
         def product(direction: Matrix) -> Matrix:
-            result = np.zeros(matrix.shape)
+            result = np.zeros(matrix.shape, order=self.order)
             for part in self._parts(size):
                 result += part.hessian_product_at(matrix)(direction)
             return result
@@ -200,7 +203,7 @@ class RowSums:
             X, p, mass = self._sample(matrix)
             diagonal: Matrix = ((mass[:, None] * p * (1 - p)).T @ np.square(X)).astype(np.float64)
             return diagonal
-        result = np.zeros(matrix.shape)
+        result = np.zeros(matrix.shape, order=self.order)
         elements = max(1, len(self._csr[0]) // self.X.shape[0])     # of a row
         for part in self._parts(min(self._kept_rows(), max(1, SAMPLE_BYTES // (elements * self.X.dtype.itemsize)))):
             assert part._csr is not None
@@ -290,8 +293,11 @@ class RowSums:
         else:
             elements = int(csr[2][-1])
             tile = MAX_TILE
-            coef = np.zeros((self.features, -(-self.rows // lanes) * lanes), dtype)
-            coef[:, : self.rows] = matrix[:, :-1].T
+            coef = matrix[:, :-1].T
+            width = -(-self.rows // lanes) * lanes
+            if width > self.rows or coef.dtype != dtype or not coef.flags.c_contiguous:
+                coef = np.zeros((self.features, width), dtype)
+                coef[:, : self.rows] = matrix[:, :-1].T
         blocks = self._blocks(elements, coef, tile)
         totals = np.zeros(blocks.number)
         gradients = sparse = None
@@ -307,11 +313,11 @@ class RowSums:
             kernels.linear_sums, batch, Options(), task, X if csr is None else csr, self.rows, coef, intercept, kept,
             self.mass, totals, gradients, sparse,
         )
-        result = np.zeros(matrix.shape)
+        result = np.empty(matrix.shape, order=self.order)
         if gradients is not None and sparse is None:
             gradients.sum(axis=0, out=result)
         elif gradients is not None and sparse is not None:
-            result[:, :-1] = (sparse[0] if len(sparse) == 1 else sparse.sum(axis=0))[:, : self.rows].T
+            np.add.reduce(sparse[:, :, : self.rows], axis=0, dtype=np.float64, out=result[:, :-1].T)
             gradients.sum(axis=0, out=result[:, -1])
         return kernels.total(totals.tolist()), result
 
@@ -363,26 +369,34 @@ class Objective:
         self.fit_intercept = fit_intercept
         self.shape: tuple[int, int] = (sums.rows, sums.features + 1)
 
+    def matrix(self, vector: Vector) -> Matrix:
+        """The coefficients in a vector: a view."""
+        return vector.reshape(self.shape, order=self.sums.order)
+
+    def vector(self, matrix: Matrix) -> Vector:
+        """The coefficients as minimisers have them: a view if the matrix is in the order of the sums."""
+        return matrix.ravel(order=self.sums.order)
+
     def __call__(self, coefficients: Vector) -> tuple[float, Vector]:
-        matrix = coefficients.reshape(self.shape)
+        matrix = self.matrix(coefficients)
         loss, gradient = self.sums.loss_gradient(matrix)
-        penalty = 0.5 * self.l2 * float(np.vdot(matrix[:, :-1], matrix[:, :-1]))
+        penalty = 0.5 * self.l2 * float(np.einsum("ij,ij->", matrix[:, :-1], matrix[:, :-1]))
         return loss / self.sums.weight + penalty, self._mean(gradient, matrix)
 
     def start(self) -> Vector:
         """Where to begin if nothing is known: zeros, or what a dual ascent finds if that is better."""
         found = self.sums.ascent(self.l2, self.fit_intercept)
         at_zeros = math.log(max(2, self.shape[0]))      # all classes alike
-        if found is None or not self(found.ravel())[0] < at_zeros:
+        if found is None or not self(self.vector(found))[0] < at_zeros:
             return np.zeros(self.shape).ravel()
-        return found.ravel()
+        return self.vector(found)
 
     def hessian_product_at(self, coefficients: Vector) -> Callable[[Vector], Vector]:
         """v -> H v, with H the Hessian of the objective there."""
-        product = self.sums.hessian_product_at(coefficients.reshape(self.shape))
+        product = self.sums.hessian_product_at(self.matrix(coefficients))
 
         def mean_product(direction: Vector) -> Vector:
-            matrix = direction.reshape(self.shape)
+            matrix = self.matrix(direction)
             return self._mean(product(matrix), matrix)
 
         return mean_product
@@ -393,7 +407,7 @@ class Objective:
         total[:, :-1] += self.l2 * matrix[:, :-1]
         if not self.fit_intercept:
             total[:, -1] = 0
-        return total.ravel()
+        return self.vector(total)
 
     def centred(self, coefficients: Vector) -> Vector:
         """Coefficients with mean 0 over the classes.
@@ -406,7 +420,7 @@ class Objective:
     def _centre(self, coefficients: Vector) -> Vector:
         """The same in place."""
         if self.shape[0] > 1:
-            matrix = coefficients.reshape(self.shape)
+            matrix = self.matrix(coefficients)
             matrix -= np.add.reduce(matrix, axis=0) / len(matrix)
         return coefficients
 
@@ -422,7 +436,7 @@ class Objective:
         .. [1] T. George et al., "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis",
            NeurIPS 2018.
         """
-        matrix = coefficients.reshape(self.shape)
+        matrix = self.matrix(coefficients)
         if self.has_block_metric():
             return self._block_metric(matrix)
         if self.shape[1] <= MAX_FACTOR_SIZE:
@@ -440,7 +454,12 @@ class Objective:
         if not self.fit_intercept:
             hessian[:, -1, :-1] = hessian[:, :-1, -1] = 0
         inverses = np.array([inverse(block) for block in hessian])
-        return lambda g: self.centred(np.matmul(inverses, self.centred(g).reshape(*self.shape, 1)).ravel())
+
+        def metric(g: Vector) -> Vector:
+            columns = self.matrix(self.centred(g)).reshape(*self.shape, 1)
+            return self._centre(self.vector(np.matmul(inverses, columns).reshape(self.shape)))
+
+        return metric
 
     def _factor_metric(self, matrix: Matrix) -> Metric:
         classes, features, curvatures = self.sums.factors(matrix, self.l2)
@@ -448,12 +467,12 @@ class Objective:
         curvatures[~(curvatures > 0)] = 1.0
 
         def metric(g: Vector) -> Vector:
-            rotated = classes.T @ self.centred(g).reshape(self.shape) @ features
+            rotated = classes.T @ self.matrix(self.centred(g)) @ features
             rotated /= curvatures
             result = classes @ rotated @ features.T
             if not self.fit_intercept:
                 result[:, -1] = 0
-            return self.centred(result.ravel())
+            return self._centre(self.vector(result))
 
         return metric
 
@@ -461,7 +480,7 @@ class Objective:
         scale = self.sums.diagonal(matrix)
         scale[:, :-1] += self.l2
         scale[~(scale > 0)] = 1.0       # columns of zeros
-        scale = scale.ravel()
+        scale = self.vector(scale)
 
         def metric(g: Vector) -> Vector:
             result = self.centred(g)        # a copy
@@ -510,10 +529,9 @@ def minimise(
     solver : {"auto", "lbfgs", "newton-cg"}
         "auto" takes Newton-CG where there are more features than a good metric can have, and else L-BFGS: per pass
         over the rows L-BFGS came nearer on all sets that were measured, but the steps that it remembers cost more than
-        the rows where coefficients are many. It begins where a dual ascent ends, if it is to begin at zeros and the rows
-        are sparse. Where L-BFGS stops short of tol, or the metric is one that it should not
-        need many iterations with (which rounding spoils where columns differ by many orders of magnitude), Newton-CG
-        goes on from there.
+        the rows where coefficients are many. If these are zeros and the rows sparse, it begins where a dual ascent
+        ends. Where L-BFGS stops short of tol, or the metric is one that it should not need many iterations with (which
+        rounding spoils where columns differ by many orders of magnitude), Newton-CG goes on from there.
     start, tol, max_iter, noise, callback
         As the solvers take them.
     """

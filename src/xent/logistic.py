@@ -62,7 +62,8 @@ class LogisticRegression(LinearClassifier):
         The fit ends after so many iterations, with a `ConvergenceWarning`.
     solver : {"auto", "lbfgs", "newton-cg"}, default "auto"
         ``"lbfgs"``: L-BFGS. ``"newton-cg"``: Newton's method in a trust region, its steps by conjugate gradients. Both
-        are preconditioned by what the number of features allows; ``"auto"`` chooses by that number.
+        are preconditioned by what the number of features allows; ``"auto"`` chooses by that number, and begins fits of
+        many to sparse rows with a few sweeps of dual ascent, which `max_iter` does not count.
     warm_start : bool, default False
         Start the next fit from the present coefficients, if they are for the same classes and number of features.
     random_state : int or None, default None
@@ -219,22 +220,25 @@ class LogisticRegression(LinearClassifier):
             result, interrupt = run(
                 minimise,
                 objective,
-                start.ravel(),
+                objective.vector(start),
                 solver=self.solver,
                 tol=self.tol,
                 max_iter=max(0, self.max_iter - done),
                 noise=float(np.finfo(rows.dtype).eps),
                 callback=watch and (lambda progress: watch(progress._replace(iteration=progress.iteration + done))),
-                keep=None if checkpoint is None else checkpoint.keep,
+                keep=None
+                if checkpoint is None
+                else lambda progress, x: checkpoint.keep(progress, objective.matrix(x)),
             )
         result = result._replace(iterations=result.iterations + done)
-        self._keep(result.x.reshape(objective.shape), rows.dtype, result)
+        matrix = objective.matrix(result.x)
+        self._keep(matrix, rows.dtype, result)
         self._keep_names(rows.sums.features, rows.names)
         self.classes_ = rows.classes
         self._seen = rows.weight
         self._curvature = None
         if checkpoint is not None:
-            checkpoint.write(result.iterations, result.x)
+            checkpoint.write(result.iterations, matrix)
         if interrupt is not None:
             raise interrupt
         if l2 == 0 and rows.separated(self.coef_, self.intercept_):
@@ -333,7 +337,7 @@ class LogisticRegression(LinearClassifier):
         result, interrupt = run(
             lbfgs,
             batch,
-            batch.centre.ravel(),
+            batch.mean.vector(batch.centre),
             metric_at=batch.metric_at,
             tol=self.tol,
             max_iter=min(self.max_iter, STREAM_ITERATIONS) if fitted else self.max_iter,
@@ -341,7 +345,7 @@ class LogisticRegression(LinearClassifier):
         )
         curvature = batch.past if interrupt is not None else batch.past_with_batch(result.x)
         dtype = np.result_type(self.coef_.dtype, matrix.dtype) if fitted else matrix.dtype
-        self._keep(result.x.reshape(batch.centre.shape), dtype, result)
+        self._keep(batch.mean.matrix(result.x), dtype, result)
         if not fitted:
             self._keep_names(matrix.shape[1], features.names)
             self.classes_ = known
@@ -426,7 +430,7 @@ class LogisticRegression(LinearClassifier):
         )
 
     def _keep(self, matrix: NDArray[np.float64], dtype: np.dtype[Any], result: Result) -> None:
-        self.coef_ = matrix[:, :-1].astype(dtype)
+        self.coef_ = matrix[:, :-1].astype(dtype, order="C")
         self.intercept_ = matrix[:, -1].astype(dtype)
         self.n_iter_ = np.array([result.iterations], np.int32)
         self.objective_ = result.loss

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -250,6 +250,7 @@ class PartSums:
         self.features = plan.features
         self.weight = plan.mass
         self.needs_no_blas = False
+        self.order: Literal["C", "F"] = "C"
         self._sample: RowSums | None = None
 
     def class_blocks(self, matrix: Matrix) -> Matrix:

@@ -72,15 +72,15 @@ class Batch:
         if curvature is None:
             self.past = _prior(self.mean.shape, l2)
             if seen > 0:
-                self.past += seen / self.sums.weight * self._curvature(self.centre.ravel())
+                self.past += seen / self.sums.weight * self._curvature(self.centre)
         else:
             self.past = curvature
 
     def __call__(self, x: Vector) -> tuple[float, Vector]:
         loss, gradient = self.mean(x)
-        offset = x.reshape(self.centre.shape) - self.centre
+        offset = self.mean.matrix(x) - self.centre
         pull = _times(self.past, offset) / self.sums.weight
-        return loss + 0.5 * float(np.vdot(offset, pull)), gradient + pull.ravel()
+        return loss + 0.5 * float(np.vdot(offset, pull)), gradient + self.mean.vector(pull)
 
     def metric_at(self, x: Vector) -> Metric:
         """The inverse of the Hessian's diagonal blocks, or of its diagonal."""
@@ -89,16 +89,15 @@ class Batch:
             inverses = np.array([inverse(block) for block in hessian])
         else:
             inverses = 1 / np.where(hessian > 0, hessian, 1)
-        return lambda g: _times(inverses, g.reshape(self.centre.shape)).ravel()
+        return lambda g: self.mean.vector(_times(inverses, self.mean.matrix(g)))
 
     def past_with_batch(self, x: Vector) -> Matrix:
         """The curvature of the quadratic that has the batch in it as well."""
-        result: Matrix = self.past + self._curvature(x)
+        result: Matrix = self.past + self._curvature(self.mean.matrix(x))
         return result
 
-    def _curvature(self, x: Vector) -> Matrix:
+    def _curvature(self, matrix: Matrix) -> Matrix:
         """That of the batch alone, of the shape of `past`."""
-        matrix: Matrix = x.reshape(self.centre.shape)
         p = probabilities(self.X, matrix[:, :-1], matrix[:, -1], log=False, n_threads=self.n_threads)[:, -len(matrix) :]
         spread = p * (1 - p) * self.sample_weight[:, None].astype(p.dtype)
         result = np.zeros(self.past.shape)
