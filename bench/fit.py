@@ -138,7 +138,7 @@ def conditions(threads: int) -> ExitStack:
 
 
 def numbers_of_iterations() -> Iterator[int]:
-    return (1 << k for k in range(1, LONG.bit_length()))
+    return (1 << k for k in range(LONG.bit_length()))
 
 
 def compare(
