@@ -53,6 +53,7 @@ from xent._rows cimport (
 from xent._simd cimport (
     XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, get, lanes, load_first, multiply_add, put, vec, vf32,
     vf64, xent_add_lanes_f32, xent_add_lanes_f64, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_prefetch,
+    xent_turn_f32, xent_turn_f64,
 )
 from xent._traffic cimport Traffic, finish, no_traffic
 

@@ -5,7 +5,7 @@
 # to 4 classes (logits) or 3 vectors of features by up to 4 classes (gradients): 12 sums that do not wait for one another,
 # and fewer loads than multiplications.
 #
-# Dense rows: contiguous, coefficients (classes, features). Sparse rows: CSR, coefficients (features, width) with the
+# Dense rows: contiguous, or made so a tile at a time where columns are; coefficients (classes, features). Sparse rows: CSR, coefficients (features, width) with the
 # classes padded with zeros to whole vectors, so that an element of X meets contiguous coefficients of all classes.
 
 cdef enum Task:
@@ -29,6 +29,7 @@ cdef struct Linear:
     Batch batch             # logits: the tile
     char* x                 # dense rows; or the elements of sparse ones, whose columns are `index`
     Py_ssize_t stride       # bytes from one row to the next; 0: sparse
+    Py_ssize_t step         # and from one element of it to the next, if those are not side by side but rows are; or 0
     char* index
     char* start             # of each row among the elements, of the type of `index`
     bint wide_index
@@ -43,7 +44,7 @@ cdef struct Linear:
     Py_ssize_t tile         # rows of a tile
     double* totals          # of each block
     double* gradients       # (or NULL) of each block
-    Py_ssize_t step         # from one to the next
+    Py_ssize_t gradient_step        # from one to the next
     char* sparse_gradients
     Py_ssize_t sparse_step  # bytes
 
@@ -104,10 +105,10 @@ cdef inline void logits_of_classes(
 
 
 cdef void dense_logits(
-    const Linear* problem, const vec* coef, vec* z, Py_ssize_t classes, Py_ssize_t first, Py_ssize_t count
+    const Linear* problem, const char* x, Py_ssize_t stride, const vec* coef, vec* z, Py_ssize_t classes,
+    Py_ssize_t count
 ) noexcept nogil:
     """z = the logits of `count` rows, `classes` elements apart. Classes are done four at a time, or nearly."""
-    cdef const char* x = problem.x + first * problem.stride
     cdef Py_ssize_t j = 0, n = problem.features, groups = (problem.rows + 3) // 4, C, g
     cdef const vec* w
     cdef const double* b
@@ -116,13 +117,13 @@ cdef void dense_logits(
         C = (problem.rows - j) // (groups - g)
         w, b, out = element(coef, j * n), problem.intercept + j, from_element(z, j)
         if C == 4:
-            logits_of_classes(x, problem.stride, w, b, out, n, classes, count, 4)
+            logits_of_classes(x, stride, w, b, out, n, classes, count, 4)
         elif C == 3:
-            logits_of_classes(x, problem.stride, w, b, out, n, classes, count, 3)
+            logits_of_classes(x, stride, w, b, out, n, classes, count, 3)
         elif C == 2:
-            logits_of_classes(x, problem.stride, w, b, out, n, classes, count, 2)
+            logits_of_classes(x, stride, w, b, out, n, classes, count, 2)
         else:
-            logits_of_classes(x, problem.stride, w, b, out, n, classes, count, 1)
+            logits_of_classes(x, stride, w, b, out, n, classes, count, 1)
         j += C
 
 
@@ -181,26 +182,25 @@ cdef inline void gradient_of_classes(
 
 
 cdef void add_dense_gradient(
-    const Linear* problem, const vec* slopes, Py_ssize_t classes, Py_ssize_t first, Py_ssize_t count, vec* gradient,
-    Py_ssize_t width
+    const Linear* problem, const char* x, Py_ssize_t stride, const vec* slopes, Py_ssize_t classes, Py_ssize_t count,
+    vec* gradient, Py_ssize_t width
 ) noexcept nogil:
     cdef Py_ssize_t d = 0, n = problem.features, L = lanes(slopes)
-    cdef const char* x = problem.x + first * problem.stride
     while d + 3 * L <= n:
         gradient_of_classes(
-            <const char*>element(<const vec*>x, d), problem.stride, slopes, classes, count, from_element(gradient, d), width,
-            0, problem.tile * problem.stride, 3, problem.rows
+            <const char*>element(<const vec*>x, d), stride, slopes, classes, count, from_element(gradient, d), width,
+            0, problem.tile * stride, 3, problem.rows
         )
         d += 3 * L
     while d + L <= n:
         gradient_of_classes(
-            <const char*>element(<const vec*>x, d), problem.stride, slopes, classes, count, from_element(gradient, d), width,
+            <const char*>element(<const vec*>x, d), stride, slopes, classes, count, from_element(gradient, d), width,
             0, 0, 1, problem.rows
         )
         d += L
     if d < n:
         gradient_of_classes(
-            <const char*>element(<const vec*>x, d), problem.stride, slopes, classes, count, from_element(gradient, d), width,
+            <const char*>element(<const vec*>x, d), stride, slopes, classes, count, from_element(gradient, d), width,
             n - d, 0, 1, problem.rows
         )
 
@@ -361,12 +361,22 @@ cdef inline void spread(
             )
 
 
+cdef inline void turn_rows(
+    const Linear* problem, Py_ssize_t first, Py_ssize_t count, vec* room, Py_ssize_t stride
+) noexcept nogil:
+    """Rows that lie side by side, one after the other, `stride` bytes apart."""
+    if vec is vf32:
+        xent_turn_f32(problem.x + first * problem.stride, problem.step, room, stride, problem.features, count, False)
+    else:
+        xent_turn_f64(problem.x + first * problem.stride, problem.step, room, stride, problem.features, count, False)
+
+
 cdef double linear_block(
-    const Linear* problem, vec* scratch, vec* tile, vec* sums, double* gradient, vec* sparse_gradient,
+    const Linear* problem, vec* scratch, vec* tile, vec* sums, vec* rows_room, double* gradient, vec* sparse_gradient,
     Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
     """Rows first <= i < last; tile: their logits, then a padded row; sums: a dense gradient in the type of X, zeros;
-    gradient: of float64 with the intercept last, or of sparse rows the intercept alone."""
+    rows_room: for a tile of rows; gradient: of float64 with the intercept last, or of sparse rows the intercept alone."""
     cdef Batch batch = problem.batch
     cdef Room room
     cdef Operand rows
@@ -377,6 +387,8 @@ cdef double linear_block(
     cdef vec* slopes = z
     cdef double total = 0
     cdef double* bias = gradient
+    cdef char* x = problem.x
+    cdef Py_ssize_t stride = problem.stride
     cdef char* target = problem.batch.target.data
     cdef char* weight = problem.batch.sample_weight.data
     room = room_of(&batch, <double*>scratch + ROWS * (classes + 16))
@@ -386,10 +398,15 @@ cdef double linear_block(
         if offset:
             for k in range(count):
                 put(tile, 2 * k, 0)
+        if problem.step:
+            x, stride = <char*>rows_room, row_length(problem) * sizeof(vec) // lanes(tile)
+            turn_rows(problem, i, count, rows_room, stride)
+        else:
+            x = problem.x + i * problem.stride
         if problem.task == DIAGONAL:
             spread(problem, tile, element(<const vec*>problem.kept, i * classes), classes, i, count)
         elif problem.stride:
-            dense_logits(problem, <const vec*>problem.coef, z, classes, i, count)
+            dense_logits(problem, x, stride, <const vec*>problem.coef, z, classes, count)
         elif problem.wide_index:
             sparse_logits(problem, <const int64_t*>problem.index, <const vec*>problem.coef, z, classes, row, i, count)
         else:
@@ -407,7 +424,7 @@ cdef double linear_block(
         elif problem.task == CURVATURE:
             curve(problem, tile, element(<const vec*>problem.kept, i * classes), classes, i, count)
         if problem.stride:
-            add_dense_gradient(problem, slopes, classes, i, count, sums, width)
+            add_dense_gradient(problem, x, stride, slopes, classes, count, sums, width)
         elif problem.wide_index:
             add_sparse_gradient(problem, <const int64_t*>problem.index, slopes, classes, row, i, count, sparse_gradient)
         else:
@@ -485,26 +502,38 @@ cdef void linear_part(const void* task, double* scratch, Turn* turn) noexcept no
     cdef Py_ssize_t classes = linear.batch.logits.n, i, sums_length = sums_scratch(&linear)
     cdef double* sums = scratch
     cdef double* tile = sums + sums_length
-    cdef double* rest = tile + tile_length(&linear)
+    cdef double* rows = tile + tile_length(&linear)
+    cdef double* rest = rows + rows_scratch(&linear)
     linear.batch.logits.data = linear.batch.grad.data = <char*>tile
     for i in range(sums_length):
         sums[i] = 0
     while next_block(turn):
         if linear.batch.logits.kind != F64:
             linear.totals[turn.block] = linear_block(
-                &linear, <vf32*>rest, <vf32*>tile, <vf32*>sums, linear.gradients + turn.block * linear.step,
-                <vf32*>(linear.sparse_gradients + turn.block * linear.sparse_step), turn.first, turn.last
+                &linear, <vf32*>rest, <vf32*>tile, <vf32*>sums, <vf32*>rows,
+                linear.gradients + turn.block * linear.gradient_step, <vf32*>(linear.sparse_gradients + turn.block * linear.sparse_step),
+                turn.first, turn.last
             )
         else:
             linear.totals[turn.block] = linear_block(
-                &linear, <vf64*>rest, <vf64*>tile, <vf64*>sums, linear.gradients + turn.block * linear.step,
-                <vf64*>(linear.sparse_gradients + turn.block * linear.sparse_step), turn.first, turn.last
+                &linear, <vf64*>rest, <vf64*>tile, <vf64*>sums, <vf64*>rows,
+                linear.gradients + turn.block * linear.gradient_step, <vf64*>(linear.sparse_gradients + turn.block * linear.sparse_step),
+                turn.first, turn.last
             )
 
 
 cdef inline Py_ssize_t sums_scratch(const Linear* linear) noexcept nogil:
     """The length of a dense gradient, its rows padded to whole vectors."""
-    return linear.rows * ((linear.features + LINE - 1) // LINE + 1) * LINE if linear.stride else 0
+    return linear.rows * (row_length(linear) + LINE) if linear.stride else 0
+
+
+cdef inline Py_ssize_t row_length(const Linear* linear) noexcept nogil:
+    """Of a dense row, to the end of a line of the cache in any type."""
+    return (linear.features + 2 * LINE - 1) // (2 * LINE) * (2 * LINE)
+
+
+cdef inline Py_ssize_t rows_scratch(const Linear* linear) noexcept nogil:
+    return linear.tile * row_length(linear) if linear.step else 0
 
 
 cdef inline Py_ssize_t tile_length(const Linear* linear) noexcept nogil:
@@ -518,7 +547,7 @@ def linear_sums(
 ):
     """For each block i of rows: totals[i] = the sum of losses, gradients[i] += a gradient.
 
-    X: rows of an array, each contiguous, or a tuple (elements, columns, starts) of CSR. problem.logits: of the shape
+    X: rows of an array, each contiguous or all side by side, or a tuple (elements, columns, starts) of CSR. problem.logits: of the shape
     and type of a tile; its elements are not used. Without gradients (task PROBABILITIES) only `kept` is written."""
     cdef Linear linear
     bind_batch(&linear.batch, problem, options, 1)
@@ -528,7 +557,7 @@ def linear_sums(
     linear.tile = cnp.PyArray_DIM(<cnp.ndarray>problem.logits, 0)
     linear.index = linear.start = linear.kept = NULL
     linear.mass = NULL
-    linear.width = 0
+    linear.width = linear.step = 0
     linear.wide_index = False
     if type(X) is tuple:
         bind_csr(&linear, X, rows, coef, intercept)
@@ -536,6 +565,8 @@ def linear_sums(
         linear.rows = rows
         linear.x = <char*>cnp.PyArray_DATA(<cnp.ndarray>X)
         linear.stride = cnp.PyArray_STRIDE(<cnp.ndarray>X, 0)
+        if cnp.PyArray_STRIDE(<cnp.ndarray>X, 1) != cnp.PyArray_ITEMSIZE(<cnp.ndarray>X):
+            linear.step = cnp.PyArray_STRIDE(<cnp.ndarray>X, 1)
         linear.features = cnp.PyArray_DIM(<cnp.ndarray>X, 1)
         linear.coef = <char*>cnp.PyArray_DATA(<cnp.ndarray>coef)
         linear.intercept = <double*>cnp.PyArray_DATA(<cnp.ndarray>intercept)
@@ -546,14 +577,14 @@ def linear_sums(
     linear.totals = <double*>cnp.PyArray_DATA(<cnp.ndarray>totals)
     linear.gradients = NULL
     linear.sparse_gradients = NULL
-    linear.step = linear.sparse_step = 0
+    linear.gradient_step = linear.sparse_step = 0
     if gradients is not None:
         linear.gradients = <double*>cnp.PyArray_DATA(<cnp.ndarray>gradients)
-        linear.step = cnp.PyArray_STRIDE(<cnp.ndarray>gradients, 0) // sizeof(double)
+        linear.gradient_step = cnp.PyArray_STRIDE(<cnp.ndarray>gradients, 0) // sizeof(double)
     if sparse_gradients is not None:
         linear.sparse_gradients = <char*>cnp.PyArray_DATA(<cnp.ndarray>sparse_gradients)
         linear.sparse_step = cnp.PyArray_STRIDE(<cnp.ndarray>sparse_gradients, 0)
     work.do(
         linear_part, &linear,
-        sums_scratch(&linear) + tile_length(&linear) + batch_scratch(linear.batch.logits.n, 1)
+        sums_scratch(&linear) + tile_length(&linear) + rows_scratch(&linear) + batch_scratch(linear.batch.logits.n, 1)
     )

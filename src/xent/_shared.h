@@ -7,9 +7,14 @@
 
 typedef volatile int64_t xent_shared;
 
+#if defined(_WIN32)
+#  include <windows.h>
+#else
+#  include <sched.h>
+#endif
+
 #if defined(_MSC_VER)
 #  include <intrin.h>
-#  include <windows.h>
 static __inline int64_t xent_load(xent_shared *x) { return _InterlockedOr64(x, 0); }
 static __inline int64_t xent_add(xent_shared *x, int64_t more) { return _InterlockedExchangeAdd64(x, more) + more; }
 static __inline int xent_replace(xent_shared *x, int64_t old, int64_t now) {
@@ -31,6 +36,15 @@ static inline void xent_relax(void) {
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
     __asm__ volatile("isb");
+#endif
+}
+
+/* Let another thread have this CPU, if one waits for it. */
+static inline void xent_yield(void) {
+#if defined(_WIN32)
+    SwitchToThread();
+#else
+    sched_yield();
 #endif
 }
 

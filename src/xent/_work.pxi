@@ -10,6 +10,7 @@ cdef extern from "_shared.h" nogil:
     int64_t xent_add(xent_shared* x, int64_t more)
     bint xent_replace(xent_shared* x, int64_t old, int64_t now)
     void xent_relax()
+    void xent_yield()
     void xent_nap()
     double xent_seconds()
     double xent_busy_seconds()
@@ -134,7 +135,7 @@ cdef void withdraw(Job* job, int desk) noexcept nogil:
         release()
     while xent_load(&job.present) > 0:
         if xent_seconds() < end:
-            xent_relax()
+            xent_yield()
         else:
             xent_nap()
 
@@ -163,6 +164,7 @@ cdef bint await_bell(int64_t rings) noexcept nogil:
             if xent_load(&bell) != rings:
                 return True
             xent_relax()
+        xent_yield()
     return False
 
 

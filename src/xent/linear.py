@@ -43,6 +43,7 @@ MAX_KEPT_BYTES = 1 << 25       # of probabilities, kept from one Hessian product
 MAX_SKINNY = 32             # classes up to which dense rows are multiplied by the kernels, not by BLAS
 MAX_TILE = 48               # rows
 TILE_BYTES = 3 << 15
+TURNED_BYTES = 5 << 16      # of a tile of rows that lie side by side: each column of it is far from the next
 MAX_GRADIENTS = 16
 MAX_MEMORY_ELEMENTS = 1 << 22    # of the steps that L-BFGS remembers
 
@@ -143,7 +144,7 @@ class RowSums:
             )
         self.order: Literal["C", "F"] = "C" if self._csr is None else "F"
         self._skinny = self._csr is None and (
-            self.rows <= MAX_SKINNY and X.strides[1] == X.itemsize and X.strides[0] > 0 and X.flags.aligned
+            self.rows <= MAX_SKINNY and min(X.strides) > 0 and X.itemsize in X.strides and X.flags.aligned
         )
         self.needs_no_blas = self._skinny or self._csr is not None
 
@@ -288,7 +289,8 @@ class RowSums:
         coef: Array
         if csr is None:
             elements = n * self.features
-            tile = min(MAX_TILE, max(12, TILE_BYTES // max(1, self.features * dtype.itemsize) // 12 * 12))
+            room = TILE_BYTES if X.strides[1] == X.itemsize else TURNED_BYTES
+            tile = min(MAX_TILE, max(12, room // max(1, self.features * dtype.itemsize) // 12 * 12))
             coef = np.ascontiguousarray(matrix[:, :-1], dtype)
         else:
             elements = int(csr[2][-1])
