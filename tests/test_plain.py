@@ -130,7 +130,7 @@ def test_rows_apart_in_memory(classes, dtype, options):
 
 @each_dtype
 @pytest.mark.parametrize("offset", [0, 1, 5])
-@pytest.mark.parametrize("classes", [1001, 4096])
+@pytest.mark.parametrize("classes", [2001, 4096])
 def test_large_outputs(classes, offset, dtype):
     """Around the cache, to an address that is aligned to elements alone; nothing beside them is touched."""
     rows = 18_000_000 // (classes * np.dtype(dtype).itemsize)
@@ -145,6 +145,31 @@ def test_large_outputs(classes, offset, dtype):
     same(out[some].copy(), xent.cross_entropy(x[some], y[some], reduction="sum", return_grad=True)[1])
     assert (memory[:offset] == 7).all()
     assert (memory[offset + x.size :] == 7).all()
+
+
+@each_dtype
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_large_outputs_with_strange_rows(n_threads, dtype):
+    """A row goes to memory while the next one is computed, and so it does if there is nothing to compute in that."""
+    classes = 2001
+    rows = 18_000_000 // (classes * np.dtype(dtype).itemsize)
+    x, y = batch(rows, classes, dtype)
+    kind = np.random.default_rng(0).integers(0, 6, rows)
+    x[kind == 0, 17] = np.nan
+    x[kind == 1] = -np.inf
+    y[kind == 2] = -100
+    y[-1] = -100
+    grad = np.full_like(x, 7)
+    xent.cross_entropy(x, y, reduction="sum", grad_out=grad, n_threads=n_threads)
+    out = np.full_like(x, 7)
+    logarithms = np.full_like(x, 7)
+    xent.softmax(x, out=out, n_threads=n_threads)
+    xent.log_softmax(x, out=logarithms, n_threads=n_threads)
+    for start in range(0, rows, 50):        # too small to be sent around the cache
+        some = slice(start, start + 50)
+        same(grad[some].copy(), xent.cross_entropy(x[some], y[some], reduction="sum", return_grad=True)[1])
+        same(out[some].copy(), xent.softmax(x[some]))
+        same(logarithms[some].copy(), xent.log_softmax(x[some]))
 
 
 @each_dtype

@@ -38,11 +38,9 @@ cdef inline bint are_rows(x, axis):
     )
 
 
-cdef inline bint is_for_one_thread(n_threads, cnp.ndarray array, Py_ssize_t thread_elements):
-    cdef int64_t threads = 2
-    if n_threads is not None and not (is_int(n_threads, &threads) and threads > 0):
-        return False
-    return threads == 1 or cnp.PyArray_SIZE(array) < 2 * thread_elements
+cdef inline bint is_thread_count(n_threads, int64_t* threads):
+    """Whether it is one or None, for which `threads` stays as it is."""
+    return n_threads is None or (is_int(n_threads, threads) and threads[0] > 0)
 
 
 cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b, int axes):
@@ -85,10 +83,54 @@ def total(values):
         return sum(values)
 
 
+cdef class PlainCall:
+    """A call that was checked, to be computed by several threads."""
+
+    cdef Py_ssize_t count       # rows
+    cdef Py_ssize_t n           # elements of each
+    cdef object arrays          # what the call points into
+    cdef object output
+
+    @property
+    def rows(self):
+        return self.count
+
+    @property
+    def classes(self):
+        return self.n
+
+    def result(self):
+        """What the function returns, once all is computed."""
+        return self.output
+
+
+cdef class PlainSoftmax(PlainCall):
+    cdef SoftmaxTask task
+
+    def compute(self, Work work):
+        work.do(softmax_part, &self.task, row_scratch(self.n))
+
+
+cdef class PlainLogsumexp(PlainCall):
+    cdef LogsumexpTask task
+
+    def compute(self, Work work):
+        work.do(logsumexp_part, &self.task, row_scratch(self.n))
+
+
+cdef object for_later(PlainCall call, Py_ssize_t count, Py_ssize_t n, arrays, output):
+    call.count, call.n, call.arrays, call.output = count, n, arrays, output
+    return call
+
+
 def plain_softmax(x, axis, out, bint logarithm, n_threads, Py_ssize_t thread_elements):
+    """The result; or a PlainCall, where several threads may take part; or None."""
     cdef cnp.ndarray array
     cdef SoftmaxTask task
-    if not are_rows(x, axis) or not is_for_one_thread(n_threads, <cnp.ndarray>x, thread_elements):
+    cdef PlainSoftmax call
+    cdef Py_ssize_t count
+    cdef int64_t threads = 2
+    if not are_rows(x, axis) or not is_thread_count(n_threads, &threads):
         return None
     array = <cnp.ndarray>x
     if out is None:
@@ -98,27 +140,42 @@ def plain_softmax(x, axis, out, bint logarithm, n_threads, Py_ssize_t thread_ele
     bind(&task.x, array, True)
     bind_output(&task.out, out, &task.x)
     task.logarithm = logarithm
-    do_alone(softmax_part, &task, row_scratch(task.x.n), cnp.PyArray_SIZE(array) // task.x.n, PY_SSIZE_T_MAX, 1)
+    count = cnp.PyArray_SIZE(array) // task.x.n
+    if threads > 1 and cnp.PyArray_SIZE(array) >= 2 * thread_elements:
+        call = PlainSoftmax()
+        call.task = task
+        return for_later(call, count, task.x.n, array, out)
+    do_alone(softmax_part, &task, row_scratch(task.x.n), count, PY_SSIZE_T_MAX, 1)
     return out
 
 
 def plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, Py_ssize_t thread_elements):
+    """The same."""
     cdef cnp.ndarray array
     cdef LogsumexpTask task
+    cdef PlainLogsumexp call
+    cdef Py_ssize_t count
+    cdef int64_t threads = 2
     if b is not None or keepdims is not False or return_sign is not False:
         return None
-    if not are_rows(x, axis) or not is_for_one_thread(n_threads, <cnp.ndarray>x, thread_elements):
+    if not are_rows(x, axis) or not is_thread_count(n_threads, &threads):
         return None
     array = <cnp.ndarray>x
     out = empty(array, cnp.PyArray_NDIM(array) - 1)
     bind(&task.x, array, True)
     bind(&task.weight, None, True)
     bind(&task.out, out, False)
-    do_alone(logsumexp_part, &task, row_scratch(task.x.n), cnp.PyArray_SIZE(array) // task.x.n, PY_SSIZE_T_MAX, 1)
+    bind(&task.sign, None, False)
+    count = cnp.PyArray_SIZE(array) // task.x.n
+    if threads > 1 and cnp.PyArray_NDIM(array) > 1 and cnp.PyArray_SIZE(array) >= 2 * thread_elements:
+        call = PlainLogsumexp()
+        call.task = task
+        return for_later(call, count, task.x.n, array, out)
+    do_alone(logsumexp_part, &task, row_scratch(task.x.n), count, PY_SSIZE_T_MAX, 1)
     return out if cnp.PyArray_NDIM(array) > 1 else out[()]
 
 
-cdef struct PlainCall:
+cdef struct LossCall:
     BatchTask task
     Py_ssize_t count    # rows
     Py_ssize_t size     # of them in a block
@@ -126,7 +183,7 @@ cdef struct PlainCall:
     double weight       # what a mean divides by, or 0
 
 
-cdef object result_of(const PlainCall* call, loss, grad):
+cdef object result_of(const LossCall* call, loss, grad):
     cdef const double* sums = call.task.sums
     if loss is None:
         loss = sums[0] if call.number == 1 else total([sums[i] for i in range(call.number)])
@@ -135,40 +192,27 @@ cdef object result_of(const PlainCall* call, loss, grad):
     return loss if grad is None else (loss, grad)
 
 
-cdef class PlainLoss:
-    """A call of `cross_entropy` that was checked, to be computed by several threads."""
-
-    cdef PlainCall call
-    cdef object arrays      # what the call points into
-    cdef object loss
-    cdef object grad
+cdef class PlainLoss(PlainCall):
+    cdef LossCall call
 
     def __dealloc__(self):
         free(self.call.task.sums)
 
-    @property
-    def rows(self):
-        return self.call.count
-
-    @property
-    def classes(self):
-        return self.call.task.batch.logits.n
-
     def compute(self, Work work):
-        work.do(cross_entropy_part, &self.call.task, batch_scratch(self.call.task.batch.logits.n, 1))
+        work.do(cross_entropy_part, &self.call.task, batch_scratch(self.n, 1))
 
     def result(self):
-        """What `cross_entropy` returns, once that is done."""
-        return result_of(&self.call, self.loss, self.grad)
+        loss, grad = self.output
+        return result_of(&self.call, loss, grad)
 
 
 def plain_cross_entropy(
     logits, target, axis, class_weight, sample_weight, label_smoothing, ignore_index, where, logit_scale, softcap,
     z_loss, reduction, return_grad, grad_out, n_threads, Py_ssize_t thread_elements, Py_ssize_t block_elements
 ):
-    """The result; or a PlainLoss, where several threads may take part; or None."""
+    """The same."""
     cdef cnp.ndarray x, labels
-    cdef PlainCall call
+    cdef LossCall call
     cdef Batch* batch = &call.task.batch
     cdef PlainLoss job
     cdef int64_t threads = 2
@@ -180,7 +224,7 @@ def plain_cross_entropy(
         return None
     if not (is_float(label_smoothing, 0) and is_float(logit_scale, 1) and is_float(z_loss, 0)):
         return None
-    if n_threads is not None and not (is_int(n_threads, &threads) and threads > 0):
+    if not is_thread_count(n_threads, &threads):
         return None
     if not (are_rows(logits, axis) and is_contiguous(target)):
         return None
@@ -224,8 +268,8 @@ def plain_cross_entropy(
         raise MemoryError
     if threads > 1 and cnp.PyArray_SIZE(x) >= 2 * thread_elements:
         job = PlainLoss()
-        job.call, job.arrays, job.loss, job.grad = call, (x, labels), loss, grad
-        return job
+        job.call = call
+        return for_later(job, call.count, batch.logits.n, (x, labels), (loss, grad))
     try:
         do_alone(cross_entropy_part, &call.task, batch_scratch(batch.logits.n, 1), call.count, call.size, call.number)
         return result_of(&call, loss, grad)

@@ -78,7 +78,7 @@ def logsumexp(
     """
     result = kernels.plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, _parallel.THREAD_ELEMENTS)
     if result is not None:
-        return result
+        return _parallel.computed(result, n_threads)
     array, factors, dtype = check.summands(x, b)
     axes = check.axis_indices(axis, array, "x")
     rows = check.last_flat(array, axes)
@@ -197,11 +197,10 @@ def _probabilities(
     *,
     logarithm: bool,
 ) -> NDArray[Any]:
-    plain: NDArray[Any] | None = kernels.plain_softmax(
-        x, axis, out, logarithm, n_threads, _parallel.THREAD_ELEMENTS
-    )
+    plain = kernels.plain_softmax(x, axis, out, logarithm, n_threads, _parallel.THREAD_ELEMENTS)
     if plain is not None:
-        return plain
+        computed: NDArray[Any] = _parallel.computed(plain, n_threads)
+        return computed
     array = check.floating("x", x)
     axes = check.axis_indices(axis, array, "x")
     n_threads = check.thread_count(n_threads)
