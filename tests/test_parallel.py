@@ -187,11 +187,12 @@ def test_no_thread_can_start(monkeypatch):
 
     expected = sums_of_rows(1)
     monkeypatch.setattr(kernels, "idle_helpers", lambda: 0)
+    monkeypatch.setattr(_parallel, "MAX_HELPERS", 100)
     with Pool(1) as pool:
         monkeypatch.setattr(_parallel, "_pool", pool)
         for _ in range(3):
             np.testing.assert_array_equal(sums_of_rows(3), expected)
-    assert pool.submitted == 4
+    assert pool.submitted == 4      # 2, and then 1 for each call, which fails
 
 
 def test_busy_helpers_are_not_awaited(monkeypatch):
@@ -203,6 +204,21 @@ def test_busy_helpers_are_not_awaited(monkeypatch):
         neighbour = pool.submit(release.wait, 30)
         np.testing.assert_array_equal(sums_of_rows(2), expected)
         assert not neighbour.done()
+        release.set()
+
+
+def test_helpers_are_not_called_again_and_again(monkeypatch):
+    """While none comes, another call of one more would only be work for later."""
+    expected = sums_of_rows(1)
+    release = threading.Event()
+    monkeypatch.setattr(_parallel, "MAX_HELPERS", 3)
+    monkeypatch.setattr(kernels, "idle_helpers", lambda: 0)
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(_parallel, "_pool", pool)
+        pool.submit(release.wait, 30)
+        for _ in range(20):
+            np.testing.assert_array_equal(sums_of_rows(2), expected)
+        assert pool._work_queue.qsize() <= 3
         release.set()
 
 

@@ -26,6 +26,7 @@ MAX_BLOCKS = kernels.MAX_BLOCKS
 THREAD_ELEMENTS = 3 << 15       # a thread more for each so many elements: waking one costs about 50 microseconds
 SHORTEST_PAUSE = 0.004          # seconds without help, about what a scheduler gives another process at a time
 LONGEST_PAUSE = 1.0
+MAX_HELPERS = os.cpu_count() or 1
 TELLING_TIME = 0.0005           # seconds: of shorter work, waking a thread may be the larger part
 
 T = TypeVar("T")
@@ -139,16 +140,22 @@ def _learn(seconds: float, busy: float) -> None:
 
 
 def _call_helpers(number: int) -> None:
-    """Wake so many, or fewer if no more threads are to be had."""
+    """Wake so many, or fewer if no more threads are to be had, or enough are called already."""
     global _pool
     try:
         if _pool is None:
             # Imported here: it would double the time that importing xent takes.
             from concurrent.futures import ThreadPoolExecutor
 
-            _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="xent")
+            _pool = ThreadPoolExecutor(MAX_HELPERS, thread_name_prefix="xent")
         for _ in range(number):
-            _pool.submit(kernels.serve)
+            if not kernels.call_helper(MAX_HELPERS):
+                break
+            try:
+                _pool.submit(kernels.serve)
+            except BaseException:
+                kernels.helper_cannot_come()
+                raise
     except (RuntimeError, ImportError):     # out of threads, or the interpreter is shutting down
         pass
 

@@ -55,6 +55,7 @@ cdef Job* desks[DESKS]      # jobs on offer
 cdef xent_shared lock = 0
 cdef xent_shared bell = 0       # rung for each
 cdef xent_shared idle = 0       # helpers that wait for it
+cdef xent_shared called = 0     # calls of `serve` that have not ended, or not yet begun
 
 
 cdef bint next_turn(Turn* turn) noexcept nogil:
@@ -187,6 +188,7 @@ def serve():
             xent_add(&idle, 1)
             rung = await_bell(rings)
             xent_add(&idle, -1)
+        xent_add(&called, -1)
 
 
 def idle_helpers():
@@ -194,11 +196,23 @@ def idle_helpers():
     return xent_load(&idle)
 
 
+def call_helper(Py_ssize_t most):
+    """Whether one more call of `serve` is to be made, of so many at a time at most; it counts from now on."""
+    if xent_add(&called, 1) <= most:
+        return True
+    xent_add(&called, -1)
+    return False
+
+
+def helper_cannot_come():
+    xent_add(&called, -1)
+
+
 def forget_helpers():
     """After a fork, which leaves them and their jobs behind."""
-    global lock, idle
+    global lock, idle, called
     cdef int desk
-    lock = idle = 0
+    lock = idle = called = 0
     for desk in range(DESKS):
         desks[desk] = NULL
 
