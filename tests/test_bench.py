@@ -91,3 +91,12 @@ def test_made_sets_are_what_they_say():
     model = xent.LogisticRegression(tol=1e-6, max_iter=1000).fit(images.X, images.y)
     value = fit_data.objective(images.X, images.y, model.coef_, model.intercept_)
     np.testing.assert_allclose(value, model.objective_, rtol=1e-9)
+
+
+def test_the_objective_is_as_exact_for_coefficients_of_float32():
+    pytest.importorskip("scipy")
+    text = fit_data.made_text(50, 20_000)
+    coef = np.random.default_rng(0).normal(size=(20, 20_000)).astype(np.float32)
+    intercept = np.zeros(20, np.float32)
+    expected = fit_data.objective(text.X, text.y, coef.astype(np.float64), intercept.astype(np.float64))
+    assert fit_data.objective(text.X, text.y, coef, intercept) == pytest.approx(expected, rel=1e-12)
