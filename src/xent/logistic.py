@@ -69,7 +69,7 @@ class LogisticRegression(LinearClassifier):
     random_state : int or None, default None
         Accepted for compatibility: nothing here is random.
     n_jobs : int or None, default None
-        The largest number of threads; None is :func:`get_num_threads`, -1 all CPUs.
+        The largest number of threads; None is :func:`get_num_threads`, -1 every CPU that the process may use.
     verbose : int, default 0
         If greater than 0, show the loss (the objective) and the gradient norm of each iteration: in a progress bar if
         tqdm is installed and there is a terminal or notebook to draw it in, else in lines.
