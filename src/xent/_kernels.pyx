@@ -22,8 +22,8 @@ that smoothing reaches. Logits that are scaled, capped or masked are computed fi
 
 Layers, each using only those above it: numbers (_numbers.pxd) -> one row, or a vector of rows side by side (_rows.pxd,
 _columns.pxd, _binary.pxd) -> a block of rows (here and in _losses.pxi) -> the functions that Python calls, which take
-arrays that are known to be good (see _arguments.py) and a range of blocks to work on -> whole calls on plain arrays
-(_plain.pxi).
+arrays that are known to be good (see _arguments.py) and work in blocks, which threads share (_work.pxi) -> whole calls
+on plain arrays (_plain.pxi).
 """
 
 from libc.math cimport INFINITY, NAN, frexp, isfinite, isnan

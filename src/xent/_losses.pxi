@@ -469,9 +469,7 @@ cdef double cross_entropy_block(
     return value(total)
 
 
-cdef void cross_entropy_blocks(
-    const Batch* batch, double* scratch, double* sums, Turn* turn
-) noexcept nogil:
+cdef void cross_entropy_blocks(const Batch* batch, double* scratch, double* sums, Turn* turn) noexcept nogil:
     """Blocks of rows; sums[i] is what block i adds up to."""
     cdef Room room = room_of(batch, scratch + ROWS * (batch.logits.n + 16))
     while next_block(turn):

@@ -114,12 +114,10 @@ def cut(units: int, elements: int, n_threads: int | None) -> Blocks:
     return Blocks(units, size, number, max(1, min(wanted, number, units * elements // THREAD_ELEMENTS)))
 
 
-def computed(call: Any, n_threads: int | None) -> Any:
-    """The result of a call that the kernels have checked, if they have not computed it as well."""
-    if isinstance(call, kernels.PlainCall):
-        cut(call.rows, call.classes, n_threads).run(call.compute)
-        return call.result()
-    return call
+def computed(call: kernels.PlainCall, n_threads: int | None) -> Any:
+    """The result of a call that the kernels have checked."""
+    cut(call.rows, call.classes, n_threads).run(call.compute)
+    return call.result()
 
 
 def _learn(seconds: float, busy: float) -> None:

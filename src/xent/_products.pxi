@@ -5,8 +5,9 @@
 # to 4 classes (logits) or 3 vectors of features by up to 4 classes (gradients): 12 sums that do not wait for one another,
 # and fewer loads than multiplications.
 #
-# Dense rows: contiguous, or made so a tile at a time where columns are; coefficients (classes, features). Sparse rows: CSR, coefficients (features, width) with the
-# classes padded with zeros to whole vectors, so that an element of X meets contiguous coefficients of all classes.
+# Dense rows: contiguous, or made so a tile at a time where columns are; coefficients (classes, features). Sparse rows:
+# CSR, coefficients (features, width) with the classes padded with zeros to whole vectors, so that an element of X meets
+# contiguous coefficients of all classes.
 
 cdef enum Task:
     LOSS            # gradients of the loss; sums of it
@@ -511,14 +512,14 @@ cdef void linear_part(const void* task, double* scratch, Turn* turn) noexcept no
         if linear.batch.logits.kind != F64:
             linear.totals[turn.block] = linear_block(
                 &linear, <vf32*>rest, <vf32*>tile, <vf32*>sums, <vf32*>rows,
-                linear.gradients + turn.block * linear.gradient_step, <vf32*>(linear.sparse_gradients + turn.block * linear.sparse_step),
-                turn.first, turn.last
+                linear.gradients + turn.block * linear.gradient_step,
+                <vf32*>(linear.sparse_gradients + turn.block * linear.sparse_step), turn.first, turn.last
             )
         else:
             linear.totals[turn.block] = linear_block(
                 &linear, <vf64*>rest, <vf64*>tile, <vf64*>sums, <vf64*>rows,
-                linear.gradients + turn.block * linear.gradient_step, <vf64*>(linear.sparse_gradients + turn.block * linear.sparse_step),
-                turn.first, turn.last
+                linear.gradients + turn.block * linear.gradient_step,
+                <vf64*>(linear.sparse_gradients + turn.block * linear.sparse_step), turn.first, turn.last
             )
 
 
@@ -547,8 +548,9 @@ def linear_sums(
 ):
     """For each block i of rows: totals[i] = the sum of losses, gradients[i] += a gradient.
 
-    X: rows of an array, each contiguous or all side by side, or a tuple (elements, columns, starts) of CSR. problem.logits: of the shape
-    and type of a tile; its elements are not used. Without gradients (task PROBABILITIES) only `kept` is written."""
+    X: rows of an array, each contiguous or all side by side, or a tuple (elements, columns, starts) of CSR.
+    problem.logits: of the shape and type of a tile; its elements are not used. Without gradients (task PROBABILITIES)
+    only `kept` is written."""
     cdef Linear linear
     bind_batch(&linear.batch, problem, options, 1)
     linear.batch.divisor = 1

@@ -8,6 +8,8 @@
 typedef volatile int64_t xent_shared;
 
 #if defined(_WIN32)
+#  define WIN32_LEAN_AND_MEAN
+#  define NOMINMAX
 #  include <windows.h>
 #else
 #  include <sched.h>

@@ -104,7 +104,7 @@ cdef bint take_part(Job* job) noexcept nogil:
 
 cdef void acquire() noexcept nogil:
     while not xent_replace(&lock, 0, 1):
-        xent_relax()
+        xent_yield()        # who has it may have lost its CPU
 
 
 cdef void release() noexcept nogil:

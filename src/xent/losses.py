@@ -210,8 +210,10 @@ def cross_entropy(
         logits, target, axis, class_weight, sample_weight, label_smoothing, ignore_index, where, logit_scale, softcap,
         z_loss, reduction, return_grad, grad_out, n_threads, _parallel.THREAD_ELEMENTS, _parallel.BLOCK_ELEMENTS,
     )
-    if result is not None:
+    if isinstance(result, kernels.PlainCall):
         return _parallel.computed(result, n_threads)
+    if result is not None:
+        return result
     batch = check.targets("logits", logits, target, axis, class_weight, sample_weight, where)
     ignored = check.ignored_label(ignore_index, batch.target)
     options = check.options(ignored, logit_scale, softcap, label_smoothing, z_loss)

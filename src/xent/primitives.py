@@ -77,8 +77,10 @@ def logsumexp(
     (1.541325, -1.0)
     """
     result = kernels.plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, _parallel.THREAD_ELEMENTS)
-    if result is not None:
+    if isinstance(result, kernels.PlainCall):
         return _parallel.computed(result, n_threads)
+    if result is not None:
+        return result
     array, factors, dtype = check.summands(x, b)
     axes = check.axis_indices(axis, array, "x")
     rows = check.last_flat(array, axes)
@@ -197,10 +199,13 @@ def _probabilities(
     *,
     logarithm: bool,
 ) -> NDArray[Any]:
-    plain = kernels.plain_softmax(x, axis, out, logarithm, n_threads, _parallel.THREAD_ELEMENTS)
+    plain: NDArray[Any] | None = kernels.plain_softmax(
+        x, axis, out, logarithm, n_threads, _parallel.THREAD_ELEMENTS
+    )
+    if isinstance(plain, kernels.PlainCall):
+        plain = _parallel.computed(plain, n_threads)
     if plain is not None:
-        computed: NDArray[Any] = _parallel.computed(plain, n_threads)
-        return computed
+        return plain
     array = check.floating("x", x)
     axes = check.axis_indices(axis, array, "x")
     n_threads = check.thread_count(n_threads)
