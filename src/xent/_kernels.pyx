@@ -21,7 +21,7 @@ are a label, or the classes of a sparse distribution; t is a dense one; base is 
 that smoothing reaches. Logits that are scaled, capped or masked are computed first, as pairs, in a scratch.
 
 Layers, each using only those above it: numbers (_numbers.pxd) -> one row, or a vector of rows side by side (_rows.pxd,
-_columns.pxd, _binary.pxd) -> a block of rows (here and in _losses.pxi) -> the functions that Python calls, which take
+_columns.pxi, _binary.pxd) -> a block of rows (here and in _losses.pxi) -> the functions that Python calls, which take
 arrays that are known to be good (see _arguments.py) and work in blocks, which threads share (_work.pxi) -> whole calls
 on plain arrays (_plain.pxi).
 """
@@ -33,12 +33,8 @@ from libc.stdlib cimport free, malloc
 cimport numpy as cnp
 
 from xent._binary cimport CHUNK, BinaryBatch, binary_chunks
-from xent._columns cimport (
-    FEW, Factors, add_lanes, factors_of, label_tile, load_tile, log_softmax_tile, logsumexp_tile, softmax_tile,
-    store_tile,
-)
 from xent._numbers cimport (
-    MAX_LANES, Pair, Sum, add, add_exactly, add_pair, divide, log_pair, minus_log, multiply, one_more, single, two_sum,
+    Pair, Sum, add, add_exactly, add_pair, divide, log_pair, minus_log, multiply, one_more, single, two_sum,
     value,
 )
 from xent._operands cimport (
@@ -58,6 +54,8 @@ from xent._simd cimport (
 from xent._traffic cimport Traffic, finish, no_traffic
 
 cnp.import_array()
+
+include "_columns.pxi"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -95,18 +93,23 @@ cdef void logsumexp_tiles(
     const Operand* x, const Operand* out, vec* scratch, vec* tile, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
     cdef Py_ssize_t i, j, count
-    cdef vec total, result
+    cdef vec sums[WIDEST]
+    cdef vec result[WIDEST]
     i = first
     while i < last:
-        count = min(last - i, lanes(tile))
-        load_tile(x, i, count, tile, scratch)
-        total = logsumexp_tile(tile, &result, x.n)
+        count = min(last - i, WIDEST * lanes(tile))
+        if count > lanes(tile):
+            load_tile(x, i, count, tile, 2, scratch)
+            logsumexp_tile(tile, result, x.n, 2, sums)
+        else:
+            load_tile(x, i, count, tile, 1, scratch)
+            logsumexp_tile(tile, result, x.n, 1, sums)
         for j in range(count):
-            if isnan(get(&total, j)):
+            if isnan(get(sums, j)):
                 logsumexp_rows(x, out, scratch, i + j, i + j + 1)
             else:
-                write_number(out, i + j, get(&result, j))
-        i += lanes(tile)
+                write_number(out, i + j, get(result, j))
+        i += count
 
 
 cdef Pair infinite_sum(const vf64* x, const vf64* b, Py_ssize_t n, double* sign) noexcept nogil:
@@ -206,25 +209,36 @@ cdef void softmax_tiles(
     const Operand* x, const Operand* out, bint logarithm, vec* scratch, vec* tile, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
     cdef Py_ssize_t i, j, count
-    cdef bint skip[MAX_LANES]
+    cdef bint skip[MAX_ROWS]
     cdef bint skips
-    cdef vec total
+    cdef vec sums[WIDEST]
+    cdef vec* results = tile + WIDEST * x.n
     i = first
     while i < last:
-        count = min(last - i, lanes(tile))
-        load_tile(x, i, count, tile, scratch)
-        if logarithm:
-            total = log_softmax_tile(tile, tile + x.n, x.n)
+        count = min(last - i, WIDEST * lanes(tile))
+        if count > lanes(tile):
+            load_tile(x, i, count, tile, 2, scratch)
+            if logarithm:
+                log_softmax_tile(tile, results, x.n, 2, sums)
+            else:
+                softmax_tile(tile, results, x.n, 2, sums)
         else:
-            total = softmax_tile(tile, tile + x.n, x.n)
+            load_tile(x, i, count, tile, 1, scratch)
+            if logarithm:
+                log_softmax_tile(tile, results, x.n, 1, sums)
+            else:
+                softmax_tile(tile, results, x.n, 1, sums)
         skips = False
         for j in range(count):
-            skip[j] = isnan(get(&total, j))
+            skip[j] = isnan(get(sums, j))
             skips = skips or skip[j]
             if skip[j]:
                 softmax_rows(x, out, logarithm, scratch, i + j, i + j + 1)
-        store_tile(out, i, count, tile + x.n, skip, skips, scratch)
-        i += lanes(tile)
+        if count > lanes(tile):
+            store_tile(out, i, count, results, 2, skip, skips, scratch)
+        else:
+            store_tile(out, i, count, results, 1, skip, skips, scratch)
+        i += count
 
 
 cdef void logsumexp_block(
@@ -277,7 +291,7 @@ cpdef Py_ssize_t row_scratch(Py_ssize_t classes):
 
 
 cdef Py_ssize_t tile_scratch(Py_ssize_t classes):
-    return 2 * LINE * classes + LINE if classes <= FEW else 0
+    return 2 * WIDEST * LINE * classes + LINE if classes <= FEW else 0
 
 
 cpdef Py_ssize_t batch_scratch(Py_ssize_t classes, Py_ssize_t points):

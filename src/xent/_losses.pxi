@@ -357,6 +357,27 @@ cdef inline bint has_one_class(
     return True
 
 
+cdef inline Py_ssize_t read_labels(
+    const Batch* batch, Py_ssize_t i, Py_ssize_t count, Py_ssize_t* label, bint* skip
+) noexcept nogil:
+    """The labels of rows i to i + count, along one axis and without weights; returns how many are to be skipped."""
+    cdef const Operand* target = &batch.target
+    cdef const char* row = row_of(target, i)
+    cdef Py_ssize_t step = target.strides[0] if target.ndim == 1 else 0, n = batch.logits.n, j, skipped = 0
+    # The usual type in a loop of its own.
+    if target.kind == I64:
+        for j in range(count):
+            label[j] = (<const int64_t*>(row + j * step))[0]
+    else:
+        for j in range(count):
+            label[j] = read_integer(row + j * step, target.kind)
+    for j in range(count):
+        skip[j] = (label[j] < 0) | (label[j] >= n) | (batch.ignores & (label[j] == batch.ignore_index))
+        label[j] = 0 if skip[j] else label[j]
+        skipped += skip[j]
+    return skipped
+
+
 cdef inline Pair pair_of(const vec* high, const vec* low, Py_ssize_t j) noexcept nogil:
     """A number of which lane j holds the parts: one float64 holds two float32."""
     cdef Pair x
@@ -370,40 +391,49 @@ cdef void cross_entropy_tiles(
 ) noexcept nogil:
     """The same; rows that are ignored, strange, without probabilities or with mass on several classes are left to
     `cross_entropy_rows`."""
-    cdef Py_ssize_t i, j, k, count, skipped, n = batch.logits.n
+    cdef Py_ssize_t i, j, k, count, width, skipped, n = batch.logits.n
     cdef bint keep = batch.grad.kind != ABSENT
-    cdef bint weighs = (
-        batch.sample_weight.kind != ABSENT or batch.class_weight.kind != ABSENT or batch.form != LABELS
+    cdef bint plain = (
+        batch.form == LABELS and batch.target.ndim <= 1 and batch.sample_weight.kind == ABSENT
+        and batch.class_weight.kind == ABSENT
     )
-    cdef bint moderate
-    cdef bint skip[MAX_LANES]
-    cdef Py_ssize_t label[MAX_LANES]
+    cdef bint skip[MAX_ROWS]
+    cdef Py_ssize_t label[MAX_ROWS]
     cdef Pair mass = single(1), scale = divide(single(1), single(batch.divisor)), row_scale
     cdef Factors weights, scales
     cdef char* mask
     cdef Factors totals     # additions that need not wait for one another
-    cdef vec sums, weight, weight_low, factor, factor_low, loss, loss_low
+    cdef vec sums[WIDEST]
+    cdef vec weight[WIDEST]
+    cdef vec weight_low[WIDEST]
+    cdef vec factor[WIDEST]
+    cdef vec factor_low[WIDEST]
+    cdef vec loss[WIDEST]
+    cdef vec loss_low[WIDEST]
     cdef vec* tile = aligned(room.tile, scratch)
-    for j in range(MAX_LANES):
+    cdef vec* grad = tile + WIDEST * n
+    for j in range(MAX_ROWS):
         totals.high[j] = totals.low[j] = 0
         weights.high[j] = batch.weight_unit
         weights.low[j] = 0
         row_scale = multiply(single(batch.weight_unit), scale)
         scales.high[j] = row_scale.high
         scales.low[j] = row_scale.low
-    weight = factors_of(tile, &weights, &weight_low)
-    factor = factors_of(tile, &scales, &factor_low)
-    moderate = weighs or (is_moderate(tile, weights.high[0]) and is_moderate(tile, scales.high[0]))
+    factors_of(&weights, weight, weight_low)
+    factors_of(&scales, factor, factor_low)
+    plain = plain and is_moderate(tile, weights.high[0]) and is_moderate(tile, scales.high[0])
     i = first
     while i < last:
-        count = min(last - i, lanes(tile))
-        skipped = 0
-        for j in range(lanes(tile)):
-            label[j] = 0
-            skip[j] = j < count and not (moderate and has_one_class(batch, i + j, room, scratch, &label[j], &mass))
-            if weighs and j < count:
+        count = min(last - i, WIDEST * lanes(tile))
+        width = WIDEST * lanes(tile) if count > lanes(tile) else lanes(tile)
+        if plain:
+            skipped = read_labels(batch, i, count, label, skip)
+        else:
+            skipped = 0
+            for j in range(count):
+                label[j] = 0
                 weights.high[j] = weight_of(&batch.sample_weight, i + j) * batch.weight_unit
-                skip[j] = skip[j] or weights.high[j] == 0
+                skip[j] = not has_one_class(batch, i + j, room, scratch, &label[j], &mass) or weights.high[j] == 0
                 row_scale = multiply(single(weights.high[j]), mass)
                 weights.high[j] = row_scale.high
                 weights.low[j] = row_scale.low
@@ -411,49 +441,67 @@ cdef void cross_entropy_tiles(
                 scales.high[j] = row_scale.high
                 scales.low[j] = row_scale.low
                 skip[j] = skip[j] or not (is_moderate(tile, weights.high[j]) and is_moderate(tile, scales.high[j]))
-            skipped += skip[j]
+                skipped += skip[j]
+            factors_of(&weights, weight, weight_low)
+            factors_of(&scales, factor, factor_low)
+        for j in range(count, width):
+            label[j] = 0
         if skipped < count:
-            if weighs:
-                weight = factors_of(tile, &weights, &weight_low)
-                factor = factors_of(tile, &scales, &factor_low)
-            load_tile(&batch.logits, i, count, tile, scratch)
+            if width > lanes(tile):
+                load_tile(&batch.logits, i, count, tile, 2, scratch)
+            else:
+                load_tile(&batch.logits, i, count, tile, 1, scratch)
             if batch.where.kind != ABSENT:
                 for j in range(count):
                     mask = row_of(&batch.where, i + j)
                     for k in range(n):
                         if not mask[k * batch.where.step]:
-                            put(tile, k * lanes(tile) + j, -INFINITY)
-            if keep:
-                sums = label_tile(
-                    tile, tile + n, n, label, weight, weight_low, factor, factor_low, True, &loss, &loss_low
+                            put(tile, k * width + j, -INFINITY)
+            # Four calls, so that what is constant in each costs nothing in its loops.
+            if width > lanes(tile) and keep:
+                label_tile(
+                    tile, grad, n, 2, label, weight, weight_low, factor, factor_low, True, loss, loss_low, sums
+                )
+            elif width > lanes(tile):
+                label_tile(
+                    tile, grad, n, 2, label, weight, weight_low, factor, factor_low, False, loss, loss_low, sums
+                )
+            elif keep:
+                label_tile(
+                    tile, grad, n, 1, label, weight, weight_low, factor, factor_low, True, loss, loss_low, sums
                 )
             else:
-                sums = label_tile(
-                    tile, tile + n, n, label, weight, weight_low, factor, factor_low, False, &loss, &loss_low
+                label_tile(
+                    tile, grad, n, 1, label, weight, weight_low, factor, factor_low, False, loss, loss_low, sums
                 )
             # A loss that is infinite here may be the difference of two logits that a float64 holds.
-            sums = sums + (loss + loss_low)
-            if not all_equal(sums - sums, fill(tile, 0)):
+            for k in range(width // lanes(tile)):
+                sums[k] = sums[k] + (loss[k] + loss_low[k])
+                sums[k] = sums[k] - sums[k]
+            if not (all_equal(sums[0], fill(tile, 0)) and all_equal(sums[width // lanes(tile) - 1], fill(tile, 0))):
                 for j in range(count):
-                    if not (skip[j] or isfinite(get(&sums, j))):
+                    if not skip[j] and get(sums, j) != 0:
                         skip[j] = True
                         skipped += 1
-        if skipped == 0 and count == lanes(tile):
-            add_lanes(&totals, &loss, &loss_low)
+        if skipped == 0 and count == WIDEST * lanes(tile):
+            add_rows(&totals, loss, loss_low)
         else:
             for j in range(count):
                 if skip[j]:
                     cross_entropy_rows(batch, scratch, room, i + j, i + j + 1, total)
                 else:
-                    add_pair(total, pair_of(&loss, &loss_low, j))
+                    add_pair(total, pair_of(loss, loss_low, j))
         if batch.loss.kind != ABSENT:
             for j in range(count):
                 if not skip[j]:
-                    write_number(&batch.loss, i + j, get(&loss, j) + get(&loss_low, j))
+                    write_number(&batch.loss, i + j, get(loss, j) + get(loss_low, j))
         if keep and skipped < count:
-            store_tile(&batch.grad, i, count, tile + n, skip, skipped > 0, scratch)
-        i += lanes(tile)
-    for j in range(MAX_LANES):
+            if width > lanes(tile):
+                store_tile(&batch.grad, i, count, grad, 2, skip, skipped > 0, scratch)
+            else:
+                store_tile(&batch.grad, i, count, grad, 1, skip, skipped > 0, scratch)
+        i += count
+    for j in range(MAX_ROWS):
         row_scale.high, row_scale.low = totals.high[j], totals.low[j]
         add_pair(total, row_scale)
 

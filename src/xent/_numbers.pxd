@@ -279,7 +279,7 @@ cdef inline double exponent_range(const vec* like) noexcept nogil:
     return 127 if vec is vf32 else 1023
 
 
-cdef inline void exps_shifted(const vec* x, vec m, vec* e, vec* rest, Py_ssize_t count) noexcept nogil:
+cdef inline void exps_shifted(const vec* x, const vec* m, vec* e, vec* rest, Py_ssize_t count) noexcept nogil:
     """exp(x - m) of at most 4 vectors x <= m; 0 where that is below the smallest normal number. Writes what the results
     lost, if asked. In steps for all vectors, as `exp_parts`."""
     cdef vec d[4]
@@ -295,10 +295,10 @@ cdef inline void exps_shifted(const vec* x, vec m, vec* e, vec* rest, Py_ssize_t
     cdef vec result[4]
     cdef Py_ssize_t j
     for j in range(count):
-        d[j] = x[j] - m
+        d[j] = x[j] - m[j]
         part[j] = d[j] - x[j]
     for j in range(count):
-        lost[j] = (x[j] - (d[j] - part[j])) - (m + part[j])
+        lost[j] = (x[j] - (d[j] - part[j])) - (m[j] + part[j])
     for j in range(count):
         power[j] = integer_part(d[j], &n[j])
     for j in range(count):
@@ -325,7 +325,7 @@ cdef inline void exps_shifted(const vec* x, vec m, vec* e, vec* rest, Py_ssize_t
 
 cdef inline vec exp_shifted(vec x, vec m, vec* rest) noexcept nogil:
     cdef vec e
-    exps_shifted(&x, m, &e, rest, 1)
+    exps_shifted(&x, &m, &e, rest, 1)
     return e
 
 

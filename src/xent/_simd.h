@@ -511,26 +511,26 @@ XENT_INLINE int xent_any_equal_f64(vf64 a, vf64 b) { return xent_equal_f64(a, b)
 XENT_INLINE int xent_all_equal_f32(vf32 a, vf32 b) { return xent_equal_f32(a, b) == (1 << XENT_LANES_f32) - 1; }
 XENT_INLINE int xent_all_equal_f64(vf64 a, vf64 b) { return xent_equal_f64(a, b) == (1 << XENT_LANES_f64) - 1; }
 
-/* Four rows of n elements into four lanes of a tile (n vectors), and back: `tile` is the first of these lanes. */
+/* Four rows of n elements into four lanes of a tile, and back: `tile` is the first of these lanes, and the next element
+ * of each row `step` further. */
 #define XENT_DEFINE_TILES(S, scalar, FOUR)                                                                           \
-    XENT_INLINE void xent_to_columns_##S(void *tile, const void *p, const void *q, const void *r, const void *s,     \
-                                         Py_ssize_t n) {                                                             \
+    XENT_INLINE void xent_to_columns_##S(void *tile, Py_ssize_t step, const void *p, const void *q, const void *r,   \
+                                         const void *s, Py_ssize_t n) {                                              \
         const scalar *a = p, *b = q, *c = r, *d = s;                                                                 \
         scalar *to = tile;                                                                                           \
         Py_ssize_t i = 0;                                                                                            \
-        FOUR(for (; i + 4 <= n; i += 4, to += 4 * XENT_LANES_##S)                                                    \
-             xent_transpose_##S(a + i, b + i, c + i, d + i, to, to + XENT_LANES_##S, to + 2 * XENT_LANES_##S,        \
-                                to + 3 * XENT_LANES_##S);)                                                           \
-        for (; i < n; i++, to += XENT_LANES_##S) to[0] = a[i], to[1] = b[i], to[2] = c[i], to[3] = d[i];             \
+        FOUR(for (; i + 4 <= n; i += 4, to += 4 * step)                                                              \
+             xent_transpose_##S(a + i, b + i, c + i, d + i, to, to + step, to + 2 * step, to + 3 * step);)           \
+        for (; i < n; i++, to += step) to[0] = a[i], to[1] = b[i], to[2] = c[i], to[3] = d[i];                       \
     }                                                                                                                \
-    XENT_INLINE void xent_to_rows_##S(const void *tile, void *p, void *q, void *r, void *s, Py_ssize_t n) {          \
+    XENT_INLINE void xent_to_rows_##S(const void *tile, Py_ssize_t step, void *p, void *q, void *r, void *s,         \
+                                      Py_ssize_t n) {                                                                \
         scalar *a = p, *b = q, *c = r, *d = s;                                                                       \
         const scalar *of = tile;                                                                                     \
         Py_ssize_t i = 0;                                                                                            \
-        FOUR(for (; i + 4 <= n; i += 4, of += 4 * XENT_LANES_##S)                                                    \
-             xent_transpose_##S(of, of + XENT_LANES_##S, of + 2 * XENT_LANES_##S, of + 3 * XENT_LANES_##S, a + i,    \
-                                b + i, c + i, d + i);)                                                               \
-        for (; i < n; i++, of += XENT_LANES_##S) a[i] = of[0], b[i] = of[1], c[i] = of[2], d[i] = of[3];             \
+        FOUR(for (; i + 4 <= n; i += 4, of += 4 * step)                                                              \
+             xent_transpose_##S(of, of + step, of + 2 * step, of + 3 * step, a + i, b + i, c + i, d + i);)           \
+        for (; i < n; i++, of += step) a[i] = of[0], b[i] = of[1], c[i] = of[2], d[i] = of[3];                       \
     }
 #define XENT_WITH(...) __VA_ARGS__
 #define XENT_WITHOUT(...)

@@ -61,10 +61,14 @@ cdef extern from "_simd.h" nogil:
     float xent_read_bf16(const void* source)
     void xent_write_f16(void* target, double x)
     void xent_write_bf16(void* target, double x)
-    void xent_to_columns_f32(void* tile, const void* a, const void* b, const void* c, const void* d, Py_ssize_t n)
-    void xent_to_columns_f64(void* tile, const void* a, const void* b, const void* c, const void* d, Py_ssize_t n)
-    void xent_to_rows_f32(const void* tile, void* a, void* b, void* c, void* d, Py_ssize_t n)
-    void xent_to_rows_f64(const void* tile, void* a, void* b, void* c, void* d, Py_ssize_t n)
+    void xent_to_columns_f32(
+        void* tile, Py_ssize_t step, const void* a, const void* b, const void* c, const void* d, Py_ssize_t n
+    )
+    void xent_to_columns_f64(
+        void* tile, Py_ssize_t step, const void* a, const void* b, const void* c, const void* d, Py_ssize_t n
+    )
+    void xent_to_rows_f32(const void* tile, Py_ssize_t step, void* a, void* b, void* c, void* d, Py_ssize_t n)
+    void xent_to_rows_f64(const void* tile, Py_ssize_t step, void* a, void* b, void* c, void* d, Py_ssize_t n)
     Py_ssize_t xent_first_equal_of_four_f32(const vf32* x, vf32 w)
     Py_ssize_t xent_first_equal_of_four_f64(const vf64* x, vf64 w)
     void xent_store_around_f32(vf32* target, vf32 x)
@@ -292,20 +296,21 @@ cdef inline void put(vec* row, Py_ssize_t i, double x) noexcept nogil:
 
 
 cdef inline void to_columns(
-    vec* tile, Py_ssize_t lane, const void* a, const void* b, const void* c, const void* d, Py_ssize_t n
+    vec* tile, Py_ssize_t lane, Py_ssize_t wide, const void* a, const void* b, const void* c, const void* d,
+    Py_ssize_t n
 ) noexcept nogil:
-    """Four contiguous rows into four lanes of a tile."""
+    """Four contiguous rows into four lanes of every `wide` vector of a tile."""
     if vec is vf32:
-        xent_to_columns_f32(<float*>tile + lane, a, b, c, d, n)
+        xent_to_columns_f32(<float*>tile + lane, wide * lanes(tile), a, b, c, d, n)
     else:
-        xent_to_columns_f64(<double*>tile + lane, a, b, c, d, n)
+        xent_to_columns_f64(<double*>tile + lane, wide * lanes(tile), a, b, c, d, n)
 
 
 cdef inline void to_rows(
-    const vec* tile, Py_ssize_t lane, void* a, void* b, void* c, void* d, Py_ssize_t n
+    const vec* tile, Py_ssize_t lane, Py_ssize_t wide, void* a, void* b, void* c, void* d, Py_ssize_t n
 ) noexcept nogil:
     """And back."""
     if vec is vf32:
-        xent_to_rows_f32(<const float*>tile + lane, a, b, c, d, n)
+        xent_to_rows_f32(<const float*>tile + lane, wide * lanes(tile), a, b, c, d, n)
     else:
-        xent_to_rows_f64(<const double*>tile + lane, a, b, c, d, n)
+        xent_to_rows_f64(<const double*>tile + lane, wide * lanes(tile), a, b, c, d, n)
