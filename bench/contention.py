@@ -89,7 +89,7 @@ def time_calls(candidates: Sequence[Candidate], calls: int) -> list[list[float]]
     with no_collection():
         for _ in report.progress(range(WARM_UP + calls), "contention"):
             for candidate, values in zip(candidates, seconds, strict=True):
-                values.append(sample(candidate, 1))
+                values.append(sample(candidate, 1, warm_up_seconds=0))
     return [values[WARM_UP:] for values in seconds]
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import report
 from cases import Floats, Labels
 from fit_data import DataSet
-from harness import no_collection, settle
+from harness import no_collection, settle, warm_up
 from peers import thread_count
 
 import xent
@@ -162,6 +162,7 @@ def compare(
                 if not going[i]:
                     continue
                 settle(0.004)
+                warm_up(clock)
                 start = clock()
                 try:
                     model = solver.fit(given.X, given.y, iterations)

@@ -71,12 +71,21 @@ def settle(seconds: float, most: float = 0.2) -> None:
             return
 
 
-def sample(candidate: Candidate, loops: int) -> float:
-    """Seconds a call, over `loops` calls."""
+WARM_UP_SECONDS = 0.02  # cores that have slept run at half their clock, and raise it over some 15 ms of work
+
+
+def warm_up(call: Callable[[], Any], seconds: float = WARM_UP_SECONDS) -> None:
+    """Call until the clock is up, and what other candidates pushed out of the caches is back."""
+    end = perf_counter() + seconds
+    while perf_counter() < end:
+        call()
+
+
+def sample(candidate: Candidate, loops: int, warm_up_seconds: float = WARM_UP_SECONDS) -> float:
+    """Seconds a call, over `loops` calls, after a warm-up."""
     call = candidate.call
     with candidate.scope():
-        if loops > 1:
-            call()  # brings back code, inputs and threads that the previous candidate pushed out
+        warm_up(call, warm_up_seconds)
         start = perf_counter()
         for _ in range(loops):
             call()
