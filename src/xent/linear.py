@@ -22,12 +22,14 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from xent import sample
 from xent._arguments import Batch, Options
 from xent._dispatch import kernels
 from xent._parallel import THREAD_ELEMENTS, Blocks, get_num_threads
 from xent.dual import ascend
 from xent.losses import cross_entropy
 from xent.primitives import softmax
+from xent.sample import Sample
 from xent.solvers import Metric, Progress, Result, Vector, lbfgs, newton_cg
 
 Array = NDArray[Any]
@@ -37,8 +39,7 @@ BLOCK_ELEMENTS = 1 << 18    # of X and the logits: a block of both stays near th
 MAX_BLOCK_ELEMENTS = 1 << 21    # of the metric: an inverse for each class
 PATIENCE = 60                   # iterations of L-BFGS with a good metric
 MAX_FACTOR_SIZE = 2000          # of one with eigenvectors
-MIN_METRIC_ROWS = 1000
-SAMPLE_BYTES = 1 << 24         # of rows that a metric is computed from
+SQUARED_BYTES = 1 << 24        # of sparse rows, at a time
 MAX_KEPT_BYTES = 1 << 25       # of probabilities, kept from one Hessian product to the next
 MAX_SKINNY = 32             # classes up to which dense rows are multiplied by the kernels, not by BLAS
 MAX_TILE = 48               # rows
@@ -60,12 +61,6 @@ def logits(X: Any, coef: Array, intercept: Array) -> Array:
     result: Array = X @ coef.T.astype(X.dtype, copy=False)
     result += intercept.astype(X.dtype, copy=False)
     return result
-
-
-def sample_stride(n: int, size: int, dtype: np.dtype[Any]) -> int:
-    """Every how many of n rows is one in the sample for a metric of so many features, the intercept included."""
-    fit = SAMPLE_BYTES // (size * dtype.itemsize)
-    return max(1, n // max(MIN_METRIC_ROWS, min(4 * size, fit)))
 
 
 class Factors(NamedTuple):
@@ -167,46 +162,47 @@ class RowSums:
         return product
 
     def class_blocks(self, matrix: Matrix) -> Matrix:
-        X, p, mass = self._sample(matrix)
+        X, scale, p, mass = self._sample(matrix)
         blocks = self.rows if matrix.any() else 1       # at zero all classes have the same
-        hessian = np.empty((blocks, X.shape[1], X.shape[1]))
+        hessian = np.empty((blocks, len(scale), len(scale)))
         for k in range(blocks):
-            weighted = X * np.sqrt(mass * p[:, k] * (1 - p[:, k]))[:, None].astype(X.dtype, copy=False)
+            weighted = X * np.sqrt(mass * p[:, k] * (1 - p[:, k]))[:, None].astype(X.dtype)
             hessian[k] = weighted.T @ weighted
+        hessian *= scale * scale[:, None]
         return hessian
 
     def factors(self, matrix: Matrix, l2: float) -> Factors:
-        X, p, mass = self._sample(matrix)
+        X, scale, p, mass = self._sample(matrix)
         spread = mass[:, None] * p * (1 - p)
-        penalty = np.full(X.shape[1], l2)
+        penalty = l2 / np.square(scale)     # of the scaled columns
         penalty[-1] = 0
-        weighted = X * np.sqrt(spread.mean(axis=1))[:, None].astype(X.dtype, copy=False)
+        weighted = X * np.sqrt(spread.mean(axis=1))[:, None].astype(X.dtype)
         average = weighted.T @ weighted + np.diag(penalty)      # over the classes
+        del weighted
         diagonal = average.diagonal()
-        scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1))
-        average *= scale * scale[:, None]       # columns of any scale
+        unit = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1))
+        average *= unit * unit[:, None]
         if not np.isfinite(average).all():
             average = np.eye(len(average))
-        features = scale[:, None] * np.linalg.eigh(average.astype(X.dtype))[1].astype(np.float64)
+        features = unit[:, None] * np.linalg.eigh(average.astype(X.dtype))[1].astype(np.float64)
         classes = np.ones((1, 1))
         if self.rows > 1:
             of_classes = np.diag(mass @ p) - (mass[:, None] * p).T @ p
             classes = np.linalg.eigh(of_classes.astype(np.float64))[1]
             spread = mass[:, None] * (p @ classes**2 - (p @ classes) ** 2)
-        del weighted
         squares = X @ features.astype(X.dtype)
         np.square(squares, out=squares)
         curvatures = (spread.T.astype(X.dtype) @ squares).astype(np.float64)
-        return Factors(classes, features, curvatures + penalty @ features**2)
+        return Factors(classes, features / scale[:, None], curvatures + penalty @ features**2)
 
     def diagonal(self, matrix: Matrix) -> Matrix:
         if self._csr is None:
-            X, p, mass = self._sample(matrix)
+            X, scale, p, mass = self._sample(matrix)
             diagonal: Matrix = ((mass[:, None] * p * (1 - p)).T @ np.square(X)).astype(np.float64)
-            return diagonal
+            return diagonal * np.square(scale)
         result = np.zeros(matrix.shape, order=self.order)
         elements = max(1, len(self._csr[0]) // self.X.shape[0])     # of a row
-        for part in self._parts(min(self._kept_rows(), max(1, SAMPLE_BYTES // (elements * self.X.dtype.itemsize)))):
+        for part in self._parts(min(self._kept_rows(), max(1, SQUARED_BYTES // (elements * self.X.dtype.itemsize)))):
             assert part._csr is not None
             probabilities = np.empty((part.X.shape[0], self.classes), self.X.dtype)
             part._sums(PROBABILITIES, matrix, probabilities)
@@ -233,17 +229,16 @@ class RowSums:
             rows = slice(start, start + size)
             yield RowSums(self.X[rows], self.target[rows], self.classes, weight[rows], self.n_threads)
 
-    def _sample(self, matrix: Matrix) -> tuple[Array, Array, Array]:
-        """Some rows, with a column of ones, their probabilities, and their share of the mass."""
-        size = self.features + 1
-        stride = sample_stride(self.X.shape[0], size, self.X.dtype)
-        sample = self.X[::stride]
-        X = np.ones((sample.shape[0], size), sample.dtype)
-        X[:, :-1] = sample if isinstance(sample, np.ndarray) else sample.toarray()
-        scores = np.zeros((len(X), self.classes), X.dtype)
-        scores[:, -self.rows :] = logits(X[:, :-1], matrix[:, :-1], matrix[:, -1])
-        mass = self.mass[::stride]
-        return X, softmax(scores, out=scores)[:, -self.rows :], mass / max(mass.sum(), np.finfo(np.float64).tiny)
+    def _sample(self, matrix: Matrix) -> Sample:
+        wanted = sample.rows_wanted(self.features + 1, np.dtype(np.float32).itemsize)
+        stride = sample.stride_of(self.X.shape[0], sample.CANDIDATES * wanted)
+        X, mass = (self.X, self.mass) if stride == 1 else (self.X[::stride], self.mass[::stride])
+        p = np.zeros((X.shape[0], self.classes), X.dtype)
+        for block in row_blocks(X, self.rows):
+            p[block, -self.rows :] = logits(X[block], matrix[:, :-1], matrix[:, -1])
+        softmax(p, out=p, n_threads=self.n_threads)
+        drawn = sample.draw(X, p, mass, wanted)
+        return drawn._replace(p=drawn.p[:, -self.rows :])
 
     def _sums(self, task: int, matrix: Matrix, kept: Array | None) -> tuple[float, Matrix]:
         """The sum of losses and the gradient (LOSS), nothing but `kept` (PROBABILITIES), a Hessian product with the

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xent import _estimator_arguments as check
-from xent.linear import Factors, Matrix, RowSums, Sums, sample_stride
+from xent.linear import Factors, Matrix, RowSums, Sums
 from xent.prediction import separates
+from xent.sample import rows_wanted, stride_of
 from xent.solvers import Vector
 
 Array = NDArray[Any]
@@ -140,7 +141,7 @@ class Plan(NamedTuple):
 
     def samples(self) -> list[slice]:
         """Of each part the rows that are in a sample of all: the same ones however the rows are cut into parts."""
-        stride = sample_stride(sum(self.rows), self.shape[1], self.dtype)
+        stride = stride_of(sum(self.rows), rows_wanted(self.shape[1], self.dtype.itemsize))
         first = 0
         slices = []
         for rows in self.rows:

@@ -79,7 +79,7 @@ class _InverseHessian:
         self.steps = np.empty((memory, size))
         self.changes = np.empty((memory, size))
         self.metric_changes = np.empty((memory, size))
-        self.products = np.empty((memory, memory))          # S Y'
+        self.products = np.empty((memory, memory))          # S Y', the upper triangle from oldest to newest
         self.metric_products = np.empty((memory, memory))   # Y M Y'
 
     def renew(self, metric: Metric) -> None:
@@ -96,7 +96,6 @@ class _InverseHessian:
         self.steps[place] = step
         self.changes[place] = change
         self.metric_changes[place] = self.metric(change)
-        self.products[place, :used] = self.changes[:used] @ step
         self.products[:used, place] = self.steps[:used] @ change
         self.metric_products[place, :used] = self.metric_changes[:used] @ change
         self.metric_products[:used, place] = self.metric_products[place, :used]
