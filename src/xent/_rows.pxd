@@ -134,17 +134,26 @@ cdef inline void exp_fours(
     bint sends, vec offset, vec offset_low, vec power, vec least, bint keep, vec* total, vec* total_low
 ) noexcept nogil:
     """e = power exp(x - offset + low - offset_low) if `keep`, added to the total either way but for element `skip`, for
-    vectors i < last, four at a time, with the traffic meanwhile."""
+    vectors i < last, four at a time, with the traffic meanwhile.
+
+    Four are added while the next are computed: the additions wait for one another, and would keep the processor from
+    looking far enough ahead.
+    """
     cdef Py_ssize_t i = 0, with_skip = skip // (4 * lanes(x)) * 4
     cdef vec p[4]
     cdef vec s[4]
     cdef vec sum_high = total[0], sum_low = total_low[0]
+    cdef vec before[4]
+    cdef vec rest_before = fill(x, 0)
     cdef Traffic moves = traffic[0]     # in registers: nothing that is stored here can change it
     cdef Py_ssize_t j
+    for j in range(4):
+        before[j] = fill(x, 0)
     while i < last:
         exp_parts(
             x + i, low if low is NULL else low + i, offset, offset_low, power, least, p, s, <vec*>NULL, 4
         )
+        accumulate_largest(before[0], before[1], before[2], before[3], rest_before, &sum_high, &sum_low)
         move_four(&moves, i, sends, x)
         if keep:
             for j in range(4):
@@ -153,9 +162,11 @@ cdef inline void exp_fours(
             for j in range(4):
                 s[j] = without_lane(s[j], skip - (i + j) * lanes(x))
         # The powers of two, and apart from them the rest: it is smaller, as is what it loses.
-        p[0] = multiply_add(p[0], s[0], p[1] * s[1]) + multiply_add(p[2], s[2], p[3] * s[3])
-        accumulate_largest(s[0], s[1], s[2], s[3], p[0], &sum_high, &sum_low)
+        rest_before = multiply_add(p[0], s[0], p[1] * s[1]) + multiply_add(p[2], s[2], p[3] * s[3])
+        for j in range(4):
+            before[j] = s[j]
         i += 4
+    accumulate_largest(before[0], before[1], before[2], before[3], rest_before, &sum_high, &sum_low)
     total[0] = sum_high
     total_low[0] = sum_low
 
