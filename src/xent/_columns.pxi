@@ -1,7 +1,7 @@
 # Part of _kernels.pyx: rows side by side, for few classes, where a vector along a row would be mostly empty, and the
 # work at its end more than that on its elements. A tile is `wide` vectors for each class: 2 of them, since each alone
-# would be a chain of steps that wait for one another, or 1 where there are no more rows. Vector wide * c + h is class c,
-# and its lane j row h * lanes + j. What a lane computes does not depend on its neighbours.
+# would be a chain of steps that wait for one another, or 1 where there are no more rows. Vector wide * c + h is class
+# c, and its lane j row h * lanes + j. What a lane computes does not depend on its neighbours.
 
 from xent._numbers cimport MAX_LANES, accumulate, exps_shifted, finite_or_zero, log_of_pair
 from xent._operands cimport Operand, gather, is_native, is_plain, place, row_of, scatter
@@ -115,31 +115,27 @@ cdef inline void store_tile(
         )
 
 
-cdef inline void add_exponentials(
-    const vec* x, vec* e, const vec* m, Py_ssize_t wide, bint keep, vec* high, vec* low, vec* maxima, Py_ssize_t count
+cdef inline void exponentials(
+    const vec* x, vec* e, const vec* m, Py_ssize_t wide, vec* low, Py_ssize_t count
 ) noexcept nogil:
-    """high + low += exp(x - m) of at most 4 vectors, where x is not m; maxima += 1 where it is."""
-    cdef Py_ssize_t j, h
-    cdef vec y[4]
+    """e = exp(x - m) of at most 4 vectors; low += what they lost."""
+    cdef Py_ssize_t j
     cdef vec lost[4]
     cdef vec peak[4]
-    cdef vec zero = fill(x, 0), one = fill(x, 1)
     for j in range(count):
         peak[j] = m[j % wide]
-    exps_shifted(x, peak, y, lost, count)
+    exps_shifted(x, peak, e, lost, count)
     for j in range(count):
-        h = j % wide
-        maxima[h] = maxima[h] + where_equal(x[j], m[h], one, zero)
-        accumulate(where_equal(x[j], m[h], zero, y[j]), &high[h], &low[h])
-        low[h] = low[h] + lost[j]       # 0 at a maximum
-        if keep:
-            e[j] = y[j]
+        low[j % wide] = low[j % wide] + lost[j]       # 0 at a maximum
 
 
-cdef inline void sum_exponentials(
-    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t wide, bint keep, vec* peak, vec* rest, vec* rest_low
+cdef inline void shift_tile(
+    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t wide, vec* peak, vec* rest, vec* rest_low
 ) noexcept nogil:
+    """e = exp(x - m), m the maximum, and r, their sum but for one maximum, as a pair: that of a NaN or infinite m is
+    NaN."""
     cdef Py_ssize_t vectors = n * wide, fours = n * wide // 4 * 4, c, h
+    cdef vec zero = fill(x, 0), one = fill(x, 1)
     cdef vec m[WIDEST]
     cdef vec high[WIDEST]
     cdef vec low[WIDEST]
@@ -150,55 +146,46 @@ cdef inline void sum_exponentials(
         for h in range(wide):
             m[h] = maximum(x[c * wide + h], m[h])
     for h in range(wide):
-        high[h] = low[h] = fill(x, 0)
+        high[h] = low[h] = zero
         maxima[h] = m[h] - m[h]
     for c in range(0, fours, 4):
-        add_exponentials(x + c, e + c, m, wide, keep, high, low, maxima, 4)
+        exponentials(x + c, e + c, m, wide, low, 4)
     # Three calls, so that the count is constant in each.
     if vectors - fours == 3:
-        add_exponentials(x + fours, e + fours, m, wide, keep, high, low, maxima, 3)
+        exponentials(x + fours, e + fours, m, wide, low, 3)
     elif vectors - fours == 2:
-        add_exponentials(x + fours, e + fours, m, wide, keep, high, low, maxima, 2)
+        exponentials(x + fours, e + fours, m, wide, low, 2)
     elif vectors - fours == 1:
-        add_exponentials(x + fours, e + fours, m, wide, keep, high, low, maxima, 1)
+        exponentials(x + fours, e + fours, m, wide, low, 1)
+    # A loop of its own: additions wait for one another, and the exponentials would wait with them.
+    for c in range(n):
+        for h in range(wide):
+            maxima[h] = maxima[h] + where_equal(x[c * wide + h], m[h], one, zero)
+            accumulate(where_equal(x[c * wide + h], m[h], zero, e[c * wide + h]), &high[h], &low[h])
     for h in range(wide):
-        accumulate(maxima[h] - fill(x, 1), &high[h], &low[h])
+        accumulate(maxima[h] - one, &high[h], &low[h])
         peak[h] = m[h]
         rest[h] = high[h]
         rest_low[h] = low[h]
 
 
-# Not inline, so that the loop has all registers; and four, so that what is constant in each costs nothing.
+# Not inline, so that their loops have all registers.
 
-cdef void sum_one(const vec* x, Py_ssize_t n, vec* peak, vec* rest, vec* rest_low) noexcept nogil:
-    sum_exponentials(x, <vec*>NULL, n, 1, False, peak, rest, rest_low)
-
-
-cdef void sum_two(const vec* x, Py_ssize_t n, vec* peak, vec* rest, vec* rest_low) noexcept nogil:
-    sum_exponentials(x, <vec*>NULL, n, 2, False, peak, rest, rest_low)
+cdef void shift_one(const vec* x, vec* e, Py_ssize_t n, vec* peak, vec* rest, vec* rest_low) noexcept nogil:
+    shift_tile(x, e, n, 1, peak, rest, rest_low)
 
 
-cdef void keep_one(const vec* x, vec* e, Py_ssize_t n, vec* peak, vec* rest, vec* rest_low) noexcept nogil:
-    sum_exponentials(x, e, n, 1, True, peak, rest, rest_low)
+cdef void shift_two(const vec* x, vec* e, Py_ssize_t n, vec* peak, vec* rest, vec* rest_low) noexcept nogil:
+    shift_tile(x, e, n, 2, peak, rest, rest_low)
 
 
-cdef void keep_two(const vec* x, vec* e, Py_ssize_t n, vec* peak, vec* rest, vec* rest_low) noexcept nogil:
-    sum_exponentials(x, e, n, 2, True, peak, rest, rest_low)
-
-
-cdef inline void shift_tile(
-    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t wide, bint keep, vec* peak, vec* rest, vec* rest_low
+cdef inline void shift(
+    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t wide, vec* peak, vec* rest, vec* rest_low
 ) noexcept nogil:
-    """e = exp(x - m) if `keep`, m the maximum, and r, their sum but for one maximum, as a pair: that of a NaN or
-    infinite m is NaN."""
-    if keep and wide == 2:
-        keep_two(x, e, n, peak, rest, rest_low)
-    elif keep:
-        keep_one(x, e, n, peak, rest, rest_low)
-    elif wide == 2:
-        sum_two(x, n, peak, rest, rest_low)
+    if wide == 2:
+        shift_two(x, e, n, peak, rest, rest_low)
     else:
-        sum_one(x, n, peak, rest, rest_low)
+        shift_one(x, e, n, peak, rest, rest_low)
 
 
 cdef inline vec sum_of(vec rest, vec rest_low, vec* low) noexcept nogil:
@@ -222,7 +209,7 @@ cdef inline void softmax_tile(const vec* x, vec* out, Py_ssize_t n, Py_ssize_t w
     cdef vec m[WIDEST]
     cdef vec low[WIDEST]
     cdef vec inverse, lost
-    shift_tile(x, out, n, wide, True, m, sums, low)
+    shift(x, out, n, wide, m, sums, low)
     for h in range(wide):
         sums[h] = sum_of(sums[h], low[h], &low[h])
         inverse = inverse_of(sums[h], low[h], &lost)
@@ -236,7 +223,7 @@ cdef inline void log_softmax_tile(const vec* x, vec* out, Py_ssize_t n, Py_ssize
     cdef vec m[WIDEST]
     cdef vec low[WIDEST]
     cdef vec log_sum, log_low
-    shift_tile(x, out, n, wide, False, m, sums, low)
+    shift(x, out, n, wide, m, sums, low)
     for h in range(wide):
         sums[h] = sum_of(sums[h], low[h], &low[h])
         log_sum = log_of_pair(sums[h], low[h], &log_low)
@@ -245,12 +232,14 @@ cdef inline void log_softmax_tile(const vec* x, vec* out, Py_ssize_t n, Py_ssize
             out[c * wide + h] = log_probability(x[c * wide + h], m[h], log_sum)
 
 
-cdef inline void logsumexp_tile(const vec* x, vec* out, Py_ssize_t n, Py_ssize_t wide, vec* sums) noexcept nogil:
+cdef inline void logsumexp_tile(
+    const vec* x, vec* e, vec* out, Py_ssize_t n, Py_ssize_t wide, vec* sums
+) noexcept nogil:
     cdef Py_ssize_t h
     cdef vec m[WIDEST]
     cdef vec low[WIDEST]
     cdef vec log_sum, log_low
-    shift_tile(x, out, n, wide, False, m, sums, low)
+    shift(x, e, n, wide, m, sums, low)
     for h in range(wide):
         sums[h] = sum_of(sums[h], low[h], &low[h])
         log_sum = log_of_pair(sums[h], low[h], &log_low)
@@ -296,8 +285,8 @@ cdef inline void label_tile(
     const vec* x, vec* e, Py_ssize_t n, Py_ssize_t wide, const Py_ssize_t* label, const vec* weight,
     const vec* weight_low, const vec* scale, const vec* scale_low, bint keep, vec* loss, vec* loss_low, vec* sums
 ) noexcept nogil:
-    """The losses times `weight`, as pairs, and with `keep` e = their gradients times `scale`, of rows whose mass is all
-    on one class; and the sums, which are NaN where there are no probabilities."""
+    """The losses times `weight`, as pairs, and with `keep` e = their gradients times `scale` (else scratch), of rows
+    whose mass is all on one class; and the sums, which are NaN where there are no probabilities."""
     cdef Py_ssize_t width = wide * lanes(x), j, c, h
     cdef vec zero = fill(x, 0), one = fill(x, 1)
     cdef vec m[WIDEST]
@@ -307,7 +296,7 @@ cdef inline void label_tile(
     cdef vec logit[WIDEST]
     cdef vec own[WIDEST]
     cdef vec log_sum, log_low, d, d_low, high, inverse, inverse_low, factor, factor_low, part
-    shift_tile(x, e, n, wide, keep, m, others, others_low)
+    shift(x, e, n, wide, m, others, others_low)
     for j in range(width):
         copy_element(logit, j, x, label[j] * width + j)
     for h in range(wide):

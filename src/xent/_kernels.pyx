@@ -100,10 +100,10 @@ cdef void logsumexp_tiles(
         count = min(last - i, WIDEST * lanes(tile))
         if count > lanes(tile):
             load_tile(x, i, count, tile, 2, scratch)
-            logsumexp_tile(tile, result, x.n, 2, sums)
+            logsumexp_tile(tile, tile + WIDEST * x.n, result, x.n, 2, sums)
         else:
             load_tile(x, i, count, tile, 1, scratch)
-            logsumexp_tile(tile, result, x.n, 1, sums)
+            logsumexp_tile(tile, tile + WIDEST * x.n, result, x.n, 1, sums)
         for j in range(count):
             if isnan(get(sums, j)):
                 logsumexp_rows(x, out, scratch, i + j, i + j + 1)
