@@ -97,6 +97,46 @@ def test_large_arrays(name):
     assert_equal_results(call(8), call(1))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["softmax", "labels, mean", "labels, none", "distribution", "sparse"])
+def test_outputs_that_go_around_the_cache(name, dtype):
+    """A row is sent while the next one is computed, whichever rows a thread happens to take after one another: here
+    blocks of one row."""
+    rows = 480 // np.dtype(dtype).itemsize
+    call = calls((rows, 64_000), dtype)[name]
+    assert _parallel.cut(rows, 64_000, 2).size == 1
+    serial = call(1)
+    for _ in range(3):
+        assert_equal_results(call(2), serial)
+
+
+STRIDED = {
+    "every second class": lambda x: x[:, ::2],
+    "classes backwards": lambda x: x[:, ::-1],
+    "every second row": lambda x: x[::2],
+    "columns side by side": np.asfortranarray,
+    "rows in reverse": lambda x: x[::-1],
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("view", STRIDED)
+def test_outputs_around_the_cache_of_strided_logits(view, dtype):
+    """Rows that are gathered into a scratch first, beside the results that are on their way."""
+    x = STRIDED[view](arguments((3200 // np.dtype(dtype).itemsize, 12_000), dtype)[0])
+    assert x.nbytes > 1 << 24
+    out, labels = np.empty(x.shape, dtype), np.arange(len(x))
+    for call in (
+        lambda x, out, n: xent.softmax(x, out=out, n_threads=n),
+        lambda x, out, n: xent.log_softmax(x, out=out, n_threads=n),
+        lambda x, out, n: xent.cross_entropy(x, labels, grad_out=out, n_threads=n)[1],
+        lambda x, out, n: xent.cross_entropy(x, np.abs(x), grad_out=out, n_threads=n)[1],
+    ):
+        expected = call(np.ascontiguousarray(x), np.empty(x.shape, dtype), 1)
+        for n_threads in (1, 2):
+            assert_same_bits(call(x, out, n_threads), expected)
+
+
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)

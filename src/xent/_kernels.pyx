@@ -191,8 +191,8 @@ cdef void softmax_rows(
     open_window(&window, x, first, last, scratch)
     open_window(&window_out, out, first, last, scratch)
     for i in range(first, last):
-        row = gather_through(&window, x, i, last, scratch)
-        result = place_through(&window_out, out, i, last, scratch + (i & 1) * rows)
+        row = gather_through(&window, x, i, last, scratch + 2 * rows)
+        result = place_through(&window_out, out, i, last, scratch + traffic.turn * rows)
         traffic.soon = <const char*>next_row(x, i, row)
         traffic.soon_out = <const char*>next_place(out, i, result)
         if logarithm:

@@ -274,7 +274,7 @@ cdef void cross_entropy_rows(
         else:
             terms.points = points_of(batch, i, room)
         if keep:
-            grad = place_through(&window_out, &batch.grad, i, last, scratch + (i & 1) * 9 * rows)
+            grad = place_through(&window_out, &batch.grad, i, last, scratch + traffic.turn * 9 * rows)
         if terms.weight.high == 0 or terms.points.count == IGNORED:
             loss = constant_row(grad, n, 0, keep)
         elif terms.points.count == INVALID:

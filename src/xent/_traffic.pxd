@@ -11,6 +11,7 @@ cdef struct Traffic:
     const char* source      # and where it is
     Py_ssize_t left         # elements of it
     Py_ssize_t fours        # and whole vectors, in fours
+    Py_ssize_t turn         # 0 or 1: which of two scratches the next result may be in, since it is not on its way
 
 
 cdef inline Traffic no_traffic(const vec* row) noexcept nogil:
@@ -18,7 +19,7 @@ cdef inline Traffic no_traffic(const vec* row) noexcept nogil:
     traffic.soon = <const char*>row
     traffic.soon_out = traffic.target = NULL
     traffic.source = NULL
-    traffic.left = traffic.fours = 0
+    traffic.left = traffic.fours = traffic.turn = 0
     return traffic
 
 
@@ -48,7 +49,7 @@ cdef inline void finish(Traffic* traffic, Py_ssize_t i, const vec* like) noexcep
 
 
 cdef inline void send(Traffic* traffic, vec* target, const vec* source, Py_ssize_t n) noexcept nogil:
-    """Send n elements to their place while the next row is computed; `source` must stay as it is meanwhile."""
+    """Send n elements to their place while the next row is computed; `source`, a scratch, stays as it is meanwhile."""
     cdef Py_ssize_t size = sizeof(vec) // lanes(target)
     cdef Py_ssize_t head = min(n, (-<Py_ssize_t>target // size) & (lanes(target) - 1))
     finish(traffic, 0, target)
@@ -57,3 +58,4 @@ cdef inline void send(Traffic* traffic, vec* target, const vec* source, Py_ssize
     traffic.source = <const char*>element(source, head)
     traffic.left = n - head
     traffic.fours = traffic.left // (4 * lanes(target)) * 4
+    traffic.turn = 1 - traffic.turn
