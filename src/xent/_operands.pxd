@@ -14,7 +14,7 @@ from xent._traffic cimport Traffic, send
 
 cdef enum:
     MAX_BATCH_DIMS = 64
-    AHEAD = 3 << 16     # bytes of a row, of which the second level of a cache holds two
+    AHEAD = 1 << 20     # bytes of a row: shorter ones are fetched while the one before is computed
     AHEAD_IN_ROW = 1 << 12
     WINDOW_ROWS = 16    # of float32, a line of the cache
     WINDOW_ELEMENTS = 1 << 15
