@@ -104,11 +104,11 @@ def made_text(n: int = 100_000, words: int = 100_000) -> DataSet:
     rng = np.random.default_rng(0)
     y = rng.integers(0, 20, n)
     lengths = rng.poisson(80, n) + 1
-    row = np.repeat(np.arange(n), lengths)
+    row = np.repeat(np.arange(n, dtype=np.int32), lengths)
     frequency = 1 / (10 + np.arange(words))
     word = rng.choice(words, len(row), p=frequency / frequency.sum())
     own = rng.random(len(row)) < 0.15       # of these words, one in 20 is of the class
-    word = np.where(own, word - word % 20 + y[row], word)
+    word = np.where(own, word - word % 20 + y[row], word).astype(np.int32)
     X = sparse.csr_array((np.ones(len(row)), (row, word)), shape=(n, words))
     X.sum_duplicates()
     document_frequency = np.bincount(X.indices, minlength=words)

@@ -87,6 +87,7 @@ def test_made_sets_are_what_they_say():
     assert 0 <= images.X.min() < images.X.max() <= 1
     assert 0.05 < (images.X > 0).mean() < 0.3
     assert text.X.shape == (200, 500)
+    assert text.X.indices.dtype == text.X.indptr.dtype == np.int32  # scikit-learn's saga takes no others
     np.testing.assert_allclose(text.X.multiply(text.X).sum(axis=1), 1)
     model = xent.LogisticRegression(tol=1e-6, max_iter=1000).fit(images.X, images.y)
     value = fit_data.objective(images.X, images.y, model.coef_, model.intercept_)

@@ -45,3 +45,12 @@ def test_public_functions_are_documented(function):
     assert "Parameters\n----------" in text or not parameters
     for parameter in parameters:
         assert re.search(rf"^(\w+, )*{parameter}(, \w+)* : ", text, re.MULTILINE), parameter
+
+
+@pytest.mark.parametrize("name", ["README.md", "bench/README.md", "docs/scaling.md"])
+def test_the_rows_of_a_table_have_the_columns_of_its_head(name):
+    wanted = None
+    for number, line in enumerate((README.parent / name).read_text(encoding="utf-8").splitlines(), 1):
+        cells = re.sub(r"`[^`]*`", "", line).count("|") if line.startswith("|") else None
+        wanted = cells if wanted is None or cells is None else wanted
+        assert cells == wanted, f"{name}, line {number}: {line}"
