@@ -1,7 +1,6 @@
 """Peak memory: beyond its operands and its results, a call needs no more than a scratch for a few rows.
 
-NumPy reports what it allocates to tracemalloc; what the kernels allocate themselves is half a megabyte at most, but for
-a row's own scratch where several axes, or all, are one row.
+NumPy and the kernels report what they allocate to tracemalloc.
 """
 
 import tracemalloc
@@ -146,19 +145,10 @@ AXES = {
     "two axes apart": ((0, 2), (40, 1000, 50)),
     "all axes": (None, (1000, 2000)),
 }
-# Of several axes that strides do not merge into one, xent makes one with a copy of everything. A row of all elements
-# reserves a scratch of several times as many, of which little is touched.
-COPIED = {
-    "last two axes": {"Fortran"},
-    "first two axes": {"Fortran"},
-    "two axes apart": set(LAYOUTS),
-    "all axes": set(LAYOUTS),
-}
-BROADCAST_COPIED = {**COPIED, "last two axes": set(LAYOUTS)}
 
 
 def table():
-    """A name, a call, and the layouts in which it needs more, if any."""
+    """A name, and a call."""
     for at in SHAPES:
         for form in TARGETS:
             yield f"cross_entropy, {at}, {form}", partial(cross_entropy, form=form, at=at)
@@ -192,15 +182,14 @@ def table():
     yield "log_loss, binary", binary_log_loss
 
     for at, (axis, shape) in AXES.items():
-        copied = COPIED.get(at, ())
         row = partial(probabilities, function=xent.softmax, axis=axis, shape=shape)
-        yield f"softmax, {at}", row, copied
-        yield f"softmax, {at}, in place", partial(row, in_place=True), copied
-        yield f"log_softmax, {at}", partial(row, function=xent.log_softmax), copied
+        yield f"softmax, {at}", row
+        yield f"softmax, {at}, in place", partial(row, in_place=True)
+        yield f"log_softmax, {at}", partial(row, function=xent.log_softmax)
         row = partial(logsumexp, axis=axis, shape=shape)
-        yield f"logsumexp, {at}", row, copied
+        yield f"logsumexp, {at}", row
         factors = (*(1 for _ in shape[1:]), shape[-1])
-        yield f"logsumexp, {at}, b broadcast", partial(row, factors=factors), BROADCAST_COPIED.get(at, ())
+        yield f"logsumexp, {at}, b broadcast", partial(row, factors=factors)
     axis, shape = AXES["last axis"]
     row = partial(probabilities, function=xent.softmax, axis=axis, shape=shape)
     yield "softmax, float16", partial(row, dtype=np.float16)
@@ -209,12 +198,9 @@ def table():
 
 
 def cells():
-    more = pytest.mark.xfail(strict=True, reason="rows of several axes are copied, or all elements are one row")
-    for name, prepare, *copied in table():
+    for name, prepare in table():
         for layout in LAYOUTS:
-            marks = [more] if any(layout in layouts for layouts in copied) else []
-            if layout != "C":
-                marks.append(pytest.mark.deep)      # the usual run is to be short
+            marks = [] if layout == "C" else [pytest.mark.deep]      # the usual run is to be short
             yield pytest.param(prepare, layout, id=f"{name}, {layout}", marks=marks)
 
 

@@ -193,7 +193,7 @@ def sums_of_rows(threads):
     """A kernel's results, of 20 blocks of a row."""
     x = np.random.default_rng(0).normal(size=(20, 50_000))
     out = np.full(20, np.nan)
-    _parallel.Blocks(20, 1, 20, threads).run(kernels.logsumexp, x, None, out, None)
+    _parallel.Blocks(20, 1, 20, threads).run(kernels.logsumexp, x, None, out, None, 1)
     return out
 
 
@@ -286,7 +286,7 @@ def test_time_of_a_run(threads):
     x = np.random.default_rng(0).normal(size=(2000, 4000))
     work = kernels.Work(2000, 10, 200, threads)
     start = time.perf_counter()
-    kernels.softmax(x, x, False, work)
+    kernels.softmax(x, x, False, 1, work)
     elapsed = time.perf_counter() - start
     assert work.threads == threads
     if threads == 1:

@@ -71,6 +71,20 @@ def test_layouts_and_axes(name, layout, dtype):
 
 
 @each
+@pytest.mark.parametrize("layout", LAYOUTS)
+@each_dtype
+def test_rows_of_several_axes(name, layout, dtype):
+    """Of many elements, in runs of memory that vectors fill or not."""
+    x = LAYOUTS[layout](normal((3, 20, 4, 70), dtype))
+    for axis in [(1, 3), (3, 1), (0, 2), (0, 1, 3), (0, 3)]:
+        assert_close(*both(name, x, axis), dtype)
+        if name in OUTPUTS:
+            out = np.empty(x.shape, dtype)
+            getattr(xent, name)(x, axis, out=out)
+            assert_close(out, getattr(reference, name)(x, axis), dtype)
+
+
+@each
 @each_dtype
 def test_broadcast_arrays(name, dtype):
     for shape in [(1, 5), (4, 1), (1, 1)]:
@@ -147,6 +161,7 @@ def test_out(name, layout, dtype):
             assert getattr(xent, name)(x, axis, out=out) is out
             assert_same_bits(out, expected)
             own = WRITEABLE_LAYOUTS[layout](x)
+            expected = getattr(xent, name)(own.copy("K"), axis)     # several axes are read in the order of memory
             assert getattr(xent, name)(own, axis, out=own) is own
             assert_same_bits(own, expected)
 
@@ -301,6 +316,25 @@ def test_factors_layouts_and_axes(layout, dtype):
         for axis in every_axis(len(shape)):
             check_factors(x, b, axis, dtype)
         np.testing.assert_array_equal((x, b), before)
+
+
+@each_dtype
+def test_factors_of_long_rows(dtype):
+    """What is in one part of a row counts in all of it: the maximum, infinities, NaN."""
+    places = [0, 4095, 4096, 8191, 8192, 9999]
+    x, b = normal((len(places), 10_000), dtype), factors((len(places), 10_000), dtype)
+    x[range(len(places)), places] = 20
+    b[range(len(places)), places] = 3
+    check_factors(x, b)
+    check_factors(np.asfortranarray(x), b[:1])
+    check_factors(x.reshape(len(places), 100, 100), b.reshape(len(places), 100, 100), (1, 2))
+    for first, second in itertools.permutations(places, 2):
+        x, b = np.zeros((4, 10_000), dtype), np.ones((4, 10_000), dtype)
+        x[:3, first], x[:2, second], x[2, second] = INF, INF, NAN
+        b[1, second], b[2, second], x[3], x[3, second] = -1, 0, -INF, 2
+        found, sign = xent.logsumexp(x, b=b, return_sign=True)
+        np.testing.assert_array_equal(found, [INF, NAN, INF, 2])
+        np.testing.assert_array_equal(sign, [1, NAN, 1, 1])
 
 
 @each_dtype

@@ -300,18 +300,13 @@ def last(array: Array, axis: int) -> Array:
     return array if axis == array.ndim - 1 else np.moveaxis(array, axis, -1)
 
 
-def last_axes(array: Array, axes: tuple[int, ...]) -> Array:
-    """A view with some axes moved to the end."""
-    return np.moveaxis(array, axes, range(-len(axes), 0))
-
-
-def last_flat(array: Array, axes: tuple[int, ...]) -> Array:
-    """Some axes merged to one, at the end: a view of the array where strides allow it."""
+def last_axes(array: Array, axes: tuple[int, ...], like: Array) -> Array:
+    """A view with some axes moved to the end, in the order in which they are in the memory of another array of its
+    shape, so that they are one where they can be."""
     if len(axes) == 1:
         return last(array, axes[0])
-    moved = last_axes(array, axes)
-    rest = moved.shape[: array.ndim - len(axes)]
-    return moved.reshape(*rest, math.prod(moved.shape[array.ndim - len(axes) :]))
+    in_memory = sorted(axes, key=lambda axis: -abs(like.strides[axis]))
+    return np.moveaxis(array, in_memory, range(-len(axes), 0))
 
 
 def targets(

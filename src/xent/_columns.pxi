@@ -20,7 +20,7 @@ cdef inline bint side_by_side(const Operand* operand, Py_ssize_t i, const vec* l
     """Whether the next rows are the next elements in memory, so that a vector of a tile can be copied as it is."""
     cdef int last = operand.ndim - 1
     return (
-        is_native(operand, like) and last >= 0
+        is_native(operand, like) and last >= 0 and operand.run == operand.n
         and operand.strides[last] == <Py_ssize_t>sizeof(vec) // lanes(like)
         and i % operand.shape[last] + lanes(like) <= operand.shape[last]
     )

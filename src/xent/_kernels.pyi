@@ -73,9 +73,10 @@ def logsumexp(
     weight: Array | None,
     out: Array,
     sign: Array | None,
+    row_axes: int,
     work: Work,
 ) -> None: ...
-def softmax(x: Array, out: Array, logarithm: bool, work: Work) -> None: ...
+def softmax(x: Array, out: Array, logarithm: bool, row_axes: int, work: Work) -> None: ...
 def target_weight(
     problem: Batch,
     options: Options,

@@ -26,7 +26,7 @@ arrays that are known to be good (see _arguments.py) and work in blocks, which t
 on plain arrays (_plain.pxi).
 """
 
-from libc.math cimport INFINITY, NAN, frexp, isfinite, isnan
+from libc.math cimport INFINITY, NAN, fabs, frexp, isfinite, isnan
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 
@@ -39,8 +39,8 @@ from xent._numbers cimport (
 )
 from xent._operands cimport (
     ABSENT, F64, I8, I16, I32, I64, Operand, U8, U16, U32, Window, bind, bind_output, close_window, fits_float32,
-    gather, gather_through, kind_of, open_window, place_through, scatter_through, next_place, next_row, place, read_integer,
-    read_number, row_of, weight_of, write_number,
+    gather, gather_through, is_plain, kind_of, open_window, place_through, scatter_through, next_place, next_row, place,
+    read_integer, read_number, row_of, weight_of, write_number,
 )
 from xent._rows cimport (
     Peak, Shift, Transform, combine_row, count_above, distance_row, is_moderate, log_softmax_row, mask_row,
@@ -63,6 +63,7 @@ include "_columns.pxi"
 # ---------------------------------------------------------------------------------------------------------------------
 
 cdef enum:
+    PIECE = 4096        # elements of a row of terms with factors
     SHORT_ROWS = 5      # in the scratch of a function of rows, of float64
     LINE = 8            # numbers in a cache line, as in the longest vector
 
@@ -112,17 +113,16 @@ cdef void logsumexp_tiles(
         i += count
 
 
-cdef Pair infinite_sum(const vf64* x, const vf64* b, Py_ssize_t n, double* sign) noexcept nogil:
-    """logsumexp of a row whose largest element is infinite or NaN, and the sign of its sum."""
+cdef double infinite_terms(const vf64* x, const vf64* b, Py_ssize_t n) noexcept nogil:
+    """The sum of b exp(x) in a row whose largest element is infinite or NaN."""
     cdef Py_ssize_t i
     cdef double total = 0
     for i in range(n):
         if isnan(get(x, i)) or isnan(get(b, i)):
             total = NAN
-        elif get(x, i) == INFINITY:     # weights that are not 0 by now
+        elif get(x, i) == INFINITY:     # factors that are not 0 by now
             total += INFINITY if get(b, i) > 0 else -INFINITY
-    sign[0] = (total > 0) - (total < 0) if not isnan(total) else NAN
-    return single(-INFINITY if total == 0 else INFINITY if sign[0] != 0 and not isnan(total) else NAN)
+    return total
 
 
 cdef inline double moderate_factor(double b, double* log_rest, double* log_rest_low) noexcept nogil:
@@ -137,43 +137,70 @@ cdef inline double moderate_factor(double b, double* log_rest, double* log_rest_
     return mantissa
 
 
+cdef void terms_of(
+    const Operand* x, const Operand* weight, Py_ssize_t i, Py_ssize_t first, Py_ssize_t n, vf64* scratch
+) noexcept nogil:
+    """b exp(x) of n elements of row i, as factor exp(e + low): three rows of the scratch, of five."""
+    cdef Py_ssize_t j, rows = (n + lanes(scratch) - 1) // lanes(scratch)
+    cdef double log_rest = 0, log_rest_low = 0
+    cdef const vf64* row = gather(x, i, first, n, scratch + 3 * rows)
+    cdef const vf64* b = gather(weight, i, first, n, scratch + 4 * rows)
+    cdef Pair total
+    for j in range(n):
+        put(scratch + 2 * rows, j, moderate_factor(get(b, j), &log_rest, &log_rest_low))
+        total = two_sum(get(row, j), log_rest)
+        put(scratch, j, total.high if get(b, j) != 0 else -INFINITY)
+        put(scratch + rows, j, total.low + log_rest_low if isfinite(total.high) else 0.0)
+
+
 cdef void weighted_logsumexp_rows(
     const Operand* x, const Operand* weight, const Operand* out, const Operand* sign, vf64* scratch, Py_ssize_t first,
     Py_ssize_t last
 ) noexcept nogil:
-    """log |sum(b exp(x))| and the sign of that sum, in float64 whatever the type: terms may cancel."""
-    cdef Py_ssize_t i, j, n = x.n, rows = (n + lanes(scratch) - 1) // lanes(scratch)
-    cdef double direction, log_rest = 0, log_rest_low = 0
-    cdef vf64* row
-    cdef vf64* b
+    """log |sum(b exp(x))| and the sign of that sum, in float64 whatever the type: terms may cancel. A long row is in
+    pieces, which are computed twice: for the largest of all, and for their sums."""
+    cdef Py_ssize_t i, start, n = x.n, size = min(n, PIECE), count, rows
+    cdef double direction, infinite
     cdef vf64* e = scratch
-    cdef vf64* low = scratch + rows
-    cdef vf64* factor = scratch + 2 * rows
-    cdef Peak peak
+    cdef Peak peak, highest
     cdef Shift shift
     cdef Pair total
     cdef Traffic traffic = no_traffic(scratch)
     for i in range(first, last):
-        row = gather(x, i, 0, n, scratch + 3 * rows)
-        b = gather(weight, i, 0, n, scratch + 4 * rows)
-        for j in range(n):
-            put(factor, j, moderate_factor(get(b, j), &log_rest, &log_rest_low))
-            total = two_sum(get(row, j), log_rest)
-            put(e, j, total.high if get(b, j) != 0 else -INFINITY)
-            put(low, j, total.low + log_rest_low if isfinite(total.high) else 0.0)
-        peak = peak_of(e, low, n)
-        if isfinite(peak.high):
-            shift = shift_row(e, low, e, n, peak, True, &traffic)
-            total = multiply(weighted_sum(e, factor, n), shift.unit)
+        highest.high, highest.low, highest.index = -INFINITY, 0, -1
+        start = 0
+        while start < n:
+            count = min(n - start, size)
+            rows = (count + lanes(e) - 1) // lanes(e)
+            terms_of(x, weight, i, start, count, scratch)
+            peak = peak_of(e, e + rows, count)
+            if peak.high > highest.high:
+                highest = peak
+            start += size
+        total = single(0)
+        infinite = start = 0
+        while start < n:
+            count = min(n - start, size)
+            rows = (count + lanes(e) - 1) // lanes(e)
+            if size < n:
+                terms_of(x, weight, i, start, count, scratch)
+            if isfinite(highest.high):
+                shift = shift_row(e, e + rows, e, count, highest, True, &traffic)
+                add_pair(&total, multiply(weighted_sum(e, e + 2 * rows, count), shift.unit))
+            else:
+                infinite += infinite_terms(e, e + 2 * rows, count)
+            start += size
+        if isfinite(highest.high):
             total = two_sum(total.high, total.low) if isfinite(total.low) else single(total.high)
             direction = (total.high > 0) - (total.high < 0) if not isnan(total.high) else NAN
             if direction < 0:
                 total.high, total.low = -total.high, -total.low
             total = log_pair(total) if 0 < total.high < INFINITY else single(-INFINITY if direction == 0 else total.high)
-            add(&total, peak.high)
-            total.low += peak.low
+            add(&total, highest.high)
+            total.low += highest.low
         else:
-            total = infinite_sum(e, b, n, &direction)
+            direction = (infinite > 0) - (infinite < 0) if not isnan(infinite) else NAN
+            total = single(-INFINITY if infinite == 0 else fabs(infinite))
         if sign.kind == ABSENT and direction < 0:
             total = single(NAN)
         write_number(out, i, value(total))
@@ -290,6 +317,16 @@ cpdef Py_ssize_t row_scratch(Py_ssize_t classes):
     return SHORT_ROWS * (classes + 16) + tile_scratch(classes)
 
 
+cdef Py_ssize_t scratch_for(const Operand* x, const Operand* out):
+    """The same, or none where rows are long and can be used where they are: one may be all there is."""
+    cdef bint stays = is_plain(x, <vf32*>NULL) or is_plain(x, <vf64*>NULL)
+    if out is not NULL:
+        stays = stays and not out.streams and (is_plain(out, <vf32*>NULL) or is_plain(out, <vf64*>NULL))
+    if stays and x.n > FEW:
+        return LINE
+    return row_scratch(x.n)
+
+
 cdef Py_ssize_t tile_scratch(Py_ssize_t classes):
     return 2 * WIDEST * LINE * classes + LINE if classes <= FEW else 0
 
@@ -322,14 +359,15 @@ cdef void logsumexp_part(const void* task, double* scratch, Turn* turn) noexcept
             logsumexp_block(&t.x, &t.out, <vf64*>scratch, turn.first, turn.last)
 
 
-def logsumexp(x, weight, out, sign, Work work):
-    """out = logsumexp of the rows of x, weighted or (None) not; sign (or None) = the sign of the weighted sums."""
+def logsumexp(x, weight, out, sign, int row_axes, Work work):
+    """out = logsumexp of the rows of x, its last axes, weighted or (None) not; sign (or None) = the sign of the weighted
+    sums."""
     cdef LogsumexpTask task
-    bind(&task.x, x, True)
-    bind(&task.weight, weight, True)
-    bind(&task.out, out, False)
-    bind(&task.sign, sign, False)
-    work.do(logsumexp_part, &task, row_scratch(task.x.n))
+    bind(&task.x, x, row_axes)
+    bind(&task.weight, weight, row_axes)
+    bind(&task.out, out, 0)
+    bind(&task.sign, sign, 0)
+    work.do(logsumexp_part, &task, row_scratch(min(task.x.n, PIECE)) if weight is not None else scratch_for(&task.x, NULL))
 
 
 cdef struct SoftmaxTask:
@@ -347,13 +385,13 @@ cdef void softmax_part(const void* task, double* scratch, Turn* turn) noexcept n
             softmax_block(&t.x, &t.out, t.logarithm, <vf64*>scratch, turn.first, turn.last)
 
 
-def softmax(x, out, bint logarithm, Work work):
-    """out = softmax or, if `logarithm`, log_softmax of the rows of x; out may be x."""
+def softmax(x, out, bint logarithm, int row_axes, Work work):
+    """out = softmax or, if `logarithm`, log_softmax of the rows of x, its last axes; out may be x."""
     cdef SoftmaxTask task
-    bind(&task.x, x, True)
-    bind_output(&task.out, out, &task.x)
+    bind(&task.x, x, row_axes)
+    bind_output(&task.out, out, row_axes, &task.x)
     task.logarithm = logarithm
-    work.do(softmax_part, &task, row_scratch(task.x.n))
+    work.do(softmax_part, &task, scratch_for(&task.x, &task.out))
 
 
 cdef int bind_batch(Batch* batch, problem, options, double weight_unit) except -1:
@@ -370,12 +408,12 @@ cdef int bind_batch(Batch* batch, problem, options, double weight_unit) except -
     batch.smoothing = options.label_smoothing
     batch.z_loss = options.z_loss
     batch.weight_unit = weight_unit
-    bind(&batch.logits, problem.logits, True)
+    bind(&batch.logits, problem.logits, 1)
     bind(&batch.target, problem.target, batch.form != LABELS)
-    bind(&batch.mass, problem.mass, True)
-    bind(&batch.where, problem.where, True)
-    bind(&batch.class_weight, problem.class_weight, True)
-    bind(&batch.sample_weight, problem.sample_weight, False)
+    bind(&batch.mass, problem.mass, 1)
+    bind(&batch.where, problem.where, 1)
+    bind(&batch.class_weight, problem.class_weight, 1)
+    bind(&batch.sample_weight, problem.sample_weight, 0)
     batch.loss.kind = batch.grad.kind = ABSENT
     return 0
 
@@ -431,8 +469,8 @@ def cross_entropy(problem, options, double weight_unit, double divisor, loss, gr
     cdef BatchTask task
     bind_batch(&task.batch, problem, options, weight_unit)
     task.batch.divisor = divisor
-    bind(&task.batch.loss, loss, False)
-    bind_output(&task.batch.grad, grad, &task.batch.logits)
+    bind(&task.batch.loss, loss, 0)
+    bind_output(&task.batch.grad, grad, 1, &task.batch.logits)
     task.sums = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
     work.do(cross_entropy_part, &task, batch_scratch(task.batch.logits.n, points_in(&task.batch)))
 
@@ -451,7 +489,7 @@ def log_loss(problem, options, double weight_unit, loss, sums, Work work):
     """loss (or None) = minus the logarithm of the probability of each row's target."""
     cdef BatchTask task
     bind_batch(&task.batch, problem, options, weight_unit)
-    bind(&task.batch.loss, loss, False)
+    bind(&task.batch.loss, loss, 0)
     task.sums = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
     work.do(log_loss_part, &task, batch_scratch(task.batch.logits.n, points_in(&task.batch)))
 
@@ -504,12 +542,12 @@ def binary_cross_entropy(
     batch.weight_unit = weight_unit
     batch.smoothing = label_smoothing
     batch.divisor = divisor
-    bind(&batch.x, x, True)
-    bind(&batch.target, target, True)
-    bind(&batch.pos_weight, pos_weight, True)
-    bind(&batch.sample_weight, sample_weight, True)
-    bind(&batch.loss, loss, True)
-    bind(&batch.grad, grad, True)
+    bind(&batch.x, x, 1)
+    bind(&batch.target, target, 1)
+    bind(&batch.pos_weight, pos_weight, 1)
+    bind(&batch.sample_weight, sample_weight, 1)
+    bind(&batch.loss, loss, 1)
+    bind(&batch.grad, grad, 1)
     # Targets and weights are not rounded to float32: the widest operand decides.
     task.narrow = fits_float32(&batch.x) and fits_float32(&batch.target) and fits_float32(&batch.pos_weight)
     task.narrow = task.narrow and fits_float32(&batch.sample_weight)

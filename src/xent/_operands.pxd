@@ -13,7 +13,7 @@ from xent._simd cimport (
 from xent._traffic cimport Traffic, send
 
 cdef enum:
-    MAX_BATCH_DIMS = 64
+    MAX_DIMS = 64
     AHEAD = 1 << 20     # bytes of a row: shorter ones are fetched while the one before is computed
     AHEAD_IN_ROW = 1 << 12
     WINDOW_ROWS = 16    # of float32, a line of the cache
@@ -33,10 +33,12 @@ cdef struct Operand:
     Kind kind
     Py_ssize_t n                        # elements of a row
     Py_ssize_t step                     # bytes from one to the next
+    Py_ssize_t run                      # of so many; n, but for a row of several axes that make no single one
     bint streams                        # an output whose rows go to memory around the cache
     int ndim                            # batch axes, neighbours merged where they can be
-    Py_ssize_t shape[MAX_BATCH_DIMS]
-    Py_ssize_t strides[MAX_BATCH_DIMS]
+    int row_ndim                        # and after them those of runs
+    Py_ssize_t shape[MAX_DIMS]
+    Py_ssize_t strides[MAX_DIMS]
 
 
 cdef inline Kind kind_of(cnp.ndarray array) noexcept:
@@ -53,46 +55,58 @@ cdef inline Kind kind_of(cnp.ndarray array) noexcept:
     return U8 if size == 1 else U16 if size == 2 else U32 if size == 4 else U64
 
 
-cdef inline void bind(Operand* operand, object maybe, bint has_rows) noexcept:
-    """Describe an array (or None) whose last axis is the row if it `has_rows`, else one element a row."""
-    cdef cnp.ndarray array
+cdef inline int merge_axes(
+    cnp.ndarray array, int first, int last, Py_ssize_t* shape, Py_ssize_t* strides
+) noexcept:
+    """Axes first <= axis < last of an array, neighbours merged where they can be; how many that makes."""
     cdef Py_ssize_t length, stride
+    cdef int axis, count = 0
+    for axis in range(first, last):
+        length = cnp.PyArray_DIM(array, axis)
+        stride = cnp.PyArray_STRIDE(array, axis)
+        if length == 1:
+            continue
+        if count > 0 and strides[count - 1] == length * stride:
+            shape[count - 1] *= length
+            strides[count - 1] = stride
+        else:
+            shape[count] = length
+            strides[count] = stride
+            count += 1
+    return count
+
+
+cdef inline void bind(Operand* operand, object maybe, int row_axes) noexcept:
+    """Describe an array (or None) whose last axes, so many, are the row; if none are, it has one element a row."""
+    cdef cnp.ndarray array
     cdef int axes, axis
     operand.kind = ABSENT
     operand.data = NULL
     operand.streams = False
-    operand.n = operand.step = operand.ndim = 0
+    operand.n = operand.step = operand.run = operand.ndim = operand.row_ndim = 0
     if maybe is None:
         return
     array = <cnp.ndarray>maybe
     axes = cnp.PyArray_NDIM(array)
     operand.data = <char*>cnp.PyArray_DATA(array)
     operand.kind = kind_of(array)
-    operand.n = 1
+    operand.n = operand.run = 1
     operand.step = cnp.PyArray_ITEMSIZE(array)
-    operand.ndim = 0
-    if has_rows:
-        axes -= 1
-        operand.n = cnp.PyArray_DIM(array, axes)
-        if operand.n > 1:
-            operand.step = cnp.PyArray_STRIDE(array, axes)
-    for axis in range(axes):
-        length = cnp.PyArray_DIM(array, axis)
-        stride = cnp.PyArray_STRIDE(array, axis)
-        if length == 1:
-            continue
-        if operand.ndim > 0 and operand.strides[operand.ndim - 1] == length * stride:
-            operand.shape[operand.ndim - 1] *= length
-            operand.strides[operand.ndim - 1] = stride
-        else:
-            operand.shape[operand.ndim] = length
-            operand.strides[operand.ndim] = stride
-            operand.ndim += 1
+    operand.ndim = merge_axes(array, 0, axes - row_axes, operand.shape, operand.strides)
+    axes = operand.ndim + merge_axes(
+        array, axes - row_axes, axes, operand.shape + operand.ndim, operand.strides + operand.ndim
+    )
+    for axis in range(operand.ndim, axes):
+        operand.n *= operand.shape[axis]
+    if axes > operand.ndim:
+        operand.run = operand.shape[axes - 1]
+        operand.step = operand.strides[axes - 1]
+        operand.row_ndim = axes - 1 - operand.ndim
 
 
-cdef inline void bind_output(Operand* operand, object maybe, const Operand* source) noexcept:
-    """The same for an output with rows, which may be its source: then it is in the cache already."""
-    bind(operand, maybe, True)
+cdef inline void bind_output(Operand* operand, object maybe, int row_axes, const Operand* source) noexcept:
+    """The same for an output, which may be its source: then it is in the cache already."""
+    bind(operand, maybe, row_axes)
     if operand.kind != ABSENT and operand.data != source.data:
         operand.streams = (
             cnp.PyArray_NBYTES(<cnp.ndarray>maybe) > STREAMED and SHORTEST <= operand.n * operand.step <= LONGEST
@@ -107,6 +121,26 @@ cdef inline char* row_of(const Operand* operand, Py_ssize_t i) noexcept nogil:
         i = i // operand.shape[axis]
         axis -= 1
     return row + i * operand.strides[0] if axis == 0 else row
+
+
+cdef inline char* place_of(const Operand* operand, Py_ssize_t i, Py_ssize_t j) noexcept nogil:
+    """Element j of row i."""
+    cdef char* place = row_of(operand, i)
+    cdef int axis = operand.ndim + operand.row_ndim
+    if operand.run == operand.n:
+        return place + j * operand.step
+    place += j % operand.run * operand.step
+    j = j // operand.run
+    while axis > operand.ndim:
+        axis -= 1
+        place += j % operand.shape[axis] * operand.strides[axis]
+        j = j // operand.shape[axis]
+    return place
+
+
+cdef inline Py_ssize_t run_from(const Operand* operand, Py_ssize_t j) noexcept nogil:
+    """How many elements of a row, from j on, are `step` apart."""
+    return (operand.n if operand.run == operand.n else operand.run) - j % operand.run
 
 
 cdef inline double read_number(const char* p, Kind kind) noexcept nogil:
@@ -157,43 +191,48 @@ cdef inline bint is_native(const Operand* operand, const vec* like) noexcept nog
 
 cdef inline bint is_plain(const Operand* operand, const vec* like) noexcept nogil:
     """Whether rows can be used where they are: contiguous, and of the kernel's type."""
-    return is_native(operand, like) and operand.step == <Py_ssize_t>sizeof(vec) // lanes(like)
+    return (
+        is_native(operand, like) and operand.step == <Py_ssize_t>sizeof(vec) // lanes(like)
+        and operand.run == operand.n
+    )
 
 
 cdef inline vec* gather(
     const Operand* operand, Py_ssize_t i, Py_ssize_t first, Py_ssize_t n, vec* scratch
 ) noexcept nogil:
     """n elements of row i, contiguous: where they are, or copied into the scratch."""
-    cdef char* source = row_of(operand, i) + first * operand.step
-    cdef Py_ssize_t j
+    cdef char* source
+    cdef Py_ssize_t j = 0, stop
     if is_plain(operand, scratch):
-        return <vec*>source
-    if operand.kind == F32:
-        for j in range(n):
-            put(scratch, j, (<float*>(source + j * operand.step))[0])
-    elif operand.kind == F64:
-        for j in range(n):
-            put(scratch, j, (<double*>(source + j * operand.step))[0])
-    else:
-        j = 0
-        if vec is vf32 and operand.step == 2:
-            if operand.kind == F16:
-                while j + lanes(scratch) <= n:
-                    (<vf32*>element(scratch, j))[0] = xent_widen_f16(source + 2 * j)
-                    j += lanes(scratch)
-            elif operand.kind == BF16:
-                while j + lanes(scratch) <= n:
-                    (<vf32*>element(scratch, j))[0] = xent_widen_bf16(source + 2 * j)
-                    j += lanes(scratch)
-        while j < n:
-            put(scratch, j, read_number(source + j * operand.step, operand.kind))
-            j += 1
+        return <vec*>place_of(operand, i, first)
+    while j < n:
+        stop = min(n, j + run_from(operand, first + j))
+        source = place_of(operand, i, first + j) - j * operand.step
+        if operand.kind == F32:
+            for j in range(j, stop):
+                put(scratch, j, (<float*>(source + j * operand.step))[0])
+        elif operand.kind == F64:
+            for j in range(j, stop):
+                put(scratch, j, (<double*>(source + j * operand.step))[0])
+        else:
+            if vec is vf32 and operand.step == 2:
+                if operand.kind == F16:
+                    while j + lanes(scratch) <= stop:
+                        (<vf32*>element(scratch, j))[0] = xent_widen_f16(source + 2 * j)
+                        j += lanes(scratch)
+                elif operand.kind == BF16:
+                    while j + lanes(scratch) <= stop:
+                        (<vf32*>element(scratch, j))[0] = xent_widen_bf16(source + 2 * j)
+                        j += lanes(scratch)
+            for j in range(j, stop):
+                put(scratch, j, read_number(source + j * operand.step, operand.kind))
+        j = stop
     return scratch
 
 
 cdef inline vec* next_row(const Operand* operand, Py_ssize_t i, vec* row) noexcept nogil:
     """What to fetch from memory while `row`, which is row i, is computed: the next one if both stay in the cache."""
-    if operand.step > <Py_ssize_t>sizeof(double) or operand.n * operand.step > AHEAD:
+    if operand.step > <Py_ssize_t>sizeof(double) or operand.run < operand.n or operand.n * operand.step > AHEAD:
         return row
     return <vec*>row_of(operand, i + 1)
 
@@ -209,37 +248,39 @@ cdef inline vec* next_place(const Operand* operand, Py_ssize_t i, vec* row) noex
 cdef inline vec* place(const Operand* operand, Py_ssize_t i, Py_ssize_t first, vec* scratch) noexcept nogil:
     """Where to write elements of row i of an output: in place, or in the scratch for `scatter` to deliver."""
     if is_plain(operand, scratch):
-        return <vec*>(row_of(operand, i) + first * operand.step)
+        return <vec*>place_of(operand, i, first)
     return scratch
 
 
 cdef inline void scatter(
     const Operand* operand, Py_ssize_t i, Py_ssize_t first, Py_ssize_t n, const vec* scratch
 ) noexcept nogil:
-    cdef char* target = row_of(operand, i) + first * operand.step
-    cdef Py_ssize_t j
+    cdef char* target
+    cdef Py_ssize_t j = 0, stop
     if is_plain(operand, scratch):
         return
-    if operand.kind == F32:
-        for j in range(n):
-            (<float*>(target + j * operand.step))[0] = <float>get(scratch, j)
-    elif operand.kind == F64:
-        for j in range(n):
-            (<double*>(target + j * operand.step))[0] = get(scratch, j)
-    else:
-        j = 0
-        if vec is vf32 and operand.step == 2:
-            if operand.kind == F16:
-                while j + lanes(scratch) <= n:
-                    xent_narrow_f16(target + 2 * j, (<const vf32*>element(scratch, j))[0])
-                    j += lanes(scratch)
-            else:
-                while j + lanes(scratch) <= n:
-                    xent_narrow_bf16(target + 2 * j, (<const vf32*>element(scratch, j))[0])
-                    j += lanes(scratch)
-        while j < n:
-            write_float(target + j * operand.step, operand.kind, get(scratch, j))
-            j += 1
+    while j < n:
+        stop = min(n, j + run_from(operand, first + j))
+        target = place_of(operand, i, first + j) - j * operand.step
+        if operand.kind == F32:
+            for j in range(j, stop):
+                (<float*>(target + j * operand.step))[0] = <float>get(scratch, j)
+        elif operand.kind == F64:
+            for j in range(j, stop):
+                (<double*>(target + j * operand.step))[0] = get(scratch, j)
+        else:
+            if vec is vf32 and operand.step == 2:
+                if operand.kind == F16:
+                    while j + lanes(scratch) <= stop:
+                        xent_narrow_f16(target + 2 * j, (<const vf32*>element(scratch, j))[0])
+                        j += lanes(scratch)
+                else:
+                    while j + lanes(scratch) <= stop:
+                        xent_narrow_bf16(target + 2 * j, (<const vf32*>element(scratch, j))[0])
+                        j += lanes(scratch)
+            for j in range(j, stop):
+                write_float(target + j * operand.step, operand.kind, get(scratch, j))
+        j = stop
 
 
 cdef struct Window:     # rows first <= i < first + count of an operand whose elements are apart, copied together
@@ -260,7 +301,7 @@ cdef inline void open_window(
     window.rows = NULL
     if operand.ndim == 0 or operand.n == 0 or not is_native(operand, like) or is_plain(operand, like):
         return
-    if operand.strides[operand.ndim - 1] != size:
+    if operand.strides[operand.ndim - 1] != size or operand.run < operand.n:
         return
     window.most = min(min(WINDOW_ROWS, WINDOW_ELEMENTS // operand.n), last - first)
     window.stride = (operand.n + 16) * size     # lines of the cache at equal places of two rows would compete

@@ -108,14 +108,14 @@ cdef class PlainSoftmax(PlainCall):
     cdef SoftmaxTask task
 
     def compute(self, Work work):
-        work.do(softmax_part, &self.task, row_scratch(self.n))
+        work.do(softmax_part, &self.task, scratch_for(&self.task.x, &self.task.out))
 
 
 cdef class PlainLogsumexp(PlainCall):
     cdef LogsumexpTask task
 
     def compute(self, Work work):
-        work.do(logsumexp_part, &self.task, row_scratch(self.n))
+        work.do(logsumexp_part, &self.task, scratch_for(&self.task.x, NULL))
 
 
 cdef object for_later(PlainCall call, Py_ssize_t count, Py_ssize_t n, arrays, output):
@@ -137,15 +137,15 @@ def plain_softmax(x, axis, out, bint logarithm, n_threads, Py_ssize_t thread_ele
         out = empty(array, cnp.PyArray_NDIM(array))
     elif not is_output_for(out, array):
         return None
-    bind(&task.x, array, True)
-    bind_output(&task.out, out, &task.x)
+    bind(&task.x, array, 1)
+    bind_output(&task.out, out, 1, &task.x)
     task.logarithm = logarithm
     count = cnp.PyArray_SIZE(array) // task.x.n
     if threads > 1 and cnp.PyArray_SIZE(array) >= 2 * thread_elements:
         call = PlainSoftmax()
         call.task = task
         return for_later(call, count, task.x.n, array, out)
-    do_alone(softmax_part, &task, row_scratch(task.x.n), count, PY_SSIZE_T_MAX, 1)
+    do_alone(softmax_part, &task, scratch_for(&task.x, &task.out), count, PY_SSIZE_T_MAX, 1)
     return out
 
 
@@ -162,16 +162,16 @@ def plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, Py_ssize_t thr
         return None
     array = <cnp.ndarray>x
     out = empty(array, cnp.PyArray_NDIM(array) - 1)
-    bind(&task.x, array, True)
-    bind(&task.weight, None, True)
-    bind(&task.out, out, False)
-    bind(&task.sign, None, False)
+    bind(&task.x, array, 1)
+    bind(&task.weight, None, 1)
+    bind(&task.out, out, 0)
+    bind(&task.sign, None, 0)
     count = cnp.PyArray_SIZE(array) // task.x.n
     if threads > 1 and cnp.PyArray_NDIM(array) > 1 and cnp.PyArray_SIZE(array) >= 2 * thread_elements:
         call = PlainLogsumexp()
         call.task = task
         return for_later(call, count, task.x.n, array, out)
-    do_alone(logsumexp_part, &task, row_scratch(task.x.n), count, PY_SSIZE_T_MAX, 1)
+    do_alone(logsumexp_part, &task, scratch_for(&task.x, NULL), count, PY_SSIZE_T_MAX, 1)
     return out if cnp.PyArray_NDIM(array) > 1 else out[()]
 
 
@@ -242,8 +242,8 @@ def plain_cross_entropy(
     if threads > 1 and call.count >= 2 * thread_elements:       # the labels alone are work for several threads
         return None
 
-    bind(&batch.logits, x, True)
-    bind(&batch.target, labels, False)
+    bind(&batch.logits, x, 1)
+    bind(&batch.target, labels, 0)
     batch.form = LABELS
     batch.ignores = True
     batch.mass.kind = batch.where.kind = batch.class_weight.kind = batch.sample_weight.kind = ABSENT
@@ -261,8 +261,8 @@ def plain_cross_entropy(
     if grad is None and return_grad:
         grad = empty(x, axes + 1)
     loss = empty(x, axes) if reduction == "none" else None
-    bind(&batch.loss, loss, False)
-    bind_output(&batch.grad, grad, &batch.logits)
+    bind(&batch.loss, loss, 0)
+    bind_output(&batch.grad, grad, 1, &batch.logits)
     call.task.sums = <double*>malloc(call.number * sizeof(double))
     if call.task.sums is NULL:
         raise MemoryError

@@ -482,7 +482,7 @@ def dual_sweep(
     cdef Linear linear
     cdef char* z = <char*>cnp.PyArray_DATA(<cnp.ndarray>room)
     cdef double moved
-    bind(&linear.batch.logits, kept, True)      # for their number and type
+    bind(&linear.batch.logits, kept, 1)      # for their number and type
     bind_csr(&linear, X, rows, coef, intercept)
     linear.kept = <char*>cnp.PyArray_DATA(<cnp.ndarray>kept)
     linear.mass = <double*>cnp.PyArray_DATA(<cnp.ndarray>mass)

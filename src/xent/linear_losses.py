@@ -281,7 +281,7 @@ def _by_classes(task: _Task, plan: _Plan) -> list[float]:
 def _logsumexp(x: Array, out: Array, task: _Task, plan: _Plan) -> None:
     """Of the rows, in the type of `out`."""
     blocks = cut(len(x), x.shape[1], task.n_threads)
-    blocks._replace(threads=min(blocks.threads, plan.threads)).run(kernels.logsumexp, x, None, out, None)
+    blocks._replace(threads=min(blocks.threads, plan.threads)).run(kernels.logsumexp, x, None, out, None, 1)
 
 
 def linear_cross_entropy(

@@ -83,13 +83,13 @@ def logsumexp(
         return result
     array, factors, dtype = check.summands(x, b)
     axes = check.axis_indices(axis, array, "x")
-    rows = check.last_flat(array, axes)
-    weight = None if factors is None else check.last_flat(factors, axes)
+    rows = check.last_axes(array, axes, array)
+    weight = None if factors is None else check.last_axes(factors, axes, array)
     n_threads = check.thread_count(n_threads)
-    out = np.empty(rows.shape[:-1], dtype)
+    out = np.empty(rows.shape[: array.ndim - len(axes)], dtype)
     sign = np.empty_like(out) if return_sign and weight is not None else None
-    blocks = cut(out.size, rows.shape[-1], n_threads)
-    blocks.run(kernels.logsumexp, rows, weight, out, sign)
+    blocks = cut(out.size, math.prod(array.shape[axis] for axis in axes), n_threads)
+    blocks.run(kernels.logsumexp, rows, weight, out, sign, len(axes))
     if return_sign and sign is None:        # a sum of exponentials
         sign = np.where(np.isnan(out), out, out > -math.inf).astype(dtype)
 
@@ -210,11 +210,8 @@ def _probabilities(
     axes = check.axis_indices(axis, array, "x")
     n_threads = check.thread_count(n_threads)
     result = np.empty_like(array, subok=False) if out is None else check.output("out", out, array, "x", {})
-    rows = check.last_flat(array, axes)
-    target = check.last_flat(result, axes)
-    copied = len(axes) > 1 and not np.may_share_memory(target, result)
-    blocks = cut(math.prod(rows.shape[:-1]), rows.shape[-1], n_threads)
-    blocks.run(kernels.softmax, rows, target, logarithm)
-    if copied:
-        check.last_axes(result, axes)[...] = target.reshape(check.last_axes(result, axes).shape)
+    classes = math.prod(array.shape[axis] for axis in axes)
+    rows, target = check.last_axes(array, axes, array), check.last_axes(result, axes, array)
+    blocks = cut(math.prod(rows.shape[: array.ndim - len(axes)]), classes, n_threads)
+    blocks.run(kernels.softmax, rows, target, logarithm, len(axes))
     return result if result.ndim or out is not None else result[()]     # a number for a number, as NumPy has it
