@@ -205,7 +205,7 @@ def text(n_classes, soft=False, n=200, words=400):
 @pytest.mark.parametrize("index", [np.int32, np.int64])
 @pytest.mark.parametrize("fit_intercept", [True, False])
 @pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("n_classes", [2, 3, 11])
+@pytest.mark.parametrize("n_classes", [2, pytest.param(3, marks=pytest.mark.deep), 11])
 def test_an_ascent_goes_most_of_the_way(n_classes, soft, fit_intercept, index, dtype):
     X, target, weight = text(n_classes, soft)
     X = X.astype(dtype)
