@@ -177,6 +177,53 @@ def test_a_metric_makes_conjugate_gradients_short(problem):
     assert len(products) <= 3
 
 
+def test_a_metric_is_made_anew_where_the_loss_has_fallen():
+    """exp(x) - x + level, whose minimum is at 0: near it, or above a high level, the first metric does."""
+    for level, start, number in [(0, 1e-3, 1), (1e6, 3.0, 1), (0, 3.0, 5)]:
+        made = []
+
+        def metric_at(x, made=made):
+            made.append(x[0])
+            return lambda g, x=x: g * np.exp(-x)
+
+        result = newton_cg(
+            lambda x, level=level: (float(np.exp(x[0]) - x[0] + level), np.exp(x) - 1), np.array([start]),
+            hessian_product_at=lambda x: lambda v: np.exp(x) * v, metric_at=metric_at, tol=1e-12, max_iter=100,
+        )    # fmt: skip
+        assert result.converged
+        assert result.iterations > len(made) - 1
+        assert len(made) <= number
+
+
+def test_what_is_known_at_the_start_is_not_computed(problem):
+    matrix, target = problem
+    function, start, asked = quadratic(matrix, target), np.zeros(40), []
+
+    def counted(x):
+        asked.append(x)
+        return function(x)
+
+    arguments = {"hessian_product_at": lambda x: lambda v: matrix @ v, "tol": 1e-9, "max_iter": 20}
+    result = newton_cg(counted, start, at_start=function(start), **arguments)
+    np.testing.assert_array_equal(result.x, newton_cg(function, start, **arguments).x)
+    assert len(asked) == result.iterations
+    assert all(x.any() for x in asked)
+
+
+@pytest.mark.parametrize("forcing", [0.9, 0.25, 1e-6])
+def test_forcing(problem, forcing):
+    """The first step leaves so much of the gradient, at most; the smaller, the fewer steps."""
+    matrix, target = problem
+    norms = []
+    result = newton_cg(
+        quadratic(matrix, target), np.zeros(40), hessian_product_at=lambda x: lambda v: matrix @ v, forcing=forcing,
+        tol=1e-9, max_iter=50, callback=lambda progress: norms.append(progress.grad_norm),
+    )    # fmt: skip
+    assert result.converged
+    assert norms[1] <= forcing * norms[0] * 40**0.5
+    assert result.iterations == len(norms) - 1 <= (3 if forcing < 1e-3 else 20)
+
+
 @pytest.mark.parametrize("solver", ["lbfgs", "newton_cg"])
 def test_columns_of_any_scale(solver):
     """A quadratic whose Hessian spans 24 decades, with its diagonal as the metric."""

@@ -218,9 +218,10 @@ cdef inline void fetch(const vec* row, Py_ssize_t vectors) noexcept nogil:
 
 
 cdef inline void sparse_logits_of(
-    const vec* x, const index_type* column, Py_ssize_t first, Py_ssize_t last, const vec* coef, Py_ssize_t width,
-    vec* out, const int V
+    const vec* x, const index_type* column, Py_ssize_t first, Py_ssize_t last, Py_ssize_t end, const vec* coef,
+    Py_ssize_t width, vec* out, const int V
 ) noexcept nogil:
+    """Of elements first <= k < last, which those up to `end` come after."""
     cdef vec sums[4]
     cdef vec value
     cdef const vec* w
@@ -231,7 +232,7 @@ cdef inline void sparse_logits_of(
     for k in range(first, last):
         value = fill(x, get(x, k))
         w = element(coef, column[k] * width)
-        fetch(element(coef, column[min(k + SOON, last - 1)] * width), V)
+        fetch(element(coef, column[min(k + SOON, end - 1)] * width), V)
         for v in range(V):
             sums[v] = multiply_add(value, w[v], sums[v])
     for v in range(V):
@@ -244,17 +245,19 @@ cdef void sparse_logits(
 ) noexcept nogil:
     """The same of sparse rows; `row` holds one padded row of logits."""
     cdef const index_type* start = <const index_type*>problem.start
-    cdef Py_ssize_t i, j, v, V = problem.width // lanes(z)
+    cdef Py_ssize_t i, j, v, V = problem.width // lanes(z), k, last, end = start[first + count]
+    cdef const vec* x = <const vec*>problem.x
     for i in range(first, first + count):
+        k, last = start[i], start[i + 1]
         for v in range(0, V, 4):
             if V - v >= 4:
-                sparse_logits_of(<const vec*>problem.x, column, start[i], start[i + 1], coef + v, problem.width, row + v, 4)
+                sparse_logits_of(x, column, k, last, end, coef + v, problem.width, row + v, 4)
             elif V - v == 3:
-                sparse_logits_of(<const vec*>problem.x, column, start[i], start[i + 1], coef + v, problem.width, row + v, 3)
+                sparse_logits_of(x, column, k, last, end, coef + v, problem.width, row + v, 3)
             elif V - v == 2:
-                sparse_logits_of(<const vec*>problem.x, column, start[i], start[i + 1], coef + v, problem.width, row + v, 2)
+                sparse_logits_of(x, column, k, last, end, coef + v, problem.width, row + v, 2)
             else:
-                sparse_logits_of(<const vec*>problem.x, column, start[i], start[i + 1], coef + v, problem.width, row + v, 1)
+                sparse_logits_of(x, column, k, last, end, coef + v, problem.width, row + v, 1)
         for j in range(problem.rows):
             put(z, (i - first) * classes + j, get(row, j) + problem.intercept[j])
 
@@ -264,7 +267,7 @@ cdef void add_sparse_gradient(
     Py_ssize_t count, vec* gradient
 ) noexcept nogil:
     cdef const index_type* start = <const index_type*>problem.start
-    cdef Py_ssize_t i, j, k, v, V = problem.width // lanes(slopes)
+    cdef Py_ssize_t i, j, k, v, V = problem.width // lanes(slopes), end = start[first + count]
     cdef vec value
     cdef vec* out
     for j in range(V):
@@ -274,7 +277,7 @@ cdef void add_sparse_gradient(
             put(row, j, get(slopes, (i - first) * classes + j))
         for k in range(<Py_ssize_t>start[i], <Py_ssize_t>start[i + 1]):
             value = fill(slopes, get(<const vec*>problem.x, k))
-            out = from_element(gradient, column[min(k + SOON, <Py_ssize_t>start[i + 1] - 1)] * problem.width)
+            out = from_element(gradient, column[min(k + SOON, end - 1)] * problem.width)
             fetch(<const vec*>out, V)
             out = from_element(gradient, column[k] * problem.width)
             for v in range(V):
@@ -284,6 +287,19 @@ cdef void add_sparse_gradient(
 # ---------------------------------------------------------------------------------------------------------------------
 # Dual ascent over sparse rows: see dual.py
 # ---------------------------------------------------------------------------------------------------------------------
+
+cdef inline void fetch_row(
+    const Linear* problem, const index_type* column, const vec* coef, Py_ssize_t i
+) noexcept nogil:
+    """Bring the elements of a sparse row, which is next, and its first coefficients."""
+    cdef const index_type* start = <const index_type*>problem.start
+    cdef const vec* x = element(<const vec*>problem.x, start[i])
+    cdef Py_ssize_t k, n = start[i + 1] - start[i]
+    fetch(x, n // lanes(x) + 1)
+    fetch(<const vec*>(column + start[i]), n * <Py_ssize_t>sizeof(index_type) // <Py_ssize_t>sizeof(vec) + 1)
+    for k in range(min(n, SOON)):
+        fetch(element(coef, column[start[i] + k] * problem.width), problem.width // lanes(x))
+
 
 cdef double sweep(
     const Linear* problem, const index_type* column, vec* z, double strength, Py_ssize_t count, Py_ssize_t stride
@@ -309,6 +325,7 @@ cdef double sweep(
         if offset:
             put(z, 0, 0)
         sparse_logits(problem, column, coef, from_element(z, offset), classes, row, i, 1)
+        fetch_row(problem, column, coef, (i + stride) % count)
         softmax_row(z, p, classes, &traffic)
         for j in range(classes):
             change = share * (get(p, j) - get(kept, j))

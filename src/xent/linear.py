@@ -30,7 +30,7 @@ from xent.dual import ascend
 from xent.losses import cross_entropy
 from xent.primitives import softmax
 from xent.sample import Sample
-from xent.solvers import Metric, Progress, Result, Vector, lbfgs, newton_cg
+from xent.solvers import FORCING, Metric, Progress, Result, Vector, lbfgs, newton_cg
 
 Array = NDArray[Any]
 Matrix = NDArray[np.float64]
@@ -47,6 +47,7 @@ TILE_BYTES = 3 << 15
 TURNED_BYTES = 5 << 16      # of a tile of rows that lie side by side: each column of it is far from the next
 MAX_GRADIENTS = 16
 MAX_MEMORY_ELEMENTS = 1 << 22    # of the steps that L-BFGS remembers
+FORCING_NEAR = 0.1          # where few steps are left, and what each costs beside its products is as much as a few
 
 LOSS, PROBABILITIES, CURVATURE, DIAGONAL = range(4)       # tasks of kernels.linear_sums
 
@@ -213,7 +214,7 @@ class RowSums:
     def ascent(self, l2: float, fit_intercept: bool) -> Matrix | None:
         if self._csr is None or not l2 * self.weight > 0:
             return None
-        n, of_row = self.X.shape[0], self.classes * self.X.dtype.itemsize
+        n, of_row = self.X.shape[0], self.classes * np.dtype(np.float32).itemsize
         if n * of_row > max(MAX_KEPT_BYTES, self._csr[0].nbytes + self._csr[1].nbytes):
             return None
         return ascend(self, self._csr, l2 * self.weight, fit_intercept)
@@ -380,13 +381,16 @@ class Objective:
         penalty = 0.5 * self.l2 * float(np.einsum("ij,ij->", matrix[:, :-1], matrix[:, :-1]))
         return loss / self.sums.weight + penalty, self._mean(gradient, matrix)
 
-    def start(self) -> Vector:
-        """Where to begin if nothing is known: zeros, or what a dual ascent finds if that is better."""
+    def start(self) -> tuple[Vector, tuple[float, Vector] | None]:
+        """Where to begin if nothing is known, and what is known there then: zeros, or what a dual ascent finds if that
+        is better."""
         found = self.sums.ascent(self.l2, self.fit_intercept)
-        at_zeros = math.log(max(2, self.shape[0]))      # all classes alike
-        if found is None or not self(self.vector(found))[0] < at_zeros:
-            return np.zeros(self.shape).ravel()
-        return self.vector(found)
+        if found is not None:
+            vector = self.centred(self.vector(found))
+            value = self(vector)
+            if value[0] < math.log(max(2, self.shape[0])):      # all classes alike
+                return vector, value
+        return np.zeros(self.shape).ravel(), None
 
     def hessian_product_at(self, coefficients: Vector) -> Callable[[Vector], Vector]:
         """v -> H v, with H the Hessian of the objective there."""
@@ -533,6 +537,8 @@ def minimise(
         As the solvers take them.
     """
 
+    at_start: tuple[float, Vector] | None = None
+
     def run(solver: str, start: Vector, max_iter: int, callback: Callable[[Progress], object] | None) -> Result:
         if solver == "lbfgs":
             memory = int(min(60, max(5, MAX_MEMORY_ELEMENTS // (3 * start.size))))
@@ -541,7 +547,8 @@ def minimise(
                 noise=noise, callback=callback,
             )    # fmt: skip
         return newton_cg(
-            objective, start, hessian_product_at=objective.hessian_product_at, metric_at=objective.metric_at, tol=tol,
+            objective, start, at_start=at_start, hessian_product_at=objective.hessian_product_at,
+            metric_at=objective.metric_at, forcing=FORCING if at_start is None else FORCING_NEAR, tol=tol,
             max_iter=max_iter, noise=noise, callback=callback,
         )    # fmt: skip
 
@@ -551,7 +558,7 @@ def minimise(
             return run(solver, start, max_iter, callback)
         if objective.shape[1] > MAX_FACTOR_SIZE:
             if not start.any() and max_iter > 0:
-                start = objective.centred(objective.start())
+                start, at_start = objective.start()
             return run("newton-cg", start, max_iter, callback)
         patience = min(PATIENCE, max_iter) if objective.has_block_metric() else max_iter
         first = run("lbfgs", start, patience, callback)

@@ -41,7 +41,8 @@ Metric = Callable[[Vector], Vector]     # g -> M g, with M symmetric and positiv
 
 RENEWALS = frozenset([0, *(5 << k for k in range(40))])
 MAX_PRODUCTS = 500      # Hessian products for one step
-MAX_FORCING = 0.25
+FRESH = 0.95            # of the loss where a metric was made: below, another one is
+FORCING = 0.25
 MAX_HIDDEN = 3
 FLAT = 1e-8             # curvature, as a multiple of what the metric says, that rounding may make
 
@@ -281,8 +282,10 @@ def newton_cg(
     function: Function,
     start: Vector,
     *,
+    at_start: tuple[float, Vector] | None = None,
     hessian_product_at: Callable[[Vector], Metric],
     metric_at: Callable[[Vector], Metric] | None = None,
+    forcing: float = FORCING,
     tol: float,
     max_iter: int,
     noise: float = float(np.finfo(np.float64).eps),
@@ -296,10 +299,14 @@ def newton_cg(
         x -> (value, gradient).
     start : ndarray of shape (n,), float64
         Where to begin.
+    at_start : tuple of float and ndarray, optional
+        What the function is there, if that is known.
     hessian_product_at : callable
         x -> (v -> H v), with H the Hessian at x.
     metric_at : callable, optional
         x -> (g -> M g) with M roughly the inverse Hessian at x, symmetric and positive definite.
+    forcing : float, default 0.25
+        A step solves Newton's equations to a residual of at most so much, relatively; later ones to less and less.
     tol : float
         Stop when no element of the gradient is larger in absolute value.
     max_iter : int
@@ -314,11 +321,11 @@ def newton_cg(
     Result
     """
     x = start
-    loss, gradient = function(x)
+    loss, gradient = function(x) if at_start is None else at_start
     metric: Metric = lambda g: g    # noqa: E731
     radius = math.inf
     first_size = 0.0
-    renewal = 0     # iteration of the next metric
+    of_metric = math.inf    # the loss where it was made
     hidden = 0      # steps in a row whose progress rounding hides
     iteration = 0
     found: _Step | None = None
@@ -338,14 +345,13 @@ def newton_cg(
         if hidden == MAX_HIDDEN or radius == 0:
             message = "no step lowers the value: its rounding errors hide the descent"
             break
-        if found is None and metric_at is not None and iteration >= renewal:
-            metric = metric_at(x)
-            renewal = iteration + max(1, iteration // 2)
+        if found is None and metric_at is not None and loss < FRESH * of_metric:
+            metric, of_metric = metric_at(x), loss
         if found is None:
             size = math.sqrt(max(0.0, float(gradient @ metric(gradient))))
             first_size = first_size or size
-            forcing = min(MAX_FORCING, math.sqrt(size / first_size)) if first_size > 0 else MAX_FORCING
-            found = _conjugate_gradients(gradient, hessian_product_at(x), metric, radius, forcing)
+            enough = min(forcing, math.sqrt(size / first_size)) if first_size > 0 else forcing
+            found = _conjugate_gradients(gradient, hessian_product_at(x), metric, radius, enough)
         point = x + found.step
         value, slopes = function(point)
         rounding = 10 * noise * abs(loss)
