@@ -214,7 +214,9 @@ def test_an_ascent_goes_most_of_the_way(n_classes, soft, fit_intercept, index, d
     zeros = np.zeros(np.prod(function.shape))
     least = minimise(function, zeros, solver="newton-cg", tol=1e-7, max_iter=50, noise=float(np.finfo(dtype).eps))
     assert least.converged
-    start, _ = function.start()
+    start, sweeps = function.ascent(100)
+    assert 4 <= sweeps <= 16
+    np.testing.assert_array_equal(function.ascent(sweeps)[0], start)
     assert function(zeros)[0] == pytest.approx(np.log(n_classes))
     assert function(start)[0] - least.loss < 0.01 * (function(zeros)[0] - least.loss)
     assert fit_intercept or not function.matrix(start)[:, -1].any()
@@ -222,20 +224,28 @@ def test_an_ascent_goes_most_of_the_way(n_classes, soft, fit_intercept, index, d
 
 @pytest.mark.parametrize("scale", [1e-200, 1e-8, 1.0, 1e3, 1e30, 1e200])
 @pytest.mark.parametrize("l2", [0.0, 1e-12, 1.0, 1e6])
-def test_no_start_is_worse_than_zeros(l2, scale):
+def test_no_start_is_worse_than_zeros(l2, scale, monkeypatch):
+    monkeypatch.setattr(xent.linear, "MAX_FACTOR_SIZE", 0)
     X, target, weight = text(4)
     function = Objective(X * scale, target, 4, weight, l2, True, None)
+    losses = []
     with np.errstate(all="ignore"):
-        assert function(function.start()[0])[0] <= np.log(4) * (1 + 1e-12)
+        for max_iter in (0, 1, 2, 5):
+            result = minimise(
+                function, np.zeros(4 * (X.shape[1] + 1)), tol=1e-12, max_iter=max_iter, noise=1e-16,
+                callback=lambda progress: losses.append(progress.loss),
+            )    # fmt: skip
+            assert result.iterations <= max_iter
+    assert max(losses) <= np.log(4) * (1 + 1e-12)
 
 
 def test_ascents_are_for_sparse_rows_whose_probabilities_take_little(monkeypatch):
     X, target, weight = text(50)
-    assert RowSums(X.toarray(), target, 50, weight).ascent(1.0, True) is None
-    assert RowSums(X, target, 50, weight).ascent(0.0, True) is None
-    assert RowSums(X, target, 50, weight).ascent(1.0, True).shape == (50, X.shape[1] + 1)
+    assert RowSums(X.toarray(), target, 50, weight).ascent(1.0, True, 9) is None
+    assert RowSums(X, target, 50, weight).ascent(0.0, True, 9) is None
+    assert RowSums(X, target, 50, weight).ascent(1.0, True, 9)[0].shape == (50, X.shape[1] + 1)
     monkeypatch.setattr(xent.linear, "MAX_KEPT_BYTES", 0)
-    assert RowSums(X, target, 50, weight).ascent(1.0, True) is None
+    assert RowSums(X, target, 50, weight).ascent(1.0, True, 9) is None
 
 
 def test_a_fit_that_starts_with_an_ascent_ends_at_the_minimum(monkeypatch):

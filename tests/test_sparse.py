@@ -45,6 +45,31 @@ def test_types_of_values_and_indices(data, dtype, index):
     np.testing.assert_allclose(sparse.coef_, dense.coef_, atol=1e-3)
 
 
+def test_ctrl_c_keeps_what_an_ascent_has_found(data):
+    """With many columns, whose fit begins so; its sweeps are iterations."""
+    X, y = scipy_sparse.csr_array(data[0]), data[1]
+    X = scipy_sparse.csr_array((X.data, X.indices, X.indptr), (X.shape[0], 2500))
+    seen = []
+
+    def stop(progress):
+        seen.append(progress)
+        if progress.iteration >= at:
+            raise KeyboardInterrupt
+
+    for at in (0, 10, 20):
+        model = xent.LogisticRegression(tol=1e-12)
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(X, y, callback=stop)
+        assert model.objective_ == min(progress.loss for progress in seen) < 1
+        assert model.n_iter_[0] == seen[-1].iteration >= at
+    for max_iter in (1, 3):
+        with pytest.warns(Warning, match="max_iter"):
+            model = xent.LogisticRegression(tol=1e-12, max_iter=max_iter).fit(X, y)
+        assert model.n_iter_[0] == max_iter
+    whole = xent.LogisticRegression(tol=1e-9).fit(X, y)
+    np.testing.assert_allclose(whole.coef_[:, :12], xent.LogisticRegression(tol=1e-9).fit(*data).coef_, atol=1e-6)
+
+
 def test_duplicates_are_summed_and_the_given_matrix_stays_as_it_is(data):
     X, y = data
     plain = scipy_sparse.csr_matrix(X)

@@ -36,9 +36,11 @@ STEP = 1.5          # of b, in units of its diagonal Newton step, and
 MOMENTUM = 0.5      # what it keeps of the last one: stable, as that Hessian is at most twice its diagonal
 
 
-def ascend(sums: RowSums, csr: tuple[Array, Array, Array], strength: float, fit_intercept: bool) -> Matrix:
-    """Coefficients of shape (rows, features + 1) after a few sweeps from zeros, in float32: it is the memory that takes
-    the time, and a start needs no more."""
+def ascend(
+    sums: RowSums, csr: tuple[Array, Array, Array], strength: float, fit_intercept: bool, most: int
+) -> tuple[Matrix, int]:
+    """Coefficients of shape (rows, features + 1) after a few sweeps from zeros, and how many, of so many at most. In
+    float32: it is the memory that takes the time, and a start needs no more."""
     dtype = np.dtype(np.float32)
     with np.errstate(over="ignore"):    # which makes a start that is no good
         csr = csr[0].astype(dtype, copy=False), *csr[1:]
@@ -60,8 +62,9 @@ def ascend(sums: RowSums, csr: tuple[Array, Array, Array], strength: float, fit_
         logarithms = np.log(target_mass + a_row)
         intercept += logarithms - logarithms.mean() if rows > 1 else logarithms[1] - logarithms[0]
     stride = _coprime(n)
-    first = 0.0
-    for _ in range(MAX_SWEEPS):
+    first, sweeps = 0.0, 0
+    while sweeps < min(MAX_SWEEPS, most):
+        sweeps += 1
         moved = kernels.dual_sweep(csr, rows, coef, intercept, p, sums.mass, strength, room, n, stride)
         first = first or moved
         if not moved > SETTLED * first:
@@ -71,7 +74,7 @@ def ascend(sums: RowSums, csr: tuple[Array, Array, Array], strength: float, fit_
             spread = mass - np.einsum("i,ij,ij->j", sums.mass, p, p)
             step = MOMENTUM * step - STEP * ((mass - target_mass) / (spread + a_row))[-rows:]
             intercept += step - step.mean() if rows > 1 else step
-    return np.vstack([coef[:, :rows], intercept]).T
+    return np.vstack([coef[:, :rows], intercept]).T, sweeps
 
 
 def _coprime(n: int) -> int:

@@ -96,8 +96,9 @@ class Sums(Protocol):
     def diagonal(self, matrix: Matrix) -> Matrix:
         """The diagonal of the Hessian divided by the weight."""
 
-    def ascent(self, l2: float, fit_intercept: bool) -> Matrix | None:
-        """Coefficients from which less is to go than from zeros, if they are quickly found."""
+    def ascent(self, l2: float, fit_intercept: bool, most: int) -> tuple[Matrix, int] | None:
+        """Coefficients from which less is to go than from zeros, if they are quickly found, and in how many sweeps over
+        the rows, of so many at most."""
 
 
 class RowSums:
@@ -211,13 +212,13 @@ class RowSums:
             result += part._compiled_sums(DIAGONAL, matrix, probabilities, squares)[1]
         return result / self.weight
 
-    def ascent(self, l2: float, fit_intercept: bool) -> Matrix | None:
+    def ascent(self, l2: float, fit_intercept: bool, most: int) -> tuple[Matrix, int] | None:
         if self._csr is None or not l2 * self.weight > 0:
             return None
         n, of_row = self.X.shape[0], self.classes * np.dtype(np.float32).itemsize
         if n * of_row > max(MAX_KEPT_BYTES, self._csr[0].nbytes + self._csr[1].nbytes):
             return None
-        return ascend(self, self._csr, l2 * self.weight, fit_intercept)
+        return ascend(self, self._csr, l2 * self.weight, fit_intercept, most)
 
     def _kept_rows(self) -> int:
         """How many rows' probabilities may be kept."""
@@ -381,16 +382,12 @@ class Objective:
         penalty = 0.5 * self.l2 * float(np.einsum("ij,ij->", matrix[:, :-1], matrix[:, :-1]))
         return loss / self.sums.weight + penalty, self._mean(gradient, matrix)
 
-    def start(self) -> tuple[Vector, tuple[float, Vector] | None]:
-        """Where to begin if nothing is known, and what is known there then: zeros, or what a dual ascent finds if that
-        is better."""
-        found = self.sums.ascent(self.l2, self.fit_intercept)
-        if found is not None:
-            vector = self.centred(self.vector(found))
-            value = self(vector)
-            if value[0] < math.log(max(2, self.shape[0])):      # all classes alike
-                return vector, value
-        return np.zeros(self.shape).ravel(), None
+    def ascent(self, most: int) -> tuple[Vector, int]:
+        """What a dual ascent finds, and in how many sweeps over the rows; zeros where there is none."""
+        found = self.sums.ascent(self.l2, self.fit_intercept, most) if most > 0 else None
+        if found is None:
+            return np.zeros(self.shape).ravel(), 0
+        return self.centred(self.vector(found[0])), found[1]
 
     def hessian_product_at(self, coefficients: Vector) -> Callable[[Vector], Vector]:
         """v -> H v, with H the Hessian of the objective there."""
@@ -537,41 +534,50 @@ def minimise(
         As the solvers take them.
     """
 
-    at_start: tuple[float, Vector] | None = None
+    told = -1
 
-    def run(solver: str, start: Vector, max_iter: int, callback: Callable[[Progress], object] | None) -> Result:
+    def run(
+        solver: str, start: Vector, done: int = 0, most: int = max_iter, at_start: tuple[float, Vector] | None = None
+    ) -> Result:
+        """With so many iterations after those that are done."""
+
+        def tell(progress: Progress) -> None:
+            nonlocal told
+            iteration = done + progress.iteration
+            if callback is not None and iteration > told:   # where one solver ends, the next begins
+                callback(progress._replace(iteration=iteration))
+            told = iteration
+
         if solver == "lbfgs":
             memory = int(min(60, max(5, MAX_MEMORY_ELEMENTS // (3 * start.size))))
-            return lbfgs(
-                objective, start, metric_at=objective.metric_at, tol=tol, max_iter=max_iter, memory=memory,
-                noise=noise, callback=callback,
+            result = lbfgs(
+                objective, start, metric_at=objective.metric_at, tol=tol, max_iter=most, memory=memory, noise=noise,
+                callback=tell,
             )    # fmt: skip
-        return newton_cg(
-            objective, start, at_start=at_start, hessian_product_at=objective.hessian_product_at,
-            metric_at=objective.metric_at, forcing=FORCING if at_start is None else FORCING_NEAR, tol=tol,
-            max_iter=max_iter, noise=noise, callback=callback,
-        )    # fmt: skip
+        else:
+            result = newton_cg(
+                objective, start, at_start=at_start, hessian_product_at=objective.hessian_product_at,
+                metric_at=objective.metric_at, forcing=FORCING if at_start is None else FORCING_NEAR, tol=tol,
+                max_iter=most, noise=noise, callback=tell,
+            )    # fmt: skip
+        return result._replace(iterations=done + result.iterations)
 
     start = objective.centred(start)
     with _one_blas_thread() if objective.sums.needs_no_blas else nullcontext():
         if solver != "auto":
-            return run(solver, start, max_iter, callback)
+            return run(solver, start)
         if objective.shape[1] > MAX_FACTOR_SIZE:
-            if not start.any() and max_iter > 0:
-                start, at_start = objective.start()
-            return run("newton-cg", start, max_iter, callback)
-        patience = min(PATIENCE, max_iter) if objective.has_block_metric() else max_iter
-        first = run("lbfgs", start, patience, callback)
+            found, sweeps = (start, 0) if start.any() else objective.ascent(max_iter)
+            value = objective(found) if sweeps else None
+            if value is not None and not value[0] < math.log(max(2, objective.shape[0])):     # the loss at zeros
+                found, value = start, None
+            return run("newton-cg", found, sweeps, max_iter - sweeps, value)
+        first = run("lbfgs", start, 0, min(PATIENCE, max_iter) if objective.has_block_metric() else max_iter)
         if first.converged or first.iterations == max_iter:
             return first
-
-        def go_on(progress: Progress) -> None:
-            if callback is not None and progress.iteration > 0:
-                callback(progress._replace(iteration=first.iterations + progress.iteration))
-
-        second = run("newton-cg", first.x, max_iter - first.iterations, go_on)
+        second = run("newton-cg", first.x, first.iterations, max_iter - first.iterations)
         better = second if second.converged or second.loss < first.loss else first
-        return better._replace(iterations=first.iterations + second.iterations)
+        return better._replace(iterations=second.iterations)
 
 
 @cache

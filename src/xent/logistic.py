@@ -63,7 +63,7 @@ class LogisticRegression(LinearClassifier):
     solver : {"auto", "lbfgs", "newton-cg"}, default "auto"
         ``"lbfgs"``: L-BFGS. ``"newton-cg"``: Newton's method in a trust region, its steps by conjugate gradients. Both
         are preconditioned by what the number of features allows; ``"auto"`` chooses by that number, and begins fits of
-        many to sparse rows with a few sweeps of dual ascent, which `max_iter` does not count.
+        many to sparse rows with a few sweeps of dual ascent, each of which counts as an iteration.
     warm_start : bool, default False
         Start the next fit from the present coefficients, if they are for the same classes and number of features.
     random_state : int or None, default None

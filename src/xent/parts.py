@@ -263,7 +263,7 @@ class PartSums:
     def diagonal(self, matrix: Matrix) -> Matrix:
         return self._diagonal(matrix) / self.weight
 
-    def ascent(self, l2: float, fit_intercept: bool) -> None:
+    def ascent(self, l2: float, fit_intercept: bool, most: int) -> None:
         """It would go from row to row."""
 
     def _sampled(self) -> RowSums:

@@ -10,7 +10,7 @@ is known roughly, both minimisers take that as a metric. One iteration of L-BFGS
 
 One iteration of Newton-CG, in a trust region measured by the metric:
 
-    metric    = a fresh one, before each of the first iterations and then at times
+    metric    = a fresh one, before each of the first iterations and then at times, if the value has fallen
     step      = conjugate gradients on H step = -gradient, until the residual is small beside the gradient, or at the
                 border of the region
     region    = larger where the value falls as the quadratic model says, smaller where much less, and no step there
@@ -325,7 +325,7 @@ def newton_cg(
     metric: Metric = lambda g: g    # noqa: E731
     radius = math.inf
     first_size = 0.0
-    of_metric = math.inf    # the loss where it was made
+    renewal, of_metric = 0, math.inf    # iteration of the next metric at the earliest, and the loss where this was made
     hidden = 0      # steps in a row whose progress rounding hides
     iteration = 0
     found: _Step | None = None
@@ -345,8 +345,9 @@ def newton_cg(
         if hidden == MAX_HIDDEN or radius == 0:
             message = "no step lowers the value: its rounding errors hide the descent"
             break
-        if found is None and metric_at is not None and loss < FRESH * of_metric:
+        if found is None and metric_at is not None and iteration >= renewal and loss < FRESH * of_metric:
             metric, of_metric = metric_at(x), loss
+            renewal = iteration + max(1, iteration // 2)
         if found is None:
             size = math.sqrt(max(0.0, float(gradient @ metric(gradient))))
             first_size = first_size or size
