@@ -1,7 +1,7 @@
 """Logistic regression: how near the least objective each solver is after how long.
 
-Every solver is run anew with 1, 2, 4, 8, ... iterations and the tightest tolerance, all solvers in turn at each number,
-until it is within GAP of the least objective known or has spent its time. A run is a point: seconds, and
+Every solver is run anew with 1, 2, 3, ... 8, 10, 12, 14, 16, 20, ... iterations and the tightest tolerance, all in turn
+at each number, until it is within GAP of the least objective known or has spent its time. A run is a point: seconds and
 (f - f*) / f*, with f the objective in plain float64 (see fit_data.py) and f* the least of all runs, one of which is a
 long one of xent in float64. The time to a gap is read between two points, on logarithmic axes.
 
@@ -138,7 +138,7 @@ def conditions(threads: int) -> ExitStack:
 
 
 def numbers_of_iterations() -> Iterator[int]:
-    return (1 << k for k in range(LONG.bit_length()))
+    return (n for k in range(LONG.bit_length()) for n in sorted({(q << k) // 4 for q in (4, 5, 6, 7)}))
 
 
 def compare(
