@@ -99,7 +99,8 @@ class LogisticRegression(LinearClassifier):
     -----
     `X` may be an array of any layout, read-only or a memory map, or a matrix or array of scipy.sparse; float32 and
     float64 are computed with as they are, and never copied, nor a sparse matrix ever made dense (CSC and other formats
-    are converted to CSR once). Frames of pandas and polars become arrays; later ones must have the same column names.
+    are converted to CSR once, and a dual ascent has float64 values in float32 as well while it lasts). Frames of pandas
+    and polars become arrays; later ones must have the same column names.
 
     Ctrl-C during `fit` or `partial_fit` leaves the best coefficients so far in the estimator, with `converged_` False,
     before the `KeyboardInterrupt` goes on its way; a `fit` with `warm_start` continues from them. Any other error
