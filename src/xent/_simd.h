@@ -24,6 +24,8 @@ typedef float   vf32 __attribute__((vector_size(XENT_BYTES), aligned(4), may_ali
 typedef double  vf64 __attribute__((vector_size(XENT_BYTES), aligned(8), may_alias));
 typedef int32_t vi32 __attribute__((vector_size(XENT_BYTES)));
 typedef int64_t vi64 __attribute__((vector_size(XENT_BYTES)));
+typedef uint32_t vu32 __attribute__((vector_size(XENT_BYTES)));
+typedef uint64_t vu64 __attribute__((vector_size(XENT_BYTES)));
 #  define XENT_LANE(v, i) ((v)[i])
 #else
 #  if defined(_MSC_VER)
@@ -38,6 +40,8 @@ typedef float  vf32;
 typedef double vf64;
 typedef int32_t vi32;
 typedef int64_t vi64;
+typedef uint32_t vu32;
+typedef uint64_t vu64;
 #  define XENT_LANE(v, i) (*((i) * 0 + &(v)))
 #endif
 
@@ -74,7 +78,8 @@ XENT_INLINE vf64 xent_iota_f64(void) { return *(const vf64 *)xent_counting_f64; 
 #define XENT_TWO_TO_f32 8388608.0              /* 2**mantissa */
 #define XENT_TWO_TO_f64 4503599627370496.0
 
-#define XENT_DEFINE(S, scalar, vector, ints, mantissa)                                                               \
+/* Bits are shifted left and added as unsigned numbers: in C, signed ones must not leave their range. */
+#define XENT_DEFINE(S, scalar, vector, ints, unsigneds, mantissa)                                                    \
     XENT_INLINE vector xent_fill_##S(double value) {                                                                 \
         vector x;                                                                                                    \
         for (size_t i = 0; i < sizeof(vector) / sizeof(scalar); i++) XENT_LANE(x, i) = (scalar)value;                \
@@ -92,13 +97,15 @@ XENT_INLINE vf64 xent_iota_f64(void) { return *(const vf64 *)xent_counting_f64; 
     /* x 2**n, where x is a power of two, out of range or not, and `shifted` is n + 1.5 * 2**mantissa: n sits in the \
      * low bits, and the shift drops the rest. */                                                                    \
     XENT_INLINE vector xent_scaled_##S(vector x, vector shifted) {                                                   \
-        return xent_from_bits_##S((xent_bits_##S(shifted) << mantissa) + xent_bits_##S(x));                          \
+        unsigneds bits = ((unsigneds)xent_bits_##S(shifted) << mantissa) + (unsigneds)xent_bits_##S(x);              \
+        return xent_from_bits_##S((ints)bits);                                                                       \
     }                                                                                                                \
-    /* k, with x = 2**k * f and sqrt(1/2) <= f < sqrt(2) for a normal x > 0; *down = 2**-k. */                        \
+    /* k, with x = 2**k * f and sqrt(1/2) <= f < sqrt(2) for a normal x > 0; *down = 2**-k. */                       \
     XENT_INLINE vector xent_split_##S(vector x, vector *down) {                                                      \
         ints one = xent_bits_##S(xent_fill_##S(1.0)), big = xent_bits_##S(xent_fill_##S(1.5 * XENT_TWO_TO_##S));     \
-        ints k = (xent_bits_##S(x) - xent_bits_##S(xent_fill_##S(0.70710678118654752440))) >> mantissa;              \
-        *down = xent_from_bits_##S(one - (k << mantissa));                                                           \
+        unsigneds bits = (unsigneds)xent_bits_##S(x);                                                                \
+        ints k = (ints)(bits - (unsigneds)xent_bits_##S(xent_fill_##S(0.70710678118654752440))) >> mantissa;         \
+        *down = xent_from_bits_##S((ints)((unsigneds)one - ((unsigneds)k << mantissa)));                             \
         return xent_from_bits_##S(k + big) - xent_from_bits_##S(big);                                                \
     }                                                                                                                \
     XENT_INLINE vector xent_without_lane_##S(vector x, Py_ssize_t lane) {                                            \
@@ -173,8 +180,8 @@ XENT_ADD_LANES(f32, float, vf32)
 XENT_ADD_LANES(f64, double, vf64)
 #endif
 
-XENT_DEFINE(f32, float, vf32, vi32, 23)
-XENT_DEFINE(f64, double, vf64, vi64, 52)
+XENT_DEFINE(f32, float, vf32, vi32, vu32, 23)
+XENT_DEFINE(f64, double, vf64, vi64, vu64, 52)
 
 #define XENT_BLEND(mask, yes, no) (((mask) & (yes)) | (~(mask) & (no)))
 
@@ -467,7 +474,7 @@ XENT_INLINE vf32 xent_widen_f16(const void *source) {
     vi32 infinite = XENT_MASK(size >= 0x7c00 << 13), subnormal = XENT_MASK(size < 0x400 << 13);
     vi32 normal = size + (112 << 23) + (infinite & (112 << 23));
     vf32 tiny = xent_from_bits_f32(size + (113 << 23)) - xent_fill_f32(6.103515625e-05);
-    return xent_from_bits_f32(XENT_BLEND(subnormal, xent_bits_f32(tiny), normal) | ((h & 0x8000) << 16));
+    return xent_from_bits_f32(XENT_BLEND(subnormal, xent_bits_f32(tiny), normal) | (vi32)((vu32)(h & 0x8000) << 16));
 }
 XENT_INLINE void xent_narrow_f16(void *target, vf32 x) {
     vi32 bits = xent_bits_f32(x), size = bits & 0x7fffffff;
@@ -482,11 +489,11 @@ XENT_INLINE void xent_narrow_f16(void *target, vf32 x) {
 XENT_INLINE vf32 xent_widen_bf16(const void *source) {
     vu16 halves;
     memcpy(&halves, source, sizeof halves);
-    return xent_from_bits_f32(xent_ints_of_halves(halves) << 16);
+    return xent_from_bits_f32((vi32)((vu32)xent_ints_of_halves(halves) << 16));
 }
 XENT_INLINE void xent_narrow_bf16(void *target, vf32 x) {
     vi32 bits = xent_bits_f32(x), nan = XENT_MASK(x != x);
-    vi32 rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    vi32 rounded = (vi32)((vu32)bits + 0x7fff + (vu32)((bits >> 16) & 1));
     vu16 halves = xent_halves_of_ints(XENT_BLEND(nan, (bits >> 16) | 0x40, rounded >> 16) & 0xffff);
     memcpy(target, &halves, sizeof halves);
 }
