@@ -339,7 +339,8 @@ cdef inline vec expm1_pair(vec d, vec lost, vec* low, vec* four_exp, vec* four_e
     cdef vec lowest = exp_lowest(&d) - fill(&d, 1.3862943611198906)
     cdef vec clipped = maximum(lowest, d)
     cdef vec f, f_low, q, square, square_low, cube, cube_low, sixth, sixth_low, g, g_low, power, four, part, result, shifted
-    shifted = reduced(clipped, lost, &f, &f_low)
+    # Below the bound, where d is clipped, the low part of a huge d may itself be huge.
+    shifted = reduced(clipped, unless_less(d, lowest, lost), &f, &f_low)
     if vec is vf32:
         q = fill(&d, 0.00019882698337221478)
         q = multiply_add(q, f, fill(&d, 0.0013926183587713495))
