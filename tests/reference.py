@@ -146,8 +146,10 @@ def evaluate(logits, labels, *, topk=(1, 5), axis=-1, sample_weight=None, ignore
     _, s = masses(x, labels, -1, sample_weight, ignore_index)
     p = softmax(x)
     entropy = times(p, -log_softmax(x)).sum(-1)
-    at = np.take_along_axis(x, np.where(s == 0, 0, labels)[..., None], -1)
-    above = np.where(np.isnan(x).any(-1), x.shape[-1], (x > at).sum(-1))
+    label = np.where(s == 0, 0, labels)[..., None]
+    at = np.take_along_axis(x, label, -1)
+    ahead = (x > at) | ((x == at) & (np.arange(x.shape[-1]) < label))      # ties never help
+    above = np.where(np.isnan(x).any(-1) | (x == -np.inf).all(-1), x.shape[-1], ahead.sum(-1))
 
     def mean(value):
         return times(s, value).sum() / s.sum()

@@ -5,6 +5,7 @@ import math
 import pickle
 from functools import reduce
 
+import ml_dtypes
 import numpy as np
 import pytest
 import reference
@@ -175,14 +176,28 @@ def test_topk(topk):
 
 
 @each_dtype
-@pytest.mark.parametrize("n", [2, 3, 8, 17, 40])
-def test_ties_count_for_the_label(n, dtype):
-    for value in (0, 1e30, -INF):
-        result = xent.evaluate(np.full((n, n), value, dtype), range(n))
-        assert result.accuracy == result.topk[1] == result.topk[5] == 1
-    x = np.array([[3, 3, 1, 1, 0]], dtype)      # the label's rank is that of the first of its equals
-    for label, rank in enumerate([1, 1, 3, 3, 5]):
+@pytest.mark.parametrize("n", [2, 3, 8, 17, 40, 5000])
+def test_ties_never_help(n, dtype):
+    """The rank of a label is 1 more than the number of larger logits, and of earlier classes with an equal one."""
+    labels = np.array([0, 1, n // 2, n - 1])
+    ks = (1, 2, n)
+    for value in (0, 1e30):
+        result = xent.evaluate(np.full((4, n), value, dtype), labels, topk=ks)
+        assert result.accuracy == 1 / 4
+        assert result.topk == {k: (labels < k).mean() for k in ks}
+    assert xent.evaluate(np.full((4, n), -INF, dtype), labels, topk=ks).topk == dict.fromkeys(ks, 0)
+    x = np.array([[3, 3, 1, 1, 0]], dtype)
+    for label, rank in enumerate([1, 2, 3, 4, 5]):
         assert xent.evaluate(x, [label], topk=range(1, 8)).topk == {k: k >= rank for k in range(1, 8)}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
+def test_accuracy_is_what_the_first_maximum_says(dtype):
+    """Of half-precision logits half are ties, and they are ranked as they are."""
+    for n in (2, 10, 100, 3000):
+        x, labels, _ = problem((500, n))
+        x = np.rint(4 * x).astype(dtype)
+        assert xent.evaluate(x, labels).accuracy == (x.astype(np.float64).argmax(axis=1) == labels).mean()
 
 
 @each_dtype

@@ -96,6 +96,7 @@ class Options(NamedTuple):
     softcap: float = 0.0            # none
     label_smoothing: float = 0.0
     z_loss: float = 0.0
+    extreme: bool = False           # weights need units of their own (see losses.prepared)
 
 
 def smoothing(value: object) -> float:

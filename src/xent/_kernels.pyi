@@ -65,7 +65,6 @@ def plain_cross_entropy(
     thread_elements: int,
     block_elements: int,
 ) -> Any: ...
-def row_scratch(classes: int) -> int: ...
 def batch_scratch(classes: int, points: int) -> int: ...
 def cpu_sets() -> list[str]: ...
 def logsumexp(
@@ -80,14 +79,13 @@ def softmax(x: Array, out: Array, logarithm: bool, row_axes: int, work: Work) ->
 def target_weight(
     problem: Batch,
     options: Options,
-    weight_unit: float,
     sums: Doubles,
     work: Work,
 ) -> int: ...
 def cross_entropy(
     problem: Batch,
     options: Options,
-    weight_unit: float,
+    weight_exponent: int,
     divisor: float,
     loss: Array | None,
     grad: Array | None,
@@ -97,7 +95,7 @@ def cross_entropy(
 def log_loss(
     problem: Batch,
     options: Options,
-    weight_unit: float,
+    weight_exponent: int,
     loss: Array | None,
     sums: Doubles,
     work: Work,

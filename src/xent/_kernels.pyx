@@ -26,25 +26,29 @@ arrays that are known to be good (see _arguments.py) and work in blocks, which t
 on plain arrays (_plain.pxi).
 """
 
-from libc.math cimport INFINITY, NAN, fabs, frexp, isfinite, isnan
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.limits cimport INT_MIN
+from libc.math cimport INFINITY, NAN, fabs, frexp, isfinite, isinf, isnan, ldexp
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memset
 
 cimport numpy as cnp
 
 from xent._binary cimport CHUNK, BinaryBatch, binary_chunks
 from xent._numbers cimport (
-    Pair, Sum, add, add_exactly, add_pair, divide, log_pair, minus_log, multiply, one_more, single, two_sum,
-    value,
+    Pair, Sum, add, add_exactly, add_pair, divide, log_pair, minus_log, multiply, one_more, single, sum_pairs,
+    two_sum, value,
 )
 from xent._operands cimport (
-    ABSENT, F64, I8, I16, I32, I64, Operand, U8, U16, U32, Window, bind, bind_output, close_window, fits_float32,
-    gather, gather_through, is_plain, kind_of, open_window, place_through, scatter_through, next_place, next_row, place,
-    read_integer, read_number, row_of, weight_of, write_number,
+    ABSENT, F64, Kind, I8, I16, I32, I64, Operand, U8, U16, U32, Window, bind, bind_output, close_window, fits_float32,
+    WINDOW_BYTES, gather, gather_through, has_window, is_plain, kind_of, open_window, place_of, place_through, scatter,
+    scatter_through, next_place, next_row, place, read_integer, read_number, row_of, weight_of, write_number,
 )
 from xent._rows cimport (
-    Peak, Shift, Transform, combine_row, count_above, distance_row, is_moderate, log_softmax_row, mask_row,
-    multiply_row, only_class, peak_of, shift_row, softmax_row, sum_row, transform_row, weighted_sum,
+    NO_CLASS, PIECE, Peak, RowSum, SEVERAL, Shift, Transform, add_distances, add_elements, add_exponentials, combine_row,
+    Softmax, count_ahead, exponential, fill_row, has_many, has_nan, is_moderate, is_usual_transform, log_probabilities,
+    log_softmax_row, mask_row, multiply_row, no_peak, only_class, raise_peak, shift_of, softmax_of, softmax_row,
+    sum_of_distances, sum_of_row, times as times_number, transform_row, weighted_sum,
 )
 from xent._simd cimport (
     XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, get, lanes, load_first, multiply_add, put, vec, vf32,
@@ -63,9 +67,9 @@ include "_columns.pxi"
 # ---------------------------------------------------------------------------------------------------------------------
 
 cdef enum:
-    PIECE = 4096        # elements of a row of terms with factors
-    SHORT_ROWS = 5      # in the scratch of a function of rows, of float64
-    LINE = 8            # numbers in a cache line, as in the longest vector
+    LINE = 8                    # numbers in a cache line, as in the longest vector
+    SCRATCH_BYTES = 1000 << 10  # for the rows that all threads of a call hold: within a MiB, what is small included
+    TILE_ROWS = 3               # in the scratch before the tiles
 
 
 cdef inline vec* aligned(const double* scratch, const vec* like) noexcept nogil:
@@ -73,20 +77,67 @@ cdef inline vec* aligned(const double* scratch, const vec* like) noexcept nogil:
     return <vec*>((<size_t>scratch + 63) // 64 * 64)
 
 
+cdef inline Py_ssize_t row_space(Py_ssize_t n) noexcept nogil:
+    """Of a row of n elements of float64, in whole cache lines, and one line more: rows a power of two apart collide."""
+    return (n + LINE - 1) // LINE * LINE + LINE
+
+
+cdef inline bint fits(Py_ssize_t rows, Py_ssize_t n, Kind kind, Py_ssize_t windows, Py_ssize_t threads) noexcept nogil:
+    """Whether each of so many threads may keep so many rows of n elements, and windows beside them."""
+    cdef Py_ssize_t size = 8 if kind == F64 else 4
+    return rows * n * size <= SCRATCH_BYTES // threads - windows * WINDOW_BYTES
+
+
+cdef inline bint is_in_place(const Operand* x) noexcept nogil:
+    """Whether a kernel of its own type reads or writes its rows where they are."""
+    return is_plain(x, <vf32*>NULL) or is_plain(x, <vf64*>NULL)
+
+
+cdef inline Py_ssize_t result_rows(const Operand* out) noexcept nogil:
+    """How many rows of scratch results take: in turn, if they stream."""
+    return 0 if out.kind == ABSENT else 2 if out.streams else not is_in_place(out)
+
+
 cdef void logsumexp_rows(
-    const Operand* x, const Operand* out, vec* scratch, Py_ssize_t first, Py_ssize_t last
+    const Operand* x, const Operand* out, vec* scratch, Py_ssize_t piece, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, start, count
+    cdef bint lacks
     cdef vec* row
+    cdef Peak peak
     cdef Shift shift
     cdef Window window
+    cdef vec total, total_low
     cdef Traffic traffic = no_traffic(scratch)
-    open_window(&window, x, first, last, scratch)
+    open_window(&window, x, first, last if piece == x.n else first, scratch)
     for i in range(first, last):
-        row = gather_through(&window, x, i, last, scratch)
-        traffic.soon = <const char*>next_row(x, i, row)
-        shift = shift_row(row, <vec*>NULL, row, x.n, peak_of(row, <vec*>NULL, x.n), False, &traffic)
-        write_number(out, i, value(shift.logsumexp))
+        peak = no_peak()
+        start = 0
+        while start < x.n:
+            row = gather_through(&window, x, i, last, start, min(piece, x.n - start), scratch)
+            raise_peak(&peak, row, <vec*>NULL, start, min(piece, x.n - start))
+            start += piece
+        lacks = False
+        total = total_low = fill(scratch, 0)
+        if isfinite(peak.high):
+            shift = shift_of(scratch, peak)
+        start = 0
+        while start < x.n:
+            count = min(piece, x.n - start)
+            if piece < x.n:
+                row = gather(x, i, start, count, scratch)
+            traffic.soon = <const char*>(next_row(x, i, row) if piece == x.n else row)
+            if isfinite(peak.high):
+                add_exponentials(
+                    row, <vec*>NULL, row, count, peak.index - start, &shift, False, &total, &total_low, &traffic
+                )
+            else:
+                lacks = lacks or has_nan(row, count)
+            start += piece
+        if isfinite(peak.high):
+            write_number(out, i, value(sum_of_row(&shift, total, total_low).logsumexp))
+        else:
+            write_number(out, i, NAN if lacks else peak.high)
     close_window(&window)
 
 
@@ -107,7 +158,7 @@ cdef void logsumexp_tiles(
             logsumexp_tile(tile, tile + WIDEST * x.n, result, x.n, 1, sums)
         for j in range(count):
             if isnan(get(sums, j)):
-                logsumexp_rows(x, out, scratch, i + j, i + j + 1)
+                logsumexp_rows(x, out, scratch, x.n, i + j, i + j + 1)
             else:
                 write_number(out, i + j, get(result, j))
         i += count
@@ -162,34 +213,37 @@ cdef void weighted_logsumexp_rows(
     cdef Py_ssize_t i, start, n = x.n, size = min(n, PIECE), count, rows
     cdef double direction, infinite
     cdef vf64* e = scratch
-    cdef Peak peak, highest
+    cdef Peak highest
     cdef Shift shift
+    cdef vf64 unused, unused_low
     cdef Pair total
     cdef Traffic traffic = no_traffic(scratch)
     for i in range(first, last):
-        highest.high, highest.low, highest.index = -INFINITY, 0, -1
+        highest = no_peak()
         start = 0
         while start < n:
             count = min(n - start, size)
             rows = (count + lanes(e) - 1) // lanes(e)
             terms_of(x, weight, i, start, count, scratch)
-            peak = peak_of(e, e + rows, count)
-            if peak.high > highest.high:
-                highest = peak
-            start += size
+            raise_peak(&highest, e, e + rows, start, count)
+            start += PIECE
         total = single(0)
-        infinite = start = 0
+        infinite = 0
+        if isfinite(highest.high):
+            shift = shift_of(e, highest)
+        start = 0
         while start < n:
             count = min(n - start, size)
             rows = (count + lanes(e) - 1) // lanes(e)
             if size < n:
                 terms_of(x, weight, i, start, count, scratch)
             if isfinite(highest.high):
-                shift = shift_row(e, e + rows, e, count, highest, True, &traffic)
+                unused = unused_low = fill(e, 0)
+                add_exponentials(e, e + rows, e, count, -1, &shift, True, &unused, &unused_low, &traffic)
                 add_pair(&total, multiply(weighted_sum(e, e + 2 * rows, count), shift.unit))
             else:
                 infinite += infinite_terms(e, e + 2 * rows, count)
-            start += size
+            start += PIECE
         if isfinite(highest.high):
             total = two_sum(total.high, total.low) if isfinite(total.low) else single(total.high)
             direction = (total.high > 0) - (total.high < 0) if not isnan(total.high) else NAN
@@ -210,7 +264,8 @@ cdef void weighted_logsumexp_rows(
 cdef void softmax_rows(
     const Operand* x, const Operand* out, bint logarithm, vec* scratch, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
-    cdef Py_ssize_t i, rows = (x.n + lanes(scratch) - 1) // lanes(scratch)
+    """`scratch`: rows for results, and one for x."""
+    cdef Py_ssize_t i, space = row_space(x.n) * sizeof(double) // sizeof(vec)
     cdef vec* row
     cdef vec* result
     cdef Window window, window_out
@@ -218,8 +273,8 @@ cdef void softmax_rows(
     open_window(&window, x, first, last, scratch)
     open_window(&window_out, out, first, last, scratch)
     for i in range(first, last):
-        row = gather_through(&window, x, i, last, scratch + 2 * rows)
-        result = place_through(&window_out, out, i, last, scratch + traffic.turn * rows)
+        row = gather_through(&window, x, i, last, 0, x.n, scratch + result_rows(out) * space)
+        result = place_through(&window_out, out, i, last, scratch + traffic.turn * space)
         traffic.soon = <const char*>next_row(x, i, row)
         traffic.soon_out = <const char*>next_place(out, i, result)
         if logarithm:
@@ -230,6 +285,59 @@ cdef void softmax_rows(
     finish(&traffic, 0, scratch)
     close_window(&window)
     close_window(&window_out)
+
+
+cdef void softmax_long_rows(
+    const Operand* x, const Operand* out, bint logarithm, vec* scratch, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
+    """The same piece by piece: the maximum, the sum, and results, whose exponentials are computed again."""
+    cdef Py_ssize_t i, start, count
+    cdef vec* x_row = scratch + row_space(PIECE) * sizeof(double) // sizeof(vec)
+    cdef vec* row
+    cdef vec* result
+    cdef Peak peak
+    cdef Shift shift
+    cdef Softmax softmax
+    cdef RowSum sums
+    cdef vec total, total_low, unused, unused_low
+    cdef Traffic traffic = no_traffic(scratch)
+    for i in range(first, last):
+        peak = no_peak()
+        start = 0
+        while start < x.n:
+            count = min(PIECE, x.n - start)
+            raise_peak(&peak, gather(x, i, start, count, x_row), <vec*>NULL, start, count)
+            start += count
+        total = total_low = fill(scratch, 0)
+        if isfinite(peak.high):
+            shift = shift_of(scratch, peak)
+        start = 0
+        while start < x.n and isfinite(peak.high):
+            count = min(PIECE, x.n - start)
+            row = gather(x, i, start, count, x_row)
+            add_exponentials(
+                row, <vec*>NULL, row, count, peak.index - start if logarithm else -1, &shift, False, &total, &total_low,
+                &traffic
+            )
+            start += count
+        if isfinite(peak.high):
+            sums = sum_of_row(&shift, total, total_low)
+            softmax = softmax_of(scratch, &shift, total, total_low)
+        start = 0
+        while start < x.n:
+            count = min(PIECE, x.n - start)
+            row = gather(x, i, start, count, x_row)
+            result = place(out, i, start, scratch)
+            if not isfinite(peak.high):
+                fill_row(result, count, NAN)
+            elif logarithm:
+                log_probabilities(row, result, count, peak.high, value(sums.log_sum))
+            else:
+                unused = unused_low = fill(scratch, 0)
+                add_exponentials(row, <vec*>NULL, result, count, -1, &shift, True, &unused, &unused_low, &traffic)
+                combine_row(result, <vec*>NULL, count, softmax.factor, 0, softmax.top, softmax.at_top)
+            scatter(out, i, start, count, result)
+            start += count
 
 
 cdef void softmax_tiles(
@@ -268,22 +376,29 @@ cdef void softmax_tiles(
         i += count
 
 
+cdef inline vec* tiles_in(vec* scratch, Py_ssize_t n) noexcept nogil:
+    return aligned(<double*>scratch + TILE_ROWS * row_space(n), scratch)
+
+
 cdef void logsumexp_block(
-    const Operand* x, const Operand* out, vec* scratch, Py_ssize_t first, Py_ssize_t last
+    const Operand* x, const Operand* out, vec* scratch, Py_ssize_t piece, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
     if 0 < x.n <= FEW:
-        logsumexp_tiles(x, out, scratch, aligned(<double*>scratch + SHORT_ROWS * (x.n + 16), scratch), first, last)
+        logsumexp_tiles(x, out, scratch, tiles_in(scratch, x.n), first, last)
     else:
-        logsumexp_rows(x, out, scratch, first, last)
+        logsumexp_rows(x, out, scratch, piece, first, last)
 
 
 cdef void softmax_block(
-    const Operand* x, const Operand* out, bint logarithm, vec* scratch, Py_ssize_t first, Py_ssize_t last
+    const Operand* x, const Operand* out, bint logarithm, vec* scratch, Py_ssize_t piece, Py_ssize_t first,
+    Py_ssize_t last
 ) noexcept nogil:
     if 0 < x.n <= FEW:
-        softmax_tiles(x, out, logarithm, scratch, aligned(<double*>scratch + SHORT_ROWS * (x.n + 16), scratch), first, last)
-    else:
+        softmax_tiles(x, out, logarithm, scratch, tiles_in(scratch, x.n), first, last)
+    elif piece == x.n:
         softmax_rows(x, out, logarithm, scratch, first, last)
+    else:
+        softmax_long_rows(x, out, logarithm, scratch, first, last)
     if out.streams:
         xent_drain()
 
@@ -300,9 +415,6 @@ include "_losses.pxi"
 
 BINARY_CHUNK = CHUNK    # elements in a unit of binary_cross_entropy
 
-cdef enum:
-    ROWS = 10           # of the logits, in their type, in the scratch of a batch
-
 cpdef enum:
     MAX_BLOCKS = 1024
 
@@ -312,28 +424,9 @@ cpdef Py_ssize_t block_size(Py_ssize_t units, Py_ssize_t elements, Py_ssize_t bl
     return max(1, block_elements // max(elements, 1), (units + MAX_BLOCKS - 1) // MAX_BLOCKS)
 
 
-cpdef Py_ssize_t row_scratch(Py_ssize_t classes):
-    """The length of the scratch of a function of rows: SHORT_ROWS of them, and two tiles. Of float64, as all scratch is."""
-    return SHORT_ROWS * (classes + 16) + tile_scratch(classes)
-
-
-cdef Py_ssize_t scratch_for(const Operand* x, const Operand* out):
-    """The same, or none where rows are long and can be used where they are: one may be all there is."""
-    cdef bint stays = is_plain(x, <vf32*>NULL) or is_plain(x, <vf64*>NULL)
-    if out is not NULL:
-        stays = stays and not out.streams and (is_plain(out, <vf32*>NULL) or is_plain(out, <vf64*>NULL))
-    if stays and x.n > FEW:
-        return LINE
-    return row_scratch(x.n)
-
-
-cdef Py_ssize_t tile_scratch(Py_ssize_t classes):
-    return 2 * WIDEST * LINE * classes + LINE if classes <= FEW else 0
-
-
-cpdef Py_ssize_t batch_scratch(Py_ssize_t classes, Py_ssize_t points):
-    """The length of the scratch of a batch: rows, a place for each class, an index and a mass for each point, tiles."""
-    return ROWS * (classes + 16) + classes + 3 * max(points, 1) + tile_scratch(classes)
+cdef inline Py_ssize_t tile_space(Py_ssize_t n) noexcept nogil:
+    """The length of the scratch of rows that are done in tiles. Of float64, as all scratch is."""
+    return TILE_ROWS * row_space(n) + 2 * WIDEST * LINE * n + LINE
 
 
 def cpu_sets():
@@ -346,6 +439,17 @@ cdef struct LogsumexpTask:
     Operand weight
     Operand out
     Operand sign
+    Py_ssize_t piece        # elements of a row that are read at a time
+
+
+cdef Py_ssize_t plan_logsumexp(LogsumexpTask* task, Py_ssize_t threads) noexcept:
+    """Choose the piece; the length of the scratch of each thread."""
+    cdef Py_ssize_t n = task.x.n
+    cdef Py_ssize_t rows = 0 if is_in_place(&task.x) else 1
+    task.piece = n if n <= PIECE or fits(rows, n, task.x.kind, has_window(&task.x), threads) else PIECE
+    if task.weight.kind != ABSENT:
+        return 5 * row_space(min(n, PIECE))
+    return tile_space(n) if n <= FEW else rows * row_space(task.piece) + LINE
 
 
 cdef void logsumexp_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
@@ -354,9 +458,9 @@ cdef void logsumexp_part(const void* task, double* scratch, Turn* turn) noexcept
         if t.weight.kind != ABSENT:
             weighted_logsumexp_rows(&t.x, &t.weight, &t.out, &t.sign, <vf64*>scratch, turn.first, turn.last)
         elif t.x.kind != F64:
-            logsumexp_block(&t.x, &t.out, <vf32*>scratch, turn.first, turn.last)
+            logsumexp_block(&t.x, &t.out, <vf32*>scratch, t.piece, turn.first, turn.last)
         else:
-            logsumexp_block(&t.x, &t.out, <vf64*>scratch, turn.first, turn.last)
+            logsumexp_block(&t.x, &t.out, <vf64*>scratch, t.piece, turn.first, turn.last)
 
 
 def logsumexp(x, weight, out, sign, int row_axes, Work work):
@@ -367,22 +471,34 @@ def logsumexp(x, weight, out, sign, int row_axes, Work work):
     bind(&task.weight, weight, row_axes)
     bind(&task.out, out, 0)
     bind(&task.sign, sign, 0)
-    work.do(logsumexp_part, &task, row_scratch(min(task.x.n, PIECE)) if weight is not None else scratch_for(&task.x, NULL))
+    work.do(logsumexp_part, &task, plan_logsumexp(&task, work.job.threads))
 
 
 cdef struct SoftmaxTask:
     Operand x
     Operand out
     bint logarithm
+    Py_ssize_t piece
+
+
+cdef Py_ssize_t plan_softmax(SoftmaxTask* task, Py_ssize_t threads) noexcept:
+    """Choose the piece, and whether the output streams; the length of the scratch of each thread."""
+    cdef Py_ssize_t n = task.x.n, rows = 0 if is_in_place(&task.x) else 1
+    cdef Py_ssize_t windows = has_window(&task.x) + has_window(&task.out)
+    if not fits(rows + result_rows(&task.out), n, task.x.kind, windows, threads):
+        task.out.streams = False
+    rows += result_rows(&task.out)
+    task.piece = n if n <= PIECE or fits(rows, n, task.x.kind, windows, threads) else PIECE
+    return tile_space(n) if n <= FEW else max(rows, 2 * (task.piece < n)) * row_space(task.piece) + LINE
 
 
 cdef void softmax_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
     cdef const SoftmaxTask* t = <const SoftmaxTask*>task
     while next_turn(turn):
         if t.x.kind != F64:
-            softmax_block(&t.x, &t.out, t.logarithm, <vf32*>scratch, turn.first, turn.last)
+            softmax_block(&t.x, &t.out, t.logarithm, <vf32*>scratch, t.piece, turn.first, turn.last)
         else:
-            softmax_block(&t.x, &t.out, t.logarithm, <vf64*>scratch, turn.first, turn.last)
+            softmax_block(&t.x, &t.out, t.logarithm, <vf64*>scratch, t.piece, turn.first, turn.last)
 
 
 def softmax(x, out, bint logarithm, int row_axes, Work work):
@@ -391,10 +507,10 @@ def softmax(x, out, bint logarithm, int row_axes, Work work):
     bind(&task.x, x, row_axes)
     bind_output(&task.out, out, row_axes, &task.x)
     task.logarithm = logarithm
-    work.do(softmax_part, &task, scratch_for(&task.x, &task.out))
+    work.do(softmax_part, &task, plan_softmax(&task, work.job.threads))
 
 
-cdef int bind_batch(Batch* batch, problem, options, double weight_unit) except -1:
+cdef int bind_batch(Batch* batch, problem, options, int weight_exponent) except -1:
     cdef bint dense = cnp.PyArray_NDIM(<cnp.ndarray>problem.target) == cnp.PyArray_NDIM(<cnp.ndarray>problem.logits)
     batch.form = LABELS
     if problem.mass is not None:
@@ -405,9 +521,11 @@ cdef int bind_batch(Batch* batch, problem, options, double weight_unit) except -
     batch.ignore_index = options.ignore_index if batch.ignores else 0
     batch.transform.scale = options.logit_scale
     batch.transform.softcap = options.softcap
+    batch.transform.origin = 0
     batch.smoothing = options.label_smoothing
     batch.z_loss = options.z_loss
-    batch.weight_unit = weight_unit
+    batch.extreme = options.extreme
+    batch.weight_exponent = weight_exponent
     bind(&batch.logits, problem.logits, 1)
     bind(&batch.target, problem.target, batch.form != LABELS)
     bind(&batch.mass, problem.mass, 1)
@@ -420,16 +538,12 @@ cdef int bind_batch(Batch* batch, problem, options, double weight_unit) except -
 
 cdef struct BatchTask:
     Batch batch
-    Pair* weights           # of each block
+    WeightSum* weights      # of each block
     double* sums            # of each block
     xent_shared bad         # the first label or class that is out of range, or more than there are
     const int64_t* topk
     Py_ssize_t n_topk
     Sum* totals             # of each block, 3 + n_topk of them
-
-
-cdef inline Py_ssize_t points_in(const Batch* batch):
-    return batch.target.n if batch.form == SPARSE else 1
 
 
 cdef void target_weight_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
@@ -447,15 +561,15 @@ cdef void target_weight_part(const void* task, double* scratch, Turn* turn) noex
                 first = xent_load(&t.bad)
 
 
-def target_weight(problem, options, double weight_unit, sums, Work work):
-    """sums = sample weight times target mass, two numbers each, high and low; returns the place in the target of the
-    first label or class that is out of range, or -1."""
+def target_weight(problem, options, sums, Work work):
+    """sums = sample weight times target mass, three numbers each: high, low, and the exponent of their unit; returns the
+    place in the target of the first label or class that is out of range, or -1."""
     cdef BatchTask task
-    bind_batch(&task.batch, problem, options, weight_unit)
-    task.weights = <Pair*>cnp.PyArray_DATA(<cnp.ndarray>sums)
+    bind_batch(&task.batch, problem, options, 0)
+    task.weights = <WeightSum*>cnp.PyArray_DATA(<cnp.ndarray>sums)
     task.bad = PY_SSIZE_T_MAX
     # Labels need no room for a row.
-    work.do(target_weight_part, &task, row_scratch(task.batch.logits.n if task.batch.form == DISTRIBUTION else 0))
+    work.do(target_weight_part, &task, 2 * row_space(PIECE) if task.batch.form == DISTRIBUTION else 0)
     return task.bad if task.bad < PY_SSIZE_T_MAX else -1
 
 
@@ -464,34 +578,39 @@ cdef void cross_entropy_part(const void* task, double* scratch, Turn* turn) noex
     cross_entropy_blocks(&t.batch, scratch, t.sums, turn)
 
 
-def cross_entropy(problem, options, double weight_unit, double divisor, loss, grad, sums, Work work):
-    """loss (or None) = the loss of each row, grad (or None; may be logits) = the gradient of their sum / divisor."""
+def cross_entropy(problem, options, int weight_exponent, double divisor, loss, grad, sums, Work work):
+    """loss (or None) = the loss of each row, grad (or None; may be logits) = the gradient of their sum / divisor, both
+    in units of two to the weight_exponent."""
     cdef BatchTask task
-    bind_batch(&task.batch, problem, options, weight_unit)
+    bind_batch(&task.batch, problem, options, weight_exponent)
     task.batch.divisor = divisor
     bind(&task.batch.loss, loss, 0)
     bind_output(&task.batch.grad, grad, 1, &task.batch.logits)
     task.sums = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
-    work.do(cross_entropy_part, &task, batch_scratch(task.batch.logits.n, points_in(&task.batch)))
+    work.do(cross_entropy_part, &task, plan_batch(&task.batch, work.job.threads))
+
+
+cpdef Py_ssize_t batch_scratch(Py_ssize_t classes, Py_ssize_t points):
+    """The most that `plan_batch` asks for, whatever the options."""
+    cdef Py_ssize_t rows = sizeof(RowScratch) // sizeof(double*) * row_space(min(classes, PIECE))
+    rows = max(rows, min(sizeof(RowScratch) // sizeof(double*) * row_space(classes), SCRATCH_BYTES // sizeof(double)))
+    return rows + 7 * max(points, 1) + (tile_space(classes) if classes <= FEW else 0) + 4 * LINE
 
 
 cdef void log_loss_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
     cdef const BatchTask* t = <const BatchTask*>task
-    cdef Room room = room_of(&t.batch, scratch + ROWS * (t.batch.logits.n + 16))
+    cdef Room room = room_of(&t.batch, scratch)
     while next_block(turn):
-        if t.batch.logits.kind != F64:
-            t.sums[turn.block] = log_loss_rows(&t.batch, <vf32*>scratch, &room, turn.first, turn.last)
-        else:
-            t.sums[turn.block] = log_loss_rows(&t.batch, <vf64*>scratch, &room, turn.first, turn.last)
+        t.sums[turn.block] = log_loss_rows(&t.batch, &room, turn.first, turn.last)
 
 
-def log_loss(problem, options, double weight_unit, loss, sums, Work work):
+def log_loss(problem, options, int weight_exponent, loss, sums, Work work):
     """loss (or None) = minus the logarithm of the probability of each row's target."""
     cdef BatchTask task
-    bind_batch(&task.batch, problem, options, weight_unit)
+    bind_batch(&task.batch, problem, options, weight_exponent)
     bind(&task.batch.loss, loss, 0)
     task.sums = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
-    work.do(log_loss_part, &task, batch_scratch(task.batch.logits.n, points_in(&task.batch)))
+    work.do(log_loss_part, &task, plan_batch(&task.batch, work.job.threads))
 
 
 cdef void evaluate_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
@@ -509,11 +628,11 @@ def evaluate(problem, options, topk, sums, Work work):
     """sums[i] = what the rows of block i add up to, each as three numbers: loss, entropy, weight, and for each k the
     weight of the rows whose label is among the k largest logits."""
     cdef BatchTask task
-    bind_batch(&task.batch, problem, options, 1)
+    bind_batch(&task.batch, problem, options, 0)
     task.topk = <int64_t*>cnp.PyArray_DATA(<cnp.ndarray>topk)
     task.n_topk = cnp.PyArray_DIM(<cnp.ndarray>topk, 0)
     task.totals = <Sum*>cnp.PyArray_DATA(<cnp.ndarray>sums)
-    work.do(evaluate_part, &task, row_scratch(task.batch.logits.n))
+    work.do(evaluate_part, &task, 2 * row_space(PIECE))
 
 
 cdef struct BinaryTask:

@@ -17,7 +17,7 @@ cdef enum:
     AHEAD = 1 << 20     # bytes of a row: shorter ones are fetched while the one before is computed
     AHEAD_IN_ROW = 1 << 12
     WINDOW_ROWS = 16    # of float32, a line of the cache
-    WINDOW_ELEMENTS = 1 << 15
+    WINDOW_BYTES = 1 << 17
     STREAMED = 1 << 24  # bytes of an output above which it goes around the cache, where little of it would stay
 
     SHORTEST = 6 << 10  # bytes of a row: below, going through the cache is a quarter faster, above a sixth slower
@@ -291,6 +291,14 @@ cdef struct Window:     # rows first <= i < first + count of an operand whose el
     Py_ssize_t count
 
 
+cdef inline bint has_window(const Operand* operand) noexcept nogil:
+    """Whether its rows are read or written through a window: they lie side by side, and a few of them fit one."""
+    cdef Py_ssize_t size = 8 if operand.kind == F64 else 4
+    if operand.kind not in (F32, F64) or operand.ndim == 0 or operand.run < operand.n or operand.step == size:
+        return False
+    return operand.strides[operand.ndim - 1] == size and 0 < (operand.n + 16) * size <= WINDOW_BYTES // 2
+
+
 cdef inline void open_window(
     Window* window, const Operand* operand, Py_ssize_t first, Py_ssize_t last, const vec* like
 ) noexcept nogil:
@@ -299,13 +307,11 @@ cdef inline void open_window(
     cdef Py_ssize_t size = sizeof(vec) // lanes(like)
     window.most = window.first = window.count = 0
     window.rows = NULL
-    if operand.ndim == 0 or operand.n == 0 or not is_native(operand, like) or is_plain(operand, like):
+    if not has_window(operand) or not is_native(operand, like):
         return
-    if operand.strides[operand.ndim - 1] != size or operand.run < operand.n:
-        return
-    window.most = min(min(WINDOW_ROWS, WINDOW_ELEMENTS // operand.n), last - first)
     window.stride = (operand.n + 16) * size     # lines of the cache at equal places of two rows would compete
-    if window.most >= 4:
+    window.most = min(min(WINDOW_ROWS, WINDOW_BYTES // window.stride), last - first)
+    if window.most >= 2:
         window.rows = <char*>malloc(window.most * window.stride + sizeof(vec))
     if window.rows is NULL:
         window.most = 0
@@ -334,11 +340,12 @@ cdef inline void turn(Window* window, const Operand* operand, bint back, const v
 
 
 cdef inline vec* gather_through(
-    Window* window, const Operand* operand, Py_ssize_t i, Py_ssize_t last, vec* scratch
+    Window* window, const Operand* operand, Py_ssize_t i, Py_ssize_t last, Py_ssize_t start, Py_ssize_t count,
+    vec* scratch
 ) noexcept nogil:
-    """`gather` of a whole row, of those up to the last one."""
+    """`gather` of a row of those up to the last one; with a window, of a whole row."""
     if window.most == 0:
-        return gather(operand, i, 0, operand.n, scratch)
+        return gather(operand, i, start, count, scratch)
     if move_window(window, operand, i, last):
         turn(window, operand, False, scratch)
     return <vec*>(window.rows + (i - window.first) * window.stride)

@@ -108,14 +108,14 @@ cdef class PlainSoftmax(PlainCall):
     cdef SoftmaxTask task
 
     def compute(self, Work work):
-        work.do(softmax_part, &self.task, scratch_for(&self.task.x, &self.task.out))
+        work.do(softmax_part, &self.task, plan_softmax(&self.task, work.job.threads))
 
 
 cdef class PlainLogsumexp(PlainCall):
     cdef LogsumexpTask task
 
     def compute(self, Work work):
-        work.do(logsumexp_part, &self.task, scratch_for(&self.task.x, NULL))
+        work.do(logsumexp_part, &self.task, plan_logsumexp(&self.task, work.job.threads))
 
 
 cdef object for_later(PlainCall call, Py_ssize_t count, Py_ssize_t n, arrays, output):
@@ -145,7 +145,7 @@ def plain_softmax(x, axis, out, bint logarithm, n_threads, Py_ssize_t thread_ele
         call = PlainSoftmax()
         call.task = task
         return for_later(call, count, task.x.n, array, out)
-    do_alone(softmax_part, &task, scratch_for(&task.x, &task.out), count, PY_SSIZE_T_MAX, 1)
+    do_alone(softmax_part, &task, plan_softmax(&task, 1), count, PY_SSIZE_T_MAX, 1)
     return out
 
 
@@ -171,7 +171,7 @@ def plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, Py_ssize_t thr
         call = PlainLogsumexp()
         call.task = task
         return for_later(call, count, task.x.n, array, out)
-    do_alone(logsumexp_part, &task, scratch_for(&task.x, NULL), count, PY_SSIZE_T_MAX, 1)
+    do_alone(logsumexp_part, &task, plan_logsumexp(&task, 1), count, PY_SSIZE_T_MAX, 1)
     return out if cnp.PyArray_NDIM(array) > 1 else out[()]
 
 
@@ -199,7 +199,7 @@ cdef class PlainLoss(PlainCall):
         free(self.call.task.sums)
 
     def compute(self, Work work):
-        work.do(cross_entropy_part, &self.call.task, batch_scratch(self.n, 1))
+        work.do(cross_entropy_part, &self.call.task, plan_batch(&self.call.task.batch, work.job.threads))
 
     def result(self):
         loss, grad = self.output
@@ -217,7 +217,7 @@ def plain_cross_entropy(
     cdef PlainLoss job
     cdef int64_t threads = 2
     cdef int axes
-    cdef Pair weight = single(0)
+    cdef WeightSum weight
     cdef double unused = 0
     cdef Py_ssize_t bad
     if class_weight is not None or sample_weight is not None or where is not None or softcap is not None:
@@ -247,8 +247,10 @@ def plain_cross_entropy(
     batch.form = LABELS
     batch.ignores = True
     batch.mass.kind = batch.where.kind = batch.class_weight.kind = batch.sample_weight.kind = ABSENT
-    batch.weight_unit = batch.transform.scale = 1
-    batch.transform.softcap = batch.smoothing = batch.z_loss = 0
+    batch.transform.scale = 1
+    batch.extreme = False
+    batch.weight_exponent = 0
+    batch.transform.softcap = batch.transform.origin = batch.smoothing = batch.z_loss = 0
     with nogil:
         bad = weight_rows(batch, <vf64*>&unused, 0, call.count, &weight)    # of labels: without scratch
     if bad >= 0 or (weight.high == 0 and reduction == "mean"):
@@ -271,7 +273,7 @@ def plain_cross_entropy(
         job.call = call
         return for_later(job, call.count, batch.logits.n, (x, labels), (loss, grad))
     try:
-        do_alone(cross_entropy_part, &call.task, batch_scratch(batch.logits.n, 1), call.count, call.size, call.number)
+        do_alone(cross_entropy_part, &call.task, plan_batch(batch, 1), call.count, call.size, call.number)
         return result_of(&call, loss, grad)
     finally:
         free(call.task.sums)

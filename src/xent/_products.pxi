@@ -409,7 +409,7 @@ cdef double linear_block(
     cdef Py_ssize_t stride = problem.stride
     cdef char* target = problem.batch.target.data
     cdef char* weight = problem.batch.sample_weight.data
-    room = room_of(&batch, <double*>scratch + ROWS * (classes + 16))
+    room = room_of(&batch, <double*>scratch)
     width = (problem.features + lanes(tile) - 1) // lanes(tile) * lanes(tile)
     while i < last:
         count = min(problem.tile, last - i)
@@ -436,7 +436,7 @@ cdef double linear_block(
         elif problem.task == PROBABILITIES:
             rows = batch.logits
             rows.data = <char*>element(<vec*>problem.kept, i * classes)
-            softmax_block(&batch.logits, &rows, False, scratch, 0, count)
+            softmax_block(&batch.logits, &rows, False, scratch, classes, 0, count)
             i += count
             continue
         elif problem.task == CURVATURE:
@@ -569,7 +569,7 @@ def linear_sums(
     problem.logits: of the shape and type of a tile; its elements are not used. Without gradients (task PROBABILITIES)
     only `kept` is written."""
     cdef Linear linear
-    bind_batch(&linear.batch, problem, options, 1)
+    bind_batch(&linear.batch, problem, options, 0)
     linear.batch.divisor = 1
     linear.batch.grad = linear.batch.logits
     linear.task = <Task>task
@@ -605,5 +605,6 @@ def linear_sums(
         linear.sparse_step = cnp.PyArray_STRIDE(<cnp.ndarray>sparse_gradients, 0)
     work.do(
         linear_part, &linear,
-        sums_scratch(&linear) + tile_length(&linear) + rows_scratch(&linear) + batch_scratch(linear.batch.logits.n, 1)
+        sums_scratch(&linear) + tile_length(&linear) + rows_scratch(&linear) + plan_batch(&linear.batch, work.job.threads)
+        + tile_space(linear.batch.logits.n)
     )

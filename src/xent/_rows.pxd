@@ -1,8 +1,11 @@
-# One row: n contiguous elements, read as n // lanes vectors and a shorter last one. The mathematics is at the top of
-# _kernels.pyx. Logits x are numbers, or pairs x + low where they were computed (see `transform_row`); `low` is NULL
-# otherwise.
+# One row, or a piece of it: n contiguous elements, read as n // lanes vectors and a shorter last one. The mathematics is
+# at the top of _kernels.pyx. Logits x are numbers, or pairs x + low where they were computed (see `transform_row`); `low`
+# is NULL otherwise.
+#
+# A row that does not fit the scratch comes in pieces. Each piece but the last is a whole number of four vectors, and sums
+# go on from piece to piece, so that a result has the same bits however the row is cut.
 
-from libc.math cimport INFINITY, NAN, exp, expm1, fabs, fma, frexp, isfinite, isnan, ldexp, rint, tanh
+from libc.math cimport INFINITY, NAN, exp, expm1, fabs, fma, frexp, isfinite, isinf, isnan, ldexp, rint, tanh
 
 from xent._numbers cimport (
     Pair, accumulate, accumulate_four, accumulate_largest, add_pair, divide, exp_parts, exponent_range, expm1_pair,
@@ -18,6 +21,7 @@ from xent._traffic cimport Traffic, finish, move_four
 cdef enum:
     MASK_BYTES = 64     # at least the lanes of any vector
     MANY = 16           # vectors of a row whose roundings average out; a shorter row keeps what its terms lose
+    PIECE = 2048        # elements of a piece: fours of vectors of any length
 
 
 cdef struct Peak:
@@ -26,9 +30,15 @@ cdef struct Peak:
     Py_ssize_t index    # k, the first place of m
 
 
-cdef struct Shift:
-    Pair unit           # what the exponentials of a row are in: e_c are so many times it
-    double top          # that of the maximum, which rounding may have made slightly more or less than 1 unit
+cdef struct Shift:          # of a row's exponentials: e_c = exp(x_c - m) is so many units
+    Peak peak               # m
+    double offset           # subtracted from the logits
+    double offset_low
+    double exponent         # of the power of two that multiplies their exponentials
+    Pair unit
+
+
+cdef struct RowSum:
     Pair rest           # r; NaN where the row has no probabilities
     Pair log_sum        # log1p(r)
     Pair logsumexp      # m + log1p(r)
@@ -72,12 +82,20 @@ cdef inline Py_ssize_t find(const vec* x, Py_ssize_t n, double wanted) noexcept 
     return -1
 
 
-cdef inline Peak peak_of(const vec* x, const vec* low, Py_ssize_t n) noexcept nogil:
+cdef inline Peak no_peak() noexcept nogil:
     cdef Peak peak
-    peak.high = row_maximum(x, n)
-    peak.index = find(x, n, peak.high)
-    peak.low = get(low, peak.index) if low is not NULL and peak.index >= 0 else 0.0
+    peak.high, peak.low, peak.index = -INFINITY, 0, -1
     return peak
+
+
+cdef inline void raise_peak(Peak* peak, const vec* x, const vec* low, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+    """The maximum so far and of n elements, of which the first is element `start` of the row."""
+    cdef double high = row_maximum(x, n)
+    cdef Py_ssize_t index
+    if high > peak.high:
+        index = find(x, n, high)
+        peak.high, peak.index = high, start + index
+        peak.low = get(low, index) if low is not NULL else 0.0
 
 
 cdef inline Py_ssize_t find_nonzero(const vec* x, Py_ssize_t first, Py_ssize_t n) noexcept nogil:
@@ -91,10 +109,17 @@ cdef inline Py_ssize_t find_nonzero(const vec* x, Py_ssize_t first, Py_ssize_t n
     return i
 
 
-cdef inline Py_ssize_t only_class(const vec* t, Py_ssize_t n) noexcept nogil:
-    """The index of the one element that is not 0; -1 if there are none or more."""
+cdef enum:
+    NO_CLASS = -1
+    SEVERAL = -2
+
+
+cdef inline Py_ssize_t only_class(const vec* t, Py_ssize_t n, Py_ssize_t start, Py_ssize_t before) noexcept nogil:
+    """The index of the one element that is not 0, among those `before` (an index, NO_CLASS or SEVERAL) and these n."""
     cdef Py_ssize_t i = find_nonzero(t, 0, n)
-    return i if i < n and find_nonzero(t, i + 1, n) == n else -1
+    if i == n or before == SEVERAL:
+        return before
+    return start + i if before == NO_CLASS and find_nonzero(t, i + 1, n) == n else SEVERAL
 
 
 # --- exponentials ----------------------------------------------------------------------------------------------------
@@ -201,92 +226,105 @@ cdef inline void exp_few(
         total_low[0] = total_low[0] + multiply_add(lost, scale, multiply_add(p, scale, scale - y))
 
 
-cdef inline Shift row_without_probabilities(const vec* x, vec* e, Py_ssize_t n, double m, bint keep) noexcept nogil:
-    """An infinite maximum: an infinite logit or none that is finite; NaN wins over both."""
-    cdef Shift row
-    cdef Py_ssize_t i
-    row.unit = single(1)
-    row.top = NAN
-    row.rest = row.log_sum = single(NAN)
-    row.logsumexp = single(m)
-    for i in range(n):
-        if isnan(get(x, i)):
-            row.logsumexp = single(NAN)
-    if keep:
-        for i in range(n):
-            put(e, i, NAN)
-    return row
+cdef inline Shift shift_of(const vec* like, Peak peak) noexcept nogil:
+    """For a finite maximum."""
+    cdef Shift shift
+    shift.peak = peak
+    shift.offset = offset_of(like, peak.high)
+    shift.offset_low = peak.low if shift.offset != 0 else 0.0
+    shift.unit = unit_of(like, peak.high, peak.low - shift.offset_low, shift.offset, &shift.exponent)
+    return shift
 
 
-cdef inline Pair exp_row(
-    const vec* x, const vec* low, vec* e, Py_ssize_t n, double m, double m_low, Py_ssize_t skip, bint keep, Pair* unit,
-    Pair* top, Traffic* traffic
+cdef inline vec power_of(const vec* like, const Shift* shift) noexcept nogil:
+    return scaled(fill(like, 1), shifted_zero(like) + fill(like, shift.exponent))
+
+
+cdef inline vec least_of(const vec* like, const Shift* shift) noexcept nogil:
+    return fill(like, -(exponent_range(like) + shift.exponent) * 0.69314718055994530942)
+
+
+cdef inline void add_exponentials(
+    const vec* x, const vec* low, vec* e, Py_ssize_t n, Py_ssize_t skip, const Shift* shift, bint keep, vec* total,
+    vec* total_low, Traffic* traffic
 ) noexcept nogil:
-    """The sum of exp(x + low - (m + m_low)) without element `skip` (n for none), in a unit that is written as well; with
-    `keep`, e (which may be x) are the terms, and `top` is that of the maximum m, and what it lost."""
+    """total += exp(x + low - m) of n elements without element `skip` (which may be none of them), in units; with
+    `keep`, e (which may be x) are the terms."""
     cdef Py_ssize_t vectors = (n + lanes(x) - 1) // lanes(x), fours = n // (4 * lanes(x)) * 4
-    cdef double exponent = 0, shift = offset_of(x, m)
-    cdef vec offset, offset_low, power, least, total, total_low, highest, highest_low, p, scale
-    unit[0] = unit_of(x, m, m_low if shift == 0 else 0.0, shift, &exponent)
-    offset = fill(x, shift)
-    offset_low = fill(x, m_low if shift != 0 else 0.0)
-    power = scaled(fill(x, 1), shifted_zero(x) + fill(x, exponent))
-    least = fill(x, -(exponent_range(x) + exponent) * 0.69314718055994530942)
-    total = total_low = fill(x, 0)
+    cdef vec offset, offset_low, power, least
+    offset = fill(x, shift.offset)
+    offset_low = fill(x, shift.offset_low)
+    power = power_of(x, shift)
+    least = least_of(x, shift)
     # Two calls, so that a loop that sends nothing has all registers for the rest.
     if traffic.fours > 0:
-        exp_fours(x, low, e, fours, skip, traffic, True, offset, offset_low, power, least, keep, &total, &total_low)
+        exp_fours(x, low, e, fours, skip, traffic, True, offset, offset_low, power, least, keep, total, total_low)
     else:
-        exp_fours(x, low, e, fours, skip, traffic, False, offset, offset_low, power, least, keep, &total, &total_low)
+        exp_fours(x, low, e, fours, skip, traffic, False, offset, offset_low, power, least, keep, total, total_low)
     finish(traffic, fours, x)
-    exp_few(x, low, e, fours, vectors, n, skip, offset, offset_low, power, least, keep, &total, &total_low)
-    if keep:
-        highest = fill(x, m)
-        highest_low = fill(x, m_low)
-        exp_parts(
-            &highest, low if low is NULL else &highest_low, offset, offset_low, power, least, &p, &scale, <vec*>NULL, 1
-        )
-        highest = multiply_add(p, scale, scale)
-        highest_low = multiply_add(p, scale, scale - highest)
-        top.high, top.low = get(&highest, 0), get(&highest_low, 0)
-    return sum_pairs(total, total_low)
+    exp_few(x, low, e, fours, vectors, n, skip, offset, offset_low, power, least, keep, total, total_low)
 
 
-cdef inline Shift shift_row(
-    const vec* x, const vec* low, vec* e, Py_ssize_t n, Peak peak, bint keep, Traffic* traffic
-) noexcept nogil:
-    """Sum exp(x - m) without the maximum m; with `keep`, e (which may be x) times the unit is exp(x - m) afterwards."""
-    cdef Shift row
-    cdef Pair total, top = single(NAN)
-    if not isfinite(peak.high):
-        return row_without_probabilities(x, e, n, peak.high, keep)
-    total = exp_row(x, low, e, n, peak.high, peak.low, peak.index, keep, &row.unit, &top, traffic)
-    row.top = top.high
-    row.rest = multiply(row.unit, total)
+cdef inline Pair exponential(const vec* like, double x, double low, bint has_low, const Shift* shift) noexcept nogil:
+    """One term of `add_exponentials`, to the bit, and what it lost."""
+    cdef vec y, y_low, p, scale
+    cdef Pair result
+    y = fill(like, x)
+    y_low = fill(like, low)
+    exp_parts(
+        &y, &y_low if has_low else <vec*>NULL, fill(like, shift.offset), fill(like, shift.offset_low),
+        power_of(like, shift), least_of(like, shift), &p, &scale, <vec*>NULL, 1
+    )
+    y = multiply_add(p, scale, scale)
+    y_low = multiply_add(p, scale, scale - y)
+    result.high, result.low = get(&y, 0), get(&y_low, 0)
+    return result
+
+
+cdef inline RowSum sum_of_row(const Shift* shift, vec total, vec total_low) noexcept nogil:
+    """From the exponentials without the maximum."""
+    cdef RowSum row
+    row.rest = multiply(shift.unit, sum_pairs(total, total_low))
     row.log_sum = log1p_pair(row.rest)
-    row.logsumexp = single(peak.high)
+    row.logsumexp = single(shift.peak.high)
     add_pair(&row.logsumexp, row.log_sum)
-    row.logsumexp.low += peak.low
+    row.logsumexp.low += shift.peak.low
     return row
+
+
+cdef inline bint has_nan(const vec* x, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        if isnan(get(x, i)):
+            return True
+    return False
+
+
+cdef inline void fill_row(vec* row, Py_ssize_t n, double x) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        put(row, i, x)
 
 
 # --- sums ------------------------------------------------------------------------------------------------------------
 
 
-cdef inline Pair sum_row(const vec* v, Py_ssize_t n) noexcept nogil:
+cdef inline void add_elements(const vec* v, Py_ssize_t n, bint many, vec* total, vec* low) noexcept nogil:
+    """total += the sum of n elements; `many` is whether the whole row has many."""
     cdef Py_ssize_t full = n // lanes(v), i = 0
-    cdef vec total, low
-    total = low = fill(v, 0)
-    if full >= MANY:
+    if many:
         while i + 4 <= full:
-            accumulate_four(v[i], v[i + 1], v[i + 2], v[i + 3], &total, &low)
+            accumulate_four(v[i], v[i + 1], v[i + 2], v[i + 3], total, low)
             i += 4
     while i < full:
-        accumulate(v[i], &total, &low)
+        accumulate(v[i], total, low)
         i += 1
     if full * lanes(v) != n:
-        accumulate(load_first(v + full, n - full * lanes(v), 0), &total, &low)
-    return sum_pairs(total, low)
+        accumulate(load_first(v + full, n - full * lanes(v), 0), total, low)
+
+
+cdef inline bint has_many(const vec* like, Py_ssize_t n) noexcept nogil:
+    return n >= MANY * lanes(like)
 
 
 cdef inline vec distance(vec x, vec v, vec m) noexcept nogil:
@@ -305,74 +343,75 @@ cdef inline void add_distance(vec x, vec v, vec m, vec* total, vec* total_low) n
     total_low[0] = total_low[0] + finite_or_zero(multiply_rest(v, d, y) + v * lost)
 
 
-cdef inline Pair distance_row(
-    const vec* x, const vec* low, const vec* v, Py_ssize_t n, Peak peak, const vec* soon
-) noexcept nogil:
-    """The sum of v (m - x), all terms >= 0 if v is; v NULL is all ones. The row at `soon` comes from memory meanwhile.
+cdef inline int distance_exponent(Py_ssize_t n) noexcept nogil:
+    """Distances of a row of n are divided by two to it, more than n, so that their sum fits the type if they do."""
+    cdef int exponent = 0
+    frexp(<double>n, &exponent)
+    return exponent
 
-    The terms are divided by a power of two above n, so that the sum fits the type if they do.
-    """
+
+cdef inline void add_distances(
+    const vec* x, const vec* low, const vec* v, Py_ssize_t n, Peak peak, Py_ssize_t row_length, const vec* soon,
+    vec* total, vec* total_low
+) noexcept nogil:
+    """total += v (m - x) 2^-(distance_exponent) of n elements, all terms >= 0 if v is; v NULL is all ones. The row at
+    `soon` comes from memory meanwhile."""
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i = 0
     cdef bint weighs = v is not NULL
-    cdef int exponent = 0
-    cdef Pair result
-    cdef vec m, m_low, u, total, total_low
-    frexp(<double>n, &exponent)
+    cdef vec m, m_low, u
     m = fill(x, peak.high)
     m_low = fill(x, peak.low)
-    total = total_low = fill(x, 0)
-    u = fill(x, ldexp(1, -exponent))
-    if full >= MANY:
+    u = fill(x, ldexp(1, -distance_exponent(row_length)))
+    if has_many(x, row_length):
         while i + 4 <= full:
             accumulate_four(
                 distance(x[i], v[i] * u if weighs else u, m),
                 distance(x[i + 1], v[i + 1] * u if weighs else u, m),
                 distance(x[i + 2], v[i + 2] * u if weighs else u, m),
                 distance(x[i + 3], v[i + 3] * u if weighs else u, m),
-                &total, &total_low,
+                total, total_low,
             )
             prefetch_four(soon + i)
             i += 4
     while i < full:
-        add_distance(x[i], v[i] * u if weighs else u, m, &total, &total_low)
+        add_distance(x[i], v[i] * u if weighs else u, m, total, total_low)
         i += 1
     if low is not NULL:
         for i in range(full):
-            total_low = total_low + (v[i] * u if weighs else u) * (m_low - low[i])
+            total_low[0] = total_low[0] + (v[i] * u if weighs else u) * (m_low - low[i])
     if tail:
         if weighs:
             u = load_first(v + full, tail, 0) * u
-        add_distance(load_first(x + full, tail, peak.high), u, m, &total, &total_low)
+        add_distance(load_first(x + full, tail, peak.high), u, m, total, total_low)
         if low is not NULL:
-            total_low = total_low + u * (m_low - load_first(low + full, tail, peak.low))
-    result = sum_pairs(total, total_low)
+            total_low[0] = total_low[0] + u * (m_low - load_first(low + full, tail, peak.low))
+
+
+cdef inline Pair sum_of_distances(vec total, vec total_low, Py_ssize_t row_length) noexcept nogil:
+    cdef Pair result = sum_pairs(total, total_low)
+    cdef int exponent = distance_exponent(row_length)
     result.high = ldexp(result.high, exponent)
     result.low = ldexp(result.low, exponent)
     return result
 
 
-cdef inline Py_ssize_t count_above(const vec* x, Py_ssize_t n, double bound) noexcept nogil:
-    """How many elements are larger than `bound`; n if any is NaN."""
-    cdef Py_ssize_t full = n // lanes(x), i, start = 0, stop
-    cdef double total = 0
-    cdef vec b, one, zero, y, count, unordered
+cdef inline Py_ssize_t count_ahead(const vec* x, Py_ssize_t n, Py_ssize_t before, double bound) noexcept nogil:
+    """How many elements are larger than `bound`, or equal to it and among the first `before`."""
+    cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), ties = min(before, n) // lanes(x), i
+    cdef vec b, one, zero, count
     b = fill(x, bound)
     one = fill(x, 1)
-    zero = unordered = fill(x, 0)
-    while start < full:     # a float32 counts to 2^24
-        stop = min(full, start + (1 << 20))
-        count = zero
-        for i in range(start, stop):
-            y = x[i]
-            count = count + where_less(b, y, one, zero)
-            unordered = unordered + where_equal(y, y, zero, one)
-        total += sum_pairs(count, zero).high
-        start = stop
-    if full * lanes(x) != n:
-        y = load_first(x + full, n - full * lanes(x), -INFINITY)
-        total += sum_pairs(where_less(b, y, one, zero), zero).high
-        unordered = unordered + where_equal(y, y, zero, one)
-    return n if isnan(bound) or not all_equal(unordered, zero) else <Py_ssize_t>total
+    zero = count = fill(x, 0)       # a float32 counts to 2^24, far more than the vectors of a piece
+    for i in range(ties):
+        count = count + where_less(x[i], b, zero, one)
+    for i in range(ties, full):
+        count = count + where_less(b, x[i], one, zero)
+    if tail:
+        count = count + where_less(b, load_first(x + full, tail, -INFINITY), one, zero)
+    i = <Py_ssize_t>sum_pairs(count, zero).high
+    for n in range(ties * lanes(x), min(before, n)):
+        i += get(x, n) == bound
+    return i
 
 
 cdef inline Pair weighted_sum(const vec* e, const vec* b, Py_ssize_t n) noexcept nogil:
@@ -394,7 +433,14 @@ cdef inline Pair weighted_sum(const vec* e, const vec* b, Py_ssize_t n) noexcept
 
 cdef inline bint is_moderate(const vec* like, double factor) noexcept nogil:
     """Whether a factor fits the vector type; only weights that are out of its range make one that does not."""
-    return vec is vf64 or 1e-30 < fabs(factor) < 1e30 or factor == 0
+    if vec is vf64:
+        return isfinite(factor)
+    return 1e-30 < fabs(factor) < 1e30 or factor == 0
+
+
+cdef inline double times(double x, double factor) noexcept nogil:
+    """A product that is 0 where x is, even if the factor has overflowed."""
+    return x * factor if x != 0 or not isinf(factor) else 0.0
 
 
 cdef inline void combine_row(
@@ -407,7 +453,7 @@ cdef inline void combine_row(
         for i in range(n):
             put(
                 x, i,
-                (get(x, i) * factor if get(x, i) != top else at_top) - (less if v is NULL else get(v, i) * less)
+                (times(get(x, i), factor) if get(x, i) != top else at_top) - (less if v is NULL else times(get(v, i), less))
             )
         return
     f = fill(x, factor)
@@ -449,36 +495,71 @@ cdef inline void mask_row(const vec* x, const char* mask, vec* out, Py_ssize_t n
         store_first(out + full, tail, where_true(last, one, otherwise))
 
 
-cdef inline void softmax_row(const vec* x, vec* out, Py_ssize_t n, Traffic* traffic) noexcept nogil:
-    cdef double m = row_maximum(x, n)
-    cdef Pair unit, total, top
-    if not isfinite(m):
-        row_without_probabilities(x, out, n, m, True)
-        return
-    # Here the maximum may be in the sum: what is near 1 and not near 0 is as exact that way.
-    total = exp_row(x, <vec*>NULL, out, n, m, 0, n, True, &unit, &top, traffic)
-    combine_row(out, <vec*>NULL, n, value(divide(single(1), total)), 0, top.high, value(divide(top, total)))
-
-
 cdef inline vec log_probability(vec x, vec m, vec log_sum) noexcept nogil:
     # -((m - x) + log_sum): the terms have one sign, so that no rounding counts for more than it is.
     return (x - m) - log_sum
 
 
-cdef inline void log_softmax_row(const vec* x, vec* out, Py_ssize_t n, Traffic* traffic) noexcept nogil:
-    cdef Peak peak = peak_of(x, <vec*>NULL, n)
-    cdef Shift row = shift_row(x, <vec*>NULL, out, n, peak, False, traffic)
+cdef inline void log_probabilities(
+    const vec* x, vec* out, Py_ssize_t n, double m, double log_sum
+) noexcept nogil:
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
-    cdef vec m = fill(x, peak.high if isfinite(peak.high) else NAN), log_sum = fill(x, value(row.log_sum))
+    cdef vec top = fill(x, m), sums = fill(x, log_sum)
     for i in range(full):
-        out[i] = log_probability(x[i], m, log_sum)
+        out[i] = log_probability(x[i], top, sums)
     if tail:
-        store_first(out + full, tail, log_probability(load_first(x + full, tail, 0), m, log_sum))
+        store_first(out + full, tail, log_probability(load_first(x + full, tail, 0), top, sums))
 
 
-cdef struct Transform:      # logits z = softcap tanh(scale x / softcap), or scale x if softcap is 0
+cdef struct Softmax:        # of exponentials: their factor, but for that of the maximum
+    double factor
+    double top
+    double at_top
+
+
+cdef inline Softmax softmax_of(const vec* like, const Shift* shift, vec total, vec total_low) noexcept nogil:
+    """From the exponentials with the maximum: what is near 1 and not near 0 is as exact that way."""
+    cdef Softmax softmax
+    cdef Pair sum = sum_pairs(total, total_low), top = exponential(like, shift.peak.high, 0, False, shift)
+    softmax.factor = value(divide(single(1), sum))
+    softmax.top, softmax.at_top = top.high, value(divide(top, sum))
+    return softmax
+
+
+cdef inline void softmax_row(const vec* x, vec* out, Py_ssize_t n, Traffic* traffic) noexcept nogil:
+    cdef Peak peak = no_peak()
+    cdef Shift shift
+    cdef Softmax softmax
+    cdef vec total, total_low
+    peak.high = row_maximum(x, n)
+    if not isfinite(peak.high):
+        fill_row(out, n, NAN)
+        return
+    shift = shift_of(x, peak)
+    total = total_low = fill(x, 0)
+    add_exponentials(x, <vec*>NULL, out, n, -1, &shift, True, &total, &total_low, traffic)
+    softmax = softmax_of(x, &shift, total, total_low)
+    combine_row(out, <vec*>NULL, n, softmax.factor, 0, softmax.top, softmax.at_top)
+
+
+cdef inline void log_softmax_row(const vec* x, vec* out, Py_ssize_t n, Traffic* traffic) noexcept nogil:
+    cdef Peak peak = no_peak()
+    cdef Shift shift
+    cdef vec total, total_low
+    raise_peak(&peak, x, <vec*>NULL, 0, n)
+    if not isfinite(peak.high):
+        fill_row(out, n, NAN)
+        return
+    shift = shift_of(x, peak)
+    total = total_low = fill(x, 0)
+    add_exponentials(x, <vec*>NULL, <vec*>x, n, peak.index, &shift, False, &total, &total_low, traffic)
+    log_probabilities(x, out, n, peak.high, value(sum_of_row(&shift, total, total_low).log_sum))
+
+
+cdef struct Transform:      # logits z = softcap tanh(scale x / softcap), or scale (x - origin) if softcap is 0
     double scale
     double softcap
+    double origin           # 0, unless scale x overflows float64
 
 
 cdef inline vec low_part(const vec* high, Pair x) noexcept nogil:
@@ -517,13 +598,19 @@ cdef inline bint is_usual(double factor) noexcept nogil:
     return 1e-18 < fabs(factor) < 1e18 or factor == 0
 
 
+cdef inline bint is_usual_transform(const Transform* wanted) noexcept nogil:
+    return is_usual(wanted.scale) and (
+        wanted.softcap == 0 or (is_usual(wanted.softcap) and is_usual(2 * wanted.scale / wanted.softcap))
+    )
+
+
 cdef inline void transform_number(
     const vec* x, vec* z, vec* low, vec* slope, Py_ssize_t i, const Transform* wanted
 ) noexcept nogil:
     """`transform_row` of one element, in float64, for a scale or softcap that is out of all proportion."""
     cdef double y = get(x, i), ratio = wanted.scale / wanted.softcap, u = y, q = 0
     if y != -INFINITY and wanted.softcap == 0:
-        u = y * wanted.scale
+        u = (y - wanted.origin) * wanted.scale
     elif y != -INFINITY:
         if y != 0:
             u = y * ratio if ratio != 0 else y * wanted.scale / wanted.softcap
@@ -541,13 +628,14 @@ cdef inline void transform_row(
     """z + low = the logits that x stands for; -inf stays -inf. dz/dx = scale slope; without a softcap the slope is 1
     and not written."""
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
-    cdef bint caps = wanted.softcap != 0
+    cdef bint caps = wanted.softcap != 0, moves = wanted.origin != 0
     cdef Pair factor = single(wanted.scale)
     cdef vec scale, scale_low, cap, cap_low, y, u, rest, steep, zero = fill(x, 0), bottom = fill(x, -INFINITY)
+    cdef vec origin = fill(x, wanted.origin)
     if caps:
         factor.high = 2 * wanted.scale / wanted.softcap
         factor.low = fma(-factor.high, wanted.softcap, 2 * wanted.scale) / wanted.softcap
-    if not (is_usual(factor.high) and is_usual(wanted.scale) and is_usual(wanted.softcap)):
+    if not is_usual_transform(wanted):
         for i in range(n):
             transform_number(x, z, low, slope, i, wanted)
         return
@@ -557,6 +645,8 @@ cdef inline void transform_row(
     cap_low = low_part(&cap, single(wanted.softcap))
     for i in range(full + (tail > 0)):
         y = x[i] if i < full else load_first(x + full, tail, 0)
+        if moves:
+            y = y - origin
         u = y * scale
         rest = finite_or_zero(multiply_add(y, scale_low, multiply_rest(y, scale, u)))
         if caps:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from xent import _arguments as check
 from xent._dispatch import kernels
 from xent._parallel import cut
-from xent.losses import weigh
+from xent.losses import label_range, weigh
 
 
 class Evaluation(NamedTuple):
@@ -175,7 +175,7 @@ class StreamingLoss:
         options = check.Options(check.ignored_label(self.ignore_index, batch.target))
         classes = batch.logits.shape[-1]
         blocks = cut(batch.target.size, classes, self.n_threads)
-        weigh(batch, options, blocks, 1.0, f"[0, {classes}) or be ignore_index, {self.ignore_index}")
+        weigh(batch, options, blocks, label_range(classes, self.ignore_index))
         topk = np.array([1, *(min(k, classes) for k in self.topk)], np.int64)
         sums = np.empty((blocks.number, len(self._sums), 3))
         blocks.run(kernels.evaluate, batch, options, topk, sums)

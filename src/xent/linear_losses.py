@@ -23,7 +23,7 @@ from xent._dispatch import kernels
 from xent._parallel import BLOCK_ELEMENTS as KERNEL_ELEMENTS
 from xent._parallel import Blocks, cut
 from xent._products import Products, Rows, chunks
-from xent.losses import Reduction, divisor_of, prepared, reduced
+from xent.losses import Reduction, divisor_of, label_range, prepared, reduced
 
 Array = NDArray[Any]
 
@@ -70,7 +70,7 @@ class _Task(NamedTuple):
     products: Products
     operands: _Operands
     options: check.Options
-    unit: float             # multiplies sample weights
+    exponent: int           # losses are in units of two to it
     divisor: float          # of the gradient
     loss: Array | None      # one a row
     n_threads: int | None
@@ -172,7 +172,7 @@ def _hides_nan(task: _Task, max_scratch: int) -> bool:
 
 
 def _kernel(
-    task: _Task, plan: _Plan, batch: check.Batch, options: check.Options, unit: float, divisor: float,
+    task: _Task, plan: _Plan, batch: check.Batch, options: check.Options, exponent: int, divisor: float,
     loss: Array | None, grad: Array | None,
 ) -> list[float]:
     """The loss and gradient of a block of rows; returns what the losses of its parts add up to."""
@@ -181,7 +181,7 @@ def _kernel(
     number = -(-n // size)
     threads = min(cut(n, classes, task.n_threads).threads, plan.threads, number)
     sums = np.empty(number)
-    Blocks(n, size, number, threads).run(kernels.cross_entropy, batch, options, unit, divisor, loss, grad, sums)
+    Blocks(n, size, number, threads).run(kernels.cross_entropy, batch, options, exponent, divisor, loss, grad, sums)
     result: list[float] = sums.tolist()
     return result
 
@@ -200,7 +200,7 @@ def _by_rows(task: _Task, plan: _Plan) -> list[float]:
             products.logits(chunk, logits[:, chunk])
         loss = None if task.loss is None else task.loss[rows]
         grad = logits if products.with_grad else None
-        sums += _kernel(task, plan, batch, task.options, task.unit, task.divisor, loss, grad)
+        sums += _kernel(task, plan, batch, task.options, task.exponent, task.divisor, loss, grad)
         if len(sums) > MAX_SUMS:
             sums = [kernels.total(sums)]
         if products.with_grad:
@@ -233,11 +233,7 @@ def _by_classes(task: _Task, plan: _Plan) -> list[float]:
         label = given.astype(np.int64)
         if idle is not None:
             label[idle] = -1
-        weight = np.full(count, task.unit)
-        if "sample_weight" in operands.rows:
-            weight *= operands.rows["sample_weight"][rows]
-        if operands.batch.class_weight is not None:
-            weight *= operands.batch.class_weight[label]
+        weight = _weights(task, rows, label)
         products.open(rows, idle)
 
         # The logsumexp of each part but for the label, whose logit is set aside.
@@ -254,7 +250,7 @@ def _by_classes(task: _Task, plan: _Plan) -> list[float]:
         _logsumexp(of_part, pair[:, 1], task, plan)
         batch = check.Batch(pair, 1, pair, np.minimum(label, 0), None, None, None, weight)
         loss = None if task.loss is None else task.loss[rows]
-        sums += _kernel(task, plan, batch, options, 1.0, 1.0, loss, None)
+        sums += _kernel(task, plan, batch, options, 0, 1.0, loss, None)
         if not products.with_grad:
             continue
 
@@ -272,10 +268,23 @@ def _by_classes(task: _Task, plan: _Plan) -> list[float]:
             here = (label >= chunk.start) & (label < chunk.stop)
             part_label = np.where(here, label - chunk.start, np.where(label < 0, -1, width))
             batch = check.Batch(slopes, 1, slopes, part_label, None, None, None, weight)
-            _kernel(task, plan, batch, options, 1.0, task.divisor / scale, None, slopes)
+            _kernel(task, plan, batch, options, 0, task.divisor / scale, None, slopes)
             products.backward(chunk, slopes[:, :width])
         products.close()
     return sums
+
+
+def _weights(task: _Task, rows: slice, label: Array) -> Array:
+    """Sample weight times class weight of each row, in the unit of its loss."""
+    mantissa, exponent = np.frexp(np.full(len(label), 1.0))
+    for weight in (
+        task.operands.rows["sample_weight"][rows] if "sample_weight" in task.operands.rows else None,
+        None if task.operands.batch.class_weight is None else task.operands.batch.class_weight[label],
+    ):
+        if weight is not None:
+            more, power = np.frexp(np.asarray(weight, np.float64))
+            mantissa, exponent = mantissa * more, exponent + power
+    return np.ldexp(mantissa, exponent - task.exponent)
 
 
 def _logsumexp(x: Array, out: Array, task: _Task, plan: _Plan) -> None:
@@ -400,14 +409,16 @@ def linear_cross_entropy(
     check.positive_integer("max_scratch", max_scratch)
     n, classes = math.prod(like.shape[:-1]), len(w)
     blocks = cut(n, classes, threads)
-    # Each has a scratch of its own while it weighs a distribution.
-    blocks = blocks._replace(threads=max(1, min(blocks.threads, max_scratch // (8 * kernels.row_scratch(classes)))))
+    # Each has a scratch of its own, of less than 64 KiB, while it weighs a distribution.
+    blocks = blocks._replace(threads=max(1, min(blocks.threads, max_scratch >> 16)))
     with np.errstate(all="ignore"):
-        batch, options, unit, total_weight = prepared(reduction, batch, options, blocks, ignore_index)
+        options, exponent, total_weight = prepared(
+            reduction, batch, options, blocks, label_range(classes, ignore_index)
+        )
         loss = np.empty(like.shape[:-1], dtype) if reduction == "none" else None
         losses = None if loss is None else loss.reshape(-1)
         products, operands = Products(x, w, b, dtype, return_grad), _Operands(batch, ignore_index)
-        task = _Task(products, operands, options, unit, divisor_of(reduction, total_weight), losses, threads)
+        task = _Task(products, operands, options, exponent, divisor_of(reduction, total_weight), losses, threads)
         products.copies_X |= return_grad and _hides_nan(task, max_scratch)
         by_classes, plan = _choose(task, max_scratch)
         products.allocate(plan.rows, plan.chunk, plan.piece, plan.rows < n)

@@ -57,44 +57,56 @@ def _mean_unit(reduction: str, sample_weight: Array | None) -> float:
     return 1 / _unit(sample_weight) if reduction == "mean" else 1.0
 
 
-def _total_weight(
-    reduction: str, batch: check.Batch, options: check.Options, blocks: Blocks, weight_unit: float, allowed: str
-) -> Number:
-    """What a mean divides by. Raises for a label out of range: before anything is written."""
-    if reduction != "mean" and check.is_dense(batch):
-        return 1.0      # neither a mean nor labels
-    return weigh(batch, options, blocks, weight_unit, allowed)
+def _is_extreme(weights: Array | None, largest: float) -> bool:
+    """Whether some weight, not 0, is above the largest that is usual, or below its inverse."""
+    if weights is None or not weights.size:
+        return False
+    most, least = float(weights.max()), float(weights.min())
+    if least == 0:
+        least = float(weights.min(where=weights > 0, initial=math.inf))
+    return 0 < most and not 1 / largest <= least <= most <= largest
 
 
-def weigh(batch: check.Batch, options: check.Options, blocks: Blocks, weight_unit: float, allowed: str) -> Number:
-    """The sum of weight times target mass. Raises for a label out of range."""
+def weigh(batch: check.Batch, options: check.Options, blocks: Blocks, allowed: str) -> tuple[Number, int]:
+    """The sum of weight times target mass, and the exponent of two of its unit. Raises for a label out of range."""
     rows = blocks.units
     blocks = cut(rows, batch.target.size // max(rows, 1), blocks.threads)   # a label is much less work than a row
-    sums = np.zeros((blocks.number, 2))
-    bad = blocks.run(kernels.target_weight, batch, options, weight_unit, sums)
+    sums = np.zeros((blocks.number, 3))
+    bad = blocks.run(kernels.target_weight, batch, options, sums)
     if bad >= 0:
         check.bad_label(batch, bad, allowed)
-    numbers = sums.ravel().tolist()
+    exponent = 0
+    if options.extreme:
+        exponents = sums[sums[:, 0] != 0, 2]
+        exponent = int(exponents.max(initial=-4096))
+        with np.errstate(under="ignore"):
+            sums[:, :2] = np.ldexp(sums[:, :2], (sums[:, 2:] - exponent).astype(np.int32))
+    numbers = sums[:, :2].ravel().tolist()
     total = kernels.total(numbers)
     lost = kernels.total([*numbers, -total])
     # Rounded to a float64, what a mean divides by would be half of what the mean may be off.
-    return total if lost == 0 or not math.isfinite(lost) else np.longdouble(total) + lost
+    return total if lost == 0 or not math.isfinite(lost) else np.longdouble(total) + lost, exponent
 
 
 def prepared(
-    reduction: str, batch: check.Batch, options: check.Options, blocks: Blocks, ignore_index: int
-) -> tuple[check.Batch, check.Options, float, Number]:
-    """The batch and its options with class weights that fit any type; what multiplies sample weights; what a mean
-    divides by. Raises for a label out of range."""
-    unit = _mean_unit(reduction, batch.sample_weight)
-    if batch.class_weight is not None:
-        class_unit = _unit(batch.class_weight)
-        with np.errstate(under="ignore"):       # a weight 1e-308 times the largest is 0
-            batch = batch._replace(class_weight=batch.class_weight / class_unit)
-        options = options._replace(z_loss=options.z_loss / class_unit)
-        unit *= 1.0 if reduction == "mean" else class_unit
-    allowed = f"[0, {batch.logits.shape[-1]}) or be ignore_index, {ignore_index}"
-    return batch, options, unit, _total_weight(reduction, batch, options, blocks, unit, allowed)
+    reduction: str, batch: check.Batch, options: check.Options, blocks: Blocks, allowed: str
+) -> tuple[check.Options, int, Number]:
+    """The options, which know whether weights are extreme; the exponent of the unit of losses; and what a mean divides
+    by, in the same unit. Raises for a label out of range: before anything is written.
+
+    Sums of usual weights neither overflow nor vanish, even in float32. Of others a mean is computed in units of two to
+    an exponent, near the weight of all rows together.
+    """
+    extreme = _is_extreme(batch.class_weight, 2.0**30) or _is_extreme(batch.sample_weight, 2.0**300)
+    options = options._replace(extreme=extreme)
+    if reduction != "mean" and check.is_dense(batch):
+        return options, 0, 1.0      # neither a mean nor labels
+    total, exponent = weigh(batch, options, blocks, allowed)
+    return options, exponent if reduction == "mean" else 0, total
+
+
+def label_range(classes: int, ignore_index: int) -> str:
+    return f"[0, {classes}) or be ignore_index, {ignore_index}"
 
 
 def cross_entropy(
@@ -220,7 +232,8 @@ def cross_entropy(
     check.choice("reduction", reduction, check.REDUCTIONS)
     blocks = cut(math.prod(batch.logits.shape[:-1]), batch.logits.shape[-1], check.thread_count(n_threads))
     grad = check.gradient("logits", "class_weight", batch, return_grad, grad_out)
-    batch, options, unit, total_weight = prepared(reduction, batch, options, blocks, ignore_index)
+    allowed = label_range(batch.logits.shape[-1], ignore_index)
+    options, exponent, total_weight = prepared(reduction, batch, options, blocks, allowed)
     if reduction == "mean" and total_weight == 0:
         if grad is not None:
             grad.fill(0)
@@ -229,7 +242,7 @@ def cross_entropy(
     sums = np.empty(blocks.number)
     divisor = divisor_of(reduction, total_weight)
     grad_rows = None if grad is None else check.last(grad, batch.axis)
-    blocks.run(kernels.cross_entropy, batch, options, unit, divisor, loss, grad_rows, sums)
+    blocks.run(kernels.cross_entropy, batch, options, exponent, divisor, loss, grad_rows, sums)
     result = reduced(reduction, sums, total_weight, loss)
     return result if grad is None else (result, grad)
 
@@ -300,12 +313,12 @@ def log_loss(
     check.choice("reduction", reduction, check.REDUCTIONS)
     check.probabilities("proba", array)
     blocks = cut(math.prod(batch.logits.shape[:-1]), batch.logits.shape[-1], check.thread_count(n_threads))
-    options = check.Options()
-    unit = _mean_unit(reduction, batch.sample_weight)
-    total_weight = _total_weight(reduction, batch, options, blocks, unit, f"[0, {batch.logits.shape[-1]})")
+    options, exponent, total_weight = prepared(
+        reduction, batch, check.Options(), blocks, f"[0, {batch.logits.shape[-1]})"
+    )
     loss = np.empty(batch.logits.shape[:-1], check.wide(array.dtype)) if reduction == "none" else None
     sums = np.empty(blocks.number)
-    blocks.run(kernels.log_loss, batch, options, unit, loss, sums)
+    blocks.run(kernels.log_loss, batch, options, exponent, loss, sums)
     return reduced(reduction, sums, total_weight, loss)
 
 
