@@ -131,7 +131,7 @@ def transform(x, scale, cap):
 
 
 @quiet
-def log_loss(proba, target, *, axis=-1, sample_weight=None, reduction="mean"):
+def categorical_cross_entropy(proba, target, *, axis=-1, sample_weight=None, reduction="mean"):
     p = np.moveaxis(np.asarray(proba, EXTENDED), axis, -1)
     t, s = masses(p, target, axis, sample_weight, None)
     loss = times(s, times(t, -np.log(p)).sum(-1))

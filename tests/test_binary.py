@@ -1,4 +1,4 @@
-"""The binary losses, and log_loss of one axis, against the twin: shapes, layouts, weights, outputs, infinities."""
+"""The binary losses against the twin: shapes, layouts, weights, outputs, infinities."""
 
 import math
 
@@ -110,7 +110,6 @@ def test_target_types(kind, dtype, name):
 def test_integer_logits_become_float64():
     for kind in ("i1", "u2", "i8", ">u8"):
         check(NAMES[0], np.array([3, 0, 7], kind), [1, 0, 0.5])
-        check(NAMES[1], np.array([1, 0, 1], kind), [1, 0, 1])
 
 
 @each
@@ -238,17 +237,14 @@ def test_nan_stays_where_it_is(dtype):
     for n in LENGTHS:
         p = Problem(NAMES[0], n, dtype)
         clean = xent.binary_cross_entropy_with_logits(p.x, p.target, reduction="none", return_grad=True)
-        for of_target in (False, True):
-            x, target = p.x.copy(), p.target.copy()
-            spots = slice(n % 2, None, 3)
-            array = target if of_target else x
-            array[spots] = np.resize(NANS[dtype], len(array[spots]))
-            dirty = xent.binary_cross_entropy_with_logits(x, target, reduction="none", return_grad=True)
-            for a, b in zip(clean, dirty, strict=True):
-                assert np.isnan(b[spots]).all()
-                keep = np.ones(n, bool)
-                keep[spots] = False
-                assert_same_bits(b[keep], a[keep])
+        x, spots = p.x.copy(), slice(n % 2, None, 3)
+        x[spots] = np.resize(NANS[dtype], len(x[spots]))
+        dirty = xent.binary_cross_entropy_with_logits(x, p.target, reduction="none", return_grad=True)
+        for a, b in zip(clean, dirty, strict=True):
+            assert np.isnan(b[spots]).all()
+            keep = np.ones(n, bool)
+            keep[spots] = False
+            assert_same_bits(b[keep], a[keep])
 
 
 @each_dtype
@@ -283,30 +279,6 @@ def test_certain_probabilities(dtype):
     np.testing.assert_array_equal(grad, [-1, 1, INF, -INF, -2, -INF, INF])
     assert not np.signbit(loss).any()
     assert xent.binary_cross_entropy(p, y, sample_weight=[1, 1, 0, 0, 1, 0, 0]) == pytest.approx(np.log(2) / 3)
-
-
-def test_targets_that_are_no_probabilities():
-    x, y = [0.25, 0.75, 0.5], [2, -1, 3.5]
-    for name in NAMES:
-        check(name, x, y)
-
-
-# --- log_loss of one axis --------------------------------------------------------------------------------------------
-
-
-@each_dtype
-def test_log_loss_of_one_axis_is_of_two_classes(dtype):
-    for n in (0, 1, 5, 600):
-        p = Problem(NAMES[1], n, dtype, labels=True)
-        both = np.stack([1 - p.x.astype(np.float64), p.x], axis=1)
-        for reduction in REDUCTIONS:
-            for weight in (None, p.weights["sample_weight"]):
-                options = {"sample_weight": weight, "reduction": reduction}
-                loss = xent.log_loss(p.x, p.target.astype(int), **options)
-                np.testing.assert_allclose(loss, xent.log_loss(both, p.target.astype(int), **options), rtol=2e-6)
-                np.testing.assert_array_equal(xent.log_loss(p.x, p.target, **options), loss)
-                np.testing.assert_array_equal(xent.log_loss(p.x, p.target.astype(bool) * 1, axis=0, **options), loss)
-    assert xent.log_loss([0.25, 0.5], [0.5, 1]) == pytest.approx((math.log(16 / 3) / 2 + math.log(2)) / 2)
 
 
 # --- properties ------------------------------------------------------------------------------------------------------

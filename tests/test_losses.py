@@ -317,7 +317,7 @@ for dtype in ("f4", "f8"):
                 xent.log_softmax(out, out=out)
                 for label in {0, n - 1}:
                     xent.cross_entropy(out, label, grad_out=out)
-                xent.binary_cross_entropy_with_logits(out, apart, grad_out=out)
+                xent.binary_cross_entropy_with_logits(out, np.full(n, 0.5, dtype), grad_out=out)
 print("alive")
 """
 
@@ -375,14 +375,14 @@ def test_loss_is_minus_log_softmax_at_the_label(dtype):
 
 @each_dtype
 @each_target
-def test_log_loss_of_the_softmax_is_cross_entropy(kind, dtype):
+def test_categorical_cross_entropy_of_the_softmax_is_cross_entropy(kind, dtype):
     for shape in SHAPES[1:]:
         for axis in range(len(shape)):
             p = Problem(shape, axis, dtype, kind)
             for reduction in REDUCTIONS:
                 options = {"axis": axis, "reduction": reduction, "sample_weight": p.weights["sample_weight"]}
                 np.testing.assert_allclose(
-                    xent.log_loss(xent.softmax(p.logits, axis), p.target, **options),
+                    xent.categorical_cross_entropy(xent.softmax(p.logits, axis), p.target, **options),
                     xent.cross_entropy(p.logits, p.target, **options),
                     rtol=20 * np.finfo(dtype).eps,
                     atol=20 * np.finfo(dtype).eps,

@@ -62,11 +62,11 @@ def cross_entropy(move, form="labels", at="last axis, few classes", dtype=np.flo
     return partial(xent.cross_entropy, x, target, axis=axis, grad_out=out, n_threads=2, **given), out
 
 
-def log_loss(move, form="labels", at="last axis, few classes", options=None):
+def categorical_cross_entropy(move, form="labels", at="last axis, few classes", options=None):
     axis, shape = SHAPES[at]
     p, target = move(filled(shape)), target_for(form, shape, axis, np.float32, move)
     given = {name: make(shape, axis, move) for name, make in (options or {}).items()}
-    return partial(xent.log_loss, p, target, axis=axis, n_threads=2, **given), None
+    return partial(xent.categorical_cross_entropy, p, target, axis=axis, n_threads=2, **given), None
 
 
 def evaluate(move, at="last axis, few classes", options=None):
@@ -81,11 +81,6 @@ def binary(move, function, target=np.float32, grad=None, weights=(), shape=(1000
     given = {name: move(filled(shape)) for name in weights}
     out = move(np.zeros(shape, grad)) if grad else None
     return partial(function, x, y, grad_out=out, n_threads=2, **given, **options), out
-
-
-def binary_log_loss(move):
-    p = move(filled((ELEMENTS,)))
-    return partial(xent.log_loss, p, p, n_threads=2), None
 
 
 def probabilities(move, function, axis, shape, dtype=np.float32, in_place=False):
@@ -155,7 +150,7 @@ def table():
             row = partial(cross_entropy, form=form, at=at, grad=np.float32)
             yield f"cross_entropy, {at}, {form}, gradient", row
             yield f"cross_entropy, {at}, {form}, gradient, every option", partial(row, options=OPTIONS)
-            yield f"log_loss, {at}, {form}", partial(log_loss, form=form, at=at)
+            yield f"categorical_cross_entropy, {at}, {form}", partial(categorical_cross_entropy, form=form, at=at)
         yield f"evaluate, {at}", partial(evaluate, at=at)
     for form in TARGETS:
         for grad in (None, np.float16, np.float32):
@@ -165,7 +160,7 @@ def table():
         options = {name.split(",")[0]: make}
         yield f"cross_entropy, {name}", partial(cross_entropy, grad=np.float32, options=options)
     for options in (WEIGHTED, UNREDUCED):
-        yield f"log_loss, {min(options)}", partial(log_loss, options=options)
+        yield f"categorical_cross_entropy, {min(options)}", partial(categorical_cross_entropy, options=options)
     yield "evaluate, sample_weight", partial(evaluate, options=WEIGHTED)
 
     for name, function in BINARY.items():
@@ -179,7 +174,6 @@ def table():
         yield f"binary, {name}, gradient, one axis", partial(row, grad=np.float32, shape=(ELEMENTS,))
     row = partial(binary, function=xent.binary_cross_entropy_with_logits, grad=np.float32)
     yield "binary, from logits, gradient, pos_weight", partial(row, weights=["pos_weight"])
-    yield "log_loss, binary", binary_log_loss
 
     for at, (axis, shape) in AXES.items():
         row = partial(probabilities, function=xent.softmax, axis=axis, shape=shape)

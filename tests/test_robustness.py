@@ -134,8 +134,8 @@ def test_large_evaluation():
     assert_same_bits(xent.logsumexp(repeated(x)), repeated(xent.logsumexp(x)))
     p, target = xent.softmax(x), np.maximum(target, 0)
     for t in (target, (target[:, None], np.ones((100, 1)))):
-        loss = xent.log_loss(p, t, sample_weight=weight)
-        large = xent.log_loss(repeated(p), move_target(repeated, t), sample_weight=weight)
+        loss = xent.categorical_cross_entropy(p, t, sample_weight=weight)
+        large = xent.categorical_cross_entropy(repeated(p), move_target(repeated, t), sample_weight=weight)
         assert large == pytest.approx(loss, rel=1e-13)
 
 
@@ -178,7 +178,7 @@ def test_far_addresses():
     assert loss == pytest.approx(small, rel=1e-13)
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "log_loss", *BINARY])
+@pytest.mark.parametrize("name", ["cross_entropy", "categorical_cross_entropy", *BINARY])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_broadcast_operands_are_not_copied(reduction, name):
     x, target, options = everything((1, 1000), np.float32, "distribution")
@@ -222,7 +222,7 @@ def test_labels_out_of_range(kind, integer):
                     xent.cross_entropy(x, wrong, grad_out=out, **options)
                 assert_same_bits(out, before)
             with pytest.raises(ValueError, match=message):
-                xent.log_loss(np.ones((3, 4)), wrong, sample_weight=options["sample_weight"])
+                xent.categorical_cross_entropy(np.ones((3, 4)), wrong, sample_weight=options["sample_weight"])
             if kind == "labels":
                 with pytest.raises(ValueError, match=message):
                     xent.evaluate(x, wrong, sample_weight=options["sample_weight"], ignore_index=1)
@@ -265,7 +265,7 @@ def results(x, p, where, labels, dense, indices, masses, class_weight, sample_we
         for grad in (out, x):
             yield xent.cross_entropy(x, target, grad_out=grad, **options)
             x[...] = given
-        yield xent.log_loss(p, target, sample_weight=sample_weight, reduction="none")
+        yield xent.categorical_cross_entropy(p, target, sample_weight=sample_weight, reduction="none")
     yield xent.evaluate(x, labels, sample_weight=sample_weight)[0]
     yield xent.logsumexp(x, b=dense, return_sign=True)
     weights = {"sample_weight": elements, "reduction": "none", "grad_out": out}

@@ -4,10 +4,15 @@ from xent import datasets
 from xent._dispatch import isa
 from xent._parallel import get_num_threads, set_num_threads
 from xent.blocks import Blocks
-from xent.evaluation import Evaluation, StreamingLoss, evaluate
+from xent.evaluation import Evaluation, StreamingLoss, evaluate, log_loss
 from xent.linear_losses import linear_cross_entropy
 from xent.logistic import ConvergenceWarning, LogisticRegression, NotFittedError
-from xent.losses import binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy, log_loss
+from xent.losses import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    categorical_cross_entropy,
+    cross_entropy,
+)
 from xent.primitives import log_softmax, logsumexp, softmax
 
 __version__ = "0.1.0"
@@ -21,6 +26,7 @@ __all__ = [
     "StreamingLoss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "categorical_cross_entropy",
     "cross_entropy",
     "datasets",
     "evaluate",

@@ -189,9 +189,19 @@ def floating(name: str, value: ArrayLike, *, halves: bool = True) -> Array:
 
 
 def numeric(name: str, value: ArrayLike) -> Array:
-    """A float or integer array in its own type."""
+    """A float or integer array in its own type; booleans are 0 and 1."""
     array = to_array(name, value)
+    if array.dtype.kind == "b":
+        return array.view(np.uint8)
     return _usable(array) if array.dtype.kind in "iu" else floating(name, array)
+
+
+def probabilities(name: str, value: ArrayLike) -> Array:
+    """Floats that a model has predicted, of any value (see `in_unit_interval`)."""
+    array = to_array(name, value)
+    if array.dtype.kind in "biu":
+        raise TypeError(f"{name} has dtype {array.dtype}; it must be floats, {_FLOATS}: are {name} and target swapped?")
+    return floating(name, array)
 
 
 def summands(x: ArrayLike, b: ArrayLike | None) -> tuple[Array, Array | None, np.dtype[Any]]:
@@ -202,7 +212,7 @@ def summands(x: ArrayLike, b: ArrayLike | None) -> tuple[Array, Array | None, np
     factors = numeric("b", b)
     # A Python number takes the type of what it meets.
     dtype = array.dtype
-    if type(b) not in (int, float):
+    if type(b) not in (bool, int, float):
         try:
             dtype = np.result_type(array.dtype, factors.dtype)
         except TypeError:       # bfloat16 and an integer or a float16
@@ -222,18 +232,37 @@ def position(array: Array, good: Array) -> str:
 
 
 def between(name: str, array: Array, low: float, high: float, allowed: str) -> None:
-    """Raise unless low <= array <= high everywhere (NaN is not). Reductions, not comparisons: no temporary array."""
+    """Raise unless low <= array <= high everywhere (NaN is not)."""
+    if not array.size or (low == 0 and _bits_up_to(array, high)):
+        return
     with np.errstate(invalid="ignore"):     # a NaN of ml_dtypes
-        if not array.size or (array.min() >= low and array.max() <= high):
+        if array.min() >= low and array.max() <= high:      # reductions, not comparisons: no temporary array
             return
         values = array.astype(np.float64)
         good = np.asarray((values >= low) & (values <= high))
     raise ValueError(f"{name}{position(array, good)}; {allowed}")
 
 
+def _bits_up_to(array: Array, high: float) -> bool:
+    """Whether these are floats in [0, high], found out in one pass: non-negative floats are ordered as their bits, read
+    as integers; numbers with a sign bit come after them, -0.0 included, and so does NaN."""
+    if array.dtype.kind != "f" and not is_half(array.dtype):
+        return False
+    with np.errstate(over="ignore"):
+        limit = np.array(high, array.dtype)
+    bits = np.dtype(f"u{array.dtype.itemsize}")
+    return bool(limit <= high and array.view(bits).max() <= limit.view(bits))
+
+
+def in_unit_interval(name: str, array: Array) -> None:
+    between(name, array, 0, 1, "probabilities must be in [0, 1]")
+
+
 def weights(name: str, value: ArrayLike, shape: tuple[int, ...], what: str) -> Array:
     """Weights >= 0, broadcast to a shape."""
-    array = floating(name, value)
+    array = numeric(name, value)
+    if array.dtype.kind in "iu":
+        array = array.astype(np.float64)
     between(name, array, 0, math.inf, "weights must be at least 0")
     return broadcast(name, array, shape, what)
 
@@ -344,7 +373,7 @@ def targets(
             raise TypeError(f"where has dtype {where.dtype}; it must be bool")
         where = last(broadcast("where", where, full, name), axis)
     if class_weight is not None:
-        class_weight = floating("class_weight", class_weight)
+        class_weight = numeric("class_weight", class_weight)
         if class_weight.shape != x.shape[-1:]:
             raise ValueError(f"class_weight has shape {class_weight.shape}; it must have shape {x.shape[-1:]}")
         class_weight = np.ascontiguousarray(weights("class_weight", class_weight, x.shape[-1:], "a row"), np.float64)
@@ -409,15 +438,16 @@ def bad_label(batch: Batch, place: int, allowed: str) -> NoReturn:
 
 
 def elements(
-    name: str, value: ArrayLike, target: ArrayLike, pos_weight: ArrayLike | None, sample_weight: ArrayLike | None
+    name: str, x: Array, target: ArrayLike, pos_weight: ArrayLike | None, sample_weight: ArrayLike | None
 ) -> Batch:
     """The same for the binary losses, where all arrays have one shape."""
-    x = floating(name, value)
     t = numeric("target", target)
     if t.shape != x.shape:
         raise ValueError(f"target has shape {t.shape}; it must have shape {x.shape}, as {name}")
     if t.dtype.kind in "iu":
         between("target", t, 0, 1, "labels must be 0 or 1")
+    else:
+        in_unit_interval("target", t)
     if pos_weight is not None:
         pos_weight = weights("pos_weight", pos_weight, x.shape, name)
     if sample_weight is not None:
@@ -445,10 +475,6 @@ def gradient(name: str, weight_name: str, batch: Batch, wanted: bool, given: obj
         "sample_weight": batch.sample_weight,
     }
     return output("grad_out", given, batch.given, name, others, wide(batch.given.dtype))
-
-
-def probabilities(name: str, array: Array) -> None:
-    between(name, array, 0, 1, "probabilities must be in [0, 1]")
 
 
 # --- a linear layer --------------------------------------------------------------------------------------------------

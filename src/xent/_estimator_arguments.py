@@ -236,7 +236,7 @@ def column(name: str, value: ArrayLike, length: int, stacklevel: int) -> Array:
     return array
 
 
-def _discrete(name: str, array: Array) -> Array:
+def discrete(name: str, array: Array) -> Array:
     """Labels that are classes: no fractions, nothing that stands for a missing label."""
     if is_half(array.dtype):
         array = array.astype(np.float32)
@@ -285,10 +285,10 @@ def classes_of_part(name: str, value: ArrayLike, length: int, stacklevel: int) -
     soft = distribution(name, value, length)
     if soft is not None:
         return np.arange(soft.shape[1]), soft
-    return _unique(name, _discrete(name, column(name, value, length, stacklevel + 1)))
+    return unique(name, discrete(name, column(name, value, length, stacklevel + 1)))
 
 
-def _unique(name: str, array: Array) -> tuple[Array, Array]:
+def unique(name: str, array: Array) -> tuple[Array, Array]:
     try:
         labels, indices = np.unique(array, return_inverse=True)
     except TypeError as error:
@@ -328,7 +328,7 @@ def distribution(name: str, value: ArrayLike, length: int) -> Array | None:
 
 def given_classes(value: ArrayLike) -> Array:
     """Classes that a caller names, sorted."""
-    labels, _ = _unique("classes", _discrete("classes", to_array("classes", value)))
+    labels, _ = unique("classes", discrete("classes", to_array("classes", value)))
     if len(labels) < 2:
         raise ValueError(f"classes has {len(labels)} class(es); it must have at least 2")
     return labels
@@ -336,7 +336,7 @@ def given_classes(value: ArrayLike) -> Array:
 
 def stream_classes(y: ArrayLike, value: ArrayLike | None, known: Array | None, length: int) -> Array:
     """All the classes of a stream: the known ones, or in the first call those given or those that y has columns for."""
-    labels = None if value is None else _unique("classes", _discrete("classes", to_array("classes", value)))[0]
+    labels = None if value is None else unique("classes", discrete("classes", to_array("classes", value)))[0]
     if known is not None:
         if labels is not None and not np.array_equal(labels, known):
             raise ValueError(f"classes={value!r} is not the same as on last call to partial_fit, was: {known.tolist()}")
@@ -358,13 +358,22 @@ def indices_of(name: str, value: ArrayLike, length: int, known: Array, stackleve
         if not np.array_equal(known, np.arange(soft.shape[1])):
             raise ValueError(f"{name} has {soft.shape[1]} columns; their numbers must be the classes, {known.tolist()}")
         return soft
-    labels, indices = _unique(name, _discrete(name, column(name, value, length, stacklevel + 1)))
+    labels, indices = unique(name, discrete(name, column(name, value, length, stacklevel + 1)))
+    places = places_among(labels, known)
+    if (places < 0).any():
+        row = int(np.argmax(places[indices] < 0))
+        label = labels.tolist()[indices[row]]
+        raise ValueError(f"{name}[{row}] is {label!r}, which is not one of the classes; those are {known.tolist()}")
+    return places[indices]
+
+
+def places_among(labels: Array, known: Array) -> NDArray[np.int64]:
+    """The index of each label among known ones, -1 where it is none of them."""
+    if labels.dtype.kind == known.dtype.kind and known.dtype.kind in "mM":
+        unit = np.result_type(labels, known)        # dates are equal whatever their units, but hashed by them
+        labels, known = labels.astype(unit), known.astype(unit)
     place = {label: i for i, label in enumerate(known.tolist())}
-    for i, label in enumerate(labels.tolist()):
-        if label not in place:
-            row = int(np.argmax(indices == i))
-            raise ValueError(f"{name}[{row}] is {label!r}, which is not one of the classes; those are {known.tolist()}")
-    return np.array([place[label] for label in labels.tolist()], np.int64)[indices]
+    return np.array([place.get(label, -1) for label in labels.tolist()], np.int64)
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------

@@ -233,7 +233,7 @@ def _progress_line(progress: Progress) -> str:
 
 def _held_out(model: xent.LogisticRegression, split: Split) -> Labels:
     """Print how the model does on the held-out digits, and return the confusion matrix."""
-    loss = xent.log_loss(model.predict_proba(split.X_held_out), split.y_held_out)
+    loss = xent.log_loss(split.y_held_out, model.predict_proba(split.X_held_out), labels=model.classes_)
     n_classes = len(model.classes_)
     confusion = np.zeros((n_classes, n_classes), dtype=np.int64)
     np.add.at(confusion, (split.y_held_out, model.predict(split.X_held_out)), 1)

@@ -1,18 +1,23 @@
-"""How good a classifier's logits are: loss, accuracy, perplexity and entropy, in one pass or batch by batch."""
+"""How good a classifier's logits are: loss, accuracy, perplexity and entropy, in one pass or batch by batch; and
+scikit-learn's log loss of its probabilities.
+"""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from xent import _arguments as check
 from xent._dispatch import kernels
 from xent._parallel import cut
-from xent.losses import label_range, weigh
+from xent.losses import label_range, of_elements, of_probabilities, weigh
+
+Array = NDArray[Any]
 
 
 class Evaluation(NamedTuple):
@@ -238,3 +243,187 @@ def expansion(values: list[float]) -> list[float]:
             return [part]
         parts.append(part)
     return parts
+
+
+def log_loss(
+    y_true: ArrayLike,
+    y_proba: ArrayLike,
+    *,
+    normalize: bool = True,
+    sample_weight: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+) -> float:
+    """Log loss of predicted probabilities: ``sklearn.metrics.log_loss``, but exact.
+
+    Nothing is clipped or normalised: a label of probability 0 makes the result inf, and one of probability 1 adds 0.
+
+    Parameters
+    ----------
+    y_true : array_like of shape (n,)
+        The label of each row: integers, strings, booleans or anything else that can be sorted. Also of the shape
+        (n, C) of `y_proba`, a distribution over the classes for each row.
+    y_proba : array_like of shape (n, C) or (n,)
+        Predicted probabilities in [0, 1], a column for each label, in sorted order. With one column or axis they are
+        those of the greater of two labels.
+    normalize : bool, default True
+        Return the (weighted) mean; otherwise the sum.
+    sample_weight : array_like of shape (n,), optional
+        Weights of the rows; at least 0.
+    labels : array_like of shape (C,), optional
+        All labels, where `y_true` may lack some; otherwise they are those in `y_true`.
+
+    Returns
+    -------
+    float
+        In nats; nan for the mean of rows without weight.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or value: a label that is none of `labels`, another number of labels than
+        of columns, probabilities outside [0, 1] and NaN among them.
+
+    Warns
+    -----
+    UserWarning
+        If a row of `y_proba` does not sum to 1, or `labels` are not sorted.
+
+    See Also
+    --------
+    categorical_cross_entropy, binary_cross_entropy : The losses of training, with `proba` first.
+
+    Notes
+    -----
+    -log of the probability of the label, for two classes -y log(p) - (1 - y) log1p(-p) [1]_.
+
+    References
+    ----------
+    .. [1] C. M. Bishop, "Pattern Recognition and Machine Learning", Springer 2006, section 4.3.2.
+
+    Examples
+    --------
+    >>> import xent
+    >>> round(xent.log_loss(["spam", "ham", "ham"], [[0.25, 0.75], [0.5, 0.5], [1, 0]]), 6)
+    0.326943
+    >>> round(xent.log_loss([True, False, False], [0.75, 0.5, 0]), 6)
+    0.326943
+    """
+    if not isinstance(normalize, bool | np.bool_):
+        raise TypeError(f"normalize is {normalize!r}; it must be True or False")
+    reduction = "mean" if normalize else "sum"
+    proba = _predicted(y_proba)
+    target = _true_classes(y_true, proba, labels)
+    weight = None if sample_weight is None else check.numeric("sample_weight", sample_weight)
+    if weight is not None and weight.shape != proba.shape[:1]:
+        raise ValueError(f"sample_weight has shape {weight.shape}; it must have shape {proba.shape[:1]}, as y_true")
+    if proba.ndim == 1:
+        batch = check.elements("y_proba", proba, target, None, weight)
+        return float(of_elements(batch, 0.0, False, reduction, None, None))
+    batch = check.targets("y_proba", proba, target, -1, sample_weight=weight)
+    return float(of_probabilities(batch, reduction, None, by_mass=False))
+
+
+def _predicted(y_proba: ArrayLike) -> Array:
+    """Probabilities, a column for each label or, of two labels, those of the greater one."""
+    array = check.to_array("y_proba", y_proba)
+    if array.dtype.kind == "O":
+        try:
+            array = array.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"y_proba has dtype object and an element that is no number: {error}") from None
+    array = check.floating("y_proba", check.numeric("y_proba", array))
+    if array.ndim not in (1, 2):
+        raise ValueError(f"y_proba has {array.ndim} dimensions; it must have 2, (n_samples, n_classes), or 1")
+    check.in_unit_interval("y_proba", array)
+    if array.ndim == 2 and array.shape[1] == 1:
+        return array[:, 0]
+    if array.ndim == 2:
+        total = array.sum(axis=1, dtype=np.float64)
+        epsilon = float(np.finfo(array.dtype).eps) if array.dtype.kind == "f" else 2.0**-7      # of bfloat16
+        good = np.abs(total - 1) <= math.sqrt(epsilon)
+        if not good.all():
+            row = int(np.argmin(good))
+            message = f"y_proba[{row}] sums to {total[row]}, not 1 (The y_prob values do not sum to one.)"
+            warnings.warn(message, UserWarning, stacklevel=3)
+    return array
+
+
+def _true_classes(y_true: ArrayLike, proba: Array, labels: ArrayLike | None) -> Array:
+    """The index of each row's label, or a distribution for each row."""
+    from xent._estimator_arguments import discrete, unique
+
+    columns = 2 if proba.ndim == 1 else proba.shape[1]
+    array = check.to_array("y_true", y_true)
+    soft = array.ndim == 2 and array.shape[1] > 1
+    if array.ndim == 2 and not soft:
+        array = array.reshape(-1)       # a column
+    if array.ndim != 1 and array.shape != proba.shape:
+        raise ValueError(
+            f"y_true has shape {array.shape} and y_proba {proba.shape}; y_true, which comes first, must be labels of "
+            f"shape {proba.shape[:1]}, or a distribution of the shape of y_proba"
+        )
+    if len(array) != len(proba):
+        raise ValueError(
+            f"y_true has {len(array)} rows and y_proba {len(proba)}; they must have as many (Found input variables "
+            f"with inconsistent numbers of samples: {[len(proba), len(array)]})"
+        )
+    known = None if labels is None else _given_labels(labels)
+    if known is not None and len(known) != columns:
+        raise ValueError(
+            f"y_proba has {columns} classes and labels {len(known)} (The number of classes in labels is different from "
+            f"that in y_prob. Classes found in labels: {known.tolist()})"
+        )
+    if soft:
+        target = check.numeric("y_true", array)
+        if target.dtype.kind in "iu":
+            check.between("y_true", target, 0, 1, "an indicator of classes must be 0 or 1")
+        return target
+    found, indices = unique("y_true", discrete("y_true", array))
+    if known is not None:
+        return _places(found, indices, known)
+    if len(found) < 2:
+        raise ValueError(
+            f"y_true contains only one label ({found[0]}). Please provide the list of all expected class labels "
+            "explicitly through the labels argument." if len(found) else "y_true is empty; name all labels with labels="
+        )
+    if len(found) != columns:
+        raise ValueError(
+            f"y_true has {len(found)} labels, {found.tolist()}, and y_proba {columns} classes; name all with labels= "
+            "(y_true and y_prob contain different number of classes)"
+        )
+    return indices
+
+
+def _given_labels(labels: ArrayLike) -> Array:
+    """Sorted."""
+    from xent._estimator_arguments import discrete, unique
+
+    array = check.to_array("labels", labels)
+    if array.ndim != 1:
+        raise ValueError(f"labels has shape {array.shape}; it must have one axis")
+    known, _ = unique("labels", discrete("labels", array))
+    if len(known) < 2:
+        raise ValueError(f"The labels array needs to contain at least two labels, got {known.tolist()}.")
+    if len(known) == len(array) and (known != array).any():
+        message = (
+            f"Labels passed were {array.tolist()}. But this function assumes labels are ordered lexicographically. "
+            f"Pass the ordered labels={known.tolist()} and ensure that the columns of y_prob correspond to this "
+            "ordering."
+        )
+        warnings.warn(message, UserWarning, stacklevel=4)
+    return known
+
+
+def _places(found: Array, indices: Array, known: Array) -> Array:
+    """The index of each row's label among known ones."""
+    from xent._estimator_arguments import places_among
+
+    places = places_among(found, known)
+    if (places < 0).any():
+        row = int(np.argmax(places[indices] < 0))
+        unknown = {label for label, place in zip(found.tolist(), places.tolist(), strict=True) if place < 0}
+        raise ValueError(
+            f"y_true[{row}] is {found.tolist()[indices[row]]!r}, which is not one of labels (y_true contains values "
+            f"{unknown} not belonging to the passed labels {known.tolist()}.)"
+        )
+    return places[indices]

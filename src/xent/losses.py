@@ -52,6 +52,10 @@ def _sum(weight: Array, unit: float) -> float:
     return repeats * (result * unit)
 
 
+def _weight_of_losses(weight: Array | None, number: int, unit: float) -> float:
+    return float(number) if weight is None else _sum(weight, unit)
+
+
 def _mean_unit(reduction: str, sample_weight: Array | None) -> float:
     """What sample weights are multiplied by; a mean does not depend on it."""
     return 1 / _unit(sample_weight) if reduction == "mean" else 1.0
@@ -247,7 +251,7 @@ def cross_entropy(
     return result if grad is None else (result, grad)
 
 
-def log_loss(
+def categorical_cross_entropy(
     proba: ArrayLike,
     target: ArrayLike | tuple[ArrayLike, ArrayLike],
     *,
@@ -256,16 +260,17 @@ def log_loss(
     reduction: Reduction = "mean",
     n_threads: int | None = None,
 ) -> Any:
-    """Minus the logarithm of the probability of the target. Nothing is clipped or normalised.
+    """Cross-entropy between probabilities and a target: minus the logarithm of the probability of the target.
+
+    Nothing is clipped or normalised. :func:`cross_entropy` is exact: use it where there are logits.
 
     Parameters
     ----------
     proba : array_like
-        Probabilities in [0, 1]. With one axis, of class 1 of two; else of C classes along `axis`. Types are those of
-        the logits of :func:`cross_entropy`.
+        Probabilities in [0, 1], floats, of C classes along `axis`: float32, float64, float16 or bfloat16 (of
+        ``ml_dtypes``).
     target : array_like, or tuple of two
-        Labels, a distribution or a sparse distribution, as in :func:`cross_entropy`. For `proba` with one axis an array
-        of its shape: labels 0 and 1, or floats, the probability of class 1.
+        Labels, a distribution or a sparse distribution, as in :func:`cross_entropy`.
     axis : int, default -1
         The class axis of `proba`.
     sample_weight : array_like, optional
@@ -286,9 +291,14 @@ def log_loss(
     TypeError, ValueError
         If an argument has a wrong type, shape or value; probabilities outside [0, 1] and NaN among them.
 
+    See Also
+    --------
+    log_loss : scikit-learn's metric, with labels of any type, which come first.
+    binary_cross_entropy : For independent yes/no targets.
+
     Notes
     -----
-    -sum(t log p) [1]_, for two classes -y log(p) - (1 - y) log1p(-p).
+    -sum(t log p) [1]_.
 
     References
     ----------
@@ -297,26 +307,26 @@ def log_loss(
     Examples
     --------
     >>> import xent
-    >>> round(xent.log_loss([[0.25, 0.75], [0.5, 0.5]], [1, 0]), 6)
-    0.490415
-    >>> round(xent.log_loss([0.75, 0.5], [1, 0]), 6)
+    >>> round(xent.categorical_cross_entropy([[0.25, 0.75], [0.5, 0.5]], [1, 0]), 6)
     0.490415
     """
-    array = check.floating("proba", proba)
-    if array.ndim == 1:
-        check.axis_index(axis, array, "proba")
-        yes: Any = target
-        return binary_cross_entropy(
-            array, yes, sample_weight=sample_weight, reduction=reduction, n_threads=n_threads
-        )
+    array = check.probabilities("proba", proba)
     batch = check.targets("proba", array, target, axis, sample_weight=sample_weight)
     check.choice("reduction", reduction, check.REDUCTIONS)
-    check.probabilities("proba", array)
-    blocks = cut(math.prod(batch.logits.shape[:-1]), batch.logits.shape[-1], check.thread_count(n_threads))
+    check.in_unit_interval("proba", array)
+    return of_probabilities(batch, reduction, check.thread_count(n_threads))
+
+
+def of_probabilities(batch: check.Batch, reduction: str, n_threads: int | None, *, by_mass: bool = True) -> Any:
+    """The loss of checked probabilities. A mean is one by target mass, or by rows: whatever their mass."""
+    blocks = cut(math.prod(batch.logits.shape[:-1]), batch.logits.shape[-1], n_threads)
     options, exponent, total_weight = prepared(
         reduction, batch, check.Options(), blocks, f"[0, {batch.logits.shape[-1]})"
     )
-    loss = np.empty(batch.logits.shape[:-1], check.wide(array.dtype)) if reduction == "none" else None
+    if reduction == "mean" and not by_mass:
+        exponent = math.frexp(_unit(batch.sample_weight))[1] if options.extreme else 0
+        total_weight = _weight_of_losses(batch.sample_weight, blocks.units, math.ldexp(1.0, -exponent))
+    loss = np.empty(batch.logits.shape[:-1], check.wide(batch.logits.dtype)) if reduction == "none" else None
     sums = np.empty(blocks.number)
     blocks.run(kernels.log_loss, batch, options, exponent, loss, sums)
     return reduced(reduction, sums, total_weight, loss)
@@ -342,7 +352,7 @@ def binary_cross_entropy_with_logits(
         Real numbers of any shape. float32 and float64 keep their type; integers become float64. float16 and bfloat16
         (of ``ml_dtypes``) are read as they are and computed in float32.
     target : array_like
-        The probability of yes, of the shape of `logits`: integers 0 and 1, or floats, which are used as they are.
+        The probability of yes, of the shape of `logits`: floats in [0, 1], booleans, or integers 0 and 1.
     pos_weight : array_like, optional
         Multiplies the target mass of yes; at least 0, broadcast to the shape of `logits`.
     sample_weight : array_like, optional
@@ -409,10 +419,11 @@ def binary_cross_entropy(
     Parameters
     ----------
     proba : array_like
-        The predicted probability of yes, in [0, 1], of any shape; nothing is clipped. Types are those of the logits of
-        :func:`binary_cross_entropy_with_logits`, which is exact: use it where there are logits.
+        The predicted probability of yes, floats in [0, 1] of any shape: float32, float64, float16 or bfloat16 (of
+        ``ml_dtypes``); nothing is clipped. :func:`binary_cross_entropy_with_logits` is exact: use it where there are
+        logits.
     target : array_like
-        The probability of yes, of the shape of `proba`: integers 0 and 1, or floats, which are used as they are.
+        The probability of yes, of the shape of `proba`: floats in [0, 1], booleans, or integers 0 and 1.
     sample_weight : array_like, optional
         Multiplies each loss; at least 0, broadcast to the shape of `proba`.
     reduction : {"mean", "sum", "none"}, default "mean"
@@ -468,19 +479,25 @@ def _binary(
     grad_out: Array | None,
     n_threads: int | None,
 ) -> Any:
-    batch = check.elements(name, x, target, pos_weight, sample_weight)
+    array = check.floating("logits", x) if name == "logits" else check.probabilities("proba", x)
+    batch = check.elements(name, array, target, pos_weight, sample_weight)
     epsilon = check.smoothing(label_smoothing)
     check.choice("reduction", reduction, check.REDUCTIONS)
     if name == "proba":
-        check.probabilities(name, batch.logits)
+        check.in_unit_interval("proba", array)
     n_threads = check.thread_count(n_threads)
     grad = check.gradient(name, "pos_weight", batch, return_grad, grad_out)
+    result = of_elements(batch, epsilon, name == "logits", reduction, grad, n_threads)
+    return result if grad is None else (result, grad)
+
+
+def of_elements(
+    batch: check.Batch, epsilon: float, from_logits: bool, reduction: str, grad: Array | None, n_threads: int | None
+) -> Any:
+    """The loss of checked elements, each a binary problem of its own; the gradient is written to `grad`."""
     loss = np.empty(batch.logits.shape, check.wide(batch.logits.dtype)) if reduction == "none" else None
-    weight = batch.sample_weight
-    unit = _mean_unit(reduction, weight)
-    total_weight = float(batch.logits.size)
-    if reduction == "mean" and weight is not None:
-        total_weight = _sum(weight, unit)
+    unit = _mean_unit(reduction, batch.sample_weight)
+    total_weight = _weight_of_losses(batch.sample_weight, batch.logits.size, unit) if reduction == "mean" else 1.0
     divisor = divisor_of(reduction, total_weight)
     logits, y, positive, weights, losses, slopes = check.flat(
         batch.logits, batch.target, batch.class_weight, batch.sample_weight, loss, grad
@@ -489,8 +506,7 @@ def _binary(
     blocks = cut(rows * -(-columns // kernels.BINARY_CHUNK), min(columns, kernels.BINARY_CHUNK), n_threads)
     sums = np.empty(blocks.number)
     blocks.run(
-        kernels.binary_cross_entropy, logits, y, positive, weights, unit, epsilon, name == "logits", divisor, losses,
-        slopes, sums,
+        kernels.binary_cross_entropy, logits, y, positive, weights, unit, epsilon, from_logits, divisor, losses, slopes,
+        sums,
     )
-    result = reduced(reduction, sums, total_weight, loss)
-    return result if grad is None else (result, grad)
+    return reduced(reduction, sums, total_weight, loss)
