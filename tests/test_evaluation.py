@@ -350,7 +350,26 @@ def test_merge_takes_its_like():
     for topk in (1, (5, 1), (1, 5, 10)):
         other = xent.StreamingLoss(topk=topk)
         fails(ValueError, f"other has topk {other.topk}; it must be (1, 5), as here", stream.merge, other)
+    other = xent.StreamingLoss(axis=1)
+    fails(ValueError, "other has axis 1; it must be -1, as here", stream.merge, other.update(X, [0, 1, 2]))
+    other = xent.StreamingLoss(ignore_index=-1)
+    fails(ValueError, "other has ignore_index -1; it must be -100, as here", stream.merge, other)
+    other = xent.StreamingLoss().update(X[:, :3], [0, 1, 2])
+    fails(ValueError, "other has seen logits of 3 classes; it must be 4, as here", stream.merge, other)
     assert pickle.dumps(stream) == before
+    fails(ValueError, "other has seen logits of 4 classes; it must be 3, as here", other.merge, stream)
+
+
+def test_batches_have_the_classes_of_those_before():
+    stream = xent.StreamingLoss().update(X, [0, 1, 2])
+    before = pickle.dumps(stream)
+    message = "logits have 2 classes; it must be 4, as in the batches before"
+    for shape in ((3, 2), (0, 2), (2, 3, 2)):
+        fails(ValueError, message, stream.update, np.zeros(shape), np.zeros(shape[:-1], int))
+    assert pickle.dumps(stream) == before
+    for merged in (xent.StreamingLoss().merge(stream), stream.merge(xent.StreamingLoss())):     # one has seen nothing
+        fails(ValueError, message, merged.update, X[:, :2], [0, 1, 0])
+        fails(ValueError, message, pickle.loads(pickle.dumps(merged)).update, X[:, :2], [0, 1, 0])
 
 
 # --- batch by batch, to the last bit ---------------------------------------------------------------------------------
@@ -358,14 +377,14 @@ def test_merge_takes_its_like():
 
 def test_update_and_merge_return_the_object():
     logits, labels, weight = problem((20, 7))
-    first, second = xent.StreamingLoss(), xent.StreamingLoss(axis=0)     # other axes go together
+    first, second = xent.StreamingLoss(), xent.StreamingLoss(n_threads=1)
     assert first.update(logits[:12], labels[:12], sample_weight=weight[:12]) is first
-    assert second.update(logits[12:].T, labels[12:], sample_weight=weight[12:]) is second
+    assert second.update(logits[12:], labels[12:], sample_weight=weight[12:]) is second
     before = pickle.dumps(second)
     assert first.merge(second) is first
     assert pickle.dumps(second) == before
     assert_equal(first.result(), xent.evaluate(logits, labels, sample_weight=weight))
-    second.update(logits.T, labels)     # and first has nothing of it
+    second.update(logits, labels)       # and first has nothing of it
     assert_equal(first.result(), xent.evaluate(logits, labels, sample_weight=weight))
     twice = xent.evaluate(np.tile(logits, (2, 1)), np.tile(labels, 2), sample_weight=np.tile(weight, 2))
     assert_equal(first.merge(first).result(), twice)

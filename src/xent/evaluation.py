@@ -154,6 +154,7 @@ class StreamingLoss:
         self.axis = check.integer("axis", axis)
         self.ignore_index = check.integer("ignore_index", ignore_index)
         self.n_threads = check.thread_count(n_threads)
+        self._classes: int | None = None        # of the batches so far
         # Of loss, entropy, weight, weight of the right rows, and for each k: numbers that add up to the sum, exactly.
         self._sums: list[list[float]] = [[] for _ in range(4 + len(self.topk))]
 
@@ -173,17 +174,21 @@ class StreamingLoss:
         Raises
         ------
         TypeError, ValueError
-            If an argument has a wrong type, shape or value; nothing has been added then.
+            If an argument has a wrong type, shape or value, or other batches had another number of classes; nothing has
+            been added then.
         """
         batch = check.targets("logits", logits, target, self.axis, sample_weight=sample_weight)
         check.are_labels(batch)
         options = check.Options(check.ignored_label(self.ignore_index, batch.target))
         classes = batch.logits.shape[-1]
+        if self._classes not in (None, classes):
+            raise ValueError(f"logits have {classes} classes; it must be {self._classes}, as in the batches before")
         blocks = cut(batch.target.size, classes, self.n_threads)
         weigh(batch, options, blocks, label_range(classes, self.ignore_index))
         topk = np.array([1, *(min(k, classes) for k in self.topk)], np.int64)
         sums = np.empty((blocks.number, len(self._sums), 3))
         blocks.run(kernels.evaluate, batch, options, topk, sums)
+        self._classes = classes
         self._add([sums[:, i].ravel().tolist() for i in range(len(self._sums))])
         return self
 
@@ -193,7 +198,7 @@ class StreamingLoss:
         Parameters
         ----------
         other : StreamingLoss
-            With the same `topk`; it stays as it is.
+            With the same `topk`, `axis`, `ignore_index` and number of classes; it stays as it is.
 
         Returns
         -------
@@ -203,12 +208,17 @@ class StreamingLoss:
         Raises
         ------
         TypeError, ValueError
-            If `other` is something else, or its `topk` differs.
+            If `other` is something else, or one of these differs; nothing has been added then.
         """
         if not isinstance(other, StreamingLoss):
             raise TypeError(f"other is a {type(other).__name__}; it must be a StreamingLoss")
-        if other.topk != self.topk:
-            raise ValueError(f"other has topk {other.topk}; it must be {self.topk}, as here")
+        for name in ("topk", "axis", "ignore_index"):
+            theirs, ours = getattr(other, name), getattr(self, name)
+            if theirs != ours:
+                raise ValueError(f"other has {name} {theirs}; it must be {ours}, as here")
+        if None not in (self._classes, other._classes) and self._classes != other._classes:
+            raise ValueError(f"other has seen logits of {other._classes} classes; it must be {self._classes}, as here")
+        self._classes = other._classes if self._classes is None else self._classes
         self._add(other._sums)
         return self
 
