@@ -25,13 +25,20 @@ CLASSES = np.array([0, 1, 2, 1])
         ({"y": [0, 0.5, 1, 1]}, ValueError, r"^y\[1\] is 0.5; labels must be integers, strings or other classes"),
         ({"y": np.array([1, "a", 2, 1], object)}, TypeError, "^y has labels that cannot be sorted: "),
         ({"sample_weight": [1, 2]}, ValueError, r"^sample_weight has shape \(2,\); it must have shape \(4,\)"),
-        ({"sample_weight": [1, -2, 0, 0]}, ValueError, r"^sample_weight\[1\] is -2.0; weights must be finite"),
+        ({"sample_weight": [1, -2, 0, 0]}, ValueError, r"^sample_weight\[1\] is -2; weights must be finite"),
         ({"sample_weight": [1, inf, 0, 0]}, ValueError, r"^sample_weight\[1\] is inf; weights must be finite"),
     ],
 )
 def test_bad_input_to_fit(options, error, message):
     with pytest.raises(error, match=message):
         xent.LogisticRegression().fit(**{"X": FEATURES, "y": CLASSES, **options})
+
+
+def test_boolean_weights_are_0_and_1():
+    keep = np.array([True, False, True, True])
+    model, other = (xent.LogisticRegression().fit(FEATURES, CLASSES, sample_weight=w) for w in (keep, keep * 1.0))
+    np.testing.assert_array_equal(model.coef_, other.coef_)
+    assert model.score(FEATURES, CLASSES, keep) == model.score(FEATURES, CLASSES, keep * 1.0)
 
 
 @pytest.mark.parametrize("dtype", [*HALVES, *OTHER_FLOATS, np.complex128, "M8[s]"])

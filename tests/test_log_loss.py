@@ -199,7 +199,7 @@ ERRORS = {
     "multi-class indicator": (np.array([[0, 2], [1, 0]]), TWO[:2], {}, "y_true[0, 1] is 2; an indicator of classes"),
     "weights": ([0, 1], TWO[:2], {"sample_weight": [1]}, "sample_weight has shape (1,); it must have shape (2,)"),
     "axes of weights": ([0, 1], TWO[:2], {"sample_weight": [[1], [1]]}, "sample_weight has shape (2, 1); it must"),
-    "negative weight": ([0, 1], TWO[:2], {"sample_weight": [1, -1]}, "sample_weight[1] is -1.0; weights must be"),
+    "negative weight": ([0, 1], TWO[:2], {"sample_weight": [1, -1]}, "sample_weight[1] is -1; weights must be"),
     "normalize": ([0, 1], TWO[:2], {"normalize": "no"}, "normalize is 'no'; it must be True or False"),
     "masked": (np.ma.masked_array([0, 1], [0, 1]), TWO[:2], {}, "y_true is a masked array"),
 }

@@ -124,8 +124,8 @@ def spoiled(**changes):
     [
         (spoiled(data=(5, np.nan)), ValueError, r"^X\[1, 2\] is nan; it must be finite .* Input X contains NaN"),
         (spoiled(data=(9, -np.inf)), ValueError, r"^X\[3, 0\] is -inf; it must be finite .* contains infinity"),
-        (spoiled(indices=(4, 3)), ValueError, r"^X.indices must be in \[0, 3\), the columns; they reach 3"),
-        (spoiled(indices=(4, -1)), ValueError, r"^X.indices must be in \[0, 3\)"),
+        (spoiled(indices=(4, 3)), ValueError, r"^X.indices\[4\] is 3; indices must be in \[0, 3\), the columns$"),
+        (spoiled(indices=(4, -1)), ValueError, r"^X.indices\[4\] is -1; indices must be in \[0, 3\), the columns$"),
         (spoiled(indptr=(2, 99)), ValueError, r"^X.indptr must rise from 0 to at most the number of elements, 12"),
         (scipy_sparse.csr_matrix((0, 3)), ValueError, r"^X has shape \(0, 3\); it must have at least one sample"),
         (scipy_sparse.csr_matrix((4, 0)), ValueError, r"^X has shape \(4, 0\); it must have at least one sample"),
@@ -201,9 +201,9 @@ def test_frames_of_many_types():
     missing = pandas.DataFrame({"a": [1.0, None, 3.0, 4.0]})
     with pytest.raises(ValueError, match=r"^X\[1, 0\] is nan"):
         xent.LogisticRegression().fit(missing, y)
-    with pytest.raises((TypeError, ValueError), match=r"^X(\[1, 0\] is nan| has dtype object and an elem)"):
+    with pytest.raises(ValueError, match=r"^X\[1, 0\] is nan"):
         xent.LogisticRegression().fit(missing.convert_dtypes(), y)
-    with pytest.raises(ValueError, match=r"X has dtype object and an element that is no number: .*'x'"):
+    with pytest.raises(ValueError, match=r"X has a column 'a' of dtype object and an element that is no number: .*'x'"):
         xent.LogisticRegression().fit(pandas.DataFrame({"a": [1, "x", 2, 3]}, dtype=object), y)
     with pytest.raises(TypeError, match="Feature names are only supported if all input features have string names"):
         xent.LogisticRegression().fit(pandas.DataFrame({"a": [1, 2, 3, 4], 1: [1, 2, 3, 4]}), y)

@@ -134,6 +134,30 @@ def test_target_shape_with_another_axis():
 
 
 @each_categorical
+def test_labels_that_fit_another_axis(name):
+    """As PyTorch has it, with the classes on axis 1. Floats are no labels, and two axes leave nothing to mix up."""
+    shape, first = (2, 4, 3), FIRST[name]
+    function, x = getattr(xent, name), np.full(shape, 0.25)
+    for labels, axis, also in (((2, 3), 1, ", as in PyTorch"), ((4, 3), 0, "")):
+        allowed = "it must have shape (2, 4) (labels) or (2, 4, 3) (a distribution)"
+        message = f"target has shape {labels}; for {first} of shape (2, 4, 3) with axis 2 {allowed}"
+        hint = f"; labels of the given shape go with a class axis of {axis}{also}: pass axis={axis}"
+        fails(ValueError, message + hint, function, x, np.zeros(labels, np.int8))
+        assert np.isfinite(function(x, np.zeros(labels, int), axis=axis))
+        fails(ValueError, message, function, x, np.zeros(labels))
+        sparse = np.zeros((*labels, 2), int), np.ones((*labels, 2))
+        message = (
+            f"target[0] has shape {(*labels, 2)}; for {first} of shape (2, 4, 3) with axis 2 the indices of a sparse "
+            "distribution must have shape (2, 4, k)"
+        )
+        fails(ValueError, message + hint, function, x, sparse)
+    with pytest.raises(ValueError, match=r"pass axis=1$"):
+        xent.evaluate(np.zeros((2, 5, 3, 4)), np.zeros((2, 3, 4), int))
+    with pytest.raises(ValueError, match=r"\(a distribution\)$"):      # there is no axis to pass
+        xent.linear_cross_entropy(np.zeros((2, 4, 3)), np.zeros((5, 3)), np.zeros((2, 5), int))
+
+
+@each_categorical
 @pytest.mark.parametrize("bad", [(), (INDICES,), (0, 1, 2), (INDICES, MASS, MASS)], ids=len)
 def test_tuples_that_are_no_pairs(bad, name):
     message = (

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -149,9 +150,42 @@ def to_array(name: str, value: ArrayLike) -> Array:
     if hasattr(value, "toarray"):
         raise TypeError(f"{name} is a sparse {type(value).__name__}; it must be dense: use {name}.toarray()")
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} is not a rectangular array: {error}") from None
+    return _of_pandas(value, array) if array.dtype == object and hasattr(value, "iloc") else array
+
+
+def _of_pandas(value: Any, array: Array) -> Array:
+    """A frame or series of numbers whose types (nullable, Arrow, or of several columns) NumPy takes for objects.
+
+    A missing number is NaN. What has other columns stays an array of objects.
+    """
+    columns = [value] if array.ndim == 1 else [value.iloc[:, i] for i in range(array.shape[1])]
+    arrays = [_of_series(column) for column in columns]
+    if not arrays or any(column.dtype.kind not in "biuf" for column in arrays):
+        return array
+    return arrays[0] if array.ndim == 1 else np.stack(arrays, axis=1)
+
+
+def _of_series(series: Any) -> Array:
+    array = np.asarray(series)
+    dtype: np.dtype[Any] = getattr(series.dtype, "numpy_dtype", array.dtype)    # of nullable and Arrow types
+    if array.dtype != object or dtype.kind not in "biuf":
+        return array
+    if not series.isna().any():
+        return np.asarray(series.to_numpy(dtype))
+    return np.asarray(series.to_numpy(dtype if dtype.kind == "f" else np.float64, na_value=np.nan))
+
+
+def what_it_has(value: Any, array: Array) -> str:
+    """The type of an array, or the first column of a frame that made it one of objects."""
+    if array.dtype == object and array.ndim == 2 and hasattr(value, "columns") and hasattr(value, "dtypes"):
+        for i, (label, dtype) in enumerate(zip(value.columns, value.dtypes, strict=True)):
+            column = value.iloc[:, i] if hasattr(value, "iloc") else value[:, i]
+            if _of_series(column).dtype.kind not in "biuf":
+                return f"a column {label!r} of dtype {dtype}"
+    return f"dtype {array.dtype}"
 
 
 def _usable(array: Array) -> Array:
@@ -171,8 +205,8 @@ def wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return _FLOAT32 if is_half(dtype) else dtype
 
 
-def floating(name: str, value: ArrayLike, *, halves: bool = True) -> Array:
-    """An array of real numbers that the kernels read; integers become float64."""
+def floating(name: str, value: ArrayLike, *, halves: bool = True, given: object = None) -> Array:
+    """An array of real numbers that the kernels read; integers become float64. An array may be `given` as a frame."""
     array = value if type(value) is np.ndarray else to_array(name, value)
     dtype = array.dtype
     if dtype in (_FLOAT32, _FLOAT64) and array.flags.aligned:
@@ -185,15 +219,18 @@ def floating(name: str, value: ArrayLike, *, halves: bool = True) -> Array:
     if dtype.kind == "f" or is_half(dtype):
         to = "float32" if is_half(dtype) else "float64"
         raise TypeError(f"{name} has dtype {dtype}; it must be {allowed}: convert it, with {name}.astype(np.{to})")
-    raise TypeError(f"{name} has dtype {dtype}; it must be real numbers, {allowed}")
+    found = what_it_has(value if given is None else given, array)
+    raise TypeError(f"{name} has {found}; it must be real numbers, {allowed}")
 
 
-def numeric(name: str, value: ArrayLike) -> Array:
+def numeric(name: str, value: ArrayLike, *, given: object = None) -> Array:
     """A float or integer array in its own type; booleans are 0 and 1."""
     array = to_array(name, value)
     if array.dtype.kind == "b":
         return array.view(np.uint8)
-    return _usable(array) if array.dtype.kind in "iu" else floating(name, array)
+    if array.dtype.kind in "iu":
+        return _usable(array)
+    return floating(name, array, given=value if given is None else given)
 
 
 def probabilities(name: str, value: ArrayLike) -> Array:
@@ -201,7 +238,7 @@ def probabilities(name: str, value: ArrayLike) -> Array:
     array = to_array(name, value)
     if array.dtype.kind in "biu":
         raise TypeError(f"{name} has dtype {array.dtype}; it must be floats, {_FLOATS}: are {name} and target swapped?")
-    return floating(name, array)
+    return floating(name, array, given=value)
 
 
 def summands(x: ArrayLike, b: ArrayLike | None) -> tuple[Array, Array | None, np.dtype[Any]]:
@@ -261,9 +298,9 @@ def in_unit_interval(name: str, array: Array) -> None:
 def weights(name: str, value: ArrayLike, shape: tuple[int, ...], what: str) -> Array:
     """Weights >= 0, broadcast to a shape."""
     array = numeric(name, value)
+    between(name, array, 0, math.inf, "weights must be at least 0")
     if array.dtype.kind in "iu":
         array = array.astype(np.float64)
-    between(name, array, 0, math.inf, "weights must be at least 0")
     return broadcast(name, array, shape, what)
 
 
@@ -356,14 +393,15 @@ def targets(
     what = f"for {name} of shape {full} with axis {axis}"
     mass = None
     if isinstance(target, tuple):
-        t, mass = _sparse(target, shape, what)
+        t, mass = _sparse(target, shape, what, functools.partial(_other_axis, name, full))
     else:
         t = to_array("target", target)  # type: ignore[arg-type]
         if t.shape == full:
-            t = last(numeric("target", t), axis)
+            t = last(numeric("target", t, given=target), axis)
         elif t.shape != shape:
             raise ValueError(
                 f"target has shape {t.shape}; {what} it must have shape {shape} (labels) or {full} (a distribution)"
+                + _other_axis(name, full, t.shape, t)
             )
         else:
             t = _labels("target", t, target, "labels")
@@ -382,15 +420,29 @@ def targets(
     return Batch(given, axis, x, t, mass, where, class_weight, sample_weight)
 
 
+def _other_axis(name: str, full: tuple[int, ...], shape: tuple[int, ...], labels: Array) -> str:
+    """Which other class axis labels of a shape would fit, if there is one."""
+    if labels.dtype.kind in "iu" and name in ("logits", "proba"):
+        for axis in (1, 0, *range(2, len(full))) if len(full) > 2 else ():
+            if full[:axis] + full[axis + 1 :] == shape:
+                also = ", as in PyTorch" if axis == 1 else ""
+                return f"; labels of the given shape go with a class axis of {axis}{also}: pass axis={axis}"
+    return ""
+
+
 def _labels(name: str, array: Array, given: object, what: str) -> Array:
     if array.dtype.kind in "iu":
         return _usable(array)
     if array.size == 0 and not isinstance(given, np.ndarray):
         return array.astype(np.int64)       # NumPy makes an empty list floats
+    if array.dtype.kind == "f" and not isinstance(given, np.ndarray) and np.isnan(array).any():
+        raise TypeError(f"{name}{position(array, ~np.isnan(array))}; {what} must be integers, none of them missing")
     raise TypeError(f"{name} has dtype {array.dtype}; {what} must be integers")
 
 
-def _sparse(target: tuple[Any, ...], shape: tuple[int, ...], what: str) -> tuple[Array, Array]:
+def _sparse(
+    target: tuple[Any, ...], shape: tuple[int, ...], what: str, hint: Callable[[tuple[int, ...], Array], str]
+) -> tuple[Array, Array]:
     """The classes and probabilities of a sparse distribution."""
     if len(target) != 2:
         raise TypeError(
@@ -401,6 +453,7 @@ def _sparse(target: tuple[Any, ...], shape: tuple[int, ...], what: str) -> tuple
         raise ValueError(
             f"target[0] has shape {indices.shape}; {what} the indices of a sparse distribution must have shape "
             + (f"({', '.join(map(str, shape))}, k)" if shape else "(k,)")
+            + hint(indices.shape[:-1], indices)
         )
     mass = numeric("target[1]", target[1])
     if mass.shape != indices.shape:

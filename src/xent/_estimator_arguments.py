@@ -24,6 +24,7 @@ from xent._arguments import (
     position,
     real,
     to_array,
+    what_it_has,
 )
 from xent._sklearn import DataConversionWarning, shared
 
@@ -121,7 +122,8 @@ def _dense(name: str, value: Any) -> Array:
         try:
             return array.astype(np.float64)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"{name} has dtype object and an element that is no number: {error}") from None
+            found = what_it_has(value, array)
+            raise type(error)(f"{name} has {found} and an element that is no number: {error}") from None
     if kind == "b":
         return array.astype(np.float64)
     return floating(name, array, halves=False)
@@ -157,8 +159,7 @@ def _check_csr(name: str, matrix: Matrix) -> None:
     if indptr[0] != 0 or indptr[-1] > min(len(indices), len(matrix.data)) or (np.diff(indptr) < 0).any():
         raise ValueError(f"{name}.indptr must rise from 0 to at most the number of elements, {len(matrix.data)}")
     used = indices[: indptr[-1]]
-    if used.size and not 0 <= used.min() <= used.max() < matrix.shape[1]:
-        raise ValueError(f"{name}.indices must be in [0, {matrix.shape[1]}), the columns; they reach {used.max()}")
+    between(f"{name}.indices", used, 0, matrix.shape[1] - 1, f"indices must be in [0, {matrix.shape[1]}), the columns")
 
 
 def _not_empty(name: str, shape: tuple[int, ...]) -> None:
@@ -382,7 +383,7 @@ def places_among(labels: Array, known: Array) -> NDArray[np.int64]:
 def row_weights(value: ArrayLike | None, length: int) -> NDArray[np.float64]:
     if value is None:
         return np.ones(length)
-    array = floating("sample_weight", value)
+    array = numeric("sample_weight", value)
     if array.ndim and array.shape != (length,):
         raise ValueError(f"sample_weight has shape {array.shape}; it must have shape ({length},)")
     between("sample_weight", array, 0, np.finfo(np.float64).max, "weights must be finite and at least 0")
