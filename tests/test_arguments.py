@@ -232,7 +232,8 @@ def test_axis_out_of_range(bad, name, args):
 @each_axis
 def test_axis_of_a_scalar(name, args):
     first = FIRST.get(name, "x")
-    message = f"axis is -1; {first} has 0 dimensions, so it must be None: there is no axis"
+    allowed = "axis must be None" if name in PRIMITIVES else "it must have at least one"
+    message = f"axis is -1; {first} is a number and has no axis: {allowed}"
     fails(np.exceptions.AxisError, message, getattr(xent, name), 0.5, *args[1:])
 
 

@@ -299,7 +299,7 @@ def test_nothing_left(dtype):
 X = np.zeros((3, 4))
 NO_LABELS = "target is a distribution; it must be labels, integers of shape (3,)"
 RANGE = "labels must be in [0, 4) or be ignore_index, -100"
-NO_AXIS = "axis is -1; logits has 0 dimensions, so it must be None: there is no axis"
+NO_AXIS = "axis is -1; logits is a number and has no axis: it must have at least one"
 BAD_UPDATES = {
     "distribution": (TypeError, NO_LABELS, X, X, None),
     "sparse": (TypeError, NO_LABELS, X, ([[1]] * 3, [[1.0]] * 3), None),
@@ -328,10 +328,10 @@ def test_bad_updates_add_nothing(bad):
     [
         ({"topk": 0}, ValueError, "topk is 0; it must be at least 1"),
         ({"topk": (1, -2)}, ValueError, "topk[1] is -2; it must be at least 1"),
-        ({"topk": 1.5}, TypeError, "topk is 1.5; it must be an integer"),
+        ({"topk": 1.5}, TypeError, "topk is 1.5; it must be an integer, or a tuple of integers"),
         ({"topk": [True]}, TypeError, "topk[0] is True; it must be an integer"),
-        ({"topk": None}, TypeError, "topk is None; it must be an integer"),
-        ({"topk": "15"}, TypeError, "topk is '15'; it must be an integer"),
+        ({"topk": None}, TypeError, "topk is None; it must be an integer, or a tuple of integers"),
+        ({"topk": "15"}, TypeError, "topk is '15'; it must be an integer, or a tuple of integers"),
         ({"axis": None}, TypeError, "axis is None; it must be an integer"),
         ({"ignore_index": None}, TypeError, "ignore_index is None; it must be an integer"),
         ({"n_threads": 0}, ValueError, "n_threads is 0; it must be at least 1"),

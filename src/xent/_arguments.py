@@ -47,7 +47,10 @@ def positive_integer(name: str, value: object) -> int:
 def positive_integers(name: str, value: object) -> tuple[int, ...]:
     """One integer or several."""
     if not isinstance(value, (tuple, list, range, np.ndarray)) or getattr(value, "ndim", 1) == 0:
-        return (positive_integer(name, value),)
+        try:
+            return (positive_integer(name, value),)
+        except TypeError as error:
+            raise TypeError(f"{error}, or a tuple of integers") from None
     return tuple(positive_integer(f"{name}[{i}]", number) for i, number in enumerate(value))
 
 
@@ -125,9 +128,12 @@ def choice(name: str, value: object, allowed: tuple[str, ...]) -> str:
 def axis_index(value: object, array: Array, name: str) -> int:
     """One axis of an array as an index >= 0."""
     axis = integer("axis", value)
+    if array.ndim == 0:
+        raise np.exceptions.AxisError(f"axis is {axis}; {name} is a number and has no axis: it must have at least one")
     if not -array.ndim <= axis < array.ndim:
-        allowed = f"in [{-array.ndim}, {array.ndim})" if array.ndim else "None: there is no axis"
-        raise np.exceptions.AxisError(f"axis is {axis}; {name} has {array.ndim} dimensions, so it must be {allowed}")
+        dimensions = "1 dimension" if array.ndim == 1 else f"{array.ndim} dimensions"
+        allowed = f"[{-array.ndim}, {array.ndim})"
+        raise np.exceptions.AxisError(f"axis is {axis}; {name} has {dimensions}, so it must be in {allowed}")
     return axis % array.ndim
 
 
@@ -135,7 +141,10 @@ def axis_indices(value: object, array: Array, name: str) -> tuple[int, ...]:
     """Axes of an array, one, several or (None) all, as indices >= 0."""
     if value is None:
         return tuple(range(array.ndim))
-    axes = tuple(axis_index(axis, array, name) for axis in (value if isinstance(value, tuple) else (value,)))
+    given = tuple(integer("axis", axis) for axis in (value if isinstance(value, tuple) else (value,)))
+    if array.ndim == 0 and given:
+        raise np.exceptions.AxisError(f"axis is {value}; {name} is a number and has no axis: axis must be None")
+    axes = tuple(axis_index(axis, array, name) for axis in given)
     if len(set(axes)) < len(axes):
         raise ValueError(f"axis is {value}; an axis must not be repeated")
     return axes
