@@ -155,7 +155,7 @@ def test_columns_that_are_no_numbers(library):
     fails(TypeError, f"target {message}", xent.binary_cross_entropy, np.ones((2, 3)), frame)
     fails(TypeError, f"sample_weight {message}", xent.binary_cross_entropy, np.ones((2, 3)), np.ones((2, 3)),
           sample_weight=frame)
-    with pytest.raises((TypeError, ValueError), match="^X has a column 'text' of dtype .* and an element that is no "):
+    with pytest.raises((TypeError, ValueError), match=r"^X has a column 'text' of dtype .* and an element that is no "):
         xent.LogisticRegression().fit(frame, [0, 1])
 
 

@@ -1,12 +1,12 @@
 """Cross-entropy for NumPy: fast, exact kernels and a multinomial logistic regression."""
 
-from xent import datasets
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from xent._dispatch import isa
 from xent._parallel import get_num_threads, set_num_threads
-from xent.blocks import Blocks
 from xent.evaluation import Evaluation, StreamingLoss, evaluate, log_loss
 from xent.linear_losses import linear_cross_entropy
-from xent.logistic import ConvergenceWarning, LogisticRegression, NotFittedError
 from xent.losses import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -14,6 +14,11 @@ from xent.losses import (
     cross_entropy,
 )
 from xent.primitives import log_softmax, logsumexp, softmax
+
+if TYPE_CHECKING:
+    from xent import datasets
+    from xent.blocks import Blocks
+    from xent.logistic import ConvergenceWarning, LogisticRegression, NotFittedError
 
 __version__ = "0.1.0"
 
@@ -39,3 +44,27 @@ __all__ = [
     "set_num_threads",
     "softmax",
 ]
+
+# What the losses do not need is imported when it is first asked for: it takes longer than all the rest.
+_LATER = {
+    "Blocks": "blocks",
+    "ConvergenceWarning": "logistic",
+    "LogisticRegression": "logistic",
+    "NotFittedError": "logistic",
+}
+_LATER_MODULES = {*_LATER.values(), "datasets"}
+
+
+if not TYPE_CHECKING:       # to a type checker, any name would be there
+
+    def __getattr__(name: str) -> Any:
+        if name in _LATER_MODULES:
+            return import_module(f"xent.{name}")
+        if name not in _LATER:
+            raise AttributeError(f"module 'xent' has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"xent.{_LATER[name]}"), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER, *_LATER_MODULES})

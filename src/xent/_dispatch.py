@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
+from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -13,17 +13,24 @@ _MODULES = {"baseline": "xent._kernels", "avx2": "xent._kernels_avx2", "avx512":
 
 
 def _choose() -> tuple[str, ModuleType]:
-    usable = ["baseline"]
-    for name in _kernels.cpu_sets():
-        # Only x86-64 builds with GCC or Clang have modules beyond the baseline (see setup.py).
-        if importlib.util.find_spec(_MODULES[name]) is not None:
-            usable.append(name)
-    name = os.environ.get("XENT_ISA") or usable[-1]
-    if name not in _MODULES:
-        raise ImportError(f"XENT_ISA is {name!r}; it must be one of {', '.join(map(repr, _MODULES))}")
-    if name not in usable:
-        raise ImportError(f"XENT_ISA is {name!r}, which this CPU or this build lacks; usable here: {', '.join(usable)}")
-    return name, importlib.import_module(_MODULES[name])
+    offered = ["baseline", *_kernels.cpu_sets()]
+    wanted = os.environ.get("XENT_ISA")
+    if wanted and wanted not in _MODULES:
+        raise ImportError(f"XENT_ISA is {wanted!r}; it must be one of {', '.join(map(repr, _MODULES))}")
+    for name in [wanted] if wanted else offered[::-1]:
+        module = _load(name) if name in offered else None
+        if module is not None:
+            return name, module
+    usable = ", ".join(name for name in offered if _load(name) is not None)
+    raise ImportError(f"XENT_ISA is {wanted!r}, which this CPU or this build lacks; usable here: {usable}")
+
+
+def _load(name: str) -> ModuleType | None:
+    """The kernels of one set; only x86-64 builds with GCC or Clang have any beyond the baseline (see setup.py)."""
+    try:
+        return import_module(_MODULES[name])
+    except ModuleNotFoundError:
+        return None
 
 
 if TYPE_CHECKING:

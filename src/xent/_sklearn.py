@@ -6,7 +6,6 @@ scikit-learn is imported here only inside methods that it calls itself, or to dr
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import sys
@@ -117,6 +116,8 @@ class Estimator:
         -------
         sklearn.utils.metadata_routing.MetadataRequest
         """
+        import copy  # here, so that importing xent does not pay for it
+
         return copy.deepcopy(self._requests())
 
     def set_fit_request(self: E, **requests: bool | str | None) -> E:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +14,9 @@ from xent import parts
 from xent._arguments import positive_integer
 from xent._estimator_arguments import given_classes
 from xent.linear import RowSums
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Array = NDArray[Any]
 Block = tuple[Any, ...]     # (X, y) or (X, y, sample_weight)
@@ -137,6 +139,8 @@ class Blocks:
         ValueError
             If the folder has no such files, or a file has no partner. Files are read in `fit`, not here.
         """
+        from pathlib import Path  # here, so that importing xent does not pay for it
+
         folder = Path(path)
         archives = sorted(folder.glob("*.npz"))
         stems = sorted(file.name.removesuffix(".X.npy") for file in folder.glob("*.X.npy"))
@@ -199,6 +203,8 @@ class Blocks:
         ValueError
             If there are no files, or a column is missing.
         """
+        from pathlib import Path
+
         try:
             parquet = importlib.import_module("pyarrow.parquet")
         except ImportError as error:

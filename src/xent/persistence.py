@@ -8,11 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
-import secrets
-import zipfile
-import zlib
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -95,10 +91,13 @@ def write(
     path: str | os.PathLike[str], kind: str, version: int, content: dict[str, Any], arrays: dict[str, Array]
 ) -> None:
     """Write a file, whole or not at all: under another name in the same folder first, which then takes its place."""
+    import json  # here, as all that takes long to import, so that importing xent does not pay for it
+    import zipfile
+
     target = os.path.realpath(path)
     description = json.dumps({"kind": kind, "version": version, **content}).encode()
     folder, name = os.path.split(target)
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(8)}.tmp")
+    temporary = os.path.join(folder, f".{name}.{os.urandom(8).hex()}.tmp")
     try:
         with open(temporary, "xb") as file:
             with zipfile.ZipFile(file, "w") as archive:
@@ -123,6 +122,10 @@ def write(
 
 def read(path: str | os.PathLike[str], kind: str, version: int) -> tuple[dict[str, Any], dict[str, Array]]:
     """The description and the arrays of a file; ValueError if it is damaged, or not of this kind and version."""
+    import json
+    import zipfile
+    import zlib
+
     with open(path, "rb") as file:
         try:
             with zipfile.ZipFile(file) as archive:
