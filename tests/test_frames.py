@@ -152,6 +152,9 @@ def test_columns_that_are_no_numbers(library):
     message = f"has a column 'text' of dtype {dtype}; it must be real numbers, {FLOATS}"
     fails(TypeError, f"logits {message}", xent.cross_entropy, frame, [0, 1])
     fails(TypeError, f"proba {message}", xent.categorical_cross_entropy, frame, [0, 1])
+    fails(TypeError, f"X {message}", xent.linear_cross_entropy, frame, np.ones((2, 3)), [0, 1])
+    fails(TypeError, f"where has a column 'text' of dtype {dtype}; it must be bool", xent.cross_entropy,
+          np.ones((2, 3)), [0, 1], where=frame)
     fails(TypeError, f"target {message}", xent.binary_cross_entropy, np.ones((2, 3)), frame)
     fails(TypeError, f"sample_weight {message}", xent.binary_cross_entropy, np.ones((2, 3)), np.ones((2, 3)),
           sample_weight=frame)

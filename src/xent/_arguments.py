@@ -415,10 +415,10 @@ def targets(
         else:
             t = _labels("target", t, target, "labels")
     if where is not None:
-        where = to_array("where", where)
-        if where.dtype != bool:
-            raise TypeError(f"where has dtype {where.dtype}; it must be bool")
-        where = last(broadcast("where", where, full, name), axis)
+        mask = to_array("where", where)
+        if mask.dtype != bool:
+            raise TypeError(f"where has {what_it_has(where, mask)}; it must be bool")
+        where = last(broadcast("where", mask, full, name), axis)
     if class_weight is not None:
         class_weight = numeric("class_weight", class_weight)
         if class_weight.shape != x.shape[-1:]:
@@ -564,7 +564,7 @@ def _real(name: str, value: ArrayLike) -> Array:
     """An array of the types of `floating`, which checks them, as it is."""
     array = to_array(name, value)
     if array.dtype.kind not in "iu":
-        floating(name, array[:0] if array.ndim else array)
+        floating(name, array[:0] if array.ndim else array, given=value)
     return array
 
 
