@@ -142,7 +142,7 @@ def test_fit_forgets_the_stream(blobs):
         ({"X": np.full((4, 5), np.nan)}, r"^X\[0, 0\] is nan"),
         ({"y": [0, 1]}, r"^y has shape \(2,\)"),
         ({"y": [0, 0.5, 1, 1]}, r"^y\[1\] is 0.5; labels must be"),
-        ({"sample_weight": [1, 1, -1, 1]}, r"^sample_weight\[2\] is -1.0"),
+        ({"sample_weight": [1, 1, -1, 1]}, r"^sample_weight\[2\] is -1"),
         ({"sample_weight": np.zeros(4)}, "is 0 for every sample"),
         ({"y": np.full((4, 2), 0.5)}, "y has 2 columns; their numbers must be the classes"),
     ],
