@@ -245,7 +245,7 @@ def test_blocks_without_an_answer():
         Blocks(3)
     with pytest.raises(ValueError, match="rows is 0"):
         Blocks.from_arrays(X, y, rows=0)
-    with pytest.raises(ValueError, match="they must have as many"):
+    with pytest.raises(ValueError, match="they must have the same number"):
         Blocks.from_arrays(X, y[:5])
 
 

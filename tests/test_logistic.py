@@ -315,7 +315,7 @@ BAD_PARAMETERS = [
     ({"tol": 0}, ValueError, "tol is 0"),
     ({"max_iter": -1}, ValueError, "max_iter is -1"),
     ({"max_iter": 1.5}, TypeError, "max_iter is 1.5; it must be an integer"),
-    ({"n_jobs": 0}, ValueError, "n_jobs is 0; it must be at least 1, -1 for all CPUs, or None"),
+    ({"n_jobs": 0}, ValueError, "n_jobs is 0; it must be at least 1, negative "),
     ({"C": 10**400}, ValueError, "C is larger than a float can be"),
     ({"class_weight": {0: None}}, TypeError, r"class_weight\[0\] is None; it must be a real number"),
     ({"class_weight": {9: 1.0}}, ValueError, "class_weight names 9, which is not a label"),
@@ -456,11 +456,11 @@ def test_distributions_are_weighted_labels(n_classes):
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        ([[0.5, 0.5], [0.5, 0.6]], r"^y\[1\] has the sum 1.1; a row of a distribution must have the sum 1"),
+        ([[0.5, 0.5], [0.5, 0.6]], r"^y\[1\] sums to 1.1; each row must sum to 1 \(use sample_weight to weight rows\)"),
         ([[0.5, 0.5], [1.5, -0.5]], r"^y\[1, 1\] is -0.5; probabilities must be at least 0"),
         ([[0.5, 0.5], [np.nan, 1]], r"^y\[1, 0\] is nan"),
         ([[0.5, 0.5]], r"^y has shape \(1, 2\); it must have 2 rows"),
-        ([[0, 1], [1, 0]], r"^y should be a 1d array of labels, or floats of shape \(n_samples, n_classes\)"),
+        ([[0, 1], [1, 0]], r"^y should be a 1d array of labels, or floats or bools of shape \(n_samples, n_classes\)"),
         ([[[0.5, 0.5]] * 2], r"^y should be a 1d array"),
     ],
 )

@@ -136,7 +136,7 @@ def test_fit_forgets_the_stream(blobs):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"y": [0, 5, 1, 2]}, r"^y\[1\] is 5, which is not one of the classes; those are \[0, 1, 2\]"),
+        ({"y": [0, 5, 1, 2]}, r"^y\[1\] is 5, which is not one of the classes, \[0, 1, 2\]"),
         ({"classes": [0, 1]}, r"classes=\[0, 1\] is not the same as on last call to partial_fit, was: \[0, 1, 2\]"),
         ({"X": np.ones((4, 3))}, "X has 3 features, but LogisticRegression is expecting 5 features"),
         ({"X": np.full((4, 5), np.nan)}, r"^X\[0, 0\] is nan"),
@@ -144,7 +144,7 @@ def test_fit_forgets_the_stream(blobs):
         ({"y": [0, 0.5, 1, 1]}, r"^y\[1\] is 0.5; labels must be"),
         ({"sample_weight": [1, 1, -1, 1]}, r"^sample_weight\[2\] is -1"),
         ({"sample_weight": np.zeros(4)}, "is 0 for every sample"),
-        ({"y": np.full((4, 2), 0.5)}, "y has 2 columns; their numbers must be the classes"),
+        ({"y": np.full((4, 2), 0.5)}, "y is a distribution over 2 classes, which are the numbers of its columns"),
     ],
 )
 def test_bad_batches_leave_the_estimator_alone(blobs, arguments, message):

@@ -59,11 +59,11 @@ def thread_count(value: object) -> int | None:
 
 
 def job_count(value: object) -> int | None:
-    """scikit-learn's n_jobs: -1 is every CPU that this process may use."""
+    """joblib's n_jobs: -1 is every CPU that this process may use, -2 all but one, and so on, at least one."""
     jobs = None if value is None else integer("n_jobs", value)
-    if jobs is not None and jobs < 1 and jobs != -1:
-        raise ValueError(f"n_jobs is {jobs}; it must be at least 1, -1 for all CPUs, or None")
-    return _all_cpus() if jobs == -1 else jobs
+    if jobs == 0:
+        raise ValueError("n_jobs is 0; it must be at least 1, negative (-1: all CPUs, -2: all but one), or None")
+    return max(1, _all_cpus() + 1 + jobs) if jobs is not None and jobs < 0 else jobs
 
 
 @functools.cache    # finding out takes longer than a small prediction

@@ -69,7 +69,8 @@ class LogisticRegression(LinearClassifier):
     random_state : int or None, default None
         Accepted for compatibility: nothing here is random.
     n_jobs : int or None, default None
-        The largest number of threads; None is :func:`get_num_threads`, -1 every CPU that the process may use.
+        The largest number of threads; None is :func:`get_num_threads`, -1 every CPU that the process may use, -2 all
+        but one, and so on (at least one).
     verbose : int, default 0
         If greater than 0, show the loss (the objective) and the gradient norm of each iteration: in a progress bar if
         tqdm is installed and there is a terminal or notebook to draw it in, else in lines.
@@ -100,7 +101,9 @@ class LogisticRegression(LinearClassifier):
     `X` may be an array of any layout, read-only or a memory map, or a matrix or array of scipy.sparse; float32 and
     float64 are computed with as they are, and never copied, nor a sparse matrix ever made dense (CSC and other formats
     are converted to CSR once, and a dual ascent has float64 values in float32 as well while it lasts). Frames of pandas
-    and polars become arrays; later ones must have the same column names.
+    and polars and tables of Arrow become arrays; later ones must have the same column names. Their columns are numbers
+    or bools (strings and dates are refused), or lists of numbers of a fixed size, whose elements are features named
+    ``name[0]``, ``name[1]`` and so on. The index of a pandas frame is no feature, in an Arrow table neither.
 
     Ctrl-C during `fit` or `partial_fit` leaves the best coefficients so far in the estimator, with `converged_` False,
     before the `KeyboardInterrupt` goes on its way; a `fit` with `warm_start` continues from them. Any other error
@@ -171,9 +174,9 @@ class LogisticRegression(LinearClassifier):
             Features; finite. float32 and float64 are used as they are, integers and bools become float64. A
             :class:`Blocks` gives labels and weights as well, and is read once for each evaluation.
         y : array_like of shape (n_samples,) or (n_samples, n_classes)
-            Labels of any type that can be sorted; at least two different ones. Floats with two columns or more are
-            distributions (soft targets): at least 0, each row with the sum 1 (to 1e-3), and the classes are the numbers
-            of the columns.
+            Labels: integers, bools, strings, bytes or dates; at least two different ones. Objects must be strings.
+            Floats or bools with two columns or more are distributions (soft targets): at least 0, each row with the sum
+            1 (to 1e-3), and the classes are the numbers of the columns.
         sample_weight : array_like of shape (n_samples,), optional
             Weights, at least 0.
         callback : callable, optional
@@ -193,12 +196,13 @@ class LogisticRegression(LinearClassifier):
         return self._fit(self._rows(X, y, sample_weight), callback)
 
     def _rows(self, X: Any, y: Any, sample_weight: Any) -> Rows:
-        """What a fit is to, checked."""
+        """Check the data and bundle it."""
         if isinstance(X, Blocks):
             if y is not None or sample_weight is not None:
                 raise ValueError("X is a Blocks, which gives y and sample_weight itself; both must be None")
             return X._rows(self.class_weight, self._n_threads())
         features = check.features("X", X)
+        check.no_stored_index(features)
         matrix = features.matrix
         classes, target = check.classes("y", y, matrix.shape[0], stacklevel=3)
         weight = check.row_weights(sample_weight, matrix.shape[0])
@@ -314,7 +318,9 @@ class LogisticRegression(LinearClassifier):
         fitted = self.__sklearn_is_fitted__()
         if fitted:
             self._check_features(features, stacklevel=2)
-        known = check.stream_classes(y, classes, self.classes_ if fitted else None, matrix.shape[0])
+        else:
+            check.no_stored_index(features)
+        known = check.stream_classes(y, classes, self._linear()[0] if fitted else None, matrix.shape[0])
         target = check.indices_of("y", y, matrix.shape[0], known, stacklevel=2)
         weight = check.row_weights(sample_weight, matrix.shape[0])
         if isinstance(self.class_weight, str):
@@ -345,7 +351,7 @@ class LogisticRegression(LinearClassifier):
             noise=float(np.finfo(matrix.dtype).eps),
         )
         curvature = batch.past if interrupt is not None else batch.past_with_batch(result.x)
-        dtype = np.result_type(self.coef_.dtype, matrix.dtype) if fitted else matrix.dtype
+        dtype = np.result_type(self._linear()[1].dtype, matrix.dtype) if fitted else matrix.dtype
         self._keep(batch.mean.matrix(result.x), dtype, result)
         if not fitted:
             self._keep_names(matrix.shape[1], features.names)
@@ -420,15 +426,14 @@ class LogisticRegression(LinearClassifier):
 
     def _coefficients(self) -> NDArray[np.float64]:
         """As the objectives have them: the intercept in the last column."""
-        return np.column_stack([self.coef_, self.intercept_]).astype(np.float64)
+        _, coef, intercept = self._linear()
+        return np.column_stack([coef, intercept]).astype(np.float64)
 
     def _is_warm(self, classes: Array, shape: tuple[int, int]) -> bool:
-        return (
-            self.warm_start
-            and self.__sklearn_is_fitted__()
-            and self.coef_.shape == (shape[0], shape[1] - 1)
-            and np.array_equal(self.classes_, classes)
-        )
+        if not self.warm_start or not self.__sklearn_is_fitted__():
+            return False
+        known, coef, _ = self._linear()
+        return coef.shape == (shape[0], shape[1] - 1) and np.array_equal(known, classes)
 
     def _keep(self, matrix: NDArray[np.float64], dtype: np.dtype[Any], result: Result) -> None:
         self.coef_ = matrix[:, :-1].astype(dtype, order="C")

@@ -48,11 +48,12 @@ class Part(NamedTuple):
 
 
 class Named:
-    """A matrix with names of its columns, as the checks ask for them."""
+    """A matrix with names of its columns, as the checks ask for them, and where it is from."""
 
-    def __init__(self, matrix: Array, columns: list[str]) -> None:
+    def __init__(self, matrix: Array, columns: list[str], origin: str = "") -> None:
         self.matrix = matrix
         self.columns = columns
+        self.origin = origin
         self.shape = matrix.shape
         self.dtypes = [matrix.dtype] * len(columns)
 
@@ -94,6 +95,8 @@ def part(place: str, X: Any, y: Any, sample_weight: Any = None) -> Part | None:
                 raise ValueError(f"y has {len(y)} rows; it must have none, as X")
             return None
         features = check.features("X", X)
+        if not isinstance(X, Named):
+            check.no_stored_index(features)
         rows = features.matrix.shape[0]
         return Part(place, features.matrix, y, check.row_weights(sample_weight, rows), features.names)
 
@@ -177,7 +180,7 @@ def plan(summaries: Sequence[Summary | None], class_weight: Any) -> Plan:
                 f"y has {len(s.labels)} columns in {s.place}, but {len(first.labels)} in {first.place}; all must have "
                 "one for each class"
             )
-        if _kind(s.labels) != _kind(first.labels):
+        if check.kind_of(s.labels) != check.kind_of(first.labels):
             raise TypeError(
                 f"y has dtype {s.labels.dtype} in {s.place}, but {first.labels.dtype} in {first.place}; labels must be "
                 "of one kind"
@@ -202,11 +205,6 @@ def plan(summaries: Sequence[Summary | None], class_weight: Any) -> Plan:
 
 def _same_names(a: Array | None, b: Array | None) -> bool:
     return np.array_equal(a, b) if a is not None and b is not None else a is b
-
-
-def _kind(labels: Array) -> str:
-    """Of these kinds labels go together without a conversion that changes them."""
-    return "number" if labels.dtype.kind in "biuf" else labels.dtype.kind
 
 
 def _union(labels: list[Array]) -> Array:

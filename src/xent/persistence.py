@@ -33,6 +33,8 @@ class Saved(Protocol):
     _seen: float
     _curvature: Array | None
 
+    def _linear(self) -> tuple[Array, Array, Array]: ...
+
     def get_params(self, deep: bool = ...) -> dict[str, Any]: ...
 
 
@@ -43,16 +45,23 @@ _NUMBERS = {"n_features_in_": int, "objective_": float, "grad_norm_": float, "co
 
 
 def save(model: Saved, path: str | os.PathLike[str]) -> None:
-    classes, type_of_classes = _labels_to_array("classes_", model.classes_)
-    arrays = {"coef": model.coef_, "intercept": model.intercept_, "n_iter": model.n_iter_, "classes": classes}
-    names = getattr(model, "feature_names_in_", None)
+    missing = [name for name in ("n_iter_", *_NUMBERS) if not hasattr(model, name)]
+    if missing:
+        raise ValueError(f"the estimator has no {', '.join(missing)}, which a file must hold; `fit` sets them")
+    labels, coef, intercept = model._linear()
+    if coef.shape[1] != model.n_features_in_:
+        raise ValueError(f"coef_ has shape {coef.shape}; it must have n_features_in_ columns, {model.n_features_in_}")
+    classes, type_of_classes = _labels_to_array("classes_", labels)
+    arrays = {"coef": coef, "intercept": intercept, "n_iter": model.n_iter_, "classes": classes}
+    names, type_of_names = getattr(model, "feature_names_in_", None), ""
     if names is not None:
-        arrays["feature_names"], _ = _labels_to_array("feature_names_in_", names)
+        arrays["feature_names"], type_of_names = _labels_to_array("feature_names_in_", names)
     if model._curvature is not None:
         arrays["curvature"] = model._curvature
     content = {
         "parameters": {name: _to_json(name, value) for name, value in model.get_params().items()},
         "type_of_classes": type_of_classes,
+        "type_of_names": type_of_names,
         **{name: kind(getattr(model, name)) for name, kind in _NUMBERS.items()},
     }
     write(path, _KIND, _VERSION, content, arrays)
@@ -73,7 +82,8 @@ def load(cls: type[S], path: str | os.PathLike[str]) -> S:
         rows, size = (1 if len(model.classes_) == 2 else len(model.classes_)), model.n_features_in_ + 1
         shapes = [model.coef_.shape == (rows, size - 1), model.intercept_.shape == (rows,), model.n_iter_.shape == (1,)]
         if "feature_names" in arrays:
-            model.feature_names_in_ = arrays["feature_names"].astype(object)  # type: ignore[attr-defined]
+            names = _labels_from_array(arrays["feature_names"], content["type_of_names"])
+            model.feature_names_in_ = names  # type: ignore[attr-defined]
             shapes.append(arrays["feature_names"].shape == (size - 1,))
         if "curvature" in arrays:
             shapes.append(arrays["curvature"].shape in [(rows, size), (rows, size, size)])
@@ -157,17 +167,19 @@ def _array(data: bytes) -> Array:
 
 
 def _labels_to_array(name: str, labels: Array) -> tuple[Array, str]:
-    """An array that a file can hold, and what it was: "object" for objects that are all strings, else ""."""
+    """An array that a file can hold, and what it was: "" if the same, else a kind of objects that are strings."""
     if labels.dtype.kind in "iufbSUmM":
         return labels, ""
-    if all(isinstance(label, str) for label in labels):
-        strings = np.array(labels.tolist(), np.str_)
-        if strings.tolist() == labels.tolist():     # NumPy drops zeros at the end
-            return strings, "object"
-    raise ValueError(f"{name} has labels of dtype {labels.dtype}; a file takes numbers, bools, dates and strings only")
+    if not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"{name} has dtype {labels.dtype}; a file takes numbers, bools, dates, bytes and strings only")
+    if any(label.endswith("\0") for label in labels):       # NumPy drops zeros at the end
+        return np.array([f"{label}." for label in labels], np.str_), "object and a point"
+    return np.array(labels.tolist(), np.str_), "object"
 
 
 def _labels_from_array(array: Array, what: str) -> Array:
+    if what == "object and a point":
+        return np.array([label[:-1] for label in array.tolist()], object)
     return array.astype(object) if what == "object" else array
 
 

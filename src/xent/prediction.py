@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent import _estimator_arguments as check
-from xent._arguments import job_count
+from xent._arguments import floating, job_count
 from xent._sklearn import Estimator, shared
 from xent.linear import logits
 from xent.primitives import log_softmax, softmax
@@ -107,8 +107,9 @@ class LinearClassifier(Estimator):
             For two classes the logit of the second, that of the first being 0.
         """
         matrix = self._matrix(X)
-        scores = all_logits(matrix, self.coef_, self.intercept_)
-        return scores[:, 0] if len(self.classes_) == 2 else scores
+        classes, coef, intercept = self._linear()
+        scores = all_logits(matrix, coef, intercept)
+        return scores[:, 0] if len(classes) == 2 else scores
 
     def predict(self, X: check.MatrixLike) -> Array:
         """The most probable label of each row.
@@ -122,7 +123,8 @@ class LinearClassifier(Estimator):
         ndarray of shape (n_samples,)
         """
         matrix = self._matrix(X)
-        labels: Array = self.classes_[class_indices(matrix, self.coef_, self.intercept_)]
+        classes, coef, intercept = self._linear()
+        labels: Array = classes[class_indices(matrix, coef, intercept)]
         return labels
 
     def predict_proba(self, X: check.MatrixLike) -> Array:
@@ -158,25 +160,32 @@ class LinearClassifier(Estimator):
         ----------
         X : array_like, sparse matrix or frame of shape (n_samples, n_features)
         y : array_like of shape (n_samples,) or (n_samples, n_classes)
-            Labels; or distributions, of which a row counts by what it gives the predicted label.
+            Labels; or distributions, of which a row counts by what it gives the predicted label. A label that is not
+            one of the classes counts as wrong.
         sample_weight : array_like of shape (n_samples,), optional
 
         Returns
         -------
         float
+
+        Raises
+        ------
+        ValueError
+            If `y` cannot be labels (missing or fractional values), or has strings where the classes are numbers.
         """
         matrix = self._matrix(X)
-        indices = class_indices(matrix, self.coef_, self.intercept_)
-        soft = check.distribution("y", y, len(indices))
+        classes, coef, intercept = self._linear()
+        target = check.target_array("y", y)
+        soft = check.distribution("y", target, matrix.shape[0])
         if soft is None:
-            right = self.classes_[indices] == check.column("y", y, len(indices), stacklevel=2)
-        elif soft.shape[1] != len(self.classes_):
-            raise ValueError(f"y has {soft.shape[1]} columns; it must have one a class, {len(self.classes_)}")
-        else:
-            right = soft[np.arange(len(indices)), indices]
+            places = check.places("y", target, matrix.shape[0], classes, stacklevel=2)
+        elif soft.shape[1] != len(classes):
+            raise ValueError(f"y has {soft.shape[1]} columns; it must have one for each class, {len(classes)}")
+        indices = class_indices(matrix, coef, intercept)
+        right = places == indices if soft is None else soft[np.arange(len(indices)), indices]
         weight = check.row_weights(sample_weight, len(indices))
         if not weight.any():
-            raise ValueError("sample_weight is 0 for every sample; their mean would be 0 / 0")
+            raise ValueError("sample_weight is 0 for every sample; at least one must be greater than 0")
         weight = np.ldexp(weight, -np.frexp(weight.max())[1])      # a sum of any weights fits then
         return float(np.average(right, weights=weight))
 
@@ -187,9 +196,32 @@ class LinearClassifier(Estimator):
         if not self.__sklearn_is_fitted__():
             raise shared(NotFittedError)(f"this {type(self).__name__} is not fitted yet; call fit first")
 
+    def _linear(self) -> tuple[Array, Array, Array]:
+        """classes_, coef_ and intercept_ with the shapes that `fit` gives them.
+
+        Where they are set by hand, the intercept may be one number, and the coefficients of two classes one row.
+        """
+        classes = np.asarray(self.classes_)
+        coef, intercept = floating("coef_", self.coef_), floating("intercept_", self.intercept_)
+        n_rows = 1 if len(classes) == 2 else len(classes)
+        if coef.ndim == 1 and n_rows == 1:
+            coef = coef[None, :]
+        if intercept.ndim == 0:
+            intercept = np.broadcast_to(intercept, (n_rows,))
+        if coef.ndim != 2 or len(coef) != n_rows:
+            allowed = "(1, n_features) or (n_features,)" if n_rows == 1 else f"({n_rows}, n_features)"
+            raise ValueError(f"coef_ has shape {coef.shape}; for {len(classes)} classes it must have shape {allowed}")
+        if intercept.shape != (n_rows,):
+            raise ValueError(
+                f"intercept_ has shape {intercept.shape}; for {len(classes)} classes it must have shape ({n_rows},) or "
+                "be a number"
+            )
+        return classes, coef, intercept
+
     def _check_features(self, features: check.Features, stacklevel: int) -> None:
         names = getattr(self, "feature_names_in_", None)
-        check.same_features(features, self.coef_.shape[1], names, type(self).__name__, stacklevel + 1)
+        number = self._linear()[1].shape[1]
+        check.same_features(features, number, names, type(self).__name__, stacklevel + 1)
 
     def _matrix(self, X: check.MatrixLike) -> Any:
         self._check_fitted()
@@ -198,4 +230,5 @@ class LinearClassifier(Estimator):
         return features.matrix
 
     def _probabilities(self, matrix: Any, log: bool) -> Array:
-        return probabilities(matrix, self.coef_, self.intercept_, log=log, n_threads=self._n_threads())
+        _, coef, intercept = self._linear()
+        return probabilities(matrix, coef, intercept, log=log, n_threads=self._n_threads())

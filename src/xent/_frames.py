@@ -1,0 +1,249 @@
+"""Frames of pandas, polars and Arrow, and their columns, as arrays.
+
+A row group of a Parquet file is an Arrow table, so that a frame and a file are converted by the same code: bools,
+integers, floats and decimals are numbers, and so is a category that stands for one. Strings, dates, durations and
+nested values are refused. A column of lists of one fixed length is as many columns. What is missing becomes NaN.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+# Arrow stores an index of pandas that has no name under such a name, and other readers take it for a column.
+_INDEX = re.compile(r"__index_level_\d+__")
+_NUMBERS = "real numbers (bools, integers, floats or decimals)"
+
+
+def _is(value: Any, library: str, *names: str) -> bool:
+    """Whether a value is of one of the classes of a library, which has been imported if it is."""
+    module = sys.modules.get(library)
+    return module is not None and any(isinstance(value, getattr(module, name, ())) for name in names)
+
+
+def _is_table(value: Any) -> bool:
+    return _is(value, "pyarrow", "Table", "RecordBatch")
+
+
+def is_frame(value: Any) -> bool:
+    return _is_table(value) or (hasattr(value, "columns") and hasattr(value, "dtypes"))
+
+
+def is_lazy(value: Any) -> bool:
+    return _is(value, "polars", "LazyFrame")
+
+
+def labels_of(frame: Any) -> list[Any]:
+    """What the columns are called."""
+    return list(frame.column_names if _is_table(frame) else frame.columns)
+
+
+def columns_of(frame: Any) -> list[Any] | None:
+    """The columns; None if the frame is of an unknown library."""
+    if _is_table(frame):
+        return list(frame.columns)
+    if _is(frame, "polars", "DataFrame"):
+        return list(frame.get_columns())
+    if _is(frame, "pandas", "DataFrame"):
+        return [column for _, column in frame.items()]
+    return None
+
+
+# --- the index of pandas ---------------------------------------------------------------------------------------------
+
+
+def index_columns(schema: Any) -> set[str]:
+    """The columns of an Arrow schema that hold the index of a pandas frame, and so are no features."""
+    stored = (schema.pandas_metadata or {}).get("index_columns", [])
+    named = {name for name in stored if isinstance(name, str)}      # a dict is a range, which has no column
+    return named | {name for name in schema.names if _INDEX.fullmatch(name)}
+
+
+def without_index(frame: Any) -> Any:
+    """A frame as it is; an Arrow table without the columns that hold an index."""
+    if not _is_table(frame):
+        return frame
+    index = index_columns(frame.schema)
+    return frame.select([i for i, name in enumerate(frame.column_names) if name not in index]) if index else frame
+
+
+def stored_index(labels: Iterable[Any]) -> str | None:
+    """The first label that only the index of a pandas frame has."""
+    return next((label for label in labels if isinstance(label, str) and _INDEX.fullmatch(label)), None)
+
+
+# --- a frame as a matrix ---------------------------------------------------------------------------------------------
+
+
+def to_matrix(name: str, frame: Any, dtype: Any = None) -> tuple[Array, list[Any]]:
+    """The values of a frame, and a label for each column of the matrix.
+
+    The type is the given one, or the common one of the columns; without a copy where the frame has such a matrix.
+    """
+    labels = labels_of(frame)
+    columns = columns_of(frame)
+    if columns is None or (dtype is None and _has_one_type(frame)):
+        return np.asarray(frame), labels
+    blocks: list[Array] = []
+    wide: list[Any] = []
+    for label, column in zip(labels, columns, strict=True):
+        blocks.append(_numbers(name, len(wide), label, column))
+        width = 1 if blocks[-1].ndim == 1 else blocks[-1].shape[1]
+        one = blocks[-1].ndim == 1 or not isinstance(label, str)
+        wide += [label] * width if one else [f"{label}[{i}]" for i in range(width)]
+    if dtype is None:
+        dtype = _common_type(name, labels, blocks)
+    matrix = np.empty((frame.shape[0], len(wide)), dtype)
+    first = 0
+    for label, block in zip(labels, blocks, strict=True):
+        last = first + (1 if block.ndim == 1 else block.shape[1])
+        try:
+            with np.errstate(over="raise"):
+                matrix[:, first:last] = block[:, None] if block.ndim == 1 else block
+        except FloatingPointError:
+            raise ValueError(f"column {label!r} of {name} has numbers that are too large for {matrix.dtype}") from None
+        first = last
+    return matrix, wide
+
+
+def _has_one_type(frame: Any) -> bool:
+    """Whether all columns are plain numbers of one type, of which a library makes a matrix itself, or has one."""
+    dtypes = set() if _is_table(frame) else set(frame.dtypes)
+    if len(dtypes) != 1:
+        return False
+    dtype = dtypes.pop()
+    if isinstance(dtype, np.dtype):
+        return dtype.kind in "biu" or dtype in (np.float32, np.float64)
+    return _is(frame, "polars", "DataFrame") and str(dtype) in ("Float32", "Float64")
+
+
+def _common_type(name: str, labels: list[Any], blocks: list[Array]) -> np.dtype[Any]:
+    if not blocks:
+        return np.dtype(np.float64)
+    dtype: np.dtype[Any] = np.result_type(*(block.dtype for block in blocks))
+    if dtype.kind == "f" and dtype not in (np.float32, np.float64):
+        label = next(label for label, block in zip(labels, blocks, strict=True) if block.dtype == dtype)
+        to = "float32" if dtype.itemsize == 2 else "float64"
+        raise TypeError(
+            f"column {label!r} of {name} has dtype {dtype}; it must be float32 or float64: convert it, with "
+            f"{name}.astype(np.{to})"
+        )
+    return dtype
+
+
+def _numbers(name: str, place: int, label: Any, column: Any) -> Array:
+    """The values of a column, (n,) or for lists (n, length), of bools, integers or floats."""
+    values: Array = series(column)
+    kind = values.dtype.kind
+    if kind in "biuf" and values.ndim <= 2:
+        return values
+    found = f"column {label!r} of {name} has dtype {column.type if _is_arrow(column) else column.dtype}"
+    if kind == "c":
+        raise ValueError(f"{found}; columns must be {_NUMBERS} (Complex data not supported)")
+    if kind != "O" or values.ndim > 2:
+        raise TypeError(f"{found}; columns must be {_NUMBERS}")
+    return numbers_of_objects(name, values, place, f" in column {label!r}")
+
+
+def numbers_of_objects(name: str, array: Array, first: int | None = None, where: str = "") -> Array:
+    """Objects as float64, NaN for None and pandas.NA; or an error that names the first one that is no number.
+
+    The array may be one column of a matrix or several, the `first` of which is given.
+    """
+    result = np.empty(array.shape)
+    numbers = result.reshape(-1)
+    for i, value in enumerate(array.flat):
+        if isinstance(value, int | float):
+            numbers[i] = value
+            continue
+        if value is None or type(value).__name__ == "NAType":
+            numbers[i] = np.nan
+            continue
+        row, *columns = (int(k) for k in np.unravel_index(i, array.shape))
+        index = [row, *columns] if first is None else [row, first + sum(columns)]
+        found = f"{name}{index} is {value!r}{where}; it must be a real number"
+        if isinstance(value, str | bytes):
+            raise ValueError(f"{found}, not a string")
+        try:
+            if isinstance(value, np.timedelta64 | np.ndarray):      # some of which have a float()
+                raise TypeError(f"found {type(value).__name__}")
+            numbers[i] = float(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            lists = "; lists may be of a type of fixed size (pyarrow.list_(type, size), polars.Array)"
+            raise TypeError(f"{found}{lists if isinstance(value, list | np.ndarray) else ''} ({error})") from None
+    return result
+
+
+# --- a column as an array --------------------------------------------------------------------------------------------
+
+
+def _is_arrow(value: Any) -> bool:
+    return _is(value, "pyarrow", "Array", "ChunkedArray")
+
+
+def series(value: Any) -> Any:
+    """The values of a column of pandas, polars or Arrow as NumPy has them; anything else as it is."""
+    if _is(value, "pandas", "Series", "Index") or _is(value, "pandas.api.extensions", "ExtensionArray"):
+        return _from_pandas(value)
+    if _is(value, "polars", "Series"):
+        return _from_polars(value)
+    return _from_arrow(value) if _is_arrow(value) else value
+
+
+def _from_pandas(column: Any) -> Array:
+    dtype = column.dtype
+    if hasattr(dtype, "pyarrow_dtype"):
+        return _from_arrow(getattr(column, "array", column).__arrow_array__())
+    if not isinstance(dtype, np.dtype) and isinstance(getattr(dtype, "numpy_dtype", None), np.dtype):   # nullable
+        plain = dtype.numpy_dtype
+        if not column.isna().any():
+            return np.asarray(column.to_numpy(plain))
+        return np.asarray(column.to_numpy(plain if plain.kind == "f" else np.dtype(np.float64), na_value=np.nan))
+    if hasattr(dtype, "categories"):
+        return np.asarray(column, object) if dtype.categories.dtype.kind == "O" else np.asarray(column)
+    return np.asarray(column)
+
+
+def _from_polars(column: Any) -> Array:
+    name = str(column.dtype)
+    if name.startswith(("Decimal", "Struct")) or name.endswith("Int128"):       # NumPy has no such types
+        return objects(column.to_list())
+    return np.asarray(column.to_numpy())
+
+
+def objects(values: Any) -> Array:
+    """An array of objects, whatever they are."""
+    result = np.empty(len(values), object)
+    result[:] = values
+    return result
+
+
+def _from_arrow(column: Any) -> Array:
+    from pyarrow import compute, types
+
+    kind = column.type
+    if types.is_dictionary(kind):       # NumPy would get the last word where there is none
+        return _from_arrow(column.cast(kind.value_type))
+    if types.is_run_end_encoded(kind):
+        return _from_arrow(compute.run_end_decode(column))
+    if types.is_fixed_size_list(kind) and not types.is_nested(kind.value_type):
+        chunks = [_from_lists(chunk) for chunk in getattr(column, "chunks", [column])]
+        return np.concatenate(chunks) if chunks else np.empty((0, kind.list_size))
+    return np.asarray(column)
+
+
+def _from_lists(lists: Any) -> Array:
+    """Lists of one length; a list that is missing has NaN."""
+    length = lists.type.list_size
+    values = _from_arrow(lists.values.slice(lists.offset * length, len(lists) * length)).reshape(len(lists), length)
+    if lists.null_count:
+        values = values.astype(values.dtype if values.dtype.kind in "fO" else np.float64)
+        values[np.asarray(lists.is_null())] = np.nan
+    return values
