@@ -130,13 +130,13 @@ JOBS = """
 from xent import _cpus
 from xent._arguments import job_count
 _cpus.available = lambda: 3
-print(*map(job_count, (-1, 1, 7, None)))
+print(*map(job_count, (-1, -2, -3, -9, 1, 7, None)))
 """
 
 
 def test_jobs(python):
-    """-1 is what this process may use, and not every CPU of the machine."""
-    assert python(JOBS) == "3 1 7 None"
+    """-1 is what this process may use, and not every CPU of the machine; -2 is one less; at least one, as in joblib."""
+    assert python(JOBS) == "3 2 1 1 1 7 None"
 
 
 def test_without_affinity(tree, monkeypatch):

@@ -23,7 +23,7 @@ CLASSES = np.array([0, 1, 2, 1])
         ({"y": [0, 1]}, ValueError, r"^y has shape \(2,\); it must have shape \(4,\), a value for each row of X"),
         ({"y": [1, 1, 1, 1]}, ValueError, "^y has one class only, .*1.*; it must have at least 2"),
         ({"y": [0, 0.5, 1, 1]}, ValueError, r"^y\[1\] is 0.5; labels must be integers, bools, strings, bytes or dates"),
-        ({"y": np.array([1, "a", 2, 1], object)}, TypeError, "^y has labels that cannot be sorted: they are of .* int, str"),
+        ({"y": np.array([1, "a", 2, 1], object)}, TypeError, "^y has labels that cannot be sorted: .* types int, str"),
         ({"sample_weight": [1, 2]}, ValueError, r"^sample_weight has shape \(2,\); it must have shape \(4,\)"),
         ({"sample_weight": [1, -2, 0, 0]}, ValueError, r"^sample_weight\[1\] is -2; weights must be finite"),
         ({"sample_weight": [1, inf, 0, 0]}, ValueError, r"^sample_weight\[1\] is inf; weights must be finite"),

@@ -179,7 +179,7 @@ FOREIGN = {
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_foreign_files(path, kind):
     path.write_bytes(FOREIGN[kind])
-    with pytest.raises(ValueError, match=r"model\.npz' is damaged, or no file of xent"):
+    with pytest.raises(ValueError, match=r"model\.npz' is damaged, or not a file of xent"):
         xent.LogisticRegression.load(path)
 
 

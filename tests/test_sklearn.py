@@ -156,7 +156,7 @@ def test_metadata_routing(blobs):
     np.testing.assert_allclose(search.best_estimator_.coef_, twin.coef_, atol=1e-6)
     with pytest.raises(UnsetMetadataPassedError):
         make_pipeline(xent.LogisticRegression()).fit(X, y, sample_weight=weight)
-    with pytest.raises(TypeError, match="fit takes no weight; what can be asked for is sample_weight"):
+    with pytest.raises(TypeError, match="fit takes no weight; available: sample_weight"):
         asked.set_fit_request(weight=True)
     with pytest.raises(TypeError, match="sample_weight is 1; it must be True, False, None or a name"):
         asked.set_fit_request(sample_weight=1)

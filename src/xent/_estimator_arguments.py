@@ -540,7 +540,7 @@ def class_counts(target: Array, sample_weight: NDArray[np.float64], n_classes: i
 
 def total_weight(total: float) -> float:
     if total == 0:
-        raise ValueError("sample_weight times class_weight is 0 for every sample; all weights zero leave no objective")
+        raise ValueError("sample_weight times class_weight is 0 for every sample (all weights zero); one must be above 0")
     if not math.isfinite(total):
         raise ValueError("sample_weight times class_weight has a sum that is larger than a float can be; scale it down")
     return total
@@ -578,6 +578,7 @@ def _may_be_among(label: object, labels: Array) -> bool:
     if labels.dtype.kind in "mM":
         return isinstance(label, datetime.date | datetime.timedelta | np.datetime64 | np.timedelta64)
     try:
-        return kind_of(discrete("class_weight", np.asarray([label]))) == kind_of(labels)
+        key = target_array("class_weight", [label])
+        return key.ndim == 1 and kind_of(discrete("class_weight", key)) == kind_of(labels)
     except (TypeError, ValueError):
         return False

@@ -82,7 +82,7 @@ class Estimator:
         known = self.get_params()
         for name in params:
             if name not in known:
-                raise ValueError(f"{name!r} is not a parameter of {type(self).__name__}; those are {', '.join(known)}")
+                raise ValueError(f"{name!r} is not a parameter of {type(self).__name__}; available: {', '.join(known)}")
         for name, value in params.items():
             setattr(self, name, value)
         return self
@@ -146,7 +146,7 @@ class Estimator:
     def _request(self: E, method: str, requests: dict[str, Any]) -> E:
         for argument, value in requests.items():
             if argument not in _ROUTED[method]:
-                raise TypeError(f"{method} takes no {argument}; what can be asked for is {', '.join(_ROUTED[method])}")
+                raise TypeError(f"{method} takes no {argument}; available: {', '.join(_ROUTED[method])}")
             if not (value is None or isinstance(value, bool | str)):
                 raise TypeError(f"{argument} is {value!r}; it must be True, False, None or a name")
         wanted = self._requests()

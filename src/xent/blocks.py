@@ -1,0 +1,286 @@
+"""Data larger than memory: blocks of rows that are read again for every evaluation, one at a time."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xent import _estimator_arguments as check
+from xent import _frames, parts
+from xent._arguments import positive_integer, to_array
+from xent._parquet import RowGroups
+from xent.linear import RowSums
+
+Array = NDArray[Any]
+Block = tuple[Any, ...]     # (X, y) or (X, y, sample_weight)
+
+BLOCK_BYTES = 1 << 26
+
+
+class Blocks:
+    """Rows in blocks that can be read again and again: data that need not fit in memory.
+
+    :meth:`LogisticRegression.fit` takes it in the place of `X`, without `y`, and reads every block once for each
+    evaluation of the objective, in order, with at most two in memory: the one it computes with, and the one being read.
+
+    Parameters
+    ----------
+    source : iterable or callable
+        What gives the blocks each time that it is iterated over, such as a list; or a function, such as a generator
+        function, that returns an iterator of the same blocks at each call. A block is a tuple (X, y) or
+        (X, y, sample_weight) as :meth:`LogisticRegression.fit` takes them; X may be sparse or a frame, and may have no
+        rows.
+    classes : array_like, optional
+        All labels that may come; if not given, those that are found.
+
+    Raises
+    ------
+    TypeError
+        If `source` is an iterator, which can be read only once.
+    ValueError
+        In `fit`, if a block has a wrong shape or value, or the blocks are others than they were: the message names the
+        block.
+
+    See Also
+    --------
+    LogisticRegression.partial_fit : For a stream that cannot be read again.
+
+    Examples
+    --------
+    >>> import xent
+    >>> X, y = xent.datasets.load_digits()
+    >>> def read():
+    ...     for start in range(0, len(X), 500):
+    ...         yield X[start : start + 500], y[start : start + 500]
+    >>> model = xent.LogisticRegression().fit(xent.Blocks(read))
+    >>> bool(model.converged_), model.coef_.shape
+    (True, (10, 64))
+    """
+
+    def __init__(
+        self, source: Iterable[Block] | Callable[[], Iterable[Block]], *, classes: ArrayLike | None = None
+    ) -> None:
+        if isinstance(source, Iterator):
+            raise TypeError(
+                f"source is a {type(source).__name__}, an iterator, which can be read only once; it must be a function "
+                "that returns a new one at each call, or something that can be iterated over again"
+            )
+        if not callable(source) and not hasattr(source, "__iter__"):
+            raise TypeError(f"source is a {type(source).__name__}; it must be an iterable of blocks, or a function")
+        self._source = source
+        self.classes = None if classes is None else check.given_classes(classes)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        rows: int | None = None,
+        classes: ArrayLike | None = None,
+    ) -> Blocks:
+        """Blocks of rows of arrays, such as memory maps.
+
+        Parameters
+        ----------
+        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
+        y, sample_weight : array_like
+            As in :meth:`LogisticRegression.fit`.
+        rows : int, optional
+            The number of rows of a block; of about 64 MB if not given.
+        classes : array_like, optional
+            As in the constructor.
+
+        Returns
+        -------
+        Blocks
+        """
+        columns = [_sliceable(X), check.target_array("y", y)]
+        if sample_weight is not None:
+            columns.append(to_array("sample_weight", _frames.series(sample_weight)))
+        lengths = [a.shape[0] if a.shape else 0 for a in columns]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"X, y and sample_weight have {lengths} rows; they must have the same number")
+        if rows is None:
+            row_bytes = math.prod(columns[0].shape[1:]) * getattr(getattr(X, "dtype", None), "itemsize", 8)
+            rows = max(1, BLOCK_BYTES // max(1, row_bytes))
+        size = positive_integer("rows", rows)
+
+        def read() -> Iterator[Block]:
+            for start in range(0, lengths[0], size):
+                yield tuple(_rows_of(a, start, min(start + size, lengths[0])) for a in columns)
+
+        return cls(read, classes=classes)
+
+    @classmethod
+    def from_folder(cls, path: str | os.PathLike[str], *, classes: ArrayLike | None = None) -> Blocks:
+        """A block for each file of a folder, in the order of their names.
+
+        Parameters
+        ----------
+        path : path-like
+            A folder of ``.npz`` files with arrays ``X``, ``y`` and, if there are weights, ``sample_weight``; or of
+            ``.npy`` files named ``<name>.X.npy``, ``<name>.y.npy`` and ``<name>.sample_weight.npy``, which are mapped
+            into memory.
+        classes : array_like, optional
+            As in the constructor.
+
+        Returns
+        -------
+        Blocks
+
+        Raises
+        ------
+        ValueError
+            If the folder has no such files, or a file has no partner. Files are read in `fit`, not here.
+        """
+        folder = Path(path)
+        archives = sorted(folder.glob("*.npz"))
+        stems = sorted(file.name.removesuffix(".X.npy") for file in folder.glob("*.X.npy"))
+        if not archives and not stems:
+            raise ValueError(f"{os.fspath(path)!r} has no files *.npz, and none *.X.npy and *.y.npy")
+        if archives and stems:
+            raise ValueError(f"{os.fspath(path)!r} has both files *.npz and files *.X.npy; it must have one kind")
+        weighted = [(folder / f"{stem}.sample_weight.npy").exists() for stem in stems]
+        for stem, has_weight in zip(stems, weighted, strict=True):
+            if not (folder / f"{stem}.y.npy").exists():
+                raise ValueError(f"{os.fspath(folder / stem)}.X.npy has no partner {stem}.y.npy")
+            if has_weight != weighted[0]:
+                raise ValueError(f"{os.fspath(folder)!r} has *.sample_weight.npy for some blocks, not for all")
+
+        def read() -> Iterator[Block]:
+            sizes = set()
+            for file in archives:
+                block = _archive(file)
+                sizes.add(len(block))
+                if len(sizes) > 1:
+                    raise ValueError(f"{os.fspath(folder)!r} has sample_weight in some files, not in all")
+                yield block
+            for stem in stems:
+                names = ["X", "y", *(["sample_weight"] if weighted[0] else [])]
+                with parts.named(repr(os.fspath(folder / stem))):
+                    block = tuple(np.load(folder / f"{stem}.{name}.npy", mmap_mode="r") for name in names)
+                yield block
+
+        return cls(read, classes=classes)
+
+    @classmethod
+    def from_parquet(
+        cls,
+        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        *,
+        target: str,
+        sample_weight: str | None = None,
+        features: Sequence[str] | None = None,
+        dtype: Any = np.float32,
+        classes: ArrayLike | None = None,
+    ) -> Blocks:
+        """A block for each row group of Parquet files. Needs pyarrow.
+
+        Parameters
+        ----------
+        path : path-like or sequence of path-like
+            Files, or folders of files ``*.parquet``, in the order of their names.
+        target : str
+            The column of labels.
+        sample_weight : str, optional
+            The column of weights.
+        features : sequence of str, optional
+            The columns of features, in their order; if not given, all others, in the order of the first file, without
+            those in which pandas has stored the index of a frame.
+        dtype : dtype, default float32
+            To compute in: float32 or float64.
+        classes : array_like, optional
+            As in the constructor.
+
+        Returns
+        -------
+        Blocks
+
+        Raises
+        ------
+        ImportError
+            If pyarrow is not installed.
+        ValueError
+            If there are no files, a column is missing, or `dtype` is not float32 or float64.
+
+        Notes
+        -----
+        Columns are what :meth:`LogisticRegression.fit` takes in a frame: numbers and bools without missing values, and
+        lists of numbers of a fixed size, such as embeddings, whose elements are features named ``name[0]``,
+        ``name[1]`` and so on. Columns are found by name, so that their order may differ from file to file.
+        """
+        return cls(RowGroups(path, target, sample_weight, features, dtype), classes=classes)
+
+    def __iter__(self) -> Iterator[Block]:
+        return iter(self._source() if callable(self._source) else self._source)
+
+    def _parts(self) -> Iterator[parts.Part | None]:
+        for i, block in enumerate(self):
+            place = f"block {i}"
+            origin = getattr(block[0], "origin", "") if isinstance(block, tuple) and block else ""
+            place += f" ({origin})" if origin else ""
+            if not isinstance(block, tuple | list) or len(block) not in (2, 3):
+                raise TypeError(f"{place} is a {type(block).__name__}; it must be (X, y) or (X, y, sample_weight)")
+            found = parts.part(place, *block)
+            del block
+            yield found
+            del found
+
+    def _rows(self, class_weight: Any, n_threads: int | None) -> parts.Rows:
+        """The rows that a fit is to, seen once for their summaries."""
+        summaries = [None if part is None else parts.summary(part, self.classes) for part in self._parts()]
+        plan = parts.plan(summaries, class_weight)
+
+        def read() -> Iterator[tuple[int, RowSums]]:
+            i = -1
+            for i, part in enumerate(self._parts()):
+                rows = 0 if part is None else part.X.shape[0]
+                if i >= len(plan.rows):
+                    raise ValueError(f"there is a block {i}, but the first pass had {len(plan.rows)}: {_AGAIN}")
+                if rows != plan.rows[i]:
+                    raise ValueError(f"block {i} has {rows} rows, but {plan.rows[i]} at the first pass: {_AGAIN}")
+                if part is None:
+                    continue
+                if part.X.shape[1] != plan.features:
+                    raise ValueError(f"block {i} has {part.X.shape[1]} features, but {plan.features} before: {_AGAIN}")
+                sums = plan.sums(part, n_threads)
+                del part
+                yield i, sums
+                del sums
+            if i + 1 < len(plan.rows):
+                raise ValueError(f"there were {i + 1} blocks at this pass, but {len(plan.rows)} at the first: {_AGAIN}")
+
+        sums = parts.SequentialSums(plan, read)
+        return parts.Rows(sums, plan.classes, plan.weight, plan.dtype, plan.names, sums.separated)
+
+
+_AGAIN = "a source must give the same blocks each time that it is read"
+
+
+def _archive(file: Path) -> Block:
+    with parts.named(repr(os.fspath(file))), np.load(file, allow_pickle=False) as archive:
+        for name in ("X", "y"):
+            if name not in archive:
+                raise ValueError(f"it has no array {name!r}; available: {sorted(archive)}")
+        return tuple(archive[name] for name in ("X", "y", "sample_weight") if name in archive)
+
+
+def _sliceable(X: Any) -> Any:
+    """Features whose rows can be taken by their numbers."""
+    if hasattr(X, "tocsr"):
+        return check.to_csr("X", X)
+    return X if _frames.is_frame(X) else to_array("X", X)
+
+
+def _rows_of(a: Any, start: int, stop: int) -> Any:
+    if hasattr(a, "iloc"):      # a slice of a pandas frame may be of labels
+        return a.iloc[start:stop]
+    return a.slice(start, stop - start) if _frames.is_frame(a) else a[start:stop]

@@ -150,7 +150,7 @@ def read(path: str | os.PathLike[str], kind: str, version: int) -> tuple[dict[st
             zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, LookupError,
             AttributeError, TypeError, OverflowError, MemoryError, OSError,
         ) as error:
-            raise ValueError(f"{os.fspath(path)!r} is damaged, or no file of xent: {error}") from None
+            raise ValueError(f"{os.fspath(path)!r} is damaged, or not a file of xent: {error}") from None
     if found != kind:
         raise ValueError(f"{os.fspath(path)!r} holds a {found}; it must hold a {kind}")
     if found_version != version:
