@@ -25,6 +25,10 @@ def objects(value):
     return np.array([value] * N, object)
 
 
+def of(column):
+    return pandas.ArrowDtype(column.type)
+
+
 def arrow(values, kind):
     return pyarrow.array(values, kind)
 
@@ -201,6 +205,53 @@ def test_embeddings(kind, tmp_path):
     assert only.coef_.shape == (3, 3)
 
 
+def test_a_column_of_embeddings_alone():
+    vectors = np.random.default_rng(1).normal(size=(N, 3))
+    expected = xent.LogisticRegression().fit(vectors, Y)
+    column = arrow(vectors.tolist(), pyarrow.list_(pyarrow.float64(), 3))
+    for X in (column, pyarrow.chunked_array([column]), polars.Series(column), pandas.Series(column, dtype=of(column))):
+        model = xent.LogisticRegression().fit(X, Y)
+        np.testing.assert_array_equal(model.coef_, expected.coef_)
+        np.testing.assert_array_equal(model.predict_proba(X), expected.predict_proba(vectors))
+        np.testing.assert_allclose(
+            xent.LogisticRegression(tol=1e-8).fit(Blocks.from_arrays(X, Y, rows=5)).coef_,
+            xent.LogisticRegression(tol=1e-8).fit(vectors, Y).coef_,
+            atol=1e-6,
+        )
+    dates = arrow([[DATES[0]] * 3] * N, pyarrow.list_(pyarrow.timestamp("us"), 3))
+    with pytest.raises(TypeError, match=r"^X has dtype datetime64\[us\]; it must be real numbers"):
+        xent.LogisticRegression().fit(dates, Y)
+
+
+def test_extension_types(tmp_path):
+    """What Arrow stores of a period is a number; and without pandas in the process it does not know that it is one."""
+    tensor = pyarrow.ExtensionArray.from_storage(
+        pyarrow.fixed_shape_tensor(pyarrow.float64(), [2]), arrow([[1.0, 2.0]] * N, pyarrow.list_(pyarrow.float64(), 2))
+    )
+    np.testing.assert_array_equal(check.features("X", pyarrow.table({"t": tensor})).matrix, [[1, 2]] * N)
+    period = pyarrow.array(pandas.period_range("2020", periods=N, freq="M"))
+    strange = pyarrow.field("p", pyarrow.int64(), metadata={"ARROW:extension:name": "somebody's"})
+    for table in (
+        pyarrow.table({"p": period}),
+        pyarrow.table([arrow(INTEGERS, "int64")], schema=pyarrow.schema([strange])),
+    ):
+        with pytest.raises(TypeError, match=r"^column 'p' of X has dtype extension<.*; convert it to numbers"):
+            xent.LogisticRegression().fit(table, Y)
+        parquet.write_table(table.append_column("y", pyarrow.array(Y)), tmp_path / "a.parquet")
+        with pytest.raises(TypeError, match=r"a\.parquet': column 'p'.* has dtype extension<.*; convert it to numbers"):
+            xent.LogisticRegression().fit(Blocks.from_parquet(tmp_path, target="y"))
+        with pytest.raises(TypeError, match=r"a\.parquet': column 'p'.* has dtype extension<.*; convert it to numbers"):
+            xent.LogisticRegression().fit(Blocks.from_parquet(tmp_path, target="p", features=["y"]))
+    with pytest.raises(TypeError, match=r"^y has dtype extension<.*; convert it to numbers"):
+        xent.LogisticRegression().fit(NUMBERS[:, None], period)
+
+
+def test_frames_without_columns():
+    for frame in (pandas.DataFrame(index=range(N)), polars.DataFrame(), pyarrow.table({})):
+        with pytest.raises(ValueError, match=r"^X has shape \(\d+, 0\); it must have at least one sample and one feat"):
+            xent.LogisticRegression().fit(frame, Y)
+
+
 def test_what_is_missing_in_embeddings():
     lists = [[1.0, 2.0, 3.0]] * N
     for row, bad, message in ((4, None, r"X\[4, 1\]"), (2, [1.0, None, 3.0], r"X\[2, 2\]")):
@@ -339,6 +390,7 @@ def test_arguments_of_from_parquet(tmp_path):
     for options, message in (
         ({"target": "z"}, r"has no column 'z'; available: \['a', 'y'\]"),
         ({"target": "y", "features": "a"}, "features is 'a', a string; it must be a sequence"),
+        ({"target": "y", "features": ["a", "y"]}, "features has 'y', which is the target; it must not be a feature"),
         ({"target": "y", "dtype": np.int32}, "dtype is int32; it must be float32 or float64"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):

@@ -92,7 +92,7 @@ def features(name: str, value: Any) -> Features:
 def _frame(name: str, value: Any) -> Features:
     labels = _frames.labels_of(value)
     names = _column_names(labels)
-    if hasattr(value, "sparse") and all(getattr(dtype, "fill_value", 1) == 0 for dtype in value.dtypes):
+    if labels and hasattr(value, "sparse") and all(getattr(dtype, "fill_value", 1) == 0 for dtype in value.dtypes):
         return Features(_sparse(name, value.sparse.to_coo(), labels), names)
     matrix, labels = _frames.to_matrix(name, value)
     matrix = _finite(name, _dense(name, matrix), labels)
@@ -123,7 +123,7 @@ def _column_names(labels: list[Any]) -> Array | None:
 
 
 def _dense(name: str, value: Any) -> Array:
-    array = to_array(name, value)
+    array = to_array(name, _frames.series(name, value))
     kind = array.dtype.kind
     if kind == "c":
         raise ValueError(f"{name} has dtype {array.dtype}; it must be real numbers (Complex data not supported)")
@@ -265,8 +265,8 @@ def target_array(name: str, value: Any) -> Array:
         columns = _frames.columns_of(value)
         if columns is None or value.shape[1] != 1:
             return to_array(name, _frames.to_matrix(name, value)[0])
-        return to_array(name, _frames.series(columns[0]))[:, None]
-    array = to_array(name, _frames.series(value))
+        return to_array(name, _frames.series(name, columns[0]))[:, None]
+    array = to_array(name, _frames.series(name, value))
     written = {"U": str, "S": bytes}.get(array.dtype.kind)
     if written is not None and isinstance(value, list | tuple) and not all(isinstance(v, written) for v in value):
         return _frames.objects(value)       # NumPy has made strings of numbers
@@ -495,7 +495,7 @@ def kind_of(labels: Array) -> str:
 def row_weights(value: ArrayLike | None, length: int) -> NDArray[np.float64]:
     if value is None:
         return np.ones(length)
-    array = to_array("sample_weight", _frames.series(value))
+    array = to_array("sample_weight", _frames.series("sample_weight", value))
     array = array.astype(np.float64) if array.dtype.kind == "b" else floating("sample_weight", array)
     if array.ndim and array.shape != (length,):
         raise ValueError(f"sample_weight has shape {array.shape}; it must have shape ({length},)")
@@ -540,7 +540,9 @@ def class_counts(target: Array, sample_weight: NDArray[np.float64], n_classes: i
 
 def total_weight(total: float) -> float:
     if total == 0:
-        raise ValueError("sample_weight times class_weight is 0 for every sample (all weights zero); one must be above 0")
+        raise ValueError(
+            "sample_weight times class_weight is 0 for every sample (all weights zero); at least one must be above 0"
+        )
     if not math.isfinite(total):
         raise ValueError("sample_weight times class_weight has a sum that is larger than a float can be; scale it down")
     return total

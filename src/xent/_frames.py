@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +93,9 @@ def to_matrix(name: str, frame: Any, dtype: Any = None) -> tuple[Array, list[Any
         return np.asarray(frame), labels
     blocks: list[Array] = []
     wide: list[Any] = []
+    if _is_table(frame):
+        for field in frame.schema:
+            check_field(f"column {field.name!r} of {name}", field)
     for label, column in zip(labels, columns, strict=True):
         blocks.append(_numbers(name, len(wide), label, column))
         width = 1 if blocks[-1].ndim == 1 else blocks[-1].shape[1]
@@ -140,11 +143,12 @@ def _common_type(name: str, labels: list[Any], blocks: list[Array]) -> np.dtype[
 
 def _numbers(name: str, place: int, label: Any, column: Any) -> Array:
     """The values of a column, (n,) or for lists (n, length), of bools, integers or floats."""
-    values: Array = series(column)
+    title = f"column {label!r} of {name}"
+    values: Array = series(title, column)
     kind = values.dtype.kind
     if kind in "biuf" and values.ndim <= 2:
         return values
-    found = f"column {label!r} of {name} has dtype {column.type if _is_arrow(column) else column.dtype}"
+    found = f"{title} has dtype {column.type if _is_arrow(column) else column.dtype}"
     if kind == "c":
         raise ValueError(f"{found}; columns must be {_NUMBERS} (Complex data not supported)")
     if kind != "O" or values.ndim > 2:
@@ -188,19 +192,19 @@ def _is_arrow(value: Any) -> bool:
     return _is(value, "pyarrow", "Array", "ChunkedArray")
 
 
-def series(value: Any) -> Any:
+def series(name: str, value: Any) -> Any:
     """The values of a column of pandas, polars or Arrow as NumPy has them; anything else as it is."""
     if _is(value, "pandas", "Series", "Index") or _is(value, "pandas.api.extensions", "ExtensionArray"):
-        return _from_pandas(value)
+        return _from_pandas(name, value)
     if _is(value, "polars", "Series"):
         return _from_polars(value)
-    return _from_arrow(value) if _is_arrow(value) else value
+    return _from_arrow(name, value) if _is_arrow(value) else value
 
 
-def _from_pandas(column: Any) -> Array:
+def _from_pandas(name: str, column: Any) -> Array:
     dtype = column.dtype
     if hasattr(dtype, "pyarrow_dtype"):
-        return _from_arrow(getattr(column, "array", column).__arrow_array__())
+        return _from_arrow(name, getattr(column, "array", column).__arrow_array__())
     if not isinstance(dtype, np.dtype) and isinstance(getattr(dtype, "numpy_dtype", None), np.dtype):   # nullable
         plain = dtype.numpy_dtype
         if not column.isna().any():
@@ -225,24 +229,41 @@ def objects(values: Any) -> Array:
     return result
 
 
-def _from_arrow(column: Any) -> Array:
+def check_field(name: str, field: Any) -> None:
+    """Raise for a column of an extension type that is not known here, of which Arrow sees the storage only."""
+    extension = (field.metadata or {}).get(b"ARROW:extension:name")
+    if extension is not None:
+        _refuse(name, f"extension<{extension.decode(errors='replace')}>")
+
+
+def _refuse(name: str, kind: object) -> NoReturn:
+    raise TypeError(f"{name} has dtype {kind}; convert it to numbers, strings or dates")
+
+
+def _from_arrow(name: str, column: Any) -> Array:
+    import pyarrow
     from pyarrow import compute, types
 
     kind = column.type
+    if isinstance(kind, pyarrow.BaseExtensionType):     # what is stored of a period, say, is a number
+        if kind.extension_name != "arrow.bool8" and getattr(kind, "shape", [0, 0])[1:]:
+            _refuse(name, kind)
+        return _from_arrow(name, column.cast(kind.storage_type))
     if types.is_dictionary(kind):       # NumPy would get the last word where there is none
-        return _from_arrow(column.cast(kind.value_type))
+        return _from_arrow(name, column.cast(kind.value_type))
     if types.is_run_end_encoded(kind):
-        return _from_arrow(compute.run_end_decode(column))
+        return _from_arrow(name, compute.run_end_decode(column))
     if types.is_fixed_size_list(kind) and not types.is_nested(kind.value_type):
-        chunks = [_from_lists(chunk) for chunk in getattr(column, "chunks", [column])]
+        chunks = [_from_lists(name, chunk) for chunk in getattr(column, "chunks", [column])]
         return np.concatenate(chunks) if chunks else np.empty((0, kind.list_size))
     return np.asarray(column)
 
 
-def _from_lists(lists: Any) -> Array:
+def _from_lists(name: str, lists: Any) -> Array:
     """Lists of one length; a list that is missing has NaN."""
     length = lists.type.list_size
-    values = _from_arrow(lists.values.slice(lists.offset * length, len(lists) * length)).reshape(len(lists), length)
+    elements = lists.values.slice(lists.offset * length, len(lists) * length)
+    values = _from_arrow(name, elements).reshape(len(lists), length)
     if lists.null_count:
         values = values.astype(values.dtype if values.dtype.kind in "fO" else np.float64)
         values[np.asarray(lists.is_null())] = np.nan

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xent import _frames, parts
 
@@ -57,6 +56,8 @@ class RowGroups:
         self.may_be_index = features is not None
         others = {*self.roles, *_frames.index_columns(schema)}
         self.features = [n for n in schema.names if n not in others] if features is None else list(features)
+        if target in self.features:
+            raise ValueError(f"features has {target!r}, which is the target; it must not be a feature")
         self._check(self.files[0], schema)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
@@ -83,6 +84,8 @@ class RowGroups:
                 raise ValueError(f"{where} has no column {name!r}; available: {schema.names}")
             if schema.names.count(name) > 1:
                 raise ValueError(f"{where} has {schema.names.count(name)} columns {name!r}; it must have one")
+            with parts.named(where):
+                _frames.check_field(f"column {name!r}", schema.field(name))
         index = _frames.index_columns(schema).intersection(self.features)
         if index and not self.may_be_index:
             raise ValueError(
@@ -94,9 +97,5 @@ class RowGroups:
         with parts.named(origin):
             table = opened.read_row_group(group, columns=[*self.roles, *self.features])
             X, names = _frames.to_matrix("X", table.select(self.features), self.dtype)
-            return parts.Named(X, names, origin), *(self._values(table.column(name)) for name in self.roles)
-
-    @staticmethod
-    def _values(column: Any) -> NDArray[Any]:
-        values: NDArray[Any] = _frames.series(column)
-        return values
+            columns = (_frames.series(f"column {name!r}", table.column(name)) for name in self.roles)
+            return parts.Named(X, names, origin), *columns

@@ -104,7 +104,7 @@ class Blocks:
         """
         columns = [_sliceable(X), check.target_array("y", y)]
         if sample_weight is not None:
-            columns.append(to_array("sample_weight", _frames.series(sample_weight)))
+            columns.append(to_array("sample_weight", _frames.series("sample_weight", sample_weight)))
         lengths = [a.shape[0] if a.shape else 0 for a in columns]
         if len(set(lengths)) > 1:
             raise ValueError(f"X, y and sample_weight have {lengths} rows; they must have the same number")
@@ -277,7 +277,7 @@ def _sliceable(X: Any) -> Any:
     """Features whose rows can be taken by their numbers."""
     if hasattr(X, "tocsr"):
         return check.to_csr("X", X)
-    return X if _frames.is_frame(X) else to_array("X", X)
+    return X if _frames.is_frame(X) else to_array("X", _frames.series("X", X))
 
 
 def _rows_of(a: Any, start: int, stop: int) -> Any:
