@@ -109,7 +109,7 @@ def test_missing_numbers_are_nan(dtype):
     fails(ValueError, message, xent.categorical_cross_entropy, frame, LABELS)
     message = "sample_weight[1] is nan; weights must be at least 0"
     fails(ValueError, message, xent.cross_entropy, X, LABELS, sample_weight=frame[2])
-    with pytest.raises(ValueError, match=r"^X\[1, 2\] is nan; it must be finite"):
+    with pytest.raises(ValueError, match=r"^X\[1, 2\] is nan( in column \S+)?; it must be finite"):
         xent.LogisticRegression().fit(frame, LABELS)
 
 
@@ -158,7 +158,7 @@ def test_columns_that_are_no_numbers(library):
     fails(TypeError, f"target {message}", xent.binary_cross_entropy, np.ones((2, 3)), frame)
     fails(TypeError, f"sample_weight {message}", xent.binary_cross_entropy, np.ones((2, 3)), np.ones((2, 3)),
           sample_weight=frame)
-    with pytest.raises((TypeError, ValueError), match=r"^X has a column 'text' of dtype .* and an element that is no "):
+    with pytest.raises(ValueError, match=r"^X\[0, 1\] is 'x' in column 'text'; it must be a real number, not a string"):
         xent.LogisticRegression().fit(frame, [0, 1])
 
 

@@ -1,6 +1,5 @@
 """log_loss: scikit-learn's function of that name, without its clipping."""
 
-import datetime
 import math
 import re
 import warnings
@@ -35,7 +34,6 @@ LABELS = {      # in sorted order
     "date": np.array(["2020-01-01", "2020-01-02", "2021-01-01"], "M8[D]"),
     "nanoseconds": np.array([1, 2, 30], "M8[ns]"),
     "timedelta": np.array([-1, 0, 1], "m8[us]"),
-    "python dates": [datetime.date(2020, 1, i) for i in (1, 2, 3)],
 }
 each_label = pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
 each_container = pytest.mark.parametrize("container", ["array", "list", "column", "Series", "Categorical", "polars"])
@@ -43,6 +41,8 @@ each_container = pytest.mark.parametrize("container", ["array", "list", "column"
 
 def contained(labels, container):
     array = np.asarray(labels)
+    if array.dtype.kind == "S" and container in ("Categorical", "polars"):
+        pytest.skip("bytes are objects there, which are no labels")
     if container == "list":
         return list(labels)
     if container == "column":
@@ -188,7 +188,7 @@ ERRORS = {
     "axes of labels": ([1, 0], TWO[:2], {"labels": [[0, 1]]}, "labels has shape (1, 2); it must have one axis"),
     "swapped": (TWO[:3], [0, 1, 1], {}, "y_true has shape (3, 2) and y_proba (3,); y_true, which comes first, must"),
     "swapped, one axis": (TWO[:3, 1], [0, 1, 1], {}, "y_true[0] is "),
-    "no array": (None, TWO, {}, "y_true has shape () and y_proba (6, 2)"),
+    "no array": (None, TWO, {}, "the target y is None: y_true must hold one label per row"),
     "axes": ([0, 1], TWO[:2, :, None], {}, "y_proba has 3 dimensions; it must have 2, (n_samples, n_classes), or 1"),
     "scalar": ([0, 1], 0.5, {}, "y_proba has 0 dimensions"),
     "above 1": ([0, 1], [0.5, 1.5], {}, "y_proba[1] is 1.5; probabilities must be in [0, 1]"),

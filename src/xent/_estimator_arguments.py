@@ -26,7 +26,6 @@ from xent._arguments import (
     position,
     real,
     to_array,
-    what_it_has,
 )
 from xent._sklearn import DataConversionWarning, shared
 
@@ -495,8 +494,7 @@ def kind_of(labels: Array) -> str:
 def row_weights(value: ArrayLike | None, length: int) -> NDArray[np.float64]:
     if value is None:
         return np.ones(length)
-    array = to_array("sample_weight", _frames.series("sample_weight", value))
-    array = array.astype(np.float64) if array.dtype.kind == "b" else floating("sample_weight", array)
+    array = numeric("sample_weight", _frames.series("sample_weight", value))
     if array.ndim and array.shape != (length,):
         raise ValueError(f"sample_weight has shape {array.shape}; it must have shape ({length},)")
     between("sample_weight", array, 0, np.finfo(np.float64).max, "weights must be finite and at least 0")

@@ -360,10 +360,10 @@ def _predicted(y_proba: ArrayLike) -> Array:
 
 def _true_classes(y_true: ArrayLike, proba: Array, labels: ArrayLike | None) -> Array:
     """The index of each row's label, or a distribution for each row."""
-    from xent._estimator_arguments import discrete, unique
+    from xent._estimator_arguments import discrete, target_array, unique
 
     columns = 2 if proba.ndim == 1 else proba.shape[1]
-    array = check.to_array("y_true", y_true)
+    array = target_array("y_true", y_true)
     soft = array.ndim == 2 and array.shape[1] > 1
     if array.ndim == 2 and not soft:
         array = array.reshape(-1)       # a column
@@ -388,7 +388,7 @@ def _true_classes(y_true: ArrayLike, proba: Array, labels: ArrayLike | None) -> 
         if target.dtype.kind in "iu":
             check.between("y_true", target, 0, 1, "an indicator of classes must be 0 or 1")
         return target
-    found, indices = unique("y_true", discrete("y_true", array))
+    found, indices = unique(discrete("y_true", array))
     if known is not None:
         return _places(found, indices, known)
     if len(found) < 2:
@@ -406,12 +406,12 @@ def _true_classes(y_true: ArrayLike, proba: Array, labels: ArrayLike | None) -> 
 
 def _given_labels(labels: ArrayLike) -> Array:
     """Sorted."""
-    from xent._estimator_arguments import discrete, unique
+    from xent._estimator_arguments import discrete, target_array, unique
 
-    array = check.to_array("labels", labels)
+    array = target_array("labels", labels)
     if array.ndim != 1:
         raise ValueError(f"labels has shape {array.shape}; it must have one axis")
-    known, _ = unique("labels", discrete("labels", array))
+    known, _ = unique(discrete("labels", array))
     if len(known) < 2:
         raise ValueError(f"The labels array needs to contain at least two labels, got {known.tolist()}.")
     if len(known) == len(array) and (known != array).any():

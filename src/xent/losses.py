@@ -68,7 +68,7 @@ def _is_extreme(weights: Array | None, largest: float) -> bool:
     most, least = float(weights.max()), float(weights.min())
     if least == 0:
         least = float(weights.min(where=weights > 0, initial=math.inf))
-    return 0 < most and not 1 / largest <= least <= most <= largest
+    return most > 0 and not 1 / largest <= least <= most <= largest
 
 
 def weigh(batch: check.Batch, options: check.Options, blocks: Blocks, allowed: str) -> tuple[Number, int]:
