@@ -14,7 +14,7 @@ import xent
 
 ELEMENTS = 2_000_000        # of every operand of full shape: 8 MB of float32, 2 of bool
 BOUND = 1 << 20             # bytes
-LAYOUTS = {name: WRITEABLE_LAYOUTS[name] for name in ("C", "Fortran")}
+LAYOUTS = {name: WRITEABLE_LAYOUTS[name] for name in ("C", "Fortran", "every other")}
 
 # Class axis and shape: of many classes, and of so few that what is one for each row is large as well.
 SHAPES = {
@@ -24,6 +24,8 @@ SHAPES = {
     "middle axis, few classes": (1, (250, 8, 1000)),
     "first axis, many classes": (0, (2000, 1000)),
     "first axis, few classes": (0, (8, 250_000)),
+    "last axis, a vocabulary": (-1, (15, 128_256)),
+    "last axis, one row": (-1, (1, 2_000_000)),
 }
 TARGETS = ["labels", "distribution", "sparse"]
 K = 4       # classes of a row of a sparse distribution
@@ -139,6 +141,8 @@ AXES = {
     "first two axes": ((0, 1), (40, 50, 1000)),
     "two axes apart": ((0, 2), (40, 1000, 50)),
     "all axes": (None, (1000, 2000)),
+    "a vocabulary": (-1, (15, 128_256)),
+    "one row": (-1, (1, 2_000_000)),
 }
 
 
@@ -156,6 +160,9 @@ def table():
         for grad in (None, np.float16, np.float32):
             row = partial(cross_entropy, form=form, dtype=np.float16, grad=grad)
             yield f"cross_entropy, {form}, float16{f', {grad.__name__} gradient' if grad else ''}", row
+    for grad in (None, np.float16, np.float32):
+        options = {"options": OPTIONS, "dtype": np.float16, "grad": grad, "at": "last axis, a vocabulary"}
+        yield f"cross_entropy, a vocabulary, float16, every option, {grad}", partial(cross_entropy, **options)
     for name, make in {**OPTIONS, "where, broadcast": mask_of_classes, **UNREDUCED}.items():
         options = {name.split(",")[0]: make}
         yield f"cross_entropy, {name}", partial(cross_entropy, grad=np.float32, options=options)
@@ -187,6 +194,12 @@ def table():
     axis, shape = AXES["last axis"]
     row = partial(probabilities, function=xent.softmax, axis=axis, shape=shape)
     yield "softmax, float16", partial(row, dtype=np.float16)
+    for at in ("a vocabulary", "one row"):
+        axis, long = AXES[at]
+        for function in (xent.softmax, xent.log_softmax):
+            half = partial(probabilities, function=function, axis=axis, shape=long, dtype=np.float16)
+            yield f"{function.__name__}, {at}, float16", half
+        yield f"logsumexp, {at}, float16", partial(logsumexp, axis=axis, shape=long, dtype=np.float16)
     yield "logsumexp, float16", partial(logsumexp, axis=axis, shape=shape, dtype=np.float16)
     yield "logsumexp, b", partial(logsumexp, axis=axis, shape=shape, factors=shape)
 
@@ -194,7 +207,10 @@ def table():
 def cells():
     for name, prepare in table():
         for layout in LAYOUTS:
-            marks = [] if layout == "C" else [pytest.mark.deep]      # the usual run is to be short
+            long = "vocabulary" in name or "one row" in name
+            if layout == "every other" and not long:
+                continue
+            marks = [] if layout == "C" or "vocabulary" in name else [pytest.mark.deep]      # the usual run is to be short
             yield pytest.param(prepare, layout, id=f"{name}, {layout}", marks=marks)
 
 

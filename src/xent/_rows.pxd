@@ -396,8 +396,9 @@ cdef inline Pair sum_of_distances(vec total, vec total_low, Py_ssize_t row_lengt
 
 
 cdef inline Py_ssize_t count_ahead(const vec* x, Py_ssize_t n, Py_ssize_t before, double bound) noexcept nogil:
-    """How many elements are larger than `bound`, or equal to it and among the first `before`."""
-    cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), ties = min(before, n) // lanes(x), i
+    """How many elements are larger than `bound`, or equal to it and among the first `before` (any integer)."""
+    cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i, ahead
+    cdef Py_ssize_t early = max(0, min(before, n)), ties = max(0, min(before, n)) // lanes(x)
     cdef vec b, one, zero, count
     b = fill(x, bound)
     one = fill(x, 1)
@@ -408,10 +409,10 @@ cdef inline Py_ssize_t count_ahead(const vec* x, Py_ssize_t n, Py_ssize_t before
         count = count + where_less(b, x[i], one, zero)
     if tail:
         count = count + where_less(b, load_first(x + full, tail, -INFINITY), one, zero)
-    i = <Py_ssize_t>sum_pairs(count, zero).high
-    for n in range(ties * lanes(x), min(before, n)):
-        i += get(x, n) == bound
-    return i
+    ahead = <Py_ssize_t>sum_pairs(count, zero).high
+    for i in range(ties * lanes(x), early):
+        ahead += get(x, i) == bound
+    return ahead
 
 
 cdef inline Pair weighted_sum(const vec* e, const vec* b, Py_ssize_t n) noexcept nogil:

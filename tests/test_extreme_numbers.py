@@ -1,0 +1,191 @@
+"""Finite logits, scales and weights of any size and ratio: right wherever the result is a number."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+import reference
+from loss_problems import each_dtype
+from reference import EXTENDED, SHORT_LENGTHS
+
+import xent
+
+LENGTHS = [*SHORT_LENGTHS, 64, 65, 300, 3000]
+HALVES = (np.float16, ml_dtypes.bfloat16)
+each_kind = pytest.mark.parametrize("kind", ["labels", "distribution", "sparse"])
+
+
+def target_of(kind, rows, n, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(n, size=rows)
+    if kind == "distribution":
+        return rng.dirichlet(np.ones(n), rows)
+    return labels if kind == "labels" else (np.stack([labels, labels], 1), np.full((rows, 2), 0.5))
+
+
+@reference.quiet
+def check(x, target, dtype, sizes=("none", "mean", "sum"), **options):
+    """Of each reduction: the loss is the twin's, infinite where that is too large, and so is the gradient."""
+    eps = float(np.finfo(dtype).eps)
+    for reduction in sizes:
+        loss, grad = xent.cross_entropy(x, target, reduction=reduction, return_grad=True, **options)
+        exact, slope = reference.cross_entropy(x, target, reduction=reduction, **options)
+        of_loss = np.finfo(dtype if reduction == "none" else np.float64)
+        for actual, desired, info, name in ((loss, exact, of_loss, "loss"), (grad, slope, np.finfo(dtype), "gradient")):
+            actual, desired = np.asarray(actual, EXTENDED), np.asarray(desired, EXTENDED)
+            fits = np.abs(desired) <= info.max
+            np.testing.assert_array_equal(np.isfinite(actual), fits)
+            # The terms of a gradient are up to the weight of a row, and 1 if there is none.
+            terms = 8 * eps * max(np.abs(desired[fits]).max(initial=0), 1) if name == "gradient" else 0
+            np.testing.assert_allclose(actual[fits], desired[fits], 64 * eps, 4 * info.smallest_normal + terms)
+
+
+# --- logits ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_capped_mask():
+    """What people write for "never" stays at the cap."""
+    assert xent.cross_entropy(np.float32([[1, 2, -1e30]]), [0], softcap=30.0) == pytest.approx(1.311371, rel=1e-6)
+    x = np.float32([[6, 0, -2e14]])
+    exact = reference.cross_entropy(x, [2], softcap=30.0)[0]
+    assert xent.cross_entropy(x, [2], softcap=30.0) == pytest.approx(float(exact), rel=1e-6)
+
+
+@each_dtype
+@each_kind
+@pytest.mark.parametrize("cap", [1e-3, 30.0, 1e15])
+def test_capped_logits_of_any_size(kind, dtype, cap):
+    info = np.finfo(dtype)
+    for n in LENGTHS:
+        rng = np.random.default_rng(n)
+        for size in (1e10, 2e14, 1e30, float(info.max)):
+            x = rng.normal(size=(4, n), scale=3).astype(dtype)
+            for i, sign in enumerate((1, -1, -1)):
+                x[i, rng.integers(n, size=i + 1)] = sign * min(size, float(info.max))
+            x[3] = -min(size, float(info.max))
+            check(x, target_of(kind, 4, n), dtype, ["none"], softcap=cap)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_capped_logits_of_half_precision(dtype):
+    largest = float(ml_dtypes.finfo(dtype).max)
+    x = np.array([[1, 2, -largest], [1, largest, 0], [-largest, -largest, largest / 2]]).astype(dtype)
+    wide = x.astype(np.float32)
+    loss = xent.cross_entropy(x, [0, 1, 2], softcap=30.0, reduction="none")
+    np.testing.assert_array_equal(loss, xent.cross_entropy(wide, [0, 1, 2], softcap=30.0, reduction="none"))
+    np.testing.assert_allclose(loss, reference.cross_entropy(wide, [0, 1, 2], softcap=30.0, reduction="none")[0], 1e-6)
+
+
+@each_dtype
+def test_a_capped_linear_layer(dtype):
+    X, weight = np.eye(3, dtype=dtype), np.array([[1, 2, 3], [0, 1, -1e30], [1e30, -1e30, 0], [2, 2, 2]], dtype)
+    expected = reference.cross_entropy(weight.T, [0, 1, 2], softcap=30.0)[0]
+    assert xent.linear_cross_entropy(X, weight, [0, 1, 2], softcap=30.0) == pytest.approx(float(expected), rel=1e-6)
+
+
+@each_dtype
+@each_kind
+@pytest.mark.parametrize("scale", [2.0, -3.0, 1e3])
+def test_scaled_logits_that_overflow(kind, dtype, scale):
+    """The largest finite masks, in a whole row too, under an inverse temperature."""
+    largest = float(np.finfo(dtype).max)
+    for n in LENGTHS:
+        rng = np.random.default_rng(n)
+        x = rng.normal(size=(4, n), scale=3).astype(dtype)
+        x[0, : n // 2] = -largest
+        x[1] = -largest
+        x[2] = largest
+        x[3, n // 2 :] = largest
+        rows = slice(1, 3) if kind == "distribution" and dtype == np.float64 else slice(4)     # whose sums fit
+        target = target_of(kind, 4, n)
+        target = tuple(t[rows] for t in target) if type(target) is tuple else target[rows]
+        check(x[rows], target, dtype, ["none"], logit_scale=scale)
+
+
+@each_dtype
+@pytest.mark.parametrize("options", [
+    {"softcap": 1e-300}, {"softcap": 1e300}, {"logit_scale": 1e20, "softcap": 5.0}, {"logit_scale": 1e-300},
+    {"logit_scale": -1e200, "softcap": 1e-200}, {"z_loss": 1e-300}, {"label_smoothing": 1e-300},
+    {"logit_scale": 0.0}, {"logit_scale": 1e-30, "softcap": 1e-30},
+], ids=str)
+def test_options_of_any_size(options, dtype):
+    for n in (1, 3, 70, 3000):
+        x = np.random.default_rng(n).normal(size=(3, n), scale=3).astype(dtype)
+        for kind in ("labels", "distribution"):
+            check(x, target_of(kind, 3, n), dtype, ["none", "mean"], **options)
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+WEIGHTS = {
+    "1e600 apart": lambda n: np.where(np.arange(n) == 0, 1e300, 1e-300),
+    "tiny": lambda n: np.linspace(1, 2, n) * 1e-300,
+    "subnormal": lambda n: np.linspace(1, 2, n) * 1e-310,
+    "huge": lambda n: np.linspace(1, 1.5, n) * 1e307,
+    "beyond float32": lambda n: np.where(np.arange(n) == n - 1, 1, 1e-50),
+    "zeros among them": lambda n: np.where(np.arange(n) % 3 == 1, 0, 1e-250),
+}
+each_weight = pytest.mark.parametrize("name", WEIGHTS)
+OTHERS = [{}, {"label_smoothing": 0.25}, {"z_loss": 1e-6}]
+
+
+@each_dtype
+@each_kind
+@each_weight
+def test_class_weights_of_any_ratio(name, kind, dtype):
+    for n in (2, 3, 10, 70, 3000):
+        x = np.random.default_rng(n).normal(size=(5, n)).astype(dtype)
+        for options in OTHERS:
+            check(x, target_of(kind, 5, n), dtype, ["mean", "none"], class_weight=WEIGHTS[name](n), **options)
+    x, weight = np.zeros((4, 2), dtype), np.array([1e-300, 1e300])      # the heavy class does not occur
+    assert xent.cross_entropy(x, [0, 0, 0, 0], class_weight=weight) == pytest.approx(np.log(2), rel=1e-6)
+
+
+@each_dtype
+@each_kind
+@each_weight
+def test_sample_weights_of_any_ratio(name, kind, dtype):
+    for n in (2, 70):
+        x = np.random.default_rng(n).normal(size=(6, n)).astype(dtype)
+        for options in OTHERS:
+            check(x, target_of(kind, 6, n), dtype, ["mean", "none"], sample_weight=WEIGHTS[name](6), **options)
+
+
+@each_dtype
+@each_kind
+def test_the_heaviest_row_is_ignored(kind, dtype):
+    """The weights that count are 1e-600 of it."""
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(dtype)
+    weight = np.array([1e300, 1e-300, 1e-300])
+    for target in ([-100, 0, 1], (np.array([[-100], [0], [1]]), np.ones((3, 1)))):
+        mean = xent.cross_entropy(x, target, sample_weight=weight)
+        rest = tuple(t[1:] for t in target) if type(target) is tuple else target[1:]
+        assert mean == pytest.approx(xent.cross_entropy(x[1:], rest), rel=1e-6)
+
+
+@each_dtype
+@each_weight
+def test_products_of_weights(name, dtype):
+    x = np.random.default_rng(0).normal(size=(6, 5)).astype(dtype)
+    labels = np.array([0, 1, 2, 3, 4, 0])
+    for inverse in (WEIGHTS[name](5), 1 / np.maximum(WEIGHTS[name](5), 1e-300)):
+        check(x, labels, dtype, ["mean"], class_weight=inverse, sample_weight=WEIGHTS[name](6))
+
+
+@each_dtype
+@each_weight
+def test_other_losses(name, dtype):
+    weight = WEIGHTS[name](4)
+    p = np.random.default_rng(0).dirichlet(np.ones(3), 4).astype(dtype)
+    labels = np.array([0, 1, 2, 1])
+    expected = reference.categorical_cross_entropy(p, labels, sample_weight=weight)
+    assert xent.categorical_cross_entropy(p, labels, sample_weight=weight) == pytest.approx(float(expected), rel=1e-12)
+    assert xent.log_loss(labels, p, sample_weight=weight) == pytest.approx(float(expected), rel=1e-12)
+    y = p > 0.5
+    for function in (xent.binary_cross_entropy, xent.binary_cross_entropy_with_logits):
+        expected = getattr(reference, function.__name__)(p, y, sample_weight=weight[:, None])[0]
+        eps = float(np.finfo(dtype).eps)
+        assert function(p, y, sample_weight=weight[:, None]) == pytest.approx(float(expected), rel=32 * eps)
+    X, layer = np.eye(4, dtype=dtype), np.random.default_rng(1).normal(size=(3, 4)).astype(dtype)
+    loss = xent.linear_cross_entropy(X, layer, labels, sample_weight=weight, class_weight=WEIGHTS[name](3))
+    expected = reference.cross_entropy(layer.T, labels, sample_weight=weight, class_weight=WEIGHTS[name](3))[0]
+    assert loss == pytest.approx(float(expected), rel=1e-6, nan_ok=True)
