@@ -237,7 +237,7 @@ def test_blocks_of_unknown_sizes_and_of_columns(engine):
     dX, dy = da.from_array(X, chunks=(400, 2)), da.from_array(y, chunks=400)
     keep = da.from_array(X[:, 0], chunks=400) > 0
     assert_same(xent.dask.LogisticRegression(**TIGHT).fit(dX[keep], dy[keep]), local)
-    with pytest.raises(ValueError, match="unknown sizes"):
+    with pytest.raises(ValueError, match=r"y has 1500 rows in 3 partitions, but X has \d+ rows in 4"):
         xent.dask.LogisticRegression().fit(dX[keep], da.from_array(y, chunks=500))
 
 
@@ -246,11 +246,12 @@ def test_data_that_is_persisted_already(two_workers):
     with two_workers.as_current():
         data = [a.persist() for a in arrays(X, y, 400)]
         assert_same(xent.dask.LogisticRegression(**TIGHT).fit(*data), xent.LogisticRegression(**TIGHT).fit(X, y))
-        with pytest.raises(ValueError, match="persist is False, but the data has been persisted already"):
-            xent.dask.LogisticRegression().fit(*data, persist=False)
+        local = xent.LogisticRegression(**TIGHT).fit(X, y)
+        assert_same(xent.dask.LogisticRegression(**TIGHT).fit(*data, persist=False), local)
         futures = two_workers.scatter([(X[:400], y[:400]), (X[400:], y[400:])])
-        with pytest.raises(ValueError, match="persist is False"):
-            xent.dask.LogisticRegression().fit([dask.delayed(f) for f in futures], persist=False)
+        for persist in (True, False):
+            parts = [dask.delayed(f) for f in futures]
+            assert_same(xent.dask.LogisticRegression(**TIGHT).fit(parts, persist=persist), local)
 
 
 def test_labels_in_other_blocks_and_in_memory(engine):
@@ -414,7 +415,7 @@ def test_arguments_are_checked():
         model.fit(dX, dy, retries=-1)
     with pytest.raises(ValueError, match=r"must have .* rows"):
         model.fit(dX, dy[:100])
-    with pytest.raises(ValueError, match="2 partitions, but X has 1"):
+    with pytest.raises(ValueError, match="y has 3000 rows in 2 partitions, but X has 1500 rows in 1; both must have"):
         model.fit([dask.delayed(X)], [dask.delayed(y), dask.delayed(y)])
     with pytest.raises(TypeError, match="logits is a ndarray"):
         xent.dask.evaluate(X, y)

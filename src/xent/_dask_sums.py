@@ -1,21 +1,21 @@
-"""What a fit is to, in partitions of Dask: without a cluster one after the other, on a cluster by rounds of tasks."""
+"""What a fit is to, in partitions of Dask: held in memory, here or on a cluster, or read again for every pass."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dask.delayed import Delayed
+from dask._task_spec import DataNode, List, Task, TaskRef
 from numpy.typing import NDArray
 
 from xent import _dask_tasks as tasks
 from xent import parts
 from xent._dask_groups import Group, singly
-from xent._dask_rounds import Cluster
+from xent._dask_partitions import Partitions
+from xent._dask_rounds import FAN_IN, Cluster, Engine
 from xent.linear import Matrix, RowSums
 
 Array = NDArray[Any]
@@ -24,50 +24,128 @@ Vector = NDArray[np.float64]
 REGROUP = 10        # rounds after which partitions are looked for again, as workers come and go
 
 
-@dataclass(frozen=True)
-class _Load:
-    """Has Dask's present scheduler read a partition."""
-
-    number: int
-    load: Delayed
-
-    def read(self) -> parts.Part | None:
-        try:
-            return self.load.compute()      # type: ignore[no-any-return]
-        except Exception as error:
-            raise tasks.located(self.number, error) from error
-
-
 def local_rows(
-    loads: list[Delayed], known: Array | None, class_weight: Any, persist: bool, n_threads: int | None
+    engine: Engine, partitions: Partitions, known: Array | None, class_weight: Any, n_threads: int | None
 ) -> parts.Rows:
-    """What a fit is to, without a cluster."""
-    read: list[Any] = [_Load(i, load) for i, load in enumerate(loads)]
-    if persist:
-        read = [load.read() for load in read]
-    plan = parts.plan([tasks.summary(part, known) for part in read], class_weight)
-    prepared = {i: tasks.prepared(read[i], plan, n_threads) for i, rows in enumerate(plan.rows) if rows}
-    sums = parts.SequentialSums(plan, lambda: ((i, tasks.sums_of(p)) for i, p in prepared.items()))
+    """Partitions in the memory of this process, computed in one call of Dask."""
+    graph, keys = partitions.tasks(
+        "partition", tasks.part_and_summary, partitions.places(), [known] * len(partitions)
+    )
+    read = engine.compute(graph, keys)
+    plan = parts.plan([summary for _, summary in read], class_weight)
+    prepared = {}
+    for i, rows in enumerate(plan.rows):
+        if rows:
+            prepared[i] = plan.sums(read[i][0], n_threads)
+        read[i] = None
+    sums = parts.SequentialSums(plan, lambda: iter(prepared.items()))
     return parts.Rows(sums, plan.classes, plan.weight, plan.dtype, plan.names, sums.separated)
 
 
 def cluster_rows(
-    cluster: Cluster, loads: list[Delayed], known: Array | None, class_weight: Any, persist: bool, n_threads: int
+    cluster: Cluster, partitions: Partitions, known: Array | None, class_weight: Any, n_threads: int
 ) -> parts.Rows:
-    """The same on a cluster: partitions read, summarised, and made ready for rounds."""
-    if persist:
-        read = cluster.client.compute(loads, retries=cluster.retries)
-    else:
-        read = cluster.map("recipe", tasks.same, tasks.recipes(loads))
+    """Partitions in the memory of a cluster: read, summarised, and made ready for rounds."""
+    read = cluster.futures(*partitions.tasks("partition", tasks.part, partitions.places()))
     found = cluster.map("summary", tasks.summary, read, known=known)
     plan = parts.plan(cluster.results(found, singly(range(len(read)), read)), class_weight)
     numbers = [i for i, rows in enumerate(plan.rows) if rows]
-    sizes = [plan.rows[i] for i in numbers] if persist else None
+    sizes = [plan.rows[i] for i in numbers]
     prepared = cluster.map(
         "rows", tasks.prepared, [read[i] for i in numbers], plan=plan._replace(rows=()), n_threads=n_threads
     )
     sums = PartitionSums(plan, cluster, numbers, sizes, prepared)
     return parts.Rows(sums, plan.classes, plan.weight, plan.dtype, plan.names, sums.separated)
+
+
+def reread_rows(
+    engine: Engine, partitions: Partitions, known: Array | None, class_weight: Any, n_threads: int
+) -> parts.Rows:
+    """Partitions that are read again for every pass, here or on a cluster."""
+    graph, keys = partitions.tasks("summary", tasks.summary_of, partitions.places(), [known] * len(partitions))
+    summaries = engine.compute(graph, keys)
+    plan = parts.plan(summaries, class_weight)
+    sums = RereadSums(plan, engine, partitions, [_seen(s, plan.classes) for s in summaries], n_threads)
+    return parts.Rows(sums, plan.classes, plan.weight, plan.dtype, plan.names, sums.separated)
+
+
+def _seen(summary: parts.Summary | None, classes: Array) -> tasks.Seen:
+    counts = np.zeros(len(classes))
+    if summary is None:
+        return tasks.Seen(0, counts)
+    counts[np.searchsorted(classes, summary.labels)] = summary.counts
+    return tasks.Seen(summary.rows, counts)
+
+
+class RereadSums(parts.PartSums):
+    """The sums over partitions that are read again for every pass.
+
+    Parameters
+    ----------
+    plan : Plan
+    engine : Engine
+    partitions : Partitions
+    seen : list of Seen
+        What each was at first, and must be again.
+    n_threads : int
+        Of each task.
+    """
+
+    def __init__(
+        self, plan: parts.Plan, engine: Engine, partitions: Partitions, seen: list[tasks.Seen], n_threads: int
+    ) -> None:
+        super().__init__(plan)
+        self.engine = engine
+        self.partitions = partitions
+        self.seen = seen
+        self.n_threads = n_threads
+
+    def loss_gradient(self, matrix: Matrix) -> tuple[float, Matrix]:
+        sums = self._total("loss-gradient", tasks.loss_gradient, matrix)
+        return float(sums[-1]), sums[:-1].reshape(matrix.shape)
+
+    def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
+        """Probabilities are computed anew for each product: reading the rows takes longer, and they need memory."""
+
+        def product(direction: Matrix) -> Matrix:
+            return self._total("hessian-product", tasks.hessian_product, matrix, direction).reshape(matrix.shape)
+
+        return product
+
+    def separated(self, coef: Array, intercept: Array) -> bool:
+        return not self._total("separated", tasks.outside, coef, intercept).any()
+
+    def _read_sample(self) -> RowSums:
+        graph, keys = self._tasks("sample", tasks.sample_reread, tasks.sample, *self.plan.samples())
+        samples = [sample for sample in self.engine.compute(graph, keys) if sample is not None]
+        return parts.joined(samples, len(self.plan.classes))
+
+    def _diagonal(self, matrix: Matrix) -> Matrix:
+        return self._total("diagonal", tasks.diagonal, matrix).reshape(matrix.shape)
+
+    def _total(self, name: str, function: Callable[..., Array], *arguments: Array) -> Vector:
+        """The exact sum of what a function returns of each partition, added up by tasks."""
+        graph, keys = self._tasks(name, tasks.each_reread, function, *arguments)
+        level, token = keys, secrets.token_hex(6)
+        while len(level) > 1:
+            several = [level[i : i + FAN_IN] for i in range(0, len(level), FAN_IN)]
+            added = [
+                Task(f"xent-add-{token}-{len(graph)}-{i}", tasks.add, List(*map(TaskRef, some)))
+                for i, some in enumerate(several)
+            ]
+            graph.update((task.key, task) for task in added)
+            level = [task.key for task in added]
+        return self.engine.total(graph, keys, level[0])
+
+    def _tasks(
+        self, name: str, task: Callable[..., Any], function: Callable[..., Any], *arguments: Any
+    ) -> tuple[dict[Any, Any], list[str]]:
+        n = len(self.partitions)
+        key = f"xent-coefficients-{secrets.token_hex(6)}"
+        what = tasks.Pass(self.plan._replace(rows=()), self.n_threads, function, arguments)
+        graph, keys = self.partitions.tasks(name, task, range(n), self.seen, [TaskRef(key)] * n)
+        graph[key] = DataNode(key, what)
+        return graph, keys
 
 
 class PartitionSums(parts.PartSums):
@@ -79,26 +157,25 @@ class PartitionSums(parts.PartSums):
     cluster : Cluster
     numbers : list of int
         Of the partitions that have rows.
-    sizes : list of int or None
-        How many each has; None if they are read again for each task.
+    sizes : list of int
+        How many each has.
     prepared : list of Future
         Their `RowSums`.
     """
 
     def __init__(
-        self, plan: parts.Plan, cluster: Cluster, numbers: list[int], sizes: list[int] | None, prepared: list[Any]
+        self, plan: parts.Plan, cluster: Cluster, numbers: list[int], sizes: list[int], prepared: list[Any]
     ) -> None:
         super().__init__(plan)
         self.cluster = cluster
         self.numbers = numbers
         self.sizes = sizes
         self.prepared = prepared
-        # Readers take turns as they come: what they will take is not known, and a task for each costs little beside.
-        self._groups = singly(numbers, prepared)
+        self._groups: list[Group] = []
         self._uses = 0
 
     def groups(self) -> list[Group]:
-        if self.sizes is not None and self._uses % REGROUP == 0:
+        if self._uses % REGROUP == 0:
             self._groups = self.cluster.placed(self.numbers, self.sizes, self.prepared)
         self._uses += 1
         return self._groups

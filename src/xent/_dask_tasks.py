@@ -1,138 +1,221 @@
-"""What the tasks of a fit on Dask do: read a partition, look at it, and take coefficients through it.
+"""What the tasks of a fit on Dask do: make a partition of its blocks, look at it, and take coefficients through it.
 
-A partition becomes a `RowSums` that stays where it was made, or, if it is to be read again each time, the recipe for
-it. Names in Dask's dashboard are those of the tasks' keys: xent-partition, xent-summary, xent-rows once, and for each
-round xent-coefficients, xent-loss-gradient (or the like) and xent-add.
+A partition becomes a `RowSums` that stays where it was made, or is made again for every pass over the data. Names in
+Dask's dashboard are those of the tasks' keys: xent-partition, xent-summary, xent-rows once, and for each round
+xent-coefficients, xent-loss-gradient (or the like) and xent-add.
 """
 
 from __future__ import annotations
 
-import secrets
+import numbers
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
-import dask
 import numpy as np
-from dask.delayed import Delayed
 from dask.sizeof import sizeof
 from numpy.typing import NDArray
 
+from xent import _estimator_arguments as check
 from xent import parts
 from xent._dispatch import kernels
+from xent.evaluation import StreamingLoss
 from xent.linear import Matrix, RowSums
 
 Array = NDArray[Any]
 Vector = NDArray[np.float64]
 
 
-def load(i: int, *columns: Delayed) -> Delayed:
-    name = f"xent-partition-{secrets.token_hex(6)}-{i}"
-    return dask.delayed(_part, pure=False)(f"partition {i}", *columns, dask_key_name=name)
+# --- blocks ----------------------------------------------------------------------------------------------------------
 
 
-def _part(place: str, *columns: Any) -> parts.Part | None:
-    if len(columns) == 1:
-        if not isinstance(columns[0], tuple | list) or len(columns[0]) not in (2, 3):
-            kind = type(columns[0]).__name__
+class RowsDiffer(ValueError):
+    """Blocks of one partition have different numbers of rows."""
+
+
+def length(name: str, block: Any) -> int:
+    """The number of rows of a block of a column of that name."""
+    shape = getattr(block, "shape", None)
+    if shape is None and hasattr(block, "__len__"):
+        return len(block)
+    if not shape:
+        raise TypeError(f"{name} is a {type(block).__name__}, which has no rows")
+    return int(shape[0])
+
+
+def rows_of(block: Any, rows: slice) -> Any:
+    return block.iloc[rows] if hasattr(block, "iloc") else block[rows]
+
+
+def joined_rows(cuts: Sequence[slice], *blocks: Any) -> Any:
+    """Some rows of each block, one below the other."""
+    pieces = [rows_of(block, cut) for block, cut in zip(blocks, cuts, strict=True)]
+    if len(pieces) == 1:
+        return pieces[0]
+    if all(hasattr(piece, "iloc") for piece in pieces):
+        from dask.dataframe.dispatch import concat
+
+        return concat(pieces)
+    if any(hasattr(piece, "tocsr") for piece in pieces):
+        from scipy import sparse
+
+        return sparse.vstack(pieces, format="csr")
+    return np.concatenate([np.asarray(piece) for piece in pieces])
+
+
+def part(place: str, *blocks: Any) -> parts.Part | None:
+    """The rows of a partition, from a block of each of X, y and, if given, the weights; or from one that has all."""
+    if len(blocks) == 1:
+        if not isinstance(blocks[0], tuple | list) or len(blocks[0]) not in (2, 3):
+            kind = type(blocks[0]).__name__
             raise TypeError(f"{place} is a {kind}; without y it must be (X, y) or (X, y, sample_weight)")
-        columns = tuple(columns[0])
-    return parts.part(place, *columns)
+        blocks = tuple(blocks[0])
+    else:
+        same_rows(place, ("X", "y", "sample_weight"), blocks)
+    same_index(place, ("X", "y", "sample_weight"), blocks)
+    return parts.part(place, *blocks)
 
 
-class Readable(Protocol):
-    """What reads a partition, as often as asked."""
-
-    def read(self) -> parts.Part | None: ...
-
-
-@dataclass(frozen=True)     # and no tuple, into which Dask would look for its keys
-class _Recipe:
-    """A graph for a partition alone."""
-
-    graph: dict[Any, Any]
-    key: Any
-
-    def read(self) -> parts.Part | None:
-        return dask.get(self.graph, self.key)   # type: ignore[no-any-return]
+def same_rows(place: str, names: Sequence[str], blocks: Sequence[Any]) -> None:
+    with parts.named(place):
+        rows = [length(name, block) for name, block in zip(names, blocks, strict=False)]
+    for name, own in zip(names, rows, strict=False):
+        if own != rows[0]:
+            raise RowsDiffer(f"{place}: {name} has {own} rows; it must have {rows[0]}, as {names[0]}")
 
 
-@dataclass(frozen=True)
-class _Reread:
-    """The sums over a partition that is read again for every task."""
-
-    source: Readable
-    plan: parts.Plan
-    n_threads: int | None
-
-    def sums(self) -> RowSums:
-        part = self.source.read()
-        assert part is not None
-        return self.plan.sums(part, self.n_threads)
-
-    def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
-        return lambda direction: self.sums().hessian_product_at(matrix)(direction)
+def same_index(place: str, names: Sequence[str], blocks: Sequence[Any]) -> None:
+    """Rows are matched by their position. Where pandas says by its index that it is not the same row, it is not."""
+    indexed = [(name, b.index) for name, b in zip(names, blocks, strict=False) if hasattr(b, "iloc")]
+    for name, index in indexed[1:]:
+        other, first = indexed[0]
+        if len(index) != len(first) or index.equals(first):
+            continue
+        pairs = zip(index.tolist(), first.tolist(), strict=True)
+        row, here, there = next((i, *map(repr, pair)) for i, pair in enumerate(pairs) if repr(pair[0]) != repr(pair[1]))
+        raise ValueError(
+            f"{place}{': ' * bool(place)}the index of {name} is {here} in row {row}, but that of {other} is {there}; "
+            "both must be equal, since rows are matched by their position (take arrays of values if that is meant)"
+        )
 
 
-def recipes(loads: list[Delayed]) -> Sequence[Readable]:
-    from dask.optimization import cull
-
-    (whole,) = dask.optimize(dask.delayed(list)(loads))
-    graph = dict(whole.__dask_graph__())
-    recipes = []
-    for load in loads:
-        needed, _ = cull(graph, [load.key])
-        if any(key not in needed for task in needed.values() for key in getattr(task, "dependencies", ())):
-            raise ValueError("persist is False, but the data has been persisted already, and would not be read again")
-        recipes.append(_Recipe(needed, load.key))
-    return recipes
+# --- partitions ------------------------------------------------------------------------------------------------------
 
 
 def same(x: Any) -> Any:
     return x
 
 
-def summary(part: parts.Part | Readable | None, known: Array | None) -> parts.Summary | None:
-    part = part if part is None or isinstance(part, parts.Part) else part.read()
+def summary(part: parts.Part | None, known: Array | None) -> parts.Summary | None:
     return None if part is None else parts.summary(part, known)
 
 
-def prepared(part: parts.Part | Readable, plan: parts.Plan, n_threads: int | None) -> RowSums | _Reread:
-    return plan.sums(part, n_threads) if isinstance(part, parts.Part) else _Reread(part, plan, n_threads)
+def summary_of(place: str, known: Array | None, *blocks: Any) -> parts.Summary | None:
+    return summary(part(place, *blocks), known)
 
 
-def sums_of(prepared: RowSums | _Reread) -> RowSums:
-    return prepared.sums() if isinstance(prepared, _Reread) else prepared
+def part_and_summary(place: str, known: Array | None, *blocks: Any) -> tuple[parts.Part | None, parts.Summary | None]:
+    rows = part(place, *blocks)
+    return rows, summary(rows, known)
 
 
-def loss_gradient(prepared: RowSums | _Reread, matrix: Matrix) -> Vector:
-    loss, gradient = sums_of(prepared).loss_gradient(matrix)
+def prepared(part: parts.Part, plan: parts.Plan, n_threads: int | None) -> RowSums:
+    return plan.sums(part, n_threads)
+
+
+class Seen(NamedTuple):
+    """What the first pass found in a partition."""
+
+    rows: int
+    counts: Vector      # the weight of each class
+
+
+@dataclass(frozen=True)     # and no tuple, into which Dask would look for its keys
+class Pass:
+    """What is computed of each partition that is read again."""
+
+    plan: parts.Plan
+    n_threads: int | None
+    function: Callable[..., Any]
+    arguments: Sequence[Any]
+
+
+def reread(i: int, seen: Seen, task: Pass, *blocks: Any) -> RowSums | None:
+    """The sums over a partition; None if it has no rows. It must have the rows that it had."""
+    place = f"partition {i}"
+    rows = part(place, *blocks)
+    number = 0 if rows is None else rows.X.shape[0]
+    if number != seen.rows:
+        raise ValueError(f"{place} has {number} rows, but had {seen.rows} at the first pass: {_AGAIN}")
+    if rows is None:
+        return None
+    plan = task.plan
+    if rows.X.shape[1] != plan.features:
+        raise ValueError(f"{place} has {rows.X.shape[1]} features, but had {plan.features} at the first pass: {_AGAIN}")
+    sums = plan.sums(rows, task.n_threads)
+    weight = np.ones(number) if sums.sample_weight is None else sums.sample_weight
+    counts = check.class_counts(sums.target, weight, len(plan.classes))
+    then = seen.counts if plan.factors is None else seen.counts * plan.factors
+    if not np.allclose(counts, then, rtol=SAME, atol=SAME * then.sum()):
+        raise ValueError(f"{place} has other labels or weights than at the first pass: {_AGAIN}")
+    return sums
+
+
+SAME = 1e-9         # relatively: weights of the same rows may be added in another order
+_AGAIN = "with persist=False a source must give the same rows each time that it is read"
+
+
+def sample_reread(i: int, seen: Seen, task: Pass, *blocks: Any) -> tuple[Any, Array, Array] | None:
+    """Some rows of a partition: `task` has the slices of all of them."""
+    sums = reread(i, seen, task, *blocks)
+    return None if sums is None else sample(sums, task.arguments[i])
+
+
+def each_reread(i: int, seen: Seen, task: Pass, *blocks: Any) -> tuple[Array, float]:
+    """As `each`, of one partition."""
+    start = time.perf_counter()
+    sums = reread(i, seen, task, *blocks)
+    if sums is None:
+        return np.zeros((0, 3)), time.perf_counter() - start
+    return each([sums], [i], task.function, task.arguments, start)
+
+
+def loss_gradient(prepared: RowSums, matrix: Matrix) -> Vector:
+    loss, gradient = prepared.loss_gradient(matrix)
     return np.append(gradient, loss)
+
+
+def hessian_product(prepared: RowSums, matrix: Matrix, direction: Matrix) -> Matrix:
+    return prepared.hessian_product_at(matrix)(direction)
 
 
 def product(curvature: Callable[[Matrix], Matrix], direction: Matrix) -> Matrix:
     return curvature(direction)
 
 
-def diagonal(prepared: RowSums | _Reread, matrix: Matrix) -> Matrix:
-    return parts.diagonal(sums_of(prepared), matrix)
+def diagonal(prepared: RowSums, matrix: Matrix) -> Matrix:
+    return parts.diagonal(prepared, matrix)
 
 
-def outside(prepared: RowSums | _Reread, coef: Array, intercept: Array) -> Vector:
-    return np.array([0.0 if parts.separated(sums_of(prepared), coef, intercept) else 1.0])
+def outside(prepared: RowSums, coef: Array, intercept: Array) -> Vector:
+    return np.array([0.0 if parts.separated(prepared, coef, intercept) else 1.0])
 
 
-def sample(prepared: RowSums | _Reread, rows: slice) -> tuple[Any, Array, Array]:
-    X, target, weight = parts.sample_of(sums_of(prepared), rows)
+def sample(prepared: RowSums, rows: slice) -> tuple[Any, Array, Array]:
+    X, target, weight = parts.sample_of(prepared, rows)
     return X.copy(), target.copy(), weight.copy()
 
 
 def each(
-    group: Sequence[Any], numbers: Sequence[int], function: Callable[..., Array], arguments: Sequence[Array]
+    group: Sequence[Any],
+    numbers: Sequence[int],
+    function: Callable[..., Array],
+    arguments: Sequence[Array],
+    start: float | None = None,
 ) -> tuple[Array, float]:
     """The exact sums of what a function returns of each partition of a group, and the time that it took."""
-    start = time.perf_counter()
+    start = time.perf_counter() if start is None else start
     sums = np.zeros((0, 3))
     for i, prepared in zip(numbers, group, strict=True):
         try:
@@ -151,8 +234,9 @@ def curvatures(group: Sequence[Any], numbers: Sequence[int], matrix: Matrix) -> 
 
 
 def add(results: Sequence[tuple[Array, float]]) -> tuple[Array, float]:
-    sums = results[0][0].copy()
-    for more, _ in results[1:]:
+    filled = [each for each, _ in results if each.size] or [results[0][0]]
+    sums = filled[0].copy()
+    for more in filled[1:]:
         kernels.add_each_exactly(sums, more)
     return sums, sum(seconds for _, seconds in results)
 
@@ -173,6 +257,69 @@ def rounded(sums: Array) -> Vector:
         return np.where(np.isfinite(rest), high + rest, sums[:, 0])
 
 
+# --- scores ----------------------------------------------------------------------------------------------------------
+
+
+def right(model: Any, place: str, *blocks: Any) -> tuple[float, float]:
+    """The weight of the rows whose label is predicted, and of all rows."""
+    rows = part(place, *blocks)
+    if rows is None:
+        return 0.0, 0.0
+    with parts.named(place):
+        labels_belong("y", rows.y, rows.X.shape[0], model.classes_)
+        weight = float(rows.weight.sum())
+        if not weight > 0:
+            return 0.0, 0.0
+        X = rows.X if rows.names is None else parts.Named(rows.X, list(rows.names))
+        return model.score(X, rows.y, rows.weight) * weight, weight
+
+
+def labels_belong(name: str, value: Any, n_rows: int, classes: Array) -> None:
+    """Raise unless these are labels, as `fit` asks for them, of the kind of the classes, or distributions."""
+    labels, target = check.classes_of_part(name, value, n_rows, stacklevel=2)
+    if target.ndim == 1 and _kind(labels) != _kind(classes):
+        raise TypeError(
+            f"{name} has labels that are {_kind(labels)}, such as {labels[0]!r}, but the classes of the fit are "
+            f"{_kind(classes)}, such as {classes[0]!r}; they must be of one kind (Mix of label input types)"
+        )
+
+
+_KINDS = dict.fromkeys("biuf", "numbers") | dict.fromkeys("UT", "strings") | {"S": "bytes", "M": "dates", "m": "spans"}
+_TYPES = {str: "strings", bytes: "bytes", numbers.Number: "numbers", np.bool_: "numbers"}
+
+
+def _kind(labels: Array) -> str:
+    if labels.dtype.kind != "O":
+        return _KINDS.get(labels.dtype.kind, "of some other kind")
+    for type_, kind in _TYPES.items():
+        if isinstance(labels[0], type_):
+            return kind
+    return f"of type {type(labels[0]).__name__}"
+
+
+def evaluated(empty: StreamingLoss, place: str, *blocks: Any) -> StreamingLoss:
+    """A stream, as an empty one, that has seen a block of the logits, the target and, if given, the weights."""
+    names = ("logits", "target", "sample_weight")
+    stream = StreamingLoss(topk=empty.topk, axis=empty.axis, ignore_index=empty.ignore_index, n_threads=1)
+    logits, target, *weight = blocks
+    if getattr(target, "shape", ()) or getattr(logits, "ndim", 2) > 1:
+        same_rows(place, names, blocks)
+    same_index(place, names, blocks)
+    with parts.named(place):
+        return stream.update(logits, target, sample_weight=weight[0] if weight else None)
+
+
+def merged(streams: Sequence[StreamingLoss]) -> StreamingLoss:
+    first = streams[0]
+    total = StreamingLoss(topk=first.topk, axis=first.axis, ignore_index=first.ignore_index, n_threads=1)
+    for stream in streams:
+        total.merge(stream)
+    return total
+
+
+# --- sizes and errors ------------------------------------------------------------------------------------------------
+
+
 def _size_of_sums(sums: RowSums) -> int:
     return sum(sizeof(a) for a in (sums.X, sums.target, sums.mass))
 
@@ -185,8 +332,12 @@ sizeof.register(RowSums, _size_of_sums)
 sizeof.register(parts.Part, _size_of_part)
 
 
+def names_partition(error: BaseException) -> bool:
+    return isinstance(error, TypeError | ValueError | RuntimeError) and str(error).startswith("partition ")
+
+
 def located(i: int, error: BaseException) -> Exception:
     """The error, if it says which partition it is about; else one that does."""
-    if isinstance(error, TypeError | ValueError | RuntimeError) and str(error).startswith("partition "):
+    if isinstance(error, Exception) and names_partition(error):
         return error
     return RuntimeError(f"partition {i} could not be read or computed: {type(error).__name__}: {error}")

@@ -1,35 +1,41 @@
 """Multinomial logistic regression on Dask arrays, frames and delayed partitions, and evaluation of logits.
 
-The solvers run where the estimator is; only sums over rows are left to the cluster. One evaluation is one round: the
-coefficients are sent to every worker once, one task for each thread takes them through the rows that are there, and
-what these return is added up so exactly that the result does not depend on the number of workers or on who was first.
-Partitions stay where they are. Without a client, partitions are loaded by Dask's present scheduler and summed in this
-process.
+The solvers run where the estimator is; only sums over rows are left to Dask. What is given to one call is planned
+together, so that what X, y and the weights have in common is computed once, and rows stay together.
+
+On a cluster, one evaluation is one round: the coefficients are sent to every worker once, one task for each thread
+takes them through the rows that are there, and what these return is added up so exactly that the result does not depend
+on the number of workers or on who was first. Partitions stay where they are. Without a client, Dask's present scheduler
+computes the partitions, all in one call, and they are summed in this process.
 
 Needs the extra ``dask``; nothing else in xent imports Dask.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
 import dask
 import dask.array
 import numpy as np
-from dask.delayed import Delayed
+from dask._task_spec import DataNode, List, Task, TaskRef
 from numpy.typing import ArrayLike, NDArray
 
 import xent.logistic
+from xent import _dask_partitions as partitions
+from xent import _dask_tasks as tasks
 from xent import _estimator_arguments as check
 from xent import parts
 from xent._arguments import integer, positive_integer
 from xent._checkpoint import Checkpoint
-from xent._dask_rounds import FAN_IN, Cluster, Timing, present_client
-from xent._dask_sums import cluster_rows, local_rows
-from xent._dask_tasks import load
+from xent._dask_partitions import Partitions, is_partitioned
+from xent._dask_rounds import FAN_IN, Cluster, Engine, Timing, present_client
+from xent._dask_sums import cluster_rows, local_rows, reread_rows
 from xent._progress import Callback
 from xent.evaluation import Evaluation, StreamingLoss
 
@@ -82,14 +88,18 @@ class LogisticRegression(xent.logistic.LogisticRegression):
             Features, in partitions of rows, of any sizes, known or not; blocks of arrays may be sparse. Delayed
             partitions are of X, or of tuples (X, y) or (X, y, sample_weight), with `y` None. Other types are fitted
             as :class:`xent.LogisticRegression` does it.
-        y : dask array, series or sequence of Delayed
-            Labels, or distributions in an array of shape (n_samples, n_classes), in as many partitions.
-        sample_weight : dask array, series or sequence of Delayed, optional
+        y : dask array, series or sequence of Delayed, or array_like
+            Labels, or distributions in an array or dataframe of shape (n_samples, n_classes). Rows are matched by
+            position: where pandas indexes are there, they must be equal. Partitions may be others than those of `X`;
+            their lengths are computed then, if they are not known.
+        sample_weight : dask array, series or sequence of Delayed, or array_like, optional
         classes : array_like, optional
             All labels that may come; if not given, those that are found.
         persist : bool, default True
             Keep the partitions in the memory of the workers (which puts on disk what is too much for it). If False,
-            every evaluation reads them again, and each is forgotten as soon as it has been read.
+            every evaluation computes them again, each source once, and forgets them as it goes. The data must then
+            come out the same each time: random rows do not, and the fit would be to none of them. Other numbers of
+            rows, labels or weights in a partition are an error; other features are not noticed.
         retries : int, default 2
             How often a partition that cannot be read is tried again.
         checkpoint : path-like, optional
@@ -111,6 +121,13 @@ class LogisticRegression(xent.logistic.LogisticRegression):
             If an argument has a wrong type, shape or value; the message names the partition.
         RuntimeError
             If a partition cannot be read or computed; the message names it, and the cause is the error.
+
+        Notes
+        -----
+        What X, y and the weights have in common is computed once, so that columns of one dataframe stay together
+        whatever made it: random numbers, or a merge or `sort_values`, after which rows have no fixed order. Arrays
+        (`values`, `to_dask_array`) and Delayed that were made of such columns one by one have lost that; give the
+        columns themselves, or persist the dataframe first.
         """
         check.parameters(self, xent.logistic.SOLVERS)
         if integer("retries", retries) < 0:
@@ -120,21 +137,26 @@ class LogisticRegression(xent.logistic.LogisticRegression):
         if checkpoint is not None:
             problem = {"C": float(self.C), "penalty": self.penalty, "fit_intercept": bool(self.fit_intercept)}
             state = Checkpoint(checkpoint, checkpoint_every, problem)
-        if not _is_partitioned(X):
+        if not is_partitioned(X):
             if classes is not None:
                 raise ValueError("classes is for partitions; it must be None if X is an array")
-            return self._fit(self._rows(X, y, sample_weight), callback, state)
+            return self._fit(self._rows(X, *_computed(X, y, sample_weight)), callback, state)
         known = None if classes is None else check.given_classes(classes)
-        loads = [load(i, *p) for i, p in enumerate(_partitions(X, y, sample_weight))]
-        client = present_client()
-        if client is None:
-            return self._fit(local_rows(loads, known, self.class_weight, persist, self._n_threads()), callback, state)
-        cluster = Cluster(client, retries)
-        rows = cluster_rows(cluster, loads, known, self.class_weight, persist, self._n_threads() or 1)
+        engine = _engine(retries)
+
+        def rows_of(data: Partitions) -> parts.Rows:
+            if not persist:
+                return reread_rows(engine, data, known, self.class_weight, self._n_threads() or 1)
+            if isinstance(engine, Cluster):
+                return cluster_rows(engine, data, known, self.class_weight, self._n_threads() or 1)
+            return local_rows(engine, data, known, self.class_weight, self._n_threads())
+
+        rows = partitions.matched(_given(X, y, sample_weight), engine, persist, rows_of)
         self._fit(rows, callback, state)
-        self.timing_ = cluster.timing()
-        if self.verbose:
-            print(f"{self.timing_.rounds} rounds, {self.timing_.scheduling:.0%} of their time not computing")
+        if isinstance(engine, Cluster):
+            self.timing_ = engine.timing()
+            if self.verbose:
+                print(f"{self.timing_.rounds} rounds, {self.timing_.scheduling:.0%} of their time not computing")
         return self
 
     def decision_function(self, X: Any) -> Any:
@@ -169,17 +191,29 @@ class LogisticRegression(xent.logistic.LogisticRegression):
         Parameters
         ----------
         X, y, sample_weight
-            As in `fit`.
+            As in `fit`. Labels that are none of the classes count as wrong.
 
         Returns
         -------
         float
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has a wrong type, shape or value: labels that `fit` would refuse, such as NaN or fractions,
+            and labels of another kind than the classes, among them. The message names the partition.
         """
-        if not _is_partitioned(X):
-            return super().score(X, y, sample_weight)
-        model = dask.delayed(self._local(), traverse=False)
-        task = dask.delayed(_right, pure=False)
-        sums = dask.compute(*(task(model, load(i, *p)) for i, p in enumerate(_partitions(X, y, sample_weight))))
+        if not is_partitioned(X):
+            return super().score(X, *_computed(X, y, sample_weight))
+        model, engine = self._local(), _engine()
+        key = f"xent-model-{secrets.token_hex(6)}"
+
+        def sums_of(data: Partitions) -> list[tuple[float, float]]:
+            graph, keys = data.tasks("score", tasks.right, [TaskRef(key)] * len(data), data.places())
+            graph[key] = DataNode(key, model)
+            return engine.compute(graph, keys)
+
+        sums = partitions.matched(_given(X, y, sample_weight), engine, False, sums_of)
         right, weight = (math.fsum(column) for column in zip(*sums, strict=True))
         if not weight > 0:
             raise ValueError("sample_weight is 0 for every sample; their mean would be 0 / 0")
@@ -193,26 +227,21 @@ class LogisticRegression(xent.logistic.LogisticRegression):
         return model
 
     def _mapped(self, method: str, X: Any) -> Any:
-        if not _is_partitioned(X):
+        if not is_partitioned(X):
             return getattr(super(), method)(X)
         model = self._local()
         wide = method != "predict" and not (method == "decision_function" and len(self.classes_) == 2)
         columns = (len(self.classes_),) if wide else ()
         dtype = self.classes_.dtype if method == "predict" else self.coef_.dtype
-        given = dask.delayed(model, traverse=False)
         if isinstance(X, dask.array.Array):
-            X = _whole_rows(X)
+            (X,) = partitions.collections_of("X", X)
             dtype = dtype if method == "predict" else np.dtype(np.float32 if X.dtype == np.float32 else np.float64)
             shape = {"chunks": (X.chunks[0], columns)} if wide else {"drop_axis": 1}
             meta = np.empty((0, *columns), dtype)
+            given = dask.delayed(model, traverse=False)
             return X.map_blocks(_call, given, method, columns, dtype, dtype=dtype, meta=meta, **shape)
-        task = dask.delayed(_call, pure=False)
-        return dask.array.concatenate(
-            [
-                dask.array.from_delayed(task(x, given, method, columns, dtype), (math.nan, *columns), dtype)
-                for x in _delayed("X", X)
-            ]
-        )
+        meta = np.empty((0,) * (1 + len(columns)), dtype)
+        return partitions.mapped(X, _call, model, method, columns, dtype, columns=columns, meta=meta)
 
 
 def evaluate(
@@ -228,12 +257,12 @@ def evaluate(
 
     Parameters
     ----------
-    logits : dask array
-    target : dask array
-        Labels, of the shape of `logits` without `axis`.
+    logits : dask array or dataframe
+    target : dask array or series, or array_like
+        Labels, of the shape of `logits` without `axis`. Rows are matched as in `LogisticRegression.fit`.
     topk, axis, ignore_index
         As in :func:`xent.evaluate`.
-    sample_weight : dask array, optional
+    sample_weight : dask array or series, or array_like, optional
         Of the shape of `target`.
 
     Returns
@@ -254,86 +283,83 @@ def evaluate(
     0.5
     """
     axis = integer("axis", axis)
-    if not isinstance(logits, dask.array.Array) or not -logits.ndim <= axis < logits.ndim:
-        raise TypeError(f"logits is a {type(logits).__name__}; it must be a dask array that has an axis {axis}")
-    empty = StreamingLoss(topk=topk, axis=axis, ignore_index=ignore_index, n_threads=1)
-    logits = logits.rechunk({axis % logits.ndim: -1})
-    chunks = tuple(c for i, c in enumerate(logits.chunks) if i != axis % logits.ndim)
-    columns = [logits.to_delayed().ravel()]
-    for name, value in (("target", target), ("sample_weight", sample_weight)):
-        if value is not None:
-            columns.append(_like(name, value, "logits", chunks).to_delayed().ravel())
-    task, merge = dask.delayed(_evaluated, pure=False), dask.delayed(_merged, pure=False)
-    level = [task(empty, *block) for block in zip(*columns, strict=True)]
-    while len(level) > 1:
-        level = [merge(level[i : i + FAN_IN]) for i in range(0, len(level), FAN_IN)]
-    stream: StreamingLoss = level[0].compute()
-    return stream.result()
+    ndim = getattr(logits, "ndim", 0)
+    if not (isinstance(logits, dask.array.Array) or partitions.is_frame(logits)) or not -ndim <= axis < ndim:
+        raise TypeError(
+            f"logits is a {type(logits).__name__}; it must be a dask array or dataframe that has an axis {axis}"
+        )
+    empty = StreamingLoss(topk=topk, axis=-1, ignore_index=ignore_index, n_threads=1)
+    engine, total = _engine(), f"xent-evaluation-{secrets.token_hex(6)}"
+
+    def stream_of(data: Partitions) -> StreamingLoss:
+        graph, keys = data.tasks("evaluate", tasks.evaluated, [empty] * len(data), data.places())
+        level = keys
+        while len(level) > 1:
+            several = [level[i : i + FAN_IN] for i in range(0, len(level), FAN_IN)]
+            added = [
+                Task(f"{total}-{len(level)}-{i}", tasks.merged, List(*map(TaskRef, some)))
+                for i, some in enumerate(several)
+            ]
+            graph.update((task.key, task) for task in added)
+            level = [task.key for task in added]
+        (stream,) = engine.compute(graph, keys, level)
+        return stream   # type: ignore[no-any-return]
+
+    data = _classes_last(logits, axis, {"target": target, "sample_weight": sample_weight})
+    return partitions.matched(data, engine, False, stream_of).result()
 
 
-# --- what is given, as partitions ------------------------------------------------------------------------------------
+# --- what is given ---------------------------------------------------------------------------------------------------
 
 
-def _is_partitioned(X: Any) -> bool:
-    if isinstance(X, list | tuple):
-        return len(X) > 0 and all(isinstance(x, Delayed) for x in X)
-    return bool(dask.is_dask_collection(X))
+def _engine(retries: int = 0) -> Engine:
+    client = present_client()
+    return Engine() if client is None else Cluster(client, retries)
 
 
-def _whole_rows(X: Any) -> Any:
-    return X.rechunk({1: -1}) if isinstance(X, dask.array.Array) and X.numblocks[1:] > (1,) else X
-
-
-def _delayed(name: str, value: Any) -> list[Delayed]:
-    if isinstance(value, Delayed):
-        return [value]
-    if isinstance(value, list | tuple):
-        return list(value)
-    if not hasattr(value, "to_delayed"):
-        raise TypeError(f"{name} is a {type(value).__name__}; it must be a dask array, frame or series, or be Delayed")
-    return list(np.asarray(_whole_rows(value).to_delayed(), object).ravel())
-
-
-def _like(name: str, value: Any, other: str, chunks: tuple[Any, ...]) -> Any:
-    """An array in the blocks of another one."""
-    known = not any(math.isnan(length) for axis in chunks for length in axis)
-    if isinstance(value, dask.array.Array):
-        if value.chunks[: len(chunks)] == chunks:
-            return value
-        if known and not any(math.isnan(length) for axis in value.chunks for length in axis):
-            lengths = [sum(axis) for axis in chunks]
-            if [sum(axis) for axis in value.chunks[: len(chunks)]] != lengths:
-                raise ValueError(f"{name} has shape {value.shape}; it must have {lengths} rows, as {other}")
-            return value.rechunk((*chunks, *((-1,) * (value.ndim - len(chunks)))))
-        if value.numblocks[: len(chunks)] != tuple(len(axis) for axis in chunks):
-            raise ValueError(
-                f"{name} has {value.numblocks} blocks, but {other} has {tuple(len(axis) for axis in chunks)}, of "
-                "unknown sizes; compute_chunk_sizes() of both finds them"
-            )
-        return value
-    if known and not dask.is_dask_collection(value) and np.ndim(value) >= len(chunks):
-        array = dask.array.from_array(np.asarray(value), chunks=-1)
-        return _like(name, array, other, chunks)
-    raise TypeError(f"{name} is a {type(value).__name__}; it must be a dask array, in the blocks of {other}")
-
-
-def _partitions(X: Any, y: Any, sample_weight: Any) -> list[tuple[Delayed, ...]]:
-    """Of each partition: X, y and, if given, sample_weight; or one Delayed that has them all."""
-    columns = [_delayed("X", X)]
-    for name, value in (("y", y), ("sample_weight", sample_weight)):
-        if value is None:
-            continue
-        if isinstance(X, dask.array.Array) and not isinstance(value, list | tuple) and not hasattr(value, "divisions"):
-            value = _like(name, value, "X", (X.chunks[0],))
-        columns.append(_delayed(name, value))
-        if len(columns[-1]) != len(columns[0]):
-            raise ValueError(f"{name} has {len(columns[-1])} partitions, but X has {len(columns[0])}; they must match")
-    if y is None and (sample_weight is not None or not isinstance(X, list | tuple)):
+def _given(X: Any, y: Any, sample_weight: Any) -> Partitions:
+    if y is None and (sample_weight is not None or partitions.is_frame(X) or isinstance(X, dask.array.Array)):
         raise ValueError("requires y to be passed, but the target y is None: it must be labels, one a row of X")
-    return list(zip(*columns, strict=True))
+    return partitions.plan({"X": X, "y": partitions.labels(y), "sample_weight": sample_weight})
 
 
-# --- what tasks do ---------------------------------------------------------------------------------------------------
+def _computed(X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any]:
+    """Labels and weights for an X in memory, computed together."""
+    if not any(map(is_partitioned, (y, sample_weight))):
+        return y, sample_weight
+    y, sample_weight = dask.compute(y, sample_weight)
+    tasks.same_index("", ("X", "y", "sample_weight"), (X, y, sample_weight))
+    return y, sample_weight
+
+
+def _classes_last(logits: Any, axis: int, columns: dict[str, Any]) -> Partitions:
+    """Logits in blocks with all classes, these in the last axis, and of the other columns the same blocks.
+
+    Of more axes than one for the rows only the first may have blocks that are not known, or are others: the blocks
+    along it are taken one after the other for each place in the others.
+    """
+    columns = {name: value for name, value in columns.items() if value is not None}
+    if logits.ndim < 3:
+        if isinstance(logits, dask.array.Array):
+            logits = dask.array.moveaxis(logits, axis, -1)
+        elif axis % logits.ndim == 0:
+            raise ValueError("axis is 0; it must be -1 or 1, the columns, of a dask dataframe")
+        return partitions.plan({"logits": logits, **columns})
+    logits = dask.array.moveaxis(logits, axis, -1)
+    inner = logits.chunks[1:-1]
+    logits = logits.rechunk({logits.ndim - 1: -1})
+    given = {"logits": _slabs(logits)}
+    for name, value in columns.items():
+        array = value if isinstance(value, dask.array.Array) else dask.array.from_array(np.asarray(value), chunks=-1)
+        if array.ndim != logits.ndim - 1 or array.shape[1:] != logits.shape[1:-1]:
+            raise ValueError(f"{name} has shape {array.shape}; it must have shape {logits.shape[:-1]}")
+        given[name] = _slabs(array.rechunk({i + 1: chunks for i, chunks in enumerate(inner)}))
+    return partitions.plan_collections(given)
+
+
+def _slabs(array: Any) -> list[Any]:
+    """Arrays that are cut along the first axis only, one for each place of blocks along the others."""
+    return [array.blocks[(slice(None), *place)] for place in itertools.product(*map(range, array.numblocks[1:]))]
 
 
 def _call(X: Any, model: Any, method: str, columns: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -341,28 +367,3 @@ def _call(X: Any, model: Any, method: str, columns: tuple[int, ...], dtype: np.d
         return np.empty((0, *columns), dtype)
     result: Array = getattr(model, method)(X)
     return result.astype(dtype, copy=False)
-
-
-def _right(model: Any, part: parts.Part | None) -> tuple[float, float]:
-    """The weight of the rows whose label is predicted, and of all rows."""
-    if part is None or not part.weight.any():
-        return 0.0, 0.0
-    weight = float(part.weight.sum())
-    with parts.named(part.place):
-        X = part.X
-        if part.names is not None:
-            X = parts.Named(X, list(part.names))
-        return model.score(X, part.y, part.weight) * weight, weight
-
-
-def _evaluated(empty: StreamingLoss, logits: Any, target: Any, sample_weight: Any = None) -> StreamingLoss:
-    stream = StreamingLoss(topk=empty.topk, axis=empty.axis, ignore_index=empty.ignore_index, n_threads=1)
-    return stream.update(logits, target, sample_weight=sample_weight)
-
-
-def _merged(streams: Sequence[StreamingLoss]) -> StreamingLoss:
-    first = streams[0]
-    total = StreamingLoss(topk=first.topk, axis=first.axis, ignore_index=first.ignore_index, n_threads=1)
-    for stream in streams:
-        total.merge(stream)
-    return total
