@@ -33,7 +33,7 @@ from dask.optimization import cull
 
 from xent import _dask_tasks as tasks
 from xent._arguments import to_array
-from xent._dask_rounds import Engine, Graph, one_layer
+from xent._dask_rounds import Engine, Graph, one_layer, present_client
 from xent._sklearn import DataConversionWarning, shared
 
 T = TypeVar("T")
@@ -297,7 +297,11 @@ def joint_graph(collections: Sequence[Any]) -> tuple[Graph, list[list[Any]]]:
     graph: Graph = {}
     keys: dict[int, list[Any]] = {id(c): list(flatten(c.__dask_keys__())) for c in others}
     if frames:
-        with dask.config.set({"optimization.tune.active": False}):     # which would fuse partitions
+        # Tuning would fuse partitions. Workers exchange rows only if it is they who compute.
+        settings: dict[str, Any] = {"optimization.tune.active": False}
+        if present_client() is None and dask.config.get("dataframe.shuffle.method", None) is None:
+            settings["dataframe.shuffle.method"] = "disk"
+        with dask.config.set(settings):
             expression = collections_to_expr(frames).optimize()
         keys |= {id(c): list(flatten(own)) for c, own in zip(frames, expression.__dask_keys__(), strict=True)}
         graph = dict(expression.__dask_graph__())

@@ -93,7 +93,8 @@ def same_index(place: str, names: Sequence[str], blocks: Sequence[Any]) -> None:
         if len(index) != len(first) or index.equals(first):
             continue
         pairs = zip(index.tolist(), first.tolist(), strict=True)
-        row, here, there = next((i, *map(repr, pair)) for i, pair in enumerate(pairs) if repr(pair[0]) != repr(pair[1]))
+        labels = ((i, repr(here), repr(there)) for i, (here, there) in enumerate(pairs))
+        row, here, there = next((pair for pair in labels if pair[1] != pair[2]), (0, index.dtype, first.dtype))
         raise ValueError(
             f"{place}{': ' * bool(place)}the index of {name} is {here} in row {row}, but that of {other} is {there}; "
             "both must be equal, since rows are matched by their position (take arrays of values if that is meant)"
@@ -279,8 +280,8 @@ def labels_belong(name: str, value: Any, n_rows: int, classes: Array) -> None:
     labels, target = check.classes_of_part(name, value, n_rows, stacklevel=2)
     if target.ndim == 1 and _kind(labels) != _kind(classes):
         raise TypeError(
-            f"{name} has labels that are {_kind(labels)}, such as {labels[0]!r}, but the classes of the fit are "
-            f"{_kind(classes)}, such as {classes[0]!r}; they must be of one kind (Mix of label input types)"
+            f"{name} has labels that are {_kind(labels)}, such as {labels.tolist()[0]!r}, but the classes of the fit "
+            f"are {_kind(classes)}, such as {classes.tolist()[0]!r}; both must be alike (Mix of label input types)"
         )
 
 

@@ -341,7 +341,7 @@ def _classes_last(logits: Any, axis: int, columns: dict[str, Any]) -> Partitions
     columns = {name: value for name, value in columns.items() if value is not None}
     if logits.ndim < 3:
         if isinstance(logits, dask.array.Array):
-            logits = dask.array.moveaxis(logits, axis, -1)
+            logits = dask.array.moveaxis(logits, axis, -1).rechunk({logits.ndim - 1: -1})
         elif axis % logits.ndim == 0:
             raise ValueError("axis is 0; it must be -1 or 1, the columns, of a dask dataframe")
         return partitions.plan({"logits": logits, **columns})
