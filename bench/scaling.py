@@ -22,9 +22,9 @@ from distributed import Client, LocalCluster, wait
 
 import xent
 import xent.dask
+from xent._dask_partitions import plan
 from xent._dask_rounds import Cluster
 from xent._dask_sums import cluster_rows
-from xent._dask_tasks import load
 from xent.linear import RowSums
 
 WORKERS = 2
@@ -88,8 +88,7 @@ def overhead(quick: bool) -> None:
 
 def evaluation_time(client: Client, partitions: int, classes: int, features: int) -> float:
     made_there = [dask.delayed(made)(i, 20, features, classes) for i in range(partitions)]
-    loads = [load(i, part) for i, part in enumerate(made_there)]
-    rows = cluster_rows(Cluster(client, 0), loads, np.arange(classes), None, True, 1)
+    rows = cluster_rows(Cluster(client, 0), plan({"X": made_there}), np.arange(classes), None, 1)
     matrix = np.zeros((classes, features + 1))
     rows.sums.loss_gradient(matrix)
     return median_time(lambda: rows.sums.loss_gradient(matrix), 15 if partitions < 1000 else 5)

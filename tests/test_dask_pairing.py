@@ -156,7 +156,9 @@ def test_columns_of_one_frame(engine, folder, source, made):
         assert score == pytest.approx(local_fit(table).score(table[F], table["y"], table["w"]), rel=1e-12)
 
 
-@pytest.mark.parametrize("made", ["merge", *(pytest.param(m, marks=pytest.mark.deep) for m in ("sort_values", "filter"))])
+@pytest.mark.parametrize(
+    "made", ["merge", *(pytest.param(made, marks=pytest.mark.deep) for made in ("sort_values", "filter"))]
+)
 def test_frames_that_are_read_again(both, folder, made):
     """On a cluster, merges and sorts exchange rows between workers, in an order that is another one each time."""
     frame = (SAME_ROWS | OTHER_ROWS)[made](dd.read_parquet(folder))
@@ -405,8 +407,14 @@ def calls(monkeypatch):
 
 
 @pytest.mark.parametrize("made", [lambda frame: frame, lambda frame: frame.shuffle("i"), merged])
-def test_each_partition_is_read_once_a_pass(engine, calls, made):
+@pytest.mark.parametrize("scheduler", ["threads", pytest.param("synchronous", marks=pytest.mark.deep)])
+def test_each_partition_is_read_once_a_pass(calls, made, scheduler):
     source = Source()
+    with dask.config.set(scheduler=scheduler):
+        reads_of_passes(source, calls, made)
+
+
+def reads_of_passes(source, calls, made):
     frame = made(source.frame())
     model = fit(frame[F], frame["y"], frame["w"])
     assert source.reads == dict.fromkeys(range(6), 1)
@@ -438,6 +446,23 @@ def test_each_partition_is_read_once_on_a_cluster(two_workers, tmp_path):
         assert_same(again, model)
         (times,) = reads()
         assert times - 1 - again.timing_.rounds in (1, 2)   # and once to look at them, and for a sample
+
+
+def fit_within_a_task():
+    frame = merged(dd.from_pandas(TABLE, npartitions=3))
+    return [fit(frame[F], frame["y"], frame["w"], persist=persist) for persist in (True, False)]
+
+
+def test_a_fit_within_a_task():
+    """It leaves the only thread of the cluster to the tasks that it waits for."""
+    with (
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0", silence_logs=50
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        for model in client.submit(fit_within_a_task).result(timeout=100):
+            assert_same(model, local_fit(TABLE))
 
 
 def test_lengths_are_computed_once_and_partitions_kept(calls):

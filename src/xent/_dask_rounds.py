@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import secrets
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -60,7 +61,12 @@ class Timing(NamedTuple):
 
 
 def present_client() -> Any:
-    """The client of dask.distributed that Dask would compute with now, if there is one."""
+    """The client of dask.distributed that Dask would compute with now, if there is one.
+
+    None within a task of a cluster: `dask.compute` knows how to wait there without keeping the worker from its work.
+    """
+    if hasattr(getattr(sys.modules.get("distributed.worker"), "thread_state", None), "key"):
+        return None
     client = getattr(dask.base.get_scheduler(), "__self__", None)
     return client if hasattr(client, "who_has") else None
 
