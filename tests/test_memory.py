@@ -210,7 +210,8 @@ def cells():
             long = "vocabulary" in name or "one row" in name
             if layout == "every other" and not long:
                 continue
-            marks = [] if layout == "C" or "vocabulary" in name else [pytest.mark.deep]      # the usual run is to be short
+            usual = layout == "C" or "vocabulary" in name      # the usual run is to be short
+            marks = [] if usual else [pytest.mark.deep]
             yield pytest.param(prepare, layout, id=f"{name}, {layout}", marks=marks)
 
 

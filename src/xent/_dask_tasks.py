@@ -7,7 +7,6 @@ xent-coefficients, xent-loss-gradient (or the like) and xent-add.
 
 from __future__ import annotations
 
-import numbers
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -267,35 +266,14 @@ def right(model: Any, place: str, *blocks: Any) -> tuple[float, float]:
     if rows is None:
         return 0.0, 0.0
     with parts.named(place):
-        labels_belong("y", rows.y, rows.X.shape[0], model.classes_)
+        target = check.target_array("y", rows.y)
+        if check.distribution("y", target, rows.X.shape[0]) is None:    # checked in rows without weight too
+            check.places("y", target, rows.X.shape[0], model.classes_, stacklevel=2)
         weight = float(rows.weight.sum())
         if not weight > 0:
             return 0.0, 0.0
         X = rows.X if rows.names is None else parts.Named(rows.X, list(rows.names))
         return model.score(X, rows.y, rows.weight) * weight, weight
-
-
-def labels_belong(name: str, value: Any, n_rows: int, classes: Array) -> None:
-    """Raise unless these are labels, as `fit` asks for them, of the kind of the classes, or distributions."""
-    labels, target = check.classes_of_part(name, value, n_rows, stacklevel=2)
-    if target.ndim == 1 and _kind(labels) != _kind(classes):
-        raise TypeError(
-            f"{name} has labels that are {_kind(labels)}, such as {labels.tolist()[0]!r}, but the classes of the fit "
-            f"are {_kind(classes)}, such as {classes.tolist()[0]!r}; both must be alike (Mix of label input types)"
-        )
-
-
-_KINDS = dict.fromkeys("biuf", "numbers") | dict.fromkeys("UT", "strings") | {"S": "bytes", "M": "dates", "m": "spans"}
-_TYPES = {str: "strings", bytes: "bytes", numbers.Number: "numbers", np.bool_: "numbers"}
-
-
-def _kind(labels: Array) -> str:
-    if labels.dtype.kind != "O":
-        return _KINDS.get(labels.dtype.kind, "of some other kind")
-    for type_, kind in _TYPES.items():
-        if isinstance(labels[0], type_):
-            return kind
-    return f"of type {type(labels[0]).__name__}"
 
 
 def evaluated(empty: StreamingLoss, place: str, *blocks: Any) -> StreamingLoss:

@@ -284,7 +284,8 @@ def _weights(task: _Task, rows: slice, label: Array) -> Array:
         if weight is not None:
             more, power = np.frexp(np.asarray(weight, np.float64))
             mantissa, exponent = mantissa * more, exponent + power
-    return np.ldexp(mantissa, exponent - task.exponent)
+    result: Array = np.ldexp(mantissa, exponent - task.exponent)
+    return result
 
 
 def _logsumexp(x: Array, out: Array, task: _Task, plan: _Plan) -> None:
