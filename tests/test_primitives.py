@@ -350,7 +350,7 @@ def test_factor_types(dtype):
     """As in NumPy: the type of both together, and a Python number has none."""
     x = normal((3, 5), dtype)
     for kind in ("i1", "i2", "i4", "i8", ">i2", "u1", "u8", "f4", "f8", ">f8", "f2"):
-        b = np.abs(factors((3, 5), kind)) if kind[0] == "u" else factors((3, 5), kind)
+        b = np.abs(factors((3, 5))).astype(kind) if kind[0] == "u" else factors((3, 5), kind)
         check_factors(x, b)
         check_factors(np.arange(5), b, dtype=np.float64)
     for b in (2, -0.5):

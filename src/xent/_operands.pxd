@@ -305,7 +305,7 @@ cdef inline void open_window(
     """A window on rows that lie side by side, each element of one next to that of the other: memory is read by lines,
     of which a row by itself would use one element each."""
     cdef Py_ssize_t size = sizeof(vec) // lanes(like)
-    window.most = window.first = window.count = 0
+    window.most = window.stride = window.first = window.count = 0
     window.rows = NULL
     if not has_window(operand) or not is_native(operand, like):
         return
