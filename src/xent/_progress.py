@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from xent.solvers import Function, Progress, Result, Vector
+from xent.solvers import INTERRUPTED, Function, Progress, Result, Vector
 
 Callback = Callable[[Progress], object]
 
@@ -65,7 +65,7 @@ def run(
     except KeyboardInterrupt as interrupt:
         if best.x is None:
             raise
-        return Result(best.x, best.loss, best.grad_norm, iterations, False, "it was interrupted"), interrupt
+        return Result(best.x, best.loss, best.grad_norm, iterations, INTERRUPTED), interrupt
 
 
 @contextlib.contextmanager

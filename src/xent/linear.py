@@ -577,7 +577,7 @@ def minimise(
             return first
         second = run("newton-cg", first.x, first.iterations, max_iter - first.iterations)
         better = second if second.converged or second.loss < first.loss else first
-        return better._replace(iterations=second.iterations)
+        return better._replace(iterations=second.iterations, reason=second.reason)
 
 
 @cache

@@ -10,7 +10,8 @@ is known roughly, both minimisers take that as a metric. One iteration of L-BFGS
 
 One iteration of Newton-CG, in a trust region measured by the metric:
 
-    metric    = a fresh one, before each of the first iterations and then at times, if the value has fallen
+    metric    = a fresh one, before each of the first iterations and then at times, if the value has fallen or the
+                region was in the way of a step
     step      = conjugate gradients on H step = -gradient, until the residual is small beside the gradient, or at the
                 border of the region
     region    = larger where the value falls as the quadratic model says, smaller where much less, and no step there
@@ -44,6 +45,18 @@ MAX_PRODUCTS = 500      # Hessian products for one step
 FRESH = 0.95            # of the loss where a metric was made: below, another one is
 FORCING = 0.25
 MAX_HIDDEN = 3
+MAX_STALLED = 30        # iterations of L-BFGS in which neither the value nor the gradient shows progress
+ROUNDING = 10           # multiples of the noise: a smaller difference of two values says nothing
+
+# Why a minimiser stops, and what is said of it.
+CONVERGED, MAX_ITER, NO_DESCENT, NOT_FINITE, INTERRUPTED = "converged", "max_iter", "no descent", "not finite", "interrupted"
+MESSAGES = {
+    CONVERGED: "the gradient is within tol",
+    MAX_ITER: "max_iter was reached",
+    NO_DESCENT: "no step lowers the value any more: its rounding errors hide the descent",
+    NOT_FINITE: "the value or the gradient is not a finite number",
+    INTERRUPTED: "it was interrupted",
+}
 FLAT = 1e-8             # curvature, as a multiple of what the metric says, that rounding may make
 
 
@@ -60,8 +73,24 @@ class Result(NamedTuple):
     loss: float
     grad_norm: float
     iterations: int
-    converged: bool         # grad_norm <= tol
-    message: str
+    reason: str             # why it stopped
+
+    @property
+    def converged(self) -> bool:
+        """Whether no element of the gradient is larger than tol."""
+        return self.reason == CONVERGED
+
+    @property
+    def message(self) -> str:
+        return MESSAGES[self.reason]
+
+
+def _why_to_stop(loss: float, grad_norm: float, tol: float, iteration: int, max_iter: int) -> str | None:
+    if grad_norm <= tol:
+        return CONVERGED
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        return NOT_FINITE
+    return MAX_ITER if iteration == max_iter else None
 
 
 class _InverseHessian:
@@ -178,15 +207,17 @@ def lbfgs(
     loss, gradient = function(x)
     inverse_hessian = _InverseHessian(start.size, memory)
     iteration = 0
-    message = "the gradient is within tol"
+    least, least_norm, at_least = math.inf, math.inf, 0     # of the value and the gradient, and when
     while True:
         grad_norm = float(np.abs(gradient).max(initial=0.0))
         if callback is not None:
             callback(Progress(iteration, loss, grad_norm))
-        if grad_norm <= tol:
-            break
-        if iteration == max_iter:
-            message = "max_iter was reached"
+        reason = _why_to_stop(loss, grad_norm, tol, iteration, max_iter)
+        if loss < least - ROUNDING * noise * abs(loss) or grad_norm < 0.5 * least_norm:
+            least, least_norm, at_least = min(least, loss), min(least_norm, grad_norm), iteration
+        if reason is None and iteration - at_least >= MAX_STALLED:
+            reason = NO_DESCENT
+        if reason is not None:
             break
         if metric_at is not None and iteration in RENEWALS:
             inverse_hessian.renew(metric_at(x))
@@ -200,15 +231,13 @@ def lbfgs(
         step = 1.0 if metric_at is not None or inverse_hessian.count else min(1.0, 1 / grad_norm)
         found = _search(function, x, loss, direction, slope, step, noise)
         if found is None:
-            message = "no step along the search direction lowers the value: its rounding errors hide the descent"
-            if not (math.isfinite(loss) and math.isfinite(slope)):
-                message = "the value or the gradient is not a finite number"
+            reason = NO_DESCENT if math.isfinite(slope) else NOT_FINITE
             break
         iteration += 1
         if float((found[0] - x) @ (found[2] - gradient)) > 0:
             inverse_hessian.learn(found[0] - x, found[2] - gradient)
         x, loss, gradient = found
-    return Result(x, loss, grad_norm, iteration, grad_norm <= tol, message)
+    return Result(x, loss, grad_norm, iteration, reason)
 
 
 class _Step(NamedTuple):
@@ -328,24 +357,19 @@ def newton_cg(
     renewal, of_metric = 0, math.inf    # iteration of the next metric at the earliest, and the loss where this was made
     hidden = 0      # steps in a row whose progress rounding hides
     iteration = 0
+    misled = False
     found: _Step | None = None
-    message = "the gradient is within tol"
     while True:
         grad_norm = float(np.abs(gradient).max(initial=0.0))
         if callback is not None:
             callback(Progress(iteration, loss, grad_norm))
-        if grad_norm <= tol:
+        reason = _why_to_stop(loss, grad_norm, tol, iteration, max_iter)
+        if reason is None and (hidden == MAX_HIDDEN or radius == 0):
+            reason = NO_DESCENT
+        if reason is not None:
             break
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            message = "the value or the gradient is not a finite number"
-            break
-        if iteration == max_iter:
-            message = "max_iter was reached"
-            break
-        if hidden == MAX_HIDDEN or radius == 0:
-            message = "no step lowers the value: its rounding errors hide the descent"
-            break
-        if found is None and metric_at is not None and iteration >= renewal and loss < FRESH * of_metric:
+        if found is None and metric_at is not None and iteration >= renewal and (loss < FRESH * of_metric or misled):
+            misled = False
             metric, of_metric = metric_at(x), loss
             renewal = iteration + max(1, iteration // 2)
         if found is None:
@@ -355,7 +379,7 @@ def newton_cg(
             found = _conjugate_gradients(gradient, hessian_product_at(x), metric, radius, enough)
         point = x + found.step
         value, slopes = function(point)
-        rounding = 10 * noise * abs(loss)
+        rounding = ROUNDING * noise * abs(loss)
         lower = float(np.abs(slopes).max(initial=0.0)) < 0.5 * grad_norm
         agreement = -math.inf
         # Where H is singular, rounding may turn the model upside down: no step upwards, whatever it says.
@@ -364,6 +388,7 @@ def newton_cg(
             if lower and abs(loss - value) <= rounding:
                 agreement = 1.0
         iteration += 1
+        misled = misled or found.at_border or agreement < 0.25
         if agreement > 0.75 and found.at_border:
             radius = 3 * found.length
         elif agreement < 0.25:
@@ -377,4 +402,4 @@ def newton_cg(
             lowest = -found.slope / (2 * rise) if math.isfinite(rise) and rise > 0 else 0.0
             found = found.times(min(0.5, max(0.1, lowest)))
             radius = found.length
-    return Result(x, loss, grad_norm, iteration, grad_norm <= tol, message)
+    return Result(x, loss, grad_norm, iteration, reason)
