@@ -245,6 +245,7 @@ def test_ascents_are_for_sparse_rows_whose_probabilities_take_little(monkeypatch
     assert RowSums(X, target, 50, weight).ascent(0.0, True, 9) is None
     assert RowSums(X, target, 50, weight).ascent(1.0, True, 9)[0].shape == (50, X.shape[1] + 1)
     monkeypatch.setattr(xent.linear, "MAX_KEPT_BYTES", 0)
+    monkeypatch.setattr(xent.linear, "ASCENT_ARRAYS", 0)
     assert RowSums(X, target, 50, weight).ascent(1.0, True, 9) is None
 
 

@@ -17,6 +17,7 @@ from xent._dask_groups import Group, singly
 from xent._dask_partitions import Partitions
 from xent._dask_rounds import FAN_IN, Cluster, Engine
 from xent.linear import Matrix, RowSums
+from xent.sample import Candidates
 
 Array = NDArray[Any]
 Vector = NDArray[np.float64]
@@ -115,7 +116,7 @@ class RereadSums(parts.PartSums):
     def separated(self, coef: Array, intercept: Array) -> bool:
         return not self._total("separated", tasks.outside, coef, intercept).any()
 
-    def _read_sample(self) -> RowSums:
+    def _read_sample(self) -> Candidates:
         graph, keys = self._tasks("sample", tasks.sample_reread, tasks.sample, *self.plan.samples())
         samples = [sample for sample in self.engine.compute(graph, keys) if sample is not None]
         return parts.joined(samples, len(self.plan.classes))
@@ -209,7 +210,7 @@ class PartitionSums(parts.PartSums):
     def separated(self, coef: Array, intercept: Array) -> bool:
         return not self.cluster.round("separated", tasks.outside, self.groups, coef, intercept).any()
 
-    def _read_sample(self) -> RowSums:
+    def _read_sample(self) -> Candidates:
         slices = self.plan.samples()
         samples = self.cluster.map("sample", tasks.sample, self.prepared, [slices[i] for i in self.numbers])
         return parts.joined(self.cluster.results(samples, singly(self.numbers, self.prepared)), len(self.plan.classes))

@@ -202,9 +202,9 @@ def outside(prepared: RowSums, coef: Array, intercept: Array) -> Vector:
     return np.array([0.0 if parts.separated(prepared, coef, intercept) else 1.0])
 
 
-def sample(prepared: RowSums, rows: slice) -> tuple[Any, Array, Array]:
-    X, target, weight = parts.sample_of(prepared, rows)
-    return X.copy(), target.copy(), weight.copy()
+def sample(prepared: RowSums, rows: slice) -> tuple[Any, Vector]:
+    X, mass = parts.sample_of(prepared, rows)
+    return X.copy(), mass.copy()
 
 
 def each(

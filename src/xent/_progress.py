@@ -28,7 +28,8 @@ class _Best:
     def __call__(self, x: Vector) -> tuple[float, Vector]:
         loss, gradient = self.function(x)
         if loss < self.loss:
-            self.x, self.loss, self.grad_norm = x.copy(), loss, float(np.abs(gradient).max(initial=0.0))
+            # No copy: minimisers make a new array for each point.
+            self.x, self.loss, self.grad_norm = x, loss, float(np.abs(gradient).max(initial=0.0))
         return loss, gradient
 
     def __getattr__(self, name: str) -> Any:

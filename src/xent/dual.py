@@ -37,18 +37,22 @@ MOMENTUM = 0.5      # what it keeps of the last one: stable, as that Hessian is 
 
 
 def ascend(
-    sums: RowSums, csr: tuple[Array, Array, Array], strength: float, fit_intercept: bool, most: int
+    sums: RowSums,
+    csr: tuple[Array, Array, Array],
+    dtype: np.dtype[Any],
+    strength: float,
+    fit_intercept: bool,
+    most: int,
 ) -> tuple[Matrix, int]:
-    """Coefficients of shape (rows, features + 1) after a few sweeps from zeros, and how many, of so many at most. In
-    float32: it is the memory that takes the time, and a start needs no more."""
-    dtype = np.dtype(np.float32)
+    """Coefficients of shape (rows, features + 1) after a few sweeps from zeros, and how many, of so many at most."""
     with np.errstate(over="ignore"):    # which makes a start that is no good
         csr = csr[0].astype(dtype, copy=False), *csr[1:]
     n, rows, classes = len(sums.mass), sums.rows, sums.classes
     lanes = kernels.lanes_of(dtype.itemsize)
     p = np.zeros((n, classes), dtype)
     if sums.target.ndim == 2:
-        np.divide(sums.target, sums.target.sum(axis=1, keepdims=True), out=p, where=sums.target > 0)
+        mass = sums.target.sum(axis=1, dtype=np.float64, keepdims=True)
+        np.divide(sums.target, mass, out=p, where=mass > 0, casting="same_kind")
     else:
         p[np.arange(n), sums.target] = 1
     coef = np.zeros((sums.features, -(-rows // lanes) * lanes), dtype)

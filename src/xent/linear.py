@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,31 +29,41 @@ from xent._parallel import THREAD_ELEMENTS, Blocks, get_num_threads
 from xent.dual import ascend
 from xent.losses import cross_entropy
 from xent.primitives import softmax
-from xent.sample import Sample
+from xent.sample import MIN_BLOCK_ROWS, Candidates
 from xent.solvers import FORCING, Metric, Progress, Result, Vector, lbfgs, newton_cg
 
 Array = NDArray[Any]
 Matrix = NDArray[np.float64]
 
 BLOCK_ELEMENTS = 1 << 18    # of X and the logits: a block of both stays near the processor
-MAX_BLOCK_ELEMENTS = 1 << 21    # of the metric: an inverse for each class
-PATIENCE = 60                   # iterations of L-BFGS with a good metric
-MAX_FACTOR_SIZE = 2000          # of one with eigenvectors
-SQUARED_BYTES = 1 << 24        # of sparse rows, at a time
-MAX_KEPT_BYTES = 1 << 25       # of probabilities, kept from one Hessian product to the next
+PATIENCE = 60               # iterations of L-BFGS with a good metric
+
+# Memory. A fit takes 64 MB and 24 arrays of the size of the coefficients beside the data, whatever is chosen.
+MAX_BLOCK_ELEMENTS = 1 << 21    # of the metric with an inverse for each class
+MAX_BLOCK_SIZE = 1 << 10        # of each
+MAX_FACTOR_SIZE = 1600          # of the metric with eigenvectors
+SQUARED_BYTES = 1 << 23         # of rows whose elements are squared
+MAX_KEPT_BYTES = 1 << 25        # of probabilities, kept from one Hessian product to the next
+MAX_GRADIENT_BYTES = 1 << 24    # of the gradients of threads, or
+GRADIENTS = 5                   # arrays of the size of the coefficients
+MAX_MEMORY_ELEMENTS = 3 << 20   # of the steps that L-BFGS remembers, or
+LEAST_MEMORY = 4                # steps, of three arrays each
+ASCENT_ARRAYS = 12              # of the size of the coefficients: what the probabilities of a dual ascent may take
+TILE_SCORES = 1 << 20           # bytes of a tile's logits
 MAX_SKINNY = 32             # classes up to which dense rows are multiplied by the kernels, not by BLAS
 MAX_TILE = 48               # rows
 TILE_BYTES = 3 << 15
 TURNED_BYTES = 5 << 16      # of a tile of rows that lie side by side: each column of it is far from the next
 MAX_GRADIENTS = 16
-MAX_MEMORY_ELEMENTS = 1 << 22    # of the steps that L-BFGS remembers
 FORCING_NEAR = 0.1          # where few steps are left, and what each costs beside its products is as much as a few
 
 LOSS, PROBABILITIES, CURVATURE, DIAGONAL = range(4)       # tasks of kernels.linear_sums
 
 
 def row_blocks(X: Any, rows_of_coefficients: int) -> Iterator[slice]:
-    rows = max(64, BLOCK_ELEMENTS // (X.shape[1] + rows_of_coefficients))
+    # Few rows make products slow; but no more than features, or a block were larger than the coefficients.
+    least = min(MIN_BLOCK_ROWS, X.shape[1] + 1)
+    rows = max(least, BLOCK_ELEMENTS // (X.shape[1] + rows_of_coefficients))
     return (slice(start, start + rows) for start in range(0, X.shape[0], rows))
 
 
@@ -62,14 +72,6 @@ def logits(X: Any, coef: Array, intercept: Array) -> Array:
     result: Array = X @ coef.T.astype(X.dtype, copy=False)
     result += intercept.astype(X.dtype, copy=False)
     return result
-
-
-class Factors(NamedTuple):
-    """Roughly an inverse Hessian: (U x V) diag(1 / curvatures) (U x V)', with U over classes and V over features."""
-
-    classes: Matrix
-    features: Matrix
-    curvatures: Matrix      # along each pair of columns of both; of the shape of the coefficients
 
 
 class Sums(Protocol):
@@ -87,11 +89,8 @@ class Sums(Protocol):
     def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
         """v -> H v, with H the Hessian of that sum."""
 
-    def class_blocks(self, matrix: Matrix) -> Matrix:
-        """The diagonal blocks of the Hessian, one for each class, divided by the weight: roughly, from some rows."""
-
-    def factors(self, matrix: Matrix, l2: float) -> Factors:
-        """The inverse of the Hessian divided by the weight, with the penalty: roughly, from some rows."""
+    def candidates(self) -> Candidates:
+        """Rows that a sample for a metric is drawn from."""
 
     def diagonal(self, matrix: Matrix) -> Matrix:
         """The diagonal of the Hessian divided by the weight."""
@@ -163,67 +162,49 @@ class RowSums:
 
         return product
 
-    def class_blocks(self, matrix: Matrix) -> Matrix:
-        X, scale, p, mass = self._sample(matrix)
-        blocks = self.rows if matrix.any() else 1       # at zero all classes have the same
-        hessian = np.empty((blocks, len(scale), len(scale)))
-        for k in range(blocks):
-            weighted = X * np.sqrt(mass * p[:, k] * (1 - p[:, k]))[:, None].astype(X.dtype)
-            hessian[k] = weighted.T @ weighted
-        hessian *= scale * scale[:, None]
-        return hessian
-
-    def factors(self, matrix: Matrix, l2: float) -> Factors:
-        X, scale, p, mass = self._sample(matrix)
-        spread = mass[:, None] * p * (1 - p)
-        penalty = l2 / np.square(scale)     # of the scaled columns
-        penalty[-1] = 0
-        weighted = X * np.sqrt(spread.mean(axis=1))[:, None].astype(X.dtype)
-        average = weighted.T @ weighted + np.diag(penalty)      # over the classes
-        del weighted
-        diagonal = average.diagonal()
-        unit = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1))
-        average *= unit * unit[:, None]
-        if not np.isfinite(average).all():
-            average = np.eye(len(average))
-        features = unit[:, None] * np.linalg.eigh(average.astype(X.dtype))[1].astype(np.float64)
-        classes = np.ones((1, 1))
-        if self.rows > 1:
-            of_classes = np.diag(mass @ p) - (mass[:, None] * p).T @ p
-            classes = np.linalg.eigh(of_classes.astype(np.float64))[1]
-            spread = mass[:, None] * (p @ classes**2 - (p @ classes) ** 2)
-        squares = X @ features.astype(X.dtype)
-        np.square(squares, out=squares)
-        curvatures = (spread.T.astype(X.dtype) @ squares).astype(np.float64)
-        return Factors(classes, features / scale[:, None], curvatures + penalty @ features**2)
+    def candidates(self) -> Candidates:
+        wanted = sample.rows_wanted(self.features + 1, np.dtype(np.float32).itemsize)
+        stride = sample.stride_of(self.X.shape[0], sample.CANDIDATES * wanted)
+        X, mass = (self.X, self.mass) if stride == 1 else (self.X[::stride], self.mass[::stride])
+        return Candidates(X, mass, self.classes, self.n_threads)
 
     def diagonal(self, matrix: Matrix) -> Matrix:
-        if self._csr is None:
-            X, scale, p, mass = self._sample(matrix)
-            diagonal: Matrix = ((mass[:, None] * p * (1 - p)).T @ np.square(X)).astype(np.float64)
-            return diagonal * np.square(scale)
         result = np.zeros(matrix.shape, order=self.order)
-        elements = max(1, len(self._csr[0]) // self.X.shape[0])     # of a row
-        for part in self._parts(min(self._kept_rows(), max(1, SQUARED_BYTES // (elements * self.X.dtype.itemsize)))):
-            assert part._csr is not None
+        elements = self.features if self._csr is None else len(self._csr[0]) // self.X.shape[0]     # of a row
+        row_bytes = self.X.dtype.itemsize * max(1, elements, self.classes)
+        for part in self._parts(max(self._least_rows(), SQUARED_BYTES // row_bytes)):
             probabilities = np.empty((part.X.shape[0], self.classes), self.X.dtype)
             part._sums(PROBABILITIES, matrix, probabilities)
-            squares = (np.square(part._csr[0]), *part._csr[1:])
-            result += part._compiled_sums(DIAGONAL, matrix, probabilities, squares)[1]
+            part._square()
+            result += part._sums(DIAGONAL, matrix, probabilities)[1]
         return result / self.weight
+
+    def _square(self) -> None:
+        """Make squares of the elements, in new arrays."""
+        with np.errstate(over="ignore", under="ignore"):
+            if self._csr is None:
+                self.X = np.square(self.X)
+            else:
+                self._csr = (np.square(self._csr[0]), *self._csr[1:])
 
     def ascent(self, l2: float, fit_intercept: bool, most: int) -> tuple[Matrix, int] | None:
         if self._csr is None or not l2 * self.weight > 0:
             return None
-        n, of_row = self.X.shape[0], self.classes * np.dtype(np.float32).itemsize
-        if n * of_row > max(MAX_KEPT_BYTES, self._csr[0].nbytes + self._csr[1].nbytes):
-            return None
-        return ascend(self, self._csr, l2 * self.weight, fit_intercept, most)
+        # In float32 if that fits: it is the memory that takes the time.
+        for dtype in (np.dtype(np.float32), self.X.dtype):
+            copied = 0 if dtype == self.X.dtype else len(self._csr[0])
+            needed = dtype.itemsize * (self.X.shape[0] * self.classes + copied)
+            if needed <= max(MAX_KEPT_BYTES, ASCENT_ARRAYS * 8 * self.rows * (self.features + 1)):
+                return ascend(self, self._csr, dtype, l2 * self.weight, fit_intercept, most)
+        return None
 
     def _kept_rows(self) -> int:
         """How many rows' probabilities may be kept."""
         size: int = self.X.dtype.itemsize
-        return max(1, MAX_KEPT_BYTES // (self.classes * size))
+        return max(self._least_rows(), MAX_KEPT_BYTES // (self.classes * size))
+
+    def _least_rows(self) -> int:
+        return min(MIN_BLOCK_ROWS, self.features + 1)
 
     def _parts(self, size: int) -> Iterator[RowSums]:
         weight = np.ones(len(self.mass)) if self.sample_weight is None else self.sample_weight
@@ -231,29 +212,22 @@ class RowSums:
             rows = slice(start, start + size)
             yield RowSums(self.X[rows], self.target[rows], self.classes, weight[rows], self.n_threads)
 
-    def _sample(self, matrix: Matrix) -> Sample:
-        wanted = sample.rows_wanted(self.features + 1, np.dtype(np.float32).itemsize)
-        stride = sample.stride_of(self.X.shape[0], sample.CANDIDATES * wanted)
-        X, mass = (self.X, self.mass) if stride == 1 else (self.X[::stride], self.mass[::stride])
-        p = np.zeros((X.shape[0], self.classes), X.dtype)
-        for block in row_blocks(X, self.rows):
-            p[block, -self.rows :] = logits(X[block], matrix[:, :-1], matrix[:, -1])
-        softmax(p, out=p, n_threads=self.n_threads)
-        drawn = sample.draw(X, p, mass, wanted)
-        return drawn._replace(p=drawn.p[:, -self.rows :])
-
     def _sums(self, task: int, matrix: Matrix, kept: Array | None) -> tuple[float, Matrix]:
         """The sum of losses and the gradient (LOSS), nothing but `kept` (PROBABILITIES), a Hessian product with the
-        probabilities `kept` (CURVATURE)."""
+        probabilities `kept` (CURVATURE), or the Hessian's diagonal if X holds squares (DIAGONAL)."""
         if self.needs_no_blas:
-            return self._compiled_sums(task, matrix, kept, self._csr)
+            return self._compiled_sums(task, matrix, kept)
+        dtype = self.X.dtype
+        coef, intercept = (a.astype(dtype, copy=False) for a in (matrix[:, :-1], matrix[:, -1]))
         gradient = np.zeros(matrix.shape)
         total = 0.0
         for block in row_blocks(self.X, self.rows):
             X = self.X[block]
-            scores = np.zeros((X.shape[0], self.classes), X.dtype)
+            scores = np.zeros((X.shape[0], self.classes), dtype)
             slopes = scores[:, -self.rows :]
-            slopes[...] = logits(X, matrix[:, :-1], matrix[:, -1])
+            if task != DIAGONAL:
+                np.matmul(X, coef.T, out=slopes)
+                slopes += intercept
             if task == LOSS:
                 weight = None if self.sample_weight is None else self.sample_weight[block]
                 total += cross_entropy(
@@ -266,21 +240,25 @@ class RowSums:
                 continue
             else:
                 assert kept is not None
-                p = kept[block]
-                if self.rows == 1:
-                    slopes *= p[:, :1] * p[:, 1:]
-                else:
-                    slopes -= np.einsum("ij,ij->i", p, slopes)[:, None]
-                    slopes *= p
-                slopes *= self.mass[block, None].astype(X.dtype)
+                self._curve(task, slopes, kept[block])
+                slopes *= self.mass[block, None].astype(dtype)
             gradient[:, :-1] += slopes.T @ X
             gradient[:, -1] += slopes.sum(axis=0, dtype=np.float64)
         return total, gradient
 
-    def _compiled_sums(
-        self, task: int, matrix: Matrix, kept: Array | None, csr: tuple[Array, Array, Array] | None
-    ) -> tuple[float, Matrix]:
-        X, dtype = self.X, self.X.dtype
+    def _curve(self, task: int, slopes: Array, p: Array) -> None:
+        """Changes of logits become those of their gradient; or p (1 - p)."""
+        if task == DIAGONAL:
+            np.subtract(1, p[:, -self.rows :], out=slopes)
+            slopes *= p[:, -self.rows :]
+        elif self.rows == 1:
+            slopes *= p[:, :1] * p[:, 1:]
+        else:
+            slopes -= np.einsum("ij,ij->i", p, slopes)[:, None]
+            slopes *= p
+
+    def _compiled_sums(self, task: int, matrix: Matrix, kept: Array | None) -> tuple[float, Matrix]:
+        X, csr, dtype = self.X, self._csr, self.X.dtype
         n = X.shape[0]
         lanes = kernels.lanes_of(dtype.itemsize)
         coef: Array
@@ -297,7 +275,9 @@ class RowSums:
             if width > self.rows or coef.dtype != dtype or not coef.flags.c_contiguous:
                 coef = np.zeros((self.features, width), dtype)
                 coef[:, : self.rows] = matrix[:, :-1].T
-        blocks = self._blocks(elements, coef, tile)
+        tile = max(1, min(tile, TILE_SCORES // (self.classes * dtype.itemsize)))
+        gradient_bytes = coef.nbytes if csr is not None else 8 * matrix.size + coef.nbytes
+        blocks = self._blocks(elements, coef.size, tile, gradient_bytes)
         totals = np.zeros(blocks.number)
         gradients = sparse = None
         if task != PROBABILITIES and csr is None:
@@ -320,10 +300,11 @@ class RowSums:
             gradients.sum(axis=0, out=result[:, -1])
         return kernels.total(totals.tolist()), result
 
-    def _blocks(self, elements: int, coef: Array, tile: int) -> Blocks:
-        """So many that threads have work, and so few that their gradients are small beside it."""
+    def _blocks(self, elements: int, coefficients: int, tile: int, gradient_bytes: int) -> Blocks:
+        """So many that threads have work, and so few that their gradients are small beside it, and in memory."""
         work = elements * self.rows
-        number = max(1, min(MAX_GRADIENTS, work // THREAD_ELEMENTS, elements * self.rows // (8 * coef.size)))
+        most = max(MAX_GRADIENT_BYTES, GRADIENTS * 8 * self.rows * (self.features + 1)) // gradient_bytes
+        number = max(1, min(MAX_GRADIENTS, most, work // THREAD_ELEMENTS, work // (8 * coefficients)))
         tiles = -(-self.X.shape[0] // tile)
         size = -(-tiles // number) * tile
         number = -(-self.X.shape[0] // size)
@@ -426,8 +407,8 @@ class Objective:
         """Roughly the inverse of the Hessian among centred coefficients: the better, the fewer features there are.
 
         Few: the inverse of the block of each class, sum_i s_i p_ik (1 - p_ik) x_i x_i' / sum_i s_i + l2 I. More: that
-        of the diagonal in a basis of eigenvectors, of one matrix over classes and one over features, as in [1]_. Many:
-        that of the diagonal. A sample of the rows is enough: it shapes the steps, not the answer.
+        of its diagonal in a basis of eigenvectors, the same for all classes, similar to [1]_. Many: that of the
+        diagonal. How features go together is taken from a sample of the rows: it shapes the steps, not the answer.
 
         References
         ----------
@@ -443,15 +424,16 @@ class Objective:
 
     def has_block_metric(self) -> bool:
         """Whether there are few enough features for the inverses of all blocks."""
-        return self.shape[0] * self.shape[1] ** 2 <= MAX_BLOCK_ELEMENTS
+        return self.shape[1] <= MAX_BLOCK_SIZE and self.shape[0] * self.shape[1] ** 2 <= MAX_BLOCK_ELEMENTS
 
     def _block_metric(self, matrix: Matrix) -> Metric:
-        hessian = self.sums.class_blocks(matrix)
+        inverses = self.sums.candidates().class_blocks(matrix, self.sums.diagonal(matrix))
         last = self.shape[1] - 1
-        hessian[:, range(last), range(last)] += self.l2
+        inverses[:, range(last), range(last)] += self.l2
         if not self.fit_intercept:
-            hessian[:, -1, :-1] = hessian[:, :-1, -1] = 0
-        inverses = np.array([inverse(block) for block in hessian])
+            inverses[:, -1, :-1] = inverses[:, :-1, -1] = 0
+        for block in inverses:
+            block[...] = inverse(block)
 
         def metric(g: Vector) -> Vector:
             columns = self.matrix(self.centred(g)).reshape(*self.shape, 1)
@@ -460,14 +442,15 @@ class Objective:
         return metric
 
     def _factor_metric(self, matrix: Matrix) -> Metric:
-        classes, features, curvatures = self.sums.factors(matrix, self.l2)
-        curvatures = np.maximum(curvatures, curvatures.max(initial=0.0) * 1e-9)
+        features, curvatures = self.sums.candidates().factors(matrix, self.sums.diagonal(matrix), self.l2)
+        np.maximum(curvatures, curvatures.max(initial=0.0) * 1e-9, out=curvatures)
         curvatures[~(curvatures > 0)] = 1.0
 
         def metric(g: Vector) -> Vector:
-            rotated = classes.T @ self.matrix(self.centred(g)) @ features
+            rotated = self.matrix(self.centred(g)) @ features
             rotated /= curvatures
-            result = classes @ rotated @ features.T
+            result = rotated @ features.T
+            del rotated
             if not self.fit_intercept:
                 result[:, -1] = 0
             return self._centre(self.vector(result))
@@ -510,6 +493,11 @@ def inverse(matrix: Matrix) -> Matrix:
     return result
 
 
+def memory_for(size: int, most: int = 60) -> int:
+    """How many steps L-BFGS remembers of so many coefficients."""
+    return min(most, max(LEAST_MEMORY, MAX_MEMORY_ELEMENTS // (3 * size)))
+
+
 def minimise(
     objective: Objective,
     start: Vector,
@@ -549,10 +537,9 @@ def minimise(
             told = iteration
 
         if solver == "lbfgs":
-            memory = int(min(60, max(5, MAX_MEMORY_ELEMENTS // (3 * start.size))))
             result = lbfgs(
-                objective, start, metric_at=objective.metric_at, tol=tol, max_iter=most, memory=memory, noise=noise,
-                callback=tell,
+                objective, start, metric_at=objective.metric_at, tol=tol, max_iter=most, memory=memory_for(start.size),
+                noise=noise, callback=tell,
             )    # fmt: skip
         else:
             result = newton_cg(

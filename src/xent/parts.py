@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xent import _estimator_arguments as check
-from xent.linear import Factors, Matrix, RowSums, Sums
+from xent.linear import Matrix, RowSums, Sums
 from xent.prediction import separates
-from xent.sample import rows_wanted, stride_of
+from xent.sample import Candidates, rows_wanted, stride_of
 from xent.solvers import Vector
 
 Array = NDArray[Any]
@@ -217,22 +217,21 @@ def _union(labels: list[Array]) -> Array:
 # --- sums over parts -------------------------------------------------------------------------------------------------
 
 
-def sample_of(sums: RowSums, rows: slice) -> tuple[Any, Array, Vector]:
+def sample_of(sums: RowSums, rows: slice) -> tuple[Any, Vector]:
     """Some rows of a part, as `joined` takes them."""
-    weight = np.ones(sums.X.shape[0]) if sums.sample_weight is None else sums.sample_weight
-    return sums.X[rows], sums.target[rows], weight[rows]
+    return sums.X[rows], sums.mass[rows]
 
 
-def joined(samples: Iterable[tuple[Any, Array, Vector]], classes: int) -> RowSums:
-    """One part of the rows of several."""
-    features, targets, weights = zip(*samples, strict=True)
+def joined(samples: Iterable[tuple[Any, Vector]], classes: int) -> Candidates:
+    """The rows of several parts together."""
+    features, masses = zip(*samples, strict=True)
     if all(isinstance(X, np.ndarray) for X in features):
         X: Any = np.concatenate(features)
     else:
         from scipy import sparse
 
         X = sparse.vstack([sparse.csr_array(X) for X in features], format="csr")
-    return RowSums(X, np.concatenate(targets), classes, np.concatenate(weights))
+    return Candidates(X, np.concatenate(masses), classes)
 
 
 class PartSums:
@@ -250,13 +249,13 @@ class PartSums:
         self.weight = plan.mass
         self.needs_no_blas = False
         self.order: Literal["C", "F"] = "C"
-        self._sample: RowSums | None = None
+        self._sample: Candidates | None = None
 
-    def class_blocks(self, matrix: Matrix) -> Matrix:
-        return self._sampled().class_blocks(matrix)
-
-    def factors(self, matrix: Matrix, l2: float) -> Factors:
-        return self._sampled().factors(matrix, l2)
+    def candidates(self) -> Candidates:
+        """Of the size of a few thousand times the features: read once and kept."""
+        if self._sample is None:
+            self._sample = self._read_sample()
+        return self._sample
 
     def diagonal(self, matrix: Matrix) -> Matrix:
         return self._diagonal(matrix) / self.weight
@@ -264,13 +263,7 @@ class PartSums:
     def ascent(self, l2: float, fit_intercept: bool, most: int) -> None:
         """It would go from row to row."""
 
-    def _sampled(self) -> RowSums:
-        """Rows enough for a metric, of the size of a few thousand times the features: read once and kept."""
-        if self._sample is None:
-            self._sample = self._read_sample()
-        return self._sample
-
-    def _read_sample(self) -> RowSums:
+    def _read_sample(self) -> Candidates:
         raise NotImplementedError
 
     def _diagonal(self, matrix: Matrix) -> Matrix:
@@ -320,11 +313,11 @@ class SequentialSums(PartSums):
     def separated(self, coef: Array, intercept: Array) -> bool:
         return all(separated(sums, coef, intercept) for _, sums in self._parts())
 
-    def _read_sample(self) -> RowSums:
+    def _read_sample(self) -> Candidates:
         slices = self.plan.samples()
         # A copy, lest a few rows keep all of their part in memory.
-        copies = (tuple(a.copy() for a in sample_of(sums, slices[i])) for i, sums in self._parts())
-        return joined(copies, len(self.plan.classes))   # type: ignore[arg-type]
+        copies = ((X.copy(), mass.copy()) for X, mass in (sample_of(sums, slices[i]) for i, sums in self._parts()))
+        return joined(copies, len(self.plan.classes))
 
     def _diagonal(self, matrix: Matrix) -> Matrix:
         total = np.zeros(matrix.shape)

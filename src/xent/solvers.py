@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 Function = Callable[[Vector], tuple[float, Vector]]
-Metric = Callable[[Vector], Vector]     # g -> M g, with M symmetric and positive definite
+Metric = Callable[[Vector], Vector]     # g -> M g, a new array, with M symmetric and positive definite
 
 RENEWALS = frozenset([0, *(5 << k for k in range(40))])
 MAX_PRODUCTS = 500      # Hessian products for one step
@@ -48,8 +48,14 @@ MAX_HIDDEN = 3
 MAX_STALLED = 30        # iterations of L-BFGS in which neither the value nor the gradient shows progress
 ROUNDING = 10           # multiples of the noise: a smaller difference of two values says nothing
 
+FLAT = 1e-8             # curvature, as a multiple of what the metric says, that rounding may make
+
 # Why a minimiser stops, and what is said of it.
-CONVERGED, MAX_ITER, NO_DESCENT, NOT_FINITE, INTERRUPTED = "converged", "max_iter", "no descent", "not finite", "interrupted"
+CONVERGED = "converged"
+MAX_ITER = "max_iter"
+NO_DESCENT = "no descent"
+NOT_FINITE = "not finite"
+INTERRUPTED = "interrupted"
 MESSAGES = {
     CONVERGED: "the gradient is within tol",
     MAX_ITER: "max_iter was reached",
@@ -57,7 +63,6 @@ MESSAGES = {
     NOT_FINITE: "the value or the gradient is not a finite number",
     INTERRUPTED: "it was interrupted",
 }
-FLAT = 1e-8             # curvature, as a multiple of what the metric says, that rounding may make
 
 
 class Progress(NamedTuple):
@@ -103,7 +108,7 @@ class _InverseHessian:
     """
 
     def __init__(self, size: int, memory: int) -> None:
-        self.metric: Metric = lambda x: x
+        self.metric: Metric = np.copy
         self.memory = memory
         self.count = 0      # of pairs learned; the last `memory` are kept, each in the place of an older one
         self.steps = np.empty((memory, size))
@@ -145,8 +150,11 @@ class _InverseHessian:
         u = np.linalg.solve(upper, (self.steps[:used] @ gradient)[order])
         a = np.linalg.solve(upper.T, middle @ u - scale * (self.metric_changes[:used] @ gradient)[order])
         back = np.argsort(order)
-        product: Vector = scale * (result - u[back] @ self.metric_changes[:used]) + a[back] @ self.steps[:used]
-        return product
+        # In place: where coefficients are many, each array beside the steps counts.
+        result -= u[back] @ self.metric_changes[:used]
+        result *= scale
+        result += a[back] @ self.steps[:used]
+        return result
 
 
 def _search(
@@ -220,13 +228,15 @@ def lbfgs(
         if reason is not None:
             break
         if metric_at is not None and iteration in RENEWALS:
+            inverse_hessian.metric = np.copy    # the old one is gone before there is memory for another
             inverse_hessian.renew(metric_at(x))
-        direction = -inverse_hessian.apply(gradient)
-        slope = float(gradient @ direction)
+        direction = inverse_hessian.apply(gradient)
+        slope = -float(gradient @ direction)
         if not slope < 0:   # rounding has spoilt the memory
             inverse_hessian.count = 0
-            direction = -inverse_hessian.apply(gradient)
-            slope = float(gradient @ direction)
+            direction = inverse_hessian.apply(gradient)
+            slope = -float(gradient @ direction)
+        np.negative(direction, out=direction)
         # Without a metric the first gradient has no scale.
         step = 1.0 if metric_at is not None or inverse_hessian.count else min(1.0, 1 / grad_norm)
         found = _search(function, x, loss, direction, slope, step, noise)
@@ -234,9 +244,12 @@ def lbfgs(
             reason = NO_DESCENT if math.isfinite(slope) else NOT_FINITE
             break
         iteration += 1
-        if float((found[0] - x) @ (found[2] - gradient)) > 0:
-            inverse_hessian.learn(found[0] - x, found[2] - gradient)
+        step_taken, change = found[0] - x, found[2] - gradient
         x, loss, gradient = found
+        del found, direction
+        if float(step_taken @ change) > 0:
+            inverse_hessian.learn(step_taken, change)
+        del step_taken, change
     return Result(x, loss, grad_norm, iteration, reason)
 
 
@@ -351,7 +364,7 @@ def newton_cg(
     """
     x = start
     loss, gradient = function(x) if at_start is None else at_start
-    metric: Metric = lambda g: g    # noqa: E731
+    metric: Metric = np.copy
     radius = math.inf
     first_size = 0.0
     renewal, of_metric = 0, math.inf    # iteration of the next metric at the earliest, and the loss where this was made
@@ -370,6 +383,7 @@ def newton_cg(
             break
         if found is None and metric_at is not None and iteration >= renewal and (loss < FRESH * of_metric or misled):
             misled = False
+            metric = np.copy    # the old one is gone before there is memory for another
             metric, of_metric = metric_at(x), loss
             renewal = iteration + max(1, iteration // 2)
         if found is None:
