@@ -39,10 +39,11 @@ def test_without_undecided_rows_chances_go_by_mass(undecided):
 
 
 def test_few_rows_are_all_taken(rng):
-    X, p, mass = rng.standard_normal((50, 3)), probabilities_of(rng, 50, 4, 1), rng.random(50)
-    drawn = sample.draw(X, p, mass, 100)
-    np.testing.assert_allclose(drawn.X[:, :-1] * drawn.scale[:-1], X, rtol=1e-6)
-    np.testing.assert_array_equal(drawn.p, p)
+    X, undecided, mass = rng.standard_normal((50, 3)), rng.random(50), rng.random(50)
+    drawn = sample.draw(X, undecided, mass, 100)
+    scaled = sample.scaled_rows(X, drawn, slice(None))
+    np.testing.assert_allclose(scaled[:, :-1] * drawn.scale[:-1], X, rtol=1e-6)
+    np.testing.assert_array_equal(drawn.undecided, undecided)
     np.testing.assert_allclose(drawn.mass, mass / mass.sum())
 
 
@@ -50,9 +51,9 @@ def test_the_sample_has_the_curvature_of_all_rows_better_than_even_distances_giv
     X, p = rng.standard_normal((20_000, 5)), probabilities_of(rng, 20_000, 3, 20)
     spread = p[:, 0] * (1 - p[:, 0])
     exact = (X * spread[:, None]).T @ X / len(X)
-    drawn = sample.draw(X, p, np.ones(len(X)), 1000)
-    rows = drawn.X[:, :-1] * drawn.scale[:-1]
-    of_sample = (rows * (drawn.mass * drawn.p[:, 0] * (1 - drawn.p[:, 0]))[:, None]).T @ rows
+    drawn = sample.draw(X, 1 - (p**2).sum(axis=1), np.ones(len(X)), 1000)
+    rows = X[drawn.rows]
+    of_sample = (rows * (drawn.mass * spread[drawn.rows])[:, None]).T @ rows
     of_twentieths = (X[::20] * spread[::20, None]).T @ X[::20] / len(X[::20])
     assert np.abs(of_sample - exact).max() < 0.5 * np.abs(of_twentieths - exact).max()
     assert np.abs(of_sample - exact).max() < 0.2 * exact.max()
@@ -60,8 +61,48 @@ def test_the_sample_has_the_curvature_of_all_rows_better_than_even_distances_giv
 
 def test_columns_of_any_size_fit_float32(rng):
     X = rng.standard_normal((2000, 4)) * [1e-300, 1.0, 1e300, 0.0]
-    drawn = sample.draw(X, probabilities_of(rng, 2000, 3, 1), np.ones(2000), 500)
-    assert drawn.X.dtype == np.float32
-    assert np.abs(drawn.X[:, :3]).max(axis=0) == pytest.approx(1)
-    assert (drawn.X[:, 3] == 0).all()
+    drawn = sample.draw(X, rng.random(2000), np.ones(2000), 500)
+    scaled = sample.scaled_rows(X, drawn, slice(None))
+    assert scaled.dtype == np.float32
+    assert np.abs(scaled[:, :3]).max(axis=0) == pytest.approx(1)
+    assert (scaled[:, 3] == 0).all()
     assert (drawn.scale > 0).all()
+
+
+def hessian_of_classes(X, p, mass):
+    rows = np.c_[X, np.ones(len(X))]
+    spread = mass[:, None] * p * (1 - p) / mass.sum()
+    return np.einsum("ik,ij,il->kjl", spread, rows, rows)
+
+
+@pytest.mark.parametrize("layout", ["dense", "sparse"])
+@pytest.mark.parametrize("n_classes", [2, 3, 9])
+def test_blocks_of_all_rows_are_those_of_the_hessian(rng, n_classes, layout):
+    sparse = pytest.importorskip("scipy.sparse")
+    X, mass = rng.standard_normal((300, 4)), rng.uniform(0.5, 2, 300)
+    matrix = rng.standard_normal((1 if n_classes == 2 else n_classes, 5))
+    scores = X @ matrix[:, :-1].T + matrix[:, -1]
+    e = np.exp(np.c_[np.zeros(300), scores] if n_classes == 2 else scores)
+    p = (e / e.sum(axis=1, keepdims=True))[:, -len(matrix) :]
+    expected = hessian_of_classes(X, p, mass)
+    diagonal = np.einsum("kii->ki", expected)
+    rows = sample.Candidates(X if layout == "dense" else sparse.csr_array(X), mass, n_classes, all_rows=True)
+    np.testing.assert_allclose(rows.class_blocks(matrix, diagonal), expected, rtol=1e-4, atol=1e-6)
+    features, curvatures = rows.factors(matrix, diagonal, 0.3)
+    penalty = 0.3 * np.diag([1.0] * 4 + [0])
+    mean = np.linalg.inv(expected.mean(axis=0) + penalty)
+    np.testing.assert_allclose((features / curvatures.mean(axis=0)) @ features.T, mean, rtol=1e-3, atol=1e-4)
+
+
+def test_a_column_that_no_row_of_the_sample_has_keeps_its_curvature(rng):
+    X = rng.standard_normal((20_000, 3))
+    X[:, 2] = 0
+    X[[5, 4711], 2] = 1e3
+    mass, matrix = np.ones(len(X)), 0.1 * rng.standard_normal((3, 4))
+    diagonal = np.array([[0.2, 0.2, 22.0, 0.2]] * 3)
+    rows = sample.Candidates(X[1::10], mass[1::10], 3)
+    blocks = rows.class_blocks(matrix, diagonal)
+    np.testing.assert_allclose(np.einsum("kii->ki", blocks), diagonal)
+    features, curvatures = rows.factors(matrix, diagonal, 0.0)
+    inverse = (features / curvatures[0]) @ features.T
+    assert inverse[2, 2] == pytest.approx(1 / 22, rel=0.1)

@@ -166,7 +166,7 @@ SAME = 1e-9         # relatively: weights of the same rows may be added in anoth
 _AGAIN = "with persist=False a source must give the same rows each time that it is read"
 
 
-def sample_reread(i: int, seen: Seen, task: Pass, *blocks: Any) -> tuple[Any, Array, Array] | None:
+def sample_reread(i: int, seen: Seen, task: Pass, *blocks: Any) -> tuple[Any, Vector] | None:
     """Some rows of a partition: `task` has the slices of all of them."""
     sums = reread(i, seen, task, *blocks)
     return None if sums is None else sample(sums, task.arguments[i])

@@ -36,6 +36,7 @@ Array = NDArray[Any]
 Matrix = NDArray[np.float64]
 
 BLOCK_ELEMENTS = 1 << 18    # of X and the logits: a block of both stays near the processor
+RIDGE = 1e-9
 PATIENCE = 60               # iterations of L-BFGS with a good metric
 
 # Memory. A fit takes 64 MB and 24 arrays of the size of the coefficients beside the data, whatever is chosen.
@@ -49,6 +50,7 @@ GRADIENTS = 5                   # arrays of the size of the coefficients
 MAX_MEMORY_ELEMENTS = 3 << 20   # of the steps that L-BFGS remembers, or
 LEAST_MEMORY = 4                # steps, of three arrays each
 ASCENT_ARRAYS = 12              # of the size of the coefficients: what the probabilities of a dual ascent may take
+INVERTED_BYTES = 1 << 22        # of matrices that are inverted together
 TILE_SCORES = 1 << 20           # bytes of a tile's logits
 MAX_SKINNY = 32             # classes up to which dense rows are multiplied by the kernels, not by BLAS
 MAX_TILE = 48               # rows
@@ -166,7 +168,7 @@ class RowSums:
         wanted = sample.rows_wanted(self.features + 1, np.dtype(np.float32).itemsize)
         stride = sample.stride_of(self.X.shape[0], sample.CANDIDATES * wanted)
         X, mass = (self.X, self.mass) if stride == 1 else (self.X[::stride], self.mass[::stride])
-        return Candidates(X, mass, self.classes, self.n_threads)
+        return Candidates(X, mass, self.classes, self.n_threads, all_rows=stride == 1)
 
     def diagonal(self, matrix: Matrix) -> Matrix:
         result = np.zeros(matrix.shape, order=self.order)
@@ -220,6 +222,7 @@ class RowSums:
         dtype = self.X.dtype
         coef, intercept = (a.astype(dtype, copy=False) for a in (matrix[:, :-1], matrix[:, -1]))
         gradient = np.zeros(matrix.shape)
+        product = np.empty(coef.shape, dtype)       # fresh memory for each block would cost more than the product
         total = 0.0
         for block in row_blocks(self.X, self.rows):
             X = self.X[block]
@@ -242,7 +245,7 @@ class RowSums:
                 assert kept is not None
                 self._curve(task, slopes, kept[block])
                 slopes *= self.mass[block, None].astype(dtype)
-            gradient[:, :-1] += slopes.T @ X
+            gradient[:, :-1] += np.matmul(slopes.T, X, out=product)
             gradient[:, -1] += slopes.sum(axis=0, dtype=np.float64)
         return total, gradient
 
@@ -432,8 +435,7 @@ class Objective:
         inverses[:, range(last), range(last)] += self.l2
         if not self.fit_intercept:
             inverses[:, -1, :-1] = inverses[:, :-1, -1] = 0
-        for block in inverses:
-            block[...] = inverse(block)
+        invert(inverses)
 
         def metric(g: Vector) -> Vector:
             columns = self.matrix(self.centred(g)).reshape(*self.shape, 1)
@@ -471,6 +473,20 @@ class Objective:
         return metric
 
 
+def invert(matrices: Matrix) -> None:
+    """Make inverses, as `inverse` does, of a stack of matrices."""
+    size = max(1, INVERTED_BYTES // matrices[0].nbytes)
+    for start in range(0, len(matrices), size):
+        some = matrices[start : start + size]
+        try:
+            if not np.isfinite(some).all():
+                raise np.linalg.LinAlgError
+            some[...] = _inverses(some, RIDGE)
+        except np.linalg.LinAlgError:
+            for one in some:
+                one[...] = inverse(one)
+
+
 def inverse(matrix: Matrix) -> Matrix:
     """The inverse of a positive semidefinite matrix, regularised as far as rounding asks for it.
 
@@ -478,18 +494,25 @@ def inverse(matrix: Matrix) -> Matrix:
     """
     if not np.isfinite(matrix).all():
         return np.eye(len(matrix))
-    diagonal = matrix.diagonal()
-    scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1))
-    unit = matrix * scale * scale[:, None]
-    ridge = 1e-9
+    ridge = RIDGE
     while True:
         try:
-            factor = np.linalg.cholesky(unit + ridge * np.eye(len(unit)))
-            break
+            return _inverses(matrix, ridge)
         except np.linalg.LinAlgError:
             ridge *= 100
-    half = np.linalg.inv(factor) * scale
-    result: Matrix = half.T @ half
+
+
+def _inverses(matrices: Matrix, ridge: float) -> Matrix:
+    """Of one matrix or several, with a ridge on what then has ones on the diagonal."""
+    diagonal = np.einsum("...ii->...i", matrices)
+    scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1))
+    unit = matrices * scale[..., None]
+    unit *= scale[..., None, :]
+    np.einsum("...ii->...i", unit)[...] += ridge
+    half = np.linalg.inv(np.linalg.cholesky(unit))
+    del unit
+    half *= scale[..., None, :]
+    result: Matrix = np.matmul(half.swapaxes(-1, -2), half)
     return result
 
 

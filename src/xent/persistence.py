@@ -31,6 +31,7 @@ class Saved(Protocol):
     grad_norm_: float
     converged_: bool
     _seen: float
+    _fitted_l2: float
     _curvature: Array | None
 
     def _linear(self) -> tuple[Array, Array, Array]: ...
@@ -41,7 +42,14 @@ class Saved(Protocol):
 S = TypeVar("S", bound=Saved)
 
 _KIND, _VERSION = "xent.LogisticRegression", 1
-_NUMBERS = {"n_features_in_": int, "objective_": float, "grad_norm_": float, "converged_": bool, "_seen": float}
+_NUMBERS = {
+    "n_features_in_": int,
+    "objective_": float,
+    "grad_norm_": float,
+    "converged_": bool,
+    "_seen": float,
+    "_fitted_l2": float,
+}
 
 
 def save(model: Saved, path: str | os.PathLike[str]) -> None:

@@ -33,7 +33,7 @@ EVEN_SHARE = 0.1        # of the sample, that goes by mass: what is decided now 
 COMMON_SHARE = 0.1      # of a class's Hessian, that is of all classes' mean: the sample may have few rows of the class
 BLOCK_BYTES = 1 << 22
 RARE = 1e-6             # of a column's curvature: if the sample has less of it, it says nothing of the column
-MIN_BLOCK_ROWS = 64
+MIN_BLOCK_ROWS = 256
 
 
 class Sample(NamedTuple):
@@ -122,10 +122,15 @@ class Candidates:
         Of each row's loss.
     n_classes : int
     n_threads : int or None
+    all_rows : bool
+        Whether these are all the rows of the data.
     """
 
-    def __init__(self, X: Any, mass: Vector, n_classes: int, n_threads: int | None = None) -> None:
+    def __init__(
+        self, X: Any, mass: Vector, n_classes: int, n_threads: int | None = None, *, all_rows: bool = False
+    ) -> None:
         self.X, self.mass, self.classes, self.n_threads = X, mass, n_classes, n_threads
+        self.all_rows = all_rows
 
     def draw(self, matrix: Matrix) -> Sample:
         """A sample of those that are undecided at these coefficients."""
@@ -140,17 +145,15 @@ class Candidates:
         blocks = len(matrix) if matrix.any() else 1
         hessian = np.zeros((blocks, matrix.shape[1], matrix.shape[1]))
         for place, spread in self._spreads(matrix, sample):
-            X = scaled_rows(self.X, sample, place)
-            for k in range(blocks):
-                weighted = X * np.sqrt(spread[:, k])[:, None]
-                hessian[k] += weighted.T @ weighted
+            _add_blocks(hessian, scaled_rows(self.X, sample, place), spread[:, :blocks])
         diagonal = _trusted(diagonal[:blocks], np.einsum("kii->ki", hessian) * np.square(sample.scale))
         common = _correlations(self._mean(sample))
-        for block, exact in zip(hessian, diagonal, strict=True):
-            correlations = _correlations(block)
-            correlations += COMMON_SHARE * (common - correlations)
-            deviations = np.sqrt(exact)
-            np.multiply(correlations, deviations * deviations[:, None], out=block)
+        for classes in _places(blocks, hessian[0].nbytes):
+            correlations = _correlations(hessian[classes])
+            correlations += self._common_share(sample) * (common - correlations)
+            deviations = np.sqrt(diagonal[classes])
+            correlations *= deviations[:, :, None]
+            np.multiply(correlations, deviations[:, None, :], out=hessian[classes])
         return hessian
 
     def factors(self, matrix: Matrix, diagonal: Matrix, l2: float) -> Factors:
@@ -184,10 +187,13 @@ class Candidates:
             missing = np.maximum(0, exact - seen[classes])      # of rows that are not in the sample
             np.matmul(missing, squares, out=exact)
             exact += along[classes]
-            exact += COMMON_SHARE * (relative[:, None] * common - exact)
+            exact += self._common_share(sample) * (relative[:, None] * common - exact)
             exact += of_penalty
         features /= sample.scale[:, None]
         return Factors(features, curvatures)
+
+    def _common_share(self, sample: Sample) -> float:
+        return 0.0 if self.all_rows and len(sample.rows) == len(self.mass) else COMMON_SHARE
 
     def _curvatures(self, matrix: Matrix, sample: Sample, stretch: Vector, features: Matrix) -> tuple[Array, Array]:
         """The curvature of each class along each stretched column of the sample, and along each of the features."""
@@ -242,9 +248,25 @@ def _trusted(exact: Matrix, sampled: Array) -> Matrix:
     return np.where(np.isfinite(exact) & (exact > 0), exact, sampled)
 
 
+def _add_blocks(hessian: Matrix, X: NDArray[np.float32], spread: NDArray[np.float32]) -> None:
+    """hessian[k] += sum_i spread_ik x_i x_i'."""
+    size = X.shape[1]
+    if len(hessian) <= size:
+        for k, of_class in enumerate(np.sqrt(spread).T):
+            weighted = X * of_class[:, None]
+            hessian[k] += weighted.T @ weighted
+        return
+    for place in _places(len(X), 4 * size * size):      # one product for all classes
+        squares = (X[place, :, None] * X[place, None, :]).reshape(-1, size * size)
+        for classes in _places(len(hessian), 4 * size * size):
+            hessian[classes] += (spread[place, classes].T @ squares).reshape(-1, size, size)
+
+
 def _correlations(hessian: Array) -> Matrix:
-    diagonal = hessian.diagonal().astype(np.float64)
+    """Of one matrix or several, with 1 on the diagonal."""
+    diagonal = np.einsum("...ii->...i", hessian).astype(np.float64)
     scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1))
-    result: Matrix = hessian * (scale * scale[:, None])
-    np.fill_diagonal(result, 1.0)
+    result: Matrix = hessian * scale[..., None]
+    result *= scale[..., None, :]
+    np.einsum("...ii->...i", result)[...] = 1
     return result

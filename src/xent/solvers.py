@@ -387,7 +387,11 @@ def newton_cg(
             metric, of_metric = metric_at(x), loss
             renewal = iteration + max(1, iteration // 2)
         if found is None:
-            size = math.sqrt(max(0.0, float(gradient @ metric(gradient))))
+            size = float(gradient @ metric(gradient))
+            if not math.isfinite(size):
+                reason = NOT_FINITE
+                break
+            size = math.sqrt(max(0.0, size))
             first_size = first_size or size
             enough = min(forcing, math.sqrt(size / first_size)) if first_size > 0 else forcing
             found = _conjugate_gradients(gradient, hessian_product_at(x), metric, radius, enough)

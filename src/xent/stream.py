@@ -6,7 +6,8 @@ After the batches 1 ... t the coefficients w_t minimise
 
 with A_0 the penalty (identity / C) and A_t = A_{t-1} + the curvature of batch t at w_t: the diagonal blocks of its
 Hessian, one for each class, or for many features its diagonal only. The first batch is thus fitted as `fit` does it,
-and later ones move the coefficients less and less where much has been seen. This is the online Laplace approximation:
+and later ones move the coefficients less and less where much has been seen. A penalty that is changed on the way is
+changed in A, and the minimum of the quadratic moves with it. This is the online Laplace approximation:
 D. Spiegelhalter, S. Lauritzen, "Sequential updating of conditional probabilities on directed graphical structures",
 Networks 20 (1990).
 """
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xent.linear import Objective, RowSums, inverse
+from xent.linear import Objective, RowSums, invert, row_blocks
 from xent.prediction import probabilities
 from xent.solvers import Metric, Vector
 
@@ -26,7 +27,7 @@ Array = NDArray[Any]
 Matrix = NDArray[np.float64]
 
 MAX_BLOCK_ELEMENTS = 1 << 20    # ten classes of 300 features: beyond, a batch would take seconds
-WEIGHTED_ELEMENTS = 1 << 20
+WEIGHTED_ELEMENTS = 1 << 20     # of a batch's rows, once for each class
 
 
 class Batch:
@@ -44,6 +45,8 @@ class Batch:
         fitted to before the stream began, as if they had been like those of the batch.
     l2 : float
         Strength of the penalty on the sum over the rows.
+    l2_before : float
+        What it was for the coefficients so far.
     seen : float
         The weight of the rows before the stream began.
     """
@@ -60,6 +63,7 @@ class Batch:
         centre: Matrix | None,
         curvature: Matrix | None,
         l2: float,
+        l2_before: float,
         seen: float,
     ) -> None:
         self.X = X
@@ -70,11 +74,28 @@ class Batch:
         self.mean = Objective.of(self.sums, 0.0, fit_intercept)
         self.centre = np.zeros(self.mean.shape) if centre is None else centre
         if curvature is None:
-            self.past = _prior(self.mean.shape, l2)
+            self.past = _prior(self.mean.shape, l2_before)
             if seen > 0:
                 self.past += seen / self.sums.weight * self._curvature(self.centre)
         else:
             self.past = curvature
+        if l2 != l2_before:
+            self._change_penalty(l2 - l2_before)
+
+    def _change_penalty(self, change: float) -> None:
+        """Add change / 2 |coefficients|^2 to the quadratic, whose minimum moves with it; intercepts have no penalty."""
+        last = self.centre.shape[1] - 1
+        pull = change * self.centre
+        pull[:, -1] = 0
+        past = self.past.copy()
+        if past.ndim == 2:
+            past[:, :-1] += change
+            inverses = 1 / np.where(past > 0, past, 1)
+        else:
+            past[:, range(last), range(last)] += change
+            inverses = past.copy()
+            invert(inverses)
+        self.past, self.centre = past, self.centre - _times(inverses, pull)
 
     def __call__(self, x: Vector) -> tuple[float, Vector]:
         loss, gradient = self.mean(x)
@@ -84,37 +105,45 @@ class Batch:
 
     def metric_at(self, x: Vector) -> Metric:
         """The inverse of the Hessian's diagonal blocks, or of its diagonal."""
-        hessian = self.past_with_batch(x) / self.sums.weight
+        hessian = self.past_with_batch(x)
+        hessian /= self.sums.weight
         if hessian.ndim == 3:
-            inverses = np.array([inverse(block) for block in hessian])
+            invert(hessian)
         else:
-            inverses = 1 / np.where(hessian > 0, hessian, 1)
-        return lambda g: self.mean.vector(_times(inverses, self.mean.matrix(g)))
+            np.divide(1, hessian, out=hessian, where=hessian > 0)
+            hessian[~(hessian > 0)] = 1
+        return lambda g: self.mean.vector(_times(hessian, self.mean.matrix(g)))
 
     def past_with_batch(self, x: Vector) -> Matrix:
         """The curvature of the quadratic that has the batch in it as well."""
-        result: Matrix = self.past + self._curvature(self.mean.matrix(x))
+        result = self._curvature(self.mean.matrix(x))
+        result += self.past
         return result
 
     def _curvature(self, matrix: Matrix) -> Matrix:
         """That of the batch alone, of the shape of `past`."""
-        p = probabilities(self.X, matrix[:, :-1], matrix[:, -1], log=False, n_threads=self.n_threads)[:, -len(matrix) :]
-        spread = p * (1 - p) * self.sample_weight[:, None].astype(p.dtype)
         result = np.zeros(self.past.shape)
-        size = max(1, WEIGHTED_ELEMENTS // matrix.size)
-        for start in range(0, len(spread), size):
-            block = slice(start, start + size)
-            rows = self.X[block]
+        for block in row_blocks(self.X, len(matrix)):
+            X = self.X[block]
+            p = probabilities(X, matrix[:, :-1], matrix[:, -1], log=False, n_threads=self.n_threads)[:, -len(matrix) :]
+            spread = p * (1 - p)
+            spread *= self.sample_weight[block, None].astype(p.dtype)
             if self.past.ndim == 2:
-                squares = rows * rows if isinstance(rows, np.ndarray) else rows.multiply(rows)
-                result[:, :-1] += (squares.T @ spread[block]).T
-                result[:, -1] += self.fit_intercept * spread[block].sum(axis=0)
-                continue
-            X = np.full((len(spread[block]), matrix.shape[1]), float(self.fit_intercept), rows.dtype)
-            X[:, :-1] = rows if isinstance(rows, np.ndarray) else rows.toarray()
-            weighted = X[:, None, :] * spread[block, :, None]       # all classes in one product
-            result += (weighted.reshape(len(X), -1).T @ X).reshape(result.shape)
+                squares = X * X if isinstance(X, np.ndarray) else X.multiply(X)
+                result[:, :-1] += (squares.T @ spread).T
+                result[:, -1] += self.fit_intercept * spread.sum(axis=0)
+            else:
+                self._add_blocks(result, X, spread)
         return result
+
+    def _add_blocks(self, result: Matrix, rows: Any, spread: Array) -> None:
+        X = np.full((len(spread), result.shape[1]), float(self.fit_intercept), rows.dtype)
+        X[:, :-1] = rows if isinstance(rows, np.ndarray) else rows.toarray()
+        size = max(1, WEIGHTED_ELEMENTS // result[:, 0].size)
+        for start in range(0, len(X), size):
+            some = slice(start, start + size)
+            weighted = X[some, None, :] * spread[some, :, None]     # all classes in one product
+            result += (weighted.reshape(len(weighted), -1).T @ X[some]).reshape(result.shape)
 
 
 def _prior(shape: tuple[int, int], l2: float) -> Matrix:
