@@ -7,7 +7,8 @@ import pytest
 import reference
 
 import xent.linear
-from xent.linear import PATIENCE, Objective, RowSums, minimise
+from xent import solvers
+from xent.linear import Objective, RowSums, minimise
 
 sparse = pytest.importorskip("scipy.sparse")
 
@@ -306,17 +307,133 @@ def test_redundant_columns_of_any_scale_without_a_penalty(solver, seed):
     assert result.loss == pytest.approx(least, rel=1e-9)
 
 
-def test_newton_goes_on_where_lbfgs_stops_short():
-    """Almost separable rows, columns of all scales, a penalty that some of them feel: many iterations of L-BFGS."""
+def columns_of_all_scales(seed, dtype):
+    """Digits, almost separable; some columns feel the penalty. Permuted rows have other rounding errors everywhere."""
     X, y = xent.datasets.load_digits()
+    order = np.random.default_rng(seed).permutation(len(X)) if seed else np.arange(len(X))
     X = X * 10.0 ** np.random.default_rng(0).uniform(-6, 6, 64)
-    function = Objective(X, y, 10, np.ones(len(X)), 100 / len(X), True, 1)
-    seen = []
-    result = minimise(function, np.zeros(650), tol=1e-4, max_iter=300, noise=2e-16, callback=seen.append)
+    return Objective(X[order].astype(dtype), y[order], 10, np.ones(len(X)), 100 / len(X), True, 1)
+
+
+LEAST = 0.1239151844        # of that objective
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("solver", ["auto", "newton-cg"])
+def test_columns_that_few_rows_have_hinder_no_solver(solver, seed):
+    """Pixels that are black but in a few images: a sample of the rows alone says that they have no curvature."""
+    function, seen = columns_of_all_scales(seed, np.float64), []
+    result = minimise(function, np.zeros(650), solver=solver, tol=1e-4, max_iter=300, noise=2e-16, callback=seen.append)
     assert result.converged
-    assert result.iterations > PATIENCE
+    assert result.loss == pytest.approx(LEAST, rel=1e-8)
     assert [progress.iteration for progress in seen] == list(range(result.iterations + 1))
     assert seen[-1].loss == result.loss
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cg"])
+def test_a_fit_in_float32_ends_where_its_rounding_errors_are(solver, seed):
+    """It comes near the minimum and does not spend its iterations there on nothing."""
+    noise = float(np.finfo(np.float32).eps)
+    result = minimise(
+        columns_of_all_scales(seed, np.float32), np.zeros(650), solver=solver, tol=1e-6, max_iter=1000, noise=noise
+    )
+    assert result.reason == solvers.NO_DESCENT
+    assert result.iterations < 500
+    assert result.loss == pytest.approx(LEAST, rel=200 * noise)
+
+
+def test_newton_goes_on_where_lbfgs_stops_short(monkeypatch):
+    """Whichever of them came farther, the reason is that of the last."""
+    X, target, weight = make(4)
+    function = Objective(X, target, 4, weight, 0.01, True, None)
+    monkeypatch.setattr(xent.linear, "PATIENCE", 2)
+    seen = []
+    zeros = np.zeros(4 * (D + 1))
+    result = minimise(function, zeros, tol=1e-9, max_iter=100, noise=1e-16, callback=seen.append)
+    assert result.converged
+    assert result.iterations > 2
+    assert [progress.iteration for progress in seen] == list(range(result.iterations + 1))
+    assert minimise(function, zeros, tol=1e-30, max_iter=4, noise=1e-16).reason == solvers.MAX_ITER
+    result = minimise(function, zeros, tol=1e-30, max_iter=1000, noise=1e-16)
+    assert (result.reason, result.iterations < 1000) == (solvers.NO_DESCENT, True)
+
+
+@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cg"])
+@pytest.mark.parametrize("limits", [(1 << 21, 1600), (0, 1600), (0, 0)], ids=["blocks", "factors", "diagonal"])
+def test_columns_that_a_thousandth_of_the_rows_have(monkeypatch, limits, solver):
+    monkeypatch.setattr(xent.linear, "MAX_BLOCK_ELEMENTS", limits[0])
+    monkeypatch.setattr(xent.linear, "MAX_FACTOR_SIZE", limits[1])
+    rng = np.random.default_rng(11)
+    X = (rng.random((20_000, 20)) < np.logspace(-3.3, 0, 20)) * rng.geometric(0.1, (20_000, 20))
+    scores = X @ (rng.normal(size=(20, 3)) / 10) + rng.gumbel(size=(20_000, 3))
+    function = Objective(X.astype(float), scores.argmax(axis=1), 3, np.ones(len(X)), 1e-4 / len(X), True, None)
+    result = minimise(function, np.zeros(63), solver=solver, tol=1e-6, max_iter=100, noise=2e-16)
+    assert result.converged
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+MANY = 20_000       # classes
+
+
+def peak_of_fit(X, target, n_classes, **options):
+    """In bytes, and what it may be: beside the data, 24 times the coefficients and 64 MB."""
+    tracemalloc.start()
+    function = Objective(X, target, n_classes, np.ones(X.shape[0]), 1e-3, True, 2)
+    size = int(np.prod(function.shape))
+    noise = float(np.finfo(X.dtype).eps)
+    minimise(function, np.zeros(size), tol=1e-12, noise=noise, **options)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak, 24 * 8 * size + (64 << 20)
+
+
+FITS = {    # rows, features, classes: nothing that grows with two of them is small
+    "logits of all rows": (1200, 1, MANY),
+    "a matrix for all classes": (100, 60, MANY),
+    "an inverse for each class": (1000, 21, 4000),
+    "beyond the inverses": (1000, 22, 4000),
+    "one large inverse": (1000, 1020, 2),
+    "eigenvectors": (1000, 1590, 3),
+    "many features": (1000, 40_000, 2),
+    "many features and classes": (200, 40_000, 32),
+}
+
+
+@pytest.mark.parametrize("solver", ["auto", pytest.param("newton-cg", marks=pytest.mark.deep)])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.deep)])
+@pytest.mark.parametrize("holder", [pytest.param("dense", marks=pytest.mark.deep), "sparse"])
+@pytest.mark.parametrize("fit", FITS)
+def test_memory_of_a_fit(fit, holder, dtype, solver):
+    rows, features, n_classes = FITS[fit]
+    rng = np.random.default_rng(12)
+    X = np.zeros((rows, features), dtype)
+    elements = min(features, 20)
+    np.put_along_axis(X, rng.integers(0, features, (rows, elements)), rng.normal(size=(rows, elements)), axis=1)
+    X = sparse.csr_array(X) if holder == "sparse" else X
+    peak, bound = peak_of_fit(X, rng.integers(0, n_classes, rows), n_classes, solver=solver, max_iter=2)
+    assert peak < bound
+
+
+def test_memory_of_a_dense_fit_of_twenty_thousand_classes():
+    rng = np.random.default_rng(13)
+    X = rng.normal(size=(1500, 1)).astype(np.float32)
+    peak, bound = peak_of_fit(X, rng.integers(0, MANY, 1500), MANY, max_iter=1)
+    assert peak < bound < 1500 * MANY * 4
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cg"])
+@pytest.mark.parametrize("holder", ["dense", "sparse"])
+@pytest.mark.parametrize("soft", [False, True])
+def test_memory_of_a_long_fit_of_twenty_thousand_classes(soft, holder, solver):
+    rng = np.random.default_rng(13)
+    X = rng.normal(size=(600, 100))
+    target = rng.random((600, MANY), np.float32) if soft else rng.integers(0, MANY, 600)
+    X = sparse.csr_array(X * (rng.random(X.shape) < 0.1)) if holder == "sparse" else X
+    peak, bound = peak_of_fit(X, target, MANY, solver=solver, max_iter=12)
+    assert peak < bound
 
 
 @pytest.mark.parametrize(("solver", "n_classes"), [("lbfgs", 10), ("newton-cg", 2)])

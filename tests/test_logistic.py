@@ -248,6 +248,33 @@ def test_max_iter_warns_and_says_what_to_do(blobs):
     assert not model.converged_
 
 
+def test_warnings_say_what_has_happened_and_what_helps(blobs):
+    X, y = blobs
+    X = X * np.logspace(-3, 3, 5)
+    with pytest.warns(xent.ConvergenceWarning, match=r"hide the descent\. Raise tol, or scale the features, or let X be f"):
+        model = xent.LogisticRegression(tol=1e-12, max_iter=1000).fit(X.astype(np.float32), y)
+    assert 0 < model.n_iter_[0] < 1000
+    with pytest.warns(xent.ConvergenceWarning, match=r"hide the descent\. Raise tol, or scale the features$"):
+        model = xent.LogisticRegression(tol=1e-300, max_iter=1000).fit(X, y)
+    assert 0 < model.n_iter_[0] < 1000
+    for solver in ("auto", "lbfgs", "newton-cg"):
+        for max_iter in (0, 3):
+            message = rf"after {max_iter} iterations .*: max_iter was reached\. Raise max_iter"
+            with pytest.warns(xent.ConvergenceWarning, match=message):
+                model = xent.LogisticRegression(tol=1e-12, max_iter=max_iter, solver=solver).fit(X, y)
+            assert model.n_iter_[0] == max_iter
+
+
+@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cg"])
+def test_separable_classes_are_said_to_be(solver):
+    X, y = np.array([[-2.0], [-1.0], [1.0], [2.0]]), [0, 0, 1, 1]
+    with pytest.warns(xent.ConvergenceWarning, match="linearly separable"):
+        xent.LogisticRegression(C=np.inf, solver=solver).fit(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        xent.LogisticRegression(C=1e6, solver=solver).fit(X, y)
+
+
 def test_warm_start_goes_on(blobs):
     X, y = blobs
     model = xent.LogisticRegression(tol=1e-8, warm_start=True).fit(X, y)
@@ -369,7 +396,7 @@ def test_inverse_of_what_is_hardly_or_not_a_matrix():
 
 def test_numbers_too_large_end_in_one_warning(blobs):
     X, y = blobs
-    with pytest.warns(xent.ConvergenceWarning, match="not a finite number"):
+    with pytest.warns(xent.ConvergenceWarning, match=r"not a finite number\. Scale the features$"):
         model = xent.LogisticRegression().fit(X * 1e300, y)
     assert np.isfinite(model.coef_).all()
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from xent.solvers import Progress, _InverseHessian, lbfgs, newton_cg
+from xent.solvers import NO_DESCENT, NOT_FINITE, Progress, _InverseHessian, lbfgs, newton_cg
 
 
 def quadratic(matrix, target):
@@ -114,6 +114,57 @@ def test_no_descent_is_said():
     result = lbfgs(lambda x: (1.0, np.ones(2)), np.zeros(2), tol=1e-6, max_iter=50, noise=0.0)
     assert (result.iterations, result.converged) == (0, False)
     assert "no step" in result.message
+
+
+def test_lbfgs_stops_where_rounding_hides_all_progress():
+    """Values and gradients of a quadratic to seven digits: none of many iterations more would be of use."""
+    rng = np.random.default_rng(4)
+    scale = np.logspace(0, 3, 20)
+
+    def rounded(x):
+        error = 1 + 1e-7 * rng.normal(size=21)
+        return (1 + 0.5 * float(scale @ (x - 1) ** 2)) * error[0], scale * (x - 1) * error[1:] + 1e-5 * (error[1:] - 1)
+
+    result = lbfgs(rounded, np.zeros(20), tol=1e-15, max_iter=10_000, noise=1e-7)
+    assert result.reason == NO_DESCENT
+    assert result.iterations < 300
+    np.testing.assert_allclose(result.x, 1, atol=1e-2)
+
+
+def test_a_value_that_is_no_number_is_said():
+    result = lbfgs(lambda x: (np.nan, np.ones(2)), np.zeros(2), tol=1e-6, max_iter=50)
+    assert (result.reason, result.iterations) == (NOT_FINITE, 0)
+    overflow = {"hessian_product_at": lambda x: lambda v: v, "metric_at": lambda x: lambda g: g * 1e200}
+    with np.errstate(over="ignore"):
+        result = newton_cg(lambda x: (1.0, np.full(2, 1e200)), np.zeros(2), **overflow, tol=1e-6, max_iter=50)
+    assert (result.reason, result.iterations) == (NOT_FINITE, 0)
+
+
+def test_a_metric_that_misled_is_renewed():
+    """Above a level that hides how far the value has fallen."""
+    made = []
+
+    def metric_at(x):
+        made.append(x[0])
+        return lambda g, x=x: g * np.exp(-x)
+
+    result = newton_cg(
+        lambda x: (float(np.exp(x[0]) - x[0]) + 1e3, np.exp(x) - 1), np.array([-6.0]),
+        hessian_product_at=lambda x: lambda v: np.exp(x) * v, metric_at=metric_at, tol=1e-9, max_iter=100,
+    )    # fmt: skip
+    assert result.converged
+    assert len(made) > 1
+
+
+@pytest.mark.parametrize("factor", [1.0, 1e3, 1e8, 1e15])
+def test_a_step_that_is_much_too_long_is_shortened(factor):
+    """The gradient of sqrt(1 + x^2) says nothing of how far its minimum is; a metric that does not know it either."""
+    def function(x):
+        root = np.sqrt(1 + x[0] ** 2)
+        return float(root), x / root
+
+    result = lbfgs(function, np.array([20.0]), metric_at=lambda x: lambda g: factor * g, tol=1e-6, max_iter=100)
+    assert result.converged
 
 
 def test_infinite_values_shorten_the_step():

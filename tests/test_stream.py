@@ -1,5 +1,7 @@
 """partial_fit: what a batch adds, what is remembered, and what is refused."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -165,6 +167,80 @@ def test_bad_first_calls(blobs):
         xent.LogisticRegression().partial_fit(X, y * 0, classes=[0])
     with pytest.raises(ValueError, match="class_weight 'balanced' is not supported for partial_fit"):
         xent.LogisticRegression(class_weight="balanced").partial_fit(X, y, classes=[0, 1, 2])
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 20])
+@pytest.mark.parametrize("change", [{"C": 0.01}, {"C": 100.0}, {"penalty": None}])
+@pytest.mark.parametrize("start", ["partial_fit", "fit"])
+def test_a_penalty_that_is_changed_takes_effect(blobs, monkeypatch, start, change, limit):
+    """As if it had been so from the beginning, as far as a quadratic can tell: it can where the penalty was near."""
+    monkeypatch.setattr(stream, "MAX_BLOCK_ELEMENTS", limit)
+    X, y = blobs
+
+    def fitted(**options):
+        model = xent.LogisticRegression(tol=1e-9, **options)
+        return model.fit(X[:400], y[:400]) if start == "fit" else model.partial_fit(X[:400], y[:400], [0, 1, 2])
+
+    def more(model):
+        return model.partial_fit(X[400:], y[400:]).coef_
+
+    near = {"C": 1.1 * change.get("C", 1e12)}
+    always, unchanged = more(fitted(**change)), more(fitted(**near))
+    np.testing.assert_allclose(more(fitted(**near).set_params(**change)), always, atol=0.01 * np.abs(always).max())
+    if change.get("C") == 0.01:
+        error = np.abs(more(fitted(**near).set_params(**change)) - always).max()
+        assert error < 0.3 * np.abs(unchanged - always).max()
+        far = more(fitted(C=1.0).set_params(**change))
+        assert np.abs(far - always).max() < 0.4 * np.abs(more(fitted(C=1.0)) - always).max()
+
+
+def test_the_quadratic_of_a_changed_penalty(blobs):
+    """Its minimum is where the old one's gradient and the change's cancel; intercepts feel the change through it."""
+    X, y = blobs
+    model = xent.LogisticRegression(tol=1e-9).partial_fit(X, y, [0, 1, 2])
+    before = model._coefficients()
+    weight = np.ones(10)
+    quadratic = {"centre": before, "curvature": model._curvature, "l2": 5.0, "l2_before": 1.0, "seen": 0.0}
+    batch = stream.Batch(X[:10], y[:10], 3, weight, True, None, **quadratic)
+    ridge = np.diag([4.0] * 5 + [0.0])
+    np.testing.assert_allclose(batch.past, model._curvature + ridge)
+    for k in range(3):
+        of_old, of_change = model._curvature[k] @ (batch.centre[k] - before[k]), ridge @ batch.centre[k]
+        np.testing.assert_allclose(of_old + of_change, 0, atol=1e-5)
+
+
+def test_a_changed_penalty_is_saved(blobs, tmp_path):
+    X, y = blobs
+    model = xent.LogisticRegression(C=0.1).partial_fit(X[:300], y[:300], [0, 1, 2]).set_params(C=10.0)
+    model.save(tmp_path / "model")
+    twin = xent.LogisticRegression.load(tmp_path / "model")
+    np.testing.assert_array_equal(
+        twin.partial_fit(X[300:], y[300:]).coef_, model.partial_fit(X[300:], y[300:]).coef_
+    )
+
+
+def test_an_intercept_that_was_fitted_cannot_be_left_out(blobs):
+    X, y = blobs
+    model = xent.LogisticRegression().partial_fit(X, y, [0, 1, 2])
+    with pytest.raises(ValueError, match="fit_intercept is False, but the calls before have fitted intercept_"):
+        model.set_params(fit_intercept=False).partial_fit(X, y)
+    model = xent.LogisticRegression(fit_intercept=False).partial_fit(X, y, [0, 1, 2])
+    assert model.set_params(fit_intercept=True).partial_fit(X, y).intercept_.any()
+
+
+def test_batches_of_thousands_of_classes():
+    """No probabilities of all rows; and what is new is learned where the past has no curvature."""
+    rng = np.random.default_rng(3)
+    X, y = rng.normal(size=(2000, 4)), rng.integers(0, 10_000, 2000)
+    model = xent.LogisticRegression(max_iter=2, tol=1e-9).partial_fit(X[:50], y[:50], np.arange(10_000))
+    before = model.predict_log_proba(X[:100])[np.arange(100), y[:100]].mean()
+    tracemalloc.start()
+    model.partial_fit(X, y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 24 * 8 * 10_000 * 5 + (64 << 20) < 2000 * 10_000 * 8
+    assert model.n_iter_[0] == 2
+    assert model.predict_log_proba(X[:100])[np.arange(100), y[:100]].mean() > before
 
 
 def test_without_a_penalty(blobs):

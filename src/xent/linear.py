@@ -173,8 +173,9 @@ class RowSums:
     def diagonal(self, matrix: Matrix) -> Matrix:
         result = np.zeros(matrix.shape, order=self.order)
         elements = self.features if self._csr is None else len(self._csr[0]) // self.X.shape[0]     # of a row
-        row_bytes = self.X.dtype.itemsize * max(1, elements, self.classes)
-        for part in self._parts(max(self._least_rows(), SQUARED_BYTES // row_bytes)):
+        most = SQUARED_BYTES // self.X.dtype.itemsize
+        size = min(max(self._least_rows(), most // self.classes), max(1, most // max(1, elements)))
+        for part in self._parts(size):
             probabilities = np.empty((part.X.shape[0], self.classes), self.X.dtype)
             part._sums(PROBABILITIES, matrix, probabilities)
             part._square()

@@ -161,18 +161,21 @@ class Candidates:
         sample = self.draw(matrix)
         penalty = l2 / np.square(sample.scale)      # of the scaled columns
         penalty[-1] = 0
-        average = self._mean(sample)
-        found = average.diagonal().astype(np.float64)
+        average = self._mean(sample).astype(np.float64)
+        found = average.diagonal().copy()
         curvatures = _trusted(diagonal / np.square(sample.scale), found)
         expected = np.add.reduce(curvatures, axis=0) / len(curvatures)
         stretch = np.sqrt(np.divide(expected, found, out=np.zeros_like(found), where=found > RARE * expected))
-        average = average * (stretch * stretch[:, None])
+        for factor in (stretch, stretch[:, None]):
+            average *= factor
         np.fill_diagonal(average, expected + penalty)
         unit = 1 / np.sqrt(np.where(average.diagonal() > 0, average.diagonal(), 1))
-        average *= unit * unit[:, None]
+        for factor in (unit, unit[:, None]):
+            average *= factor
         if not np.isfinite(average).all():
             average = np.eye(len(average))
-        eigenvalues, vectors = np.linalg.eigh(average.astype(np.float32))
+        average = average.astype(np.float32)
+        eigenvalues, vectors = np.linalg.eigh(average)
         del average
         features = unit[:, None] * vectors
         del vectors

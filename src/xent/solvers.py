@@ -48,6 +48,7 @@ MAX_HIDDEN = 3
 MAX_STALLED = 30        # iterations of L-BFGS in which neither the value nor the gradient shows progress
 ROUNDING = 10           # multiples of the noise: a smaller difference of two values says nothing
 
+HALVINGS = 10
 FLAT = 1e-8             # curvature, as a multiple of what the metric says, that rounding may make
 
 # Why a minimiser stops, and what is said of it.
@@ -160,9 +161,13 @@ class _InverseHessian:
 def _search(
     function: Function, x: Vector, loss: float, direction: Vector, slope: float, step: float, noise: float
 ) -> tuple[Vector, float, Vector] | None:
-    """A step along the direction with enough decrease and enough less slope, by bisection; None if there is none."""
+    """A step along the direction with enough decrease and enough less slope, by bisection; None if there is none.
+
+    Where a metric knows no curvature, a step may be too long by many orders of magnitude: after HALVINGS it is
+    shortened faster.
+    """
     low, high = 0.0, math.inf
-    for _ in range(40):
+    for trial in range(40):
         point = x + step * direction
         value, gradient = function(point)
         if not value <= loss + 1e-4 * step * slope + noise * abs(loss):
@@ -172,6 +177,8 @@ def _search(
         else:
             return point, value, gradient
         step = 2 * low if high == math.inf else (low + high) / 2
+        if low == 0 and trial >= HALVINGS:
+            step = high / 16
     return None
 
 
