@@ -26,7 +26,7 @@ def logit_blocks(X: Any, coef: Array, intercept: Array) -> Iterator[tuple[slice,
     coef, intercept = coef.astype(X.dtype, copy=False), intercept.astype(X.dtype, copy=False)
     n, n_features = X.shape
     row = n_features if isinstance(X, np.ndarray) else X.nnz // n
-    size = max(64, BLOCK_ELEMENTS // (row + len(coef)))
+    size = max(min(64, n_features + 1), BLOCK_ELEMENTS // (row + len(coef)))   # no block is larger than coefficients
     for start in range(0, n, size):
         block = slice(start, start + size)
         yield block, logits(X[block], coef, intercept)

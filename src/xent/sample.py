@@ -145,7 +145,7 @@ class Candidates:
         blocks = len(matrix) if matrix.any() else 1
         hessian = np.zeros((blocks, matrix.shape[1], matrix.shape[1]))
         for place, spread in self._spreads(matrix, sample):
-            _add_blocks(hessian, scaled_rows(self.X, sample, place), spread[:, :blocks])
+            add_blocks(hessian, scaled_rows(self.X, sample, place), spread[:, :blocks])
         diagonal = _trusted(diagonal[:blocks], np.einsum("kii->ki", hessian) * np.square(sample.scale))
         common = _correlations(self._mean(sample))
         for classes in _places(blocks, hessian[0].nbytes):
@@ -251,7 +251,7 @@ def _trusted(exact: Matrix, sampled: Array) -> Matrix:
     return np.where(np.isfinite(exact) & (exact > 0), exact, sampled)
 
 
-def _add_blocks(hessian: Matrix, X: NDArray[np.float32], spread: NDArray[np.float32]) -> None:
+def add_blocks(hessian: Matrix, X: Array, spread: Array) -> None:
     """hessian[k] += sum_i spread_ik x_i x_i'."""
     size = X.shape[1]
     if len(hessian) <= size:

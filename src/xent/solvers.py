@@ -179,7 +179,9 @@ def _search(
         step = 2 * low if high == math.inf else (low + high) / 2
         if low == 0 and trial >= HALVINGS:
             step = high / 16
-    return None
+    point = x + low * direction     # before a kink: the value is lower there at least
+    value, gradient = function(point) if low > 0 else (loss, direction)
+    return (point, value, gradient) if value < loss else None
 
 
 def lbfgs(

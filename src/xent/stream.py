@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 
 from xent.linear import Objective, RowSums, invert, row_blocks
 from xent.prediction import probabilities
+from xent.sample import add_blocks
 from xent.solvers import Metric, Vector
 
 Array = NDArray[Any]
 Matrix = NDArray[np.float64]
 
 MAX_BLOCK_ELEMENTS = 1 << 20    # ten classes of 300 features: beyond, a batch would take seconds
-WEIGHTED_ELEMENTS = 1 << 20     # of a batch's rows, once for each class
 
 
 class Batch:
@@ -104,8 +104,13 @@ class Batch:
         return loss + 0.5 * float(np.vdot(offset, pull)), gradient + self.mean.vector(pull)
 
     def metric_at(self, x: Vector) -> Metric:
-        """The inverse of the Hessian's diagonal blocks, or of its diagonal."""
-        hessian = self.past_with_batch(x)
+        """The inverse of the Hessian's diagonal blocks, or of its diagonal.
+
+        A row of a class that was not expected has hardly any curvature, p (1 - p), and a gradient of nearly 1: a step
+        of Newton's would go as far as 1 / p. (p - target)^2 is as large on average, and 1 where it matters.
+        """
+        hessian = self._curvature(self.mean.matrix(x), of_errors=True)
+        hessian += self.past
         hessian /= self.sums.weight
         if hessian.ndim == 3:
             invert(hessian)
@@ -120,30 +125,33 @@ class Batch:
         result += self.past
         return result
 
-    def _curvature(self, matrix: Matrix) -> Matrix:
-        """That of the batch alone, of the shape of `past`."""
+    def _curvature(self, matrix: Matrix, of_errors: bool = False) -> Matrix:
+        """That of the batch alone, of the shape of `past`; or the larger of it and the squared errors."""
         result = np.zeros(self.past.shape)
         for block in row_blocks(self.X, len(matrix)):
             X = self.X[block]
             p = probabilities(X, matrix[:, :-1], matrix[:, -1], log=False, n_threads=self.n_threads)[:, -len(matrix) :]
             spread = p * (1 - p)
+            if of_errors:
+                np.maximum(spread, np.square(p - self._target(block, p.shape[1], p.dtype)), out=spread)
             spread *= self.sample_weight[block, None].astype(p.dtype)
             if self.past.ndim == 2:
                 squares = X * X if isinstance(X, np.ndarray) else X.multiply(X)
                 result[:, :-1] += (squares.T @ spread).T
                 result[:, -1] += self.fit_intercept * spread.sum(axis=0)
             else:
-                self._add_blocks(result, X, spread)
+                rows = np.full((len(spread), matrix.shape[1]), float(self.fit_intercept), X.dtype)
+                rows[:, :-1] = X if isinstance(X, np.ndarray) else X.toarray()
+                add_blocks(result, rows, spread)
         return result
 
-    def _add_blocks(self, result: Matrix, rows: Any, spread: Array) -> None:
-        X = np.full((len(spread), result.shape[1]), float(self.fit_intercept), rows.dtype)
-        X[:, :-1] = rows if isinstance(rows, np.ndarray) else rows.toarray()
-        size = max(1, WEIGHTED_ELEMENTS // result[:, 0].size)
-        for start in range(0, len(X), size):
-            some = slice(start, start + size)
-            weighted = X[some, None, :] * spread[some, :, None]     # all classes in one product
-            result += (weighted.reshape(len(weighted), -1).T @ X[some]).reshape(result.shape)
+    def _target(self, block: slice, rows: int, dtype: Any) -> Array:
+        target = self.sums.target[block]
+        if target.ndim == 2:
+            return target[:, -rows:]
+        hot = np.zeros((len(target), self.sums.classes), dtype)
+        hot[np.arange(len(target)), target] = 1
+        return hot[:, -rows:]
 
 
 def _prior(shape: tuple[int, int], l2: float) -> Matrix:
