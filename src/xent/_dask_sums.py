@@ -16,7 +16,7 @@ from xent import parts
 from xent._dask_groups import Group, singly
 from xent._dask_partitions import Partitions
 from xent._dask_rounds import FAN_IN, Cluster, Engine
-from xent.linear import Matrix, RowSums
+from xent.linear import Matrix
 from xent.sample import Candidates
 
 Array = NDArray[Any]

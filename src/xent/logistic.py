@@ -111,9 +111,9 @@ class LogisticRegression(LinearClassifier):
     `X` may be an array of any layout, read-only or a memory map, or a matrix or array of scipy.sparse; float32 and
     float64 are computed with as they are, and never copied, nor a sparse matrix ever made dense (CSC and other formats
     are converted to CSR once). Frames of pandas and polars and tables of Arrow become arrays; later ones must have the
-    same column names. Their columns are numbers or bools (strings and dates are refused), or lists of numbers of a fixed
-    size, whose elements are features named ``name[0]``, ``name[1]`` and so on. The index of a pandas frame is no feature,
-    in an Arrow table neither.
+    same column names. Their columns are numbers or bools (strings and dates are refused), or lists of numbers of a
+    fixed size, whose elements are features named ``name[0]``, ``name[1]`` and so on. The index of a pandas frame is no
+    feature, in an Arrow table neither.
 
     Beside the data, of which distributions and weights are a part, `fit` needs at most 24 times the memory of the
     coefficients in float64, and 64 MB, whatever the solver and the number of classes: 0.5 GB for 20,000 classes and 100
