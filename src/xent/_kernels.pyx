@@ -47,7 +47,7 @@ from xent._operands cimport (
 from xent._rows cimport (
     NO_CLASS, PIECE, Peak, RowSum, SEVERAL, Shift, Transform, add_distances, add_elements, add_exponentials, combine_row,
     Softmax, count_ahead, exponential, fill_row, has_many, has_nan, is_moderate, is_usual_transform, log_probabilities,
-    log_softmax_row, mask_row, multiply_row, no_peak, only_class, raise_peak, shift_of, softmax_of, softmax_row,
+    log_softmax_row, mask_row, multiply_row, no_peak, only_class, raise_peak, set_shift, softmax_of, softmax_row,
     sum_of_distances, sum_of_row, times as times_number, transform_row, weighted_sum,
 )
 from xent._simd cimport (
@@ -98,6 +98,36 @@ cdef inline Py_ssize_t result_rows(const Operand* out) noexcept nogil:
     return 0 if out.kind == ABSENT else 2 if out.streams else not is_in_place(out)
 
 
+# Not inline, so that their loops have all registers: sums of exponentials and, with _terms, the exponentials themselves; of
+# logits, and of logits that are pairs.
+
+cdef void exp_sum(
+    const vec* x, Py_ssize_t n, Py_ssize_t skip, const Shift* shift, vec* total, vec* total_low, Traffic* traffic
+) noexcept nogil:
+    add_exponentials(x, <vec*>NULL, <vec*>x, n, skip, shift, False, total, total_low, traffic)
+
+
+cdef void exp_terms(
+    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t skip, const Shift* shift, vec* total, vec* total_low,
+    Traffic* traffic
+) noexcept nogil:
+    add_exponentials(x, <vec*>NULL, e, n, skip, shift, True, total, total_low, traffic)
+
+
+cdef void exp_sum_of_pairs(
+    const vec* x, const vec* low, Py_ssize_t n, Py_ssize_t skip, const Shift* shift, vec* total, vec* total_low,
+    Traffic* traffic
+) noexcept nogil:
+    add_exponentials(x, low, <vec*>x, n, skip, shift, False, total, total_low, traffic)
+
+
+cdef void exp_terms_of_pairs(
+    const vec* x, const vec* low, vec* e, Py_ssize_t n, Py_ssize_t skip, const Shift* shift, vec* total,
+    vec* total_low, Traffic* traffic
+) noexcept nogil:
+    add_exponentials(x, low, e, n, skip, shift, True, total, total_low, traffic)
+
+
 cdef void logsumexp_rows(
     const Operand* x, const Operand* out, vec* scratch, Py_ssize_t piece, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
@@ -120,7 +150,8 @@ cdef void logsumexp_rows(
         lacks = False
         total = total_low = fill(scratch, 0)
         if isfinite(peak.high):
-            shift = shift_of(scratch, peak)
+            shift.peak = peak
+            set_shift(&shift, scratch)
         start = 0
         while start < x.n:
             count = min(piece, x.n - start)
@@ -128,9 +159,7 @@ cdef void logsumexp_rows(
                 row = gather(x, i, start, count, scratch)
             traffic.soon = <const char*>(next_row(x, i, row) if piece == x.n else row)
             if isfinite(peak.high):
-                add_exponentials(
-                    row, <vec*>NULL, row, count, peak.index - start, &shift, False, &total, &total_low, &traffic
-                )
+                exp_sum(row, count, peak.index - start, &shift, &total, &total_low, &traffic)
             else:
                 lacks = lacks or has_nan(row, count)
             start += piece
@@ -230,7 +259,8 @@ cdef void weighted_logsumexp_rows(
         total = single(0)
         infinite = 0
         if isfinite(highest.high):
-            shift = shift_of(e, highest)
+            shift.peak = highest
+            set_shift(&shift, e)
         start = 0
         while start < n:
             count = min(n - start, size)
@@ -239,7 +269,7 @@ cdef void weighted_logsumexp_rows(
                 terms_of(x, weight, i, start, count, scratch)
             if isfinite(highest.high):
                 unused = unused_low = fill(e, 0)
-                add_exponentials(e, e + rows, e, count, -1, &shift, True, &unused, &unused_low, &traffic)
+                exp_terms_of_pairs(e, e + rows, e, count, -1, &shift, &unused, &unused_low, &traffic)
                 add_pair(&total, multiply(weighted_sum(e, e + 2 * rows, count), shift.unit))
             else:
                 infinite += infinite_terms(e, e + 2 * rows, count)
@@ -310,15 +340,13 @@ cdef void softmax_long_rows(
             start += count
         total = total_low = fill(scratch, 0)
         if isfinite(peak.high):
-            shift = shift_of(scratch, peak)
+            shift.peak = peak
+            set_shift(&shift, scratch)
         start = 0
         while start < x.n and isfinite(peak.high):
             count = min(PIECE, x.n - start)
             row = gather(x, i, start, count, x_row)
-            add_exponentials(
-                row, <vec*>NULL, row, count, peak.index - start if logarithm else -1, &shift, False, &total, &total_low,
-                &traffic
-            )
+            exp_sum(row, count, peak.index - start if logarithm else -1, &shift, &total, &total_low, &traffic)
             start += count
         if isfinite(peak.high):
             sums = sum_of_row(&shift, total, total_low)
@@ -334,7 +362,7 @@ cdef void softmax_long_rows(
                 log_probabilities(row, result, count, peak.high, value(sums.log_sum))
             else:
                 unused = unused_low = fill(scratch, 0)
-                add_exponentials(row, <vec*>NULL, result, count, -1, &shift, True, &unused, &unused_low, &traffic)
+                exp_terms(row, result, count, -1, &shift, &unused, &unused_low, &traffic)
                 combine_row(result, <vec*>NULL, count, softmax.factor, 0, softmax.top, softmax.at_top)
             scatter(out, i, start, count, result)
             start += count

@@ -305,6 +305,9 @@ cdef struct Reader:         # of the rows of a batch
     Py_ssize_t piece        # elements that are read at a time
     bint whole              # all of a row: it is read once, and stays; else each pass reads the pieces again
     char* mask              # of the piece that was read last
+    Pair share              # multiplies points and targets
+    Pair even               # multiplies the base, unless it is masked
+    Pair scale              # of the gradient, for each unit of weight
 
 
 cdef struct Row:            # what is known of a row
@@ -408,23 +411,21 @@ cdef inline vec* read_base(
     return <vec*>reader.at.base
 
 
-cdef inline RowPiece read_piece(
-    Reader* reader, const Row* row, Py_ssize_t start, Py_ssize_t count, vec* like
+cdef inline void read_piece(
+    Reader* reader, const Row* row, Py_ssize_t start, Py_ssize_t count, RowPiece* piece, vec* like
 ) noexcept nogil:
     """Elements start <= j < start + count, of a row that is whole from where it is."""
-    cdef RowPiece piece
     if reader.whole:
         piece.x = <double*>element(<vec*>row.all.x, start)
         piece.low = <double*>element(<vec*>row.all.low, start) if row.all.low is not NULL else NULL
         piece.slope = <double*>element(<vec*>row.all.slope, start) if row.all.slope is not NULL else NULL
         piece.target = <double*>element(<vec*>row.all.target, start) if row.all.target is not NULL else NULL
         piece.base = <double*>element(<vec*>row.all.base, start) if row.all.base is not NULL else NULL
-        return piece
+        return
     piece.x = <double*>read_logits(reader, row.i, start, count, True, like)
     piece.low, piece.slope = reader.at.low, reader.at.slope
     piece.target = <double*>read_target(reader, row, start, count, like) if row.dense else NULL
     piece.base = <double*>read_base(reader, row, start, count, like) if row.even.high != 0 else NULL
-    return piece
 
 
 cdef inline void find_peak(Reader* reader, Row* row, vec* like) noexcept nogil:
@@ -478,7 +479,7 @@ cdef inline void weigh_row(Reader* reader, Row* row, const vec* soon_target, vec
     mass = mass_low = far = far_low = base = base_low = base_far = base_far_low = fill(like, 0)
     while start < n:
         count = min(PIECE, n - start)
-        piece = read_piece(reader, row, start, count, like)
+        read_piece(reader, row, start, count, &piece, like)
         if row.dense:
             add_elements(<vec*>piece.target, count, many, &mass, &mass_low)
             add_distances(
@@ -513,30 +514,27 @@ cdef inline void sum_exponentials(
     cdef RowPiece piece
     cdef vec total, total_low
     cdef vec* e
-    row.shift = shift_of(like, row.shift.peak)
+    set_shift(&row.shift, like)
     total = total_low = fill(like, 0)
     while start < n:
         count = min(reader.piece, n - start)
-        piece = read_piece(reader, row, start, count, like)
+        read_piece(reader, row, start, count, &piece, like)
         skip = row.shift.peak.index - start
         if not reader.whole:
             traffic.soon = <const char*>piece.x
         e = <vec*>piece.x
         if keep:
             e = grad if reader.whole else place(&batch.grad, row.i, start, <vec*>reader.at.grad[0])
-        # Four calls, so that what is constant in each costs nothing in its loops.
         if piece.low is NULL and keep:
-            add_exponentials(<vec*>piece.x, <vec*>NULL, e, count, skip, &row.shift, True, &total, &total_low, traffic)
+            exp_terms(<vec*>piece.x, e, count, skip, &row.shift, &total, &total_low, traffic)
         elif piece.low is NULL:
-            add_exponentials(<vec*>piece.x, <vec*>NULL, e, count, skip, &row.shift, False, &total, &total_low, traffic)
+            exp_sum(<vec*>piece.x, count, skip, &row.shift, &total, &total_low, traffic)
         elif keep:
-            add_exponentials(
-                <vec*>piece.x, <vec*>piece.low, e, count, skip, &row.shift, True, &total, &total_low, traffic
+            exp_terms_of_pairs(
+                <vec*>piece.x, <vec*>piece.low, e, count, skip, &row.shift, &total, &total_low, traffic
             )
         else:
-            add_exponentials(
-                <vec*>piece.x, <vec*>piece.low, e, count, skip, &row.shift, False, &total, &total_low, traffic
-            )
+            exp_sum_of_pairs(<vec*>piece.x, <vec*>piece.low, count, skip, &row.shift, &total, &total_low, traffic)
         start += count
     row.sums = sum_of_row(&row.shift, total, total_low)
 
@@ -555,13 +553,12 @@ cdef inline Pair multiply_mass(Pair x, Pair mass) noexcept nogil:
     return multiply(x, mass) if x.high != 0 or not isinf(mass.high) else single(0)
 
 
-cdef inline Slope slope_of(
-    const Reader* reader, const Row* row, double own_term, const vec* like
+cdef inline void set_slope(
+    Slope* slope, const Reader* reader, const Row* row, double own_term, const vec* like
 ) noexcept nogil:
     """`own_term`: that of the class that has all the mass, if one has."""
-    cdef Slope slope
     cdef Pair scale, factor, pull = single(0), mass = row.mass, others, own
-    scale = multiply(row.weight, divide(single(reader.batch.transform.scale), single(reader.batch.divisor)))
+    scale = multiply(row.weight, reader.scale)
     scale = scale_pair(scale, row.result_exponent)
     factor = divide(scale, one_more(row.sums.rest))      # of exp(x - m), for each unit of T
     slope.top = exponential(
@@ -589,7 +586,6 @@ cdef inline Slope slope_of(
         slope.even = value(multiply(row.even, scale))
     slope.at_top = value(factor)
     slope.factor = value(multiply(factor, row.shift.unit))
-    return slope
 
 
 cdef inline void finish_gradient(
@@ -632,7 +628,7 @@ cdef inline void write_gradient(
     elif row.only >= 0:
         own = logit_at(reader, row, row.only, like)
         own_term = exponential(like, own.high, own.low, transforms(batch), &row.shift).high
-    slope = slope_of(reader, row, own_term, like)
+    set_slope(&slope, reader, row, own_term, like)
     while start < n:
         count = min(reader.piece, n - start)
         if not reader.whole:
@@ -646,12 +642,15 @@ cdef inline void write_gradient(
                     read_mask(reader, row.i, start, count)
                 piece.base = <double*>read_base(reader, row, start, count, like)
         else:
-            piece = read_piece(reader, row, start, count, like)
+            read_piece(reader, row, start, count, &piece, like)
         if not kept:
             unused = unused_low = fill(like, 0)
-            add_exponentials(
-                <vec*>piece.x, <vec*>piece.low, grad, count, -1, &row.shift, True, &unused, &unused_low, traffic
-            )
+            if piece.low is NULL:
+                exp_terms(<vec*>piece.x, grad, count, -1, &row.shift, &unused, &unused_low, traffic)
+            else:
+                exp_terms_of_pairs(
+                    <vec*>piece.x, <vec*>piece.low, grad, count, -1, &row.shift, &unused, &unused_low, traffic
+                )
         finish_gradient(reader, row, &piece, &slope, grad, start, count)
         if not reader.whole:
             scatter(&batch.grad, row.i, start, count, grad)
@@ -661,22 +660,23 @@ cdef inline void write_gradient(
 # --- blocks of rows --------------------------------------------------------------------------------------------------
 
 
-cdef inline Row describe_row(
-    Reader* reader, Py_ssize_t i, double weight, const Room* room, vec* like
+cdef inline void describe_row(
+    Reader* reader, Py_ssize_t i, double weight, const Room* room, Row* row, vec* like
 ) noexcept nogil:
     """Target and weights of a row, before its logits are looked at."""
     cdef const Batch* batch = reader.batch
     cdef Py_ssize_t n = batch.logits.n, start = 0, count, reached = 0, j
     cdef int weight_exponent = 0
-    cdef Row row
     row.i = i
     row.only = SEVERAL
     row.dense = False
     row.result_exponent = 0
-    row.exponent = exponent_of_row(batch, i, True)
-    row.z_loss = ldexp(batch.z_loss, -row.exponent)
-    row.share = two_sum(1, -batch.smoothing)
-    row.even = divide(single(batch.smoothing), single(<double>max(n, 1)))
+    row.exponent = 0
+    row.z_loss = batch.z_loss
+    row.share, row.even = reader.share, reader.even
+    if batch.extreme:
+        row.exponent = exponent_of_row(batch, i, True)
+        row.z_loss = ldexp(batch.z_loss, -row.exponent)
     if batch.form == DISTRIBUTION:
         row.points = room.points
         row.points.count = 0
@@ -710,7 +710,6 @@ cdef inline Row describe_row(
         weight = frexp(weight, &weight_exponent)
         row.result_exponent = row.exponent + weight_exponent - batch.weight_exponent
     row.weight = single(weight)
-    return row
 
 
 cdef inline bint overflows(const Batch* batch, const Row* row) noexcept nogil:
@@ -757,6 +756,9 @@ cdef inline void open_reader(
     reader.whole = reader.piece == n
     reader.last = last
     reader.mask = NULL
+    reader.share = two_sum(1, -batch.smoothing)
+    reader.even = divide(single(batch.smoothing), single(<double>max(n, 1)))
+    reader.scale = divide(single(batch.transform.scale), single(batch.divisor))
     lay_out(batch, reader.piece, wide, room.rows, &reader.at)
     open_window(&reader.window, &batch.logits, first, last if reader.whole else first, like)
 
@@ -812,7 +814,7 @@ cdef void cross_entropy_rows(
     open_reader(&reader, batch, room, first, last, like)
     open_window(&window_out, &batch.grad, first, last if reader.whole else first, like)
     for i in range(first, last):
-        row = describe_row(&reader, i, weight_of(&batch.sample_weight, i), room, like)
+        describe_row(&reader, i, weight_of(&batch.sample_weight, i), room, &row, like)
         if keep and reader.whole:
             grad = place_through(&window_out, &batch.grad, i, last, <vec*>reader.at.grad[traffic.turn])
         if row.weight.high == 0 or row.points.count < 0:
@@ -1281,12 +1283,13 @@ cdef void evaluate_rows(
         total = total_low = distance = distance_low = fill(scratch, 0)
         start = 0
         if isfinite(peak.high):
-            shift = shift_of(scratch, peak)
+            shift.peak = peak
+            set_shift(&shift, scratch)
         while start < n:
             count = min(PIECE, n - start)
             x = gather(&batch.logits, i, start, count, x_row)
             if isfinite(peak.high):
-                add_exponentials(x, <vec*>NULL, scratch, count, peak.index - start, &shift, True, &total, &total_low, &traffic)
+                exp_terms(x, scratch, count, peak.index - start, &shift, &total, &total_low, &traffic)
                 add_distances(x, <vec*>NULL, scratch, count, peak, n, x, &distance, &distance_low)
             else:
                 ranks = ranks and not has_nan(x, count)

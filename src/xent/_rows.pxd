@@ -226,14 +226,11 @@ cdef inline void exp_few(
         total_low[0] = total_low[0] + multiply_add(lost, scale, multiply_add(p, scale, scale - y))
 
 
-cdef inline Shift shift_of(const vec* like, Peak peak) noexcept nogil:
-    """For a finite maximum."""
-    cdef Shift shift
-    shift.peak = peak
-    shift.offset = offset_of(like, peak.high)
-    shift.offset_low = peak.low if shift.offset != 0 else 0.0
-    shift.unit = unit_of(like, peak.high, peak.low - shift.offset_low, shift.offset, &shift.exponent)
-    return shift
+cdef inline void set_shift(Shift* shift, const vec* like) noexcept nogil:
+    """By the peak, which is finite."""
+    shift.offset = offset_of(like, shift.peak.high)
+    shift.offset_low = shift.peak.low if shift.offset != 0 else 0.0
+    shift.unit = unit_of(like, shift.peak.high, shift.peak.low - shift.offset_low, shift.offset, &shift.exponent)
 
 
 cdef inline vec power_of(const vec* like, const Shift* shift) noexcept nogil:
@@ -528,15 +525,15 @@ cdef inline Softmax softmax_of(const vec* like, const Shift* shift, vec total, v
 
 
 cdef inline void softmax_row(const vec* x, vec* out, Py_ssize_t n, Traffic* traffic) noexcept nogil:
-    cdef Peak peak = no_peak()
     cdef Shift shift
     cdef Softmax softmax
     cdef vec total, total_low
-    peak.high = row_maximum(x, n)
-    if not isfinite(peak.high):
+    shift.peak = no_peak()
+    shift.peak.high = row_maximum(x, n)
+    if not isfinite(shift.peak.high):
         fill_row(out, n, NAN)
         return
-    shift = shift_of(x, peak)
+    set_shift(&shift, x)
     total = total_low = fill(x, 0)
     add_exponentials(x, <vec*>NULL, out, n, -1, &shift, True, &total, &total_low, traffic)
     softmax = softmax_of(x, &shift, total, total_low)
@@ -544,17 +541,17 @@ cdef inline void softmax_row(const vec* x, vec* out, Py_ssize_t n, Traffic* traf
 
 
 cdef inline void log_softmax_row(const vec* x, vec* out, Py_ssize_t n, Traffic* traffic) noexcept nogil:
-    cdef Peak peak = no_peak()
     cdef Shift shift
     cdef vec total, total_low
-    raise_peak(&peak, x, <vec*>NULL, 0, n)
-    if not isfinite(peak.high):
+    shift.peak = no_peak()
+    raise_peak(&shift.peak, x, <vec*>NULL, 0, n)
+    if not isfinite(shift.peak.high):
         fill_row(out, n, NAN)
         return
-    shift = shift_of(x, peak)
+    set_shift(&shift, x)
     total = total_low = fill(x, 0)
-    add_exponentials(x, <vec*>NULL, <vec*>x, n, peak.index, &shift, False, &total, &total_low, traffic)
-    log_probabilities(x, out, n, peak.high, value(sum_of_row(&shift, total, total_low).log_sum))
+    add_exponentials(x, <vec*>NULL, <vec*>x, n, shift.peak.index, &shift, False, &total, &total_low, traffic)
+    log_probabilities(x, out, n, shift.peak.high, value(sum_of_row(&shift, total, total_low).log_sum))
 
 
 cdef struct Transform:      # logits z = softcap tanh(scale x / softcap), or scale (x - origin) if softcap is 0
