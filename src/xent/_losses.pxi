@@ -328,7 +328,7 @@ cdef struct Row:            # what is known of a row
     RowSum sums
 
 
-cdef inline void read_mask(Reader* reader, Py_ssize_t i, Py_ssize_t start, Py_ssize_t count) noexcept nogil:
+cdef void read_mask(Reader* reader, Py_ssize_t i, Py_ssize_t start, Py_ssize_t count) noexcept nogil:
     cdef const Operand* where = &reader.batch.where
     cdef Py_ssize_t j
     cdef char* mask = row_of(where, i) + start * where.step
@@ -339,7 +339,7 @@ cdef inline void read_mask(Reader* reader, Py_ssize_t i, Py_ssize_t start, Py_ss
             reader.mask[j] = mask[j * where.step]
 
 
-cdef inline vec* read_logits(
+cdef vec* read_logits(
     Reader* reader, Py_ssize_t i, Py_ssize_t start, Py_ssize_t count, bint ready, vec* like
 ) noexcept nogil:
     """Logits, masked; and unless they are to be `ready`, neither scaled nor capped."""
@@ -357,7 +357,7 @@ cdef inline vec* read_logits(
     return x
 
 
-cdef inline Pair logit_at(const Reader* reader, const Row* row, Py_ssize_t c, vec* like) noexcept nogil:
+cdef Pair logit_at(const Reader* reader, const Row* row, Py_ssize_t c, vec* like) noexcept nogil:
     """One logit, ready: the same bits as in its row."""
     cdef const Batch* batch = reader.batch
     cdef Pair x = single(read_number(place_of(&batch.logits, row.i, c), batch.logits.kind))
@@ -372,7 +372,7 @@ cdef inline Pair logit_at(const Reader* reader, const Row* row, Py_ssize_t c, ve
     return x
 
 
-cdef inline vec* read_target(
+cdef vec* read_target(
     const Reader* reader, const Row* row, Py_ssize_t start, Py_ssize_t count, vec* like
 ) noexcept nogil:
     """The mass of a dense target, under the class weights."""
@@ -392,7 +392,7 @@ cdef inline vec* read_target(
     return out
 
 
-cdef inline vec* read_base(
+cdef vec* read_base(
     const Reader* reader, const Row* row, Py_ssize_t start, Py_ssize_t count, vec* like
 ) noexcept nogil:
     """The weights that smoothing reaches; NULL for ones. The logits of the piece have been read."""
@@ -411,7 +411,7 @@ cdef inline vec* read_base(
     return <vec*>reader.at.base
 
 
-cdef inline void read_piece(
+cdef void read_piece(
     Reader* reader, const Row* row, Py_ssize_t start, Py_ssize_t count, RowPiece* piece, vec* like
 ) noexcept nogil:
     """Elements start <= j < start + count, of a row that is whole from where it is."""
@@ -428,7 +428,7 @@ cdef inline void read_piece(
     piece.base = <double*>read_base(reader, row, start, count, like) if row.even.high != 0 else NULL
 
 
-cdef inline void find_peak(Reader* reader, Row* row, vec* like) noexcept nogil:
+cdef void find_peak(Reader* reader, Row* row, vec* like) noexcept nogil:
     """The largest logit; a whole row is ready then. A scale above 0 and a cap keep the order of the logits, so that only
     the largest needs them."""
     cdef const Batch* batch = reader.batch
@@ -455,7 +455,7 @@ cdef inline void find_peak(Reader* reader, Row* row, vec* like) noexcept nogil:
         row.all.base = <double*>read_base(reader, row, 0, n, like) if row.even.high != 0 else NULL
 
 
-cdef inline void weigh_row(Reader* reader, Row* row, const vec* soon_target, vec* like) noexcept nogil:
+cdef void weigh_row(Reader* reader, Row* row, const vec* soon_target, vec* like) noexcept nogil:
     """T, and the sum of t (m - x)."""
     cdef Py_ssize_t n = reader.batch.logits.n, j, start = 0, count
     cdef bint many = has_many(like, n), even = row.even.high != 0
@@ -505,7 +505,7 @@ cdef inline void weigh_row(Reader* reader, Row* row, const vec* soon_target, vec
         add_pair(&row.far, multiply(row.even, sum_of_distances(base_far, base_far_low, n)))
 
 
-cdef inline void sum_exponentials(
+cdef void sum_exponentials(
     Reader* reader, Row* row, vec* grad, bint keep, Traffic* traffic, vec* like
 ) noexcept nogil:
     """The sum over the other classes; with `keep`, the terms are left in their places (or in `grad`)."""
@@ -553,7 +553,7 @@ cdef inline Pair multiply_mass(Pair x, Pair mass) noexcept nogil:
     return multiply(x, mass) if x.high != 0 or not isinf(mass.high) else single(0)
 
 
-cdef inline void set_slope(
+cdef void set_slope(
     Slope* slope, const Reader* reader, const Row* row, double own_term, const vec* like
 ) noexcept nogil:
     """`own_term`: that of the class that has all the mass, if one has."""
@@ -588,7 +588,7 @@ cdef inline void set_slope(
     slope.factor = value(multiply(factor, row.shift.unit))
 
 
-cdef inline void finish_gradient(
+cdef void finish_gradient(
     const Reader* reader, const Row* row, const RowPiece* piece, const Slope* slope, vec* grad, Py_ssize_t start,
     Py_ssize_t count
 ) noexcept nogil:
@@ -610,7 +610,7 @@ cdef inline void finish_gradient(
         multiply_row(grad, <vec*>piece.slope, grad, count)
 
 
-cdef inline void write_gradient(
+cdef void write_gradient(
     Reader* reader, Row* row, vec* grad, bint kept, Traffic* traffic, vec* like
 ) noexcept nogil:
     """From exponentials that were `kept`, or that are computed again now that their sum is known."""
@@ -660,7 +660,7 @@ cdef inline void write_gradient(
 # --- blocks of rows --------------------------------------------------------------------------------------------------
 
 
-cdef inline void describe_row(
+cdef void describe_row(
     Reader* reader, Py_ssize_t i, double weight, const Room* room, Row* row, vec* like
 ) noexcept nogil:
     """Target and weights of a row, before its logits are looked at."""
@@ -763,7 +763,7 @@ cdef inline void open_reader(
     open_window(&reader.window, &batch.logits, first, last if reader.whole else first, like)
 
 
-cdef inline void write_constant(const Reader* reader, Py_ssize_t i, vec* grad, double x, const vec* like) noexcept nogil:
+cdef void write_constant(const Reader* reader, Py_ssize_t i, vec* grad, double x, const vec* like) noexcept nogil:
     """A gradient that is x everywhere."""
     cdef Py_ssize_t n = reader.batch.logits.n, start = 0, count
     if reader.whole:
@@ -777,7 +777,7 @@ cdef inline void write_constant(const Reader* reader, Py_ssize_t i, vec* grad, d
         start += count
 
 
-cdef inline Pair loss_row(
+cdef Pair loss_row(
     Reader* reader, Row* row, vec* grad, bint keep, Traffic* traffic, vec* like
 ) noexcept nogil:
     """The loss of a row whose masses and distances are known; with `keep`, its gradient."""
