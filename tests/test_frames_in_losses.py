@@ -167,3 +167,34 @@ def test_no_columns():
     logits, labels = pandas.DataFrame(np.zeros((0, 3))).astype("Float64"), pandas.Series([], dtype="Int64")
     assert np.isnan(xent.cross_entropy(logits, labels))
     assert xent.softmax(pandas.DataFrame(index=[1, 2])).shape == (2, 0)
+
+
+def test_arrow_arrays_and_tables():
+    """A missing value of a dictionary is missing, an index that pandas stored is no class, and a period no number."""
+    arrow, pandas = pytest.importorskip("pyarrow"), pytest.importorskip("pandas")
+
+    def column(values):     # what a column of a table is
+        return arrow.chunked_array([arrow.array(values).dictionary_encode()])
+
+    logits = np.log(np.resize([0.7, 0.2, 0.1], (4, 3)))
+    with pytest.raises(TypeError, match=r"^target\[2\] is nan; labels must be integers"):
+        xent.cross_entropy(logits, column([0, 1, None, 2]))
+    assert xent.cross_entropy(logits, column([0, 1, 1, 2])) == xent.cross_entropy(logits, [0, 1, 1, 2])
+    with pytest.raises(ValueError, match=r"^y_proba\[1\] is nan"):
+        xent.log_loss([0, 1, 1], column([0.25, None, 0.75]))
+    with pytest.raises(ValueError, match=r"^sample_weight\[1\] is nan"):
+        xent.log_loss([0, 1, 1], [0.2, 0.3, 0.9], sample_weight=column([2.0, None, 9.0]))
+    table = arrow.table({"a": arrow.array([1.0, None, 3.0, 1.0]).dictionary_encode(), "b": [0.0] * 4})
+    assert np.isnan(xent.softmax(table)).all(axis=1).tolist() == [False, True, False, False]
+    frame = pandas.DataFrame(logits, index=[5, 6, 7, 9], columns=list("abc"))
+    assert xent.evaluate(arrow.Table.from_pandas(frame), [0, 1, 2, 0]) == xent.evaluate(logits, [0, 1, 2, 0])
+    one = pandas.DataFrame({"p": [0.25, 0.75]}, index=[1, 0])
+    assert xent.log_loss([0, 1], arrow.Table.from_pandas(one)) == xent.log_loss([0, 1], one)
+    labels = pandas.DataFrame({"y": [0, 1, 2, 0]}, index=[3, 0, 1, 2])
+    model = xent.LogisticRegression().fit(logits + np.arange(12).reshape(4, 3), labels["y"])
+    assert model.score(logits, arrow.Table.from_pandas(labels)["y"]) == model.score(logits, labels["y"])
+    with pytest.warns(Warning, match="column-vector"):
+        assert model.score(logits, arrow.Table.from_pandas(labels)) == model.score(logits, labels["y"])
+    periods = arrow.array(pandas.period_range("1970", periods=4, freq="Y"))
+    with pytest.raises((TypeError, ValueError), match="target"):
+        xent.cross_entropy(logits, periods)

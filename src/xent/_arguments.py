@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent import _cpus
+from xent import _cpus, _frames
 
 Array = NDArray[Any]
 
@@ -159,7 +159,7 @@ def to_array(name: str, value: ArrayLike) -> Array:
     if hasattr(value, "toarray"):
         raise TypeError(f"{name} is a sparse {type(value).__name__}; it must be dense: use {name}.toarray()")
     try:
-        array = np.asarray(value)
+        array = np.asarray(value if isinstance(value, np.ndarray) else _frames.of_arrow(name, value))
     except ValueError as error:
         raise ValueError(f"{name} is not a rectangular array: {error}") from None
     return _of_pandas(value, array) if array.dtype == object and hasattr(value, "iloc") else array

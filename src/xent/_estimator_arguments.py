@@ -261,6 +261,7 @@ def target_array(name: str, value: Any) -> Array:
     if isinstance(value, np.ndarray):
         return to_array(name, value)
     if _frames.is_frame(value):
+        value = _frames.without_index(value)
         columns = _frames.columns_of(value)
         if columns is None or value.shape[1] != 1:
             return to_array(name, _frames.to_matrix(name, value)[0])

@@ -164,7 +164,7 @@ def numbers_of_objects(name: str, array: Array, first: int | None = None, where:
     result = np.empty(array.shape)
     numbers = result.reshape(-1)
     for i, value in enumerate(array.flat):
-        if isinstance(value, int | float):
+        if isinstance(value, float):
             numbers[i] = value
             continue
         if value is None or type(value).__name__ == "NAType":
@@ -190,6 +190,20 @@ def numbers_of_objects(name: str, array: Array, first: int | None = None, where:
 
 def _is_arrow(value: Any) -> bool:
     return _is(value, "pyarrow", "Array", "ChunkedArray")
+
+
+def of_arrow(name: str, value: Any) -> Any:
+    """The values of an Arrow array or table, without the index that pandas stored; anything else as it is."""
+    if _is_arrow(value):
+        return _from_arrow(name, value)
+    if not _is_table(value):
+        return value
+    value = without_index(value)
+    columns = [
+        _from_arrow(f"column {label!r} of {name}", column)
+        for label, column in zip(value.column_names, value.columns, strict=True)
+    ]
+    return np.stack(columns, axis=1) if columns else np.empty((value.num_rows, 0))
 
 
 def series(name: str, value: Any) -> Any:

@@ -50,6 +50,8 @@ class RowGroups:
             raise ValueError(f"{path!r} has no files *.parquet; it must have at least one")
         if isinstance(features, str):
             raise TypeError(f"features is {features!r}, a string; it must be a sequence of names of columns")
+        if sample_weight == target:
+            raise ValueError(f"sample_weight is {sample_weight!r}, the column of labels; it must be another column")
         self.roles = [target, *([] if sample_weight is None else [sample_weight])]
         with parts.named(repr(os.fspath(self.files[0]))):
             schema = self._parquet.read_schema(self.files[0])

@@ -80,10 +80,11 @@ def named(place: str) -> Iterator[None]:
     """Errors in what was given say where."""
     try:
         yield
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, NotImplementedError, OverflowError) as error:
         if str(error).startswith(place):
             raise
-        raise type(error)(f"{place}: {error}") from error
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{place}: {error}") from error
 
 
 def part(place: str, X: Any, y: Any, sample_weight: Any = None) -> Part | None:
