@@ -226,3 +226,19 @@ def test_no_file(tmp_path):
 def test_pickle_works_too():
     model = xent.LogisticRegression().fit(X, Y)
     same(pickle.loads(pickle.dumps(model)), model)
+
+
+def test_parameters_of_many_kinds(tmp_path):
+    """What a fit takes, a file takes."""
+    import datetime
+    from fractions import Fraction
+    from types import MappingProxyType
+
+    y = np.array(["2020-01-01", "2020-01-02"], "M8[D]")[np.arange(20) % 2]
+    X = np.arange(20.0)[:, None]
+    for weight in ({datetime.date(2020, 1, 1): 2.0}, MappingProxyType({datetime.date(2020, 1, 1): Fraction(1, 2)})):
+        model = xent.LogisticRegression(C=np.array(0.5), class_weight=weight).fit(X, y)
+        model.save(tmp_path / "model.npz")
+        again = xent.LogisticRegression.load(tmp_path / "model.npz")
+        assert again.C == 0.5
+        np.testing.assert_array_equal(again.fit(X, y).coef_, model.coef_)

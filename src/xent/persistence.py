@@ -7,8 +7,11 @@ description as JSON in an array of bytes. The archive's checksums are checked be
 from __future__ import annotations
 
 import contextlib
+import datetime
 import io
+import numbers
 import os
+from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -192,16 +195,22 @@ def _labels_from_array(array: Array, what: str) -> Array:
 
 
 def _to_json(name: str, value: object) -> Any:
-    """A parameter as JSON has it: numbers, strings and None as they are; a dict as pairs, with keys of any kind."""
+    """A parameter as JSON has it: numbers, strings and None as they are; a mapping as pairs, with keys of any kind."""
+    if isinstance(value, datetime.date):
+        value = np.datetime64(value)
+    if isinstance(value, datetime.timedelta):
+        value = np.timedelta64(value)
     if isinstance(value, np.datetime64 | np.timedelta64):
         return {"time": [value.dtype.str, int(value.astype(np.int64))]}
-    if isinstance(value, np.generic):
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         value = value.item()
+    if isinstance(value, numbers.Number) and not isinstance(value, int | complex):      # fractions and decimals too
+        value = float(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, bytes):
         return {"bytes": value.decode("latin-1")}
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {"dict": [[_to_json(name, key), _to_json(name, item)] for key, item in value.items()]}
     raise ValueError(f"{name} is {value!r}; a file takes numbers, strings, bytes, dates, None and dicts of them only")
 
