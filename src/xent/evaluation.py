@@ -28,10 +28,11 @@ class Evaluation(NamedTuple):
     loss : float
         The cross-entropy, in nats.
     accuracy : float
-        The share of the rows in which no logit is larger than that of the label (a tie counts for the label; NaN in a
-        row against it).
+        The share of the rows whose label is the first of the largest logits. A row with NaN, or with nothing but -inf,
+        counts as wrong.
     topk : dict of int to float
-        For each k, the share of the rows in which fewer than k logits are larger than that of the label.
+        For each k, the share of the rows in which fewer than k logits are larger than that of the label, or equal to it
+        and of an earlier class.
     perplexity : float
         exp(loss); inf if that overflows.
     entropy : float
@@ -67,7 +68,8 @@ def evaluate(
     target : array_like
         Labels: integers in [0, C) or `ignore_index`, of the shape of `logits` without `axis`.
     topk : int or sequence of int, default (1, 5)
-        For which k to count the rows whose label is among the k largest logits.
+        For which k to count the rows whose label is among the k largest logits; of equal ones, those of earlier classes
+        come first.
     axis : int, default -1
         The class axis of `logits`.
     sample_weight : array_like, optional
@@ -119,7 +121,8 @@ class StreamingLoss:
     Parameters
     ----------
     topk : int or sequence of int, default (1, 5)
-        For which k to count the rows whose label is among the k largest logits.
+        For which k to count the rows whose label is among the k largest logits; of equal ones, those of earlier classes
+        come first.
     axis : int, default -1
         The class axis of the logits.
     ignore_index : int, default -100
