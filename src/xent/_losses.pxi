@@ -539,7 +539,7 @@ cdef void sum_exponentials(
     row.sums = sum_of_row(&row.shift, total, total_low)
 
 
-cdef struct Slope:          # the gradient of a row: factor e - share t + even base, but for the exceptions
+cdef struct Slope:          # the gradient of a row: factor e - share t - even base, but for the exceptions
     double factor
     double share
     double even

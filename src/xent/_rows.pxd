@@ -607,15 +607,17 @@ cdef inline void transform_number(
 ) noexcept nogil:
     """`transform_row` of one element, in float64, for a scale or softcap that is out of all proportion."""
     cdef double y = get(x, i), ratio = wanted.scale / wanted.softcap, u = y, q = 0
-    if y != -INFINITY and wanted.softcap == 0:
-        u = (y - wanted.origin) * wanted.scale
-    elif y != -INFINITY:
+    cdef Pair result = single(y)
+    if y != -INFINITY:
+        result = multiply(single(y - wanted.origin), single(wanted.scale))
+    if y != -INFINITY and wanted.softcap != 0:
         if y != 0:
             u = y * ratio if ratio != 0 else y * wanted.scale / wanted.softcap
         q = exp(-2 * fabs(u))
-        u = wanted.softcap * tanh(u)
-    put(z, i, u)
-    put(low, i, u - get(z, i) if isfinite(get(z, i)) else 0.0)
+        if not fabs(u) < 1e-9:      # below, the cap changes nothing that a float64 could tell
+            result = single(wanted.softcap * tanh(u))
+    put(z, i, result.high)
+    put(low, i, (result.high - get(z, i)) + result.low if isfinite(get(z, i)) and isfinite(result.low) else 0.0)
     if wanted.softcap != 0:
         put(slope, i, 4 * q / ((1 + q) * (1 + q)))
 
