@@ -627,3 +627,57 @@ def test_evaluate_what_does_not_fit(engine):
     with pytest.raises(ValueError, match="axis is 0; it must be -1 or 1"):
         xent.dask.evaluate(frame[F], frame["y"], axis=0)
     assert xent.dask.evaluate(da.from_array([1.0, 2.0], chunks=1), 1).accuracy == 1
+
+
+# --- what Dask says of an index, and what it does not ----------------------------------------------------------------
+
+
+def test_divisions_that_are_not_those_of_the_index(engine):
+    """Rows are matched by position and by the lengths of partitions; none is lost."""
+    a = np.random.default_rng(0).normal(size=40)
+
+    def reset(part):
+        return part.reset_index(drop=True)
+
+    X = dd.from_pandas(pandas.DataFrame({"a": a}), npartitions=2).map_partitions(reset)
+    labels = pandas.Series(1 * (a > 0), index=2 * np.arange(40), name="y")
+    y = dd.from_pandas(labels, npartitions=2).map_partitions(reset)
+    expected = xent.LogisticRegression().fit(a[:, None], a > 0).coef_
+    np.testing.assert_allclose(xent.dask.LogisticRegression().fit(X, y).coef_, expected, atol=1e-4)
+    whole = X.repartition(npartitions=1).map_partitions(reset)
+    model = xent.dask.LogisticRegression().fit(whole.values, y.values)
+    np.testing.assert_allclose(model.coef_, expected, atol=1e-4)
+    assert model.score(X.values, y.values) == xent.LogisticRegression().fit(a[:, None], a > 0).score(a[:, None], a > 0)
+
+
+def test_one_side_of_a_shuffle(engine):
+    """Its rows are in no fixed order: what is not made in it with them may be in another."""
+    frame = pandas.DataFrame({"a": np.random.default_rng(1).normal(size=400), "g": np.arange(400) % 5})
+    frame["y"] = 1 * (frame.a > 0)
+    mixed = dd.from_pandas(frame, npartitions=4).sort_values("g")
+    held, labels = mixed[["a"]].values.persist(), mixed["y"].compute().to_numpy()
+    for X, y in ((held, mixed["y"].values), (held, mixed["y"]), (mixed[["a"]], labels)):
+        with pytest.raises(ValueError, match="only one of them in a shuffle, which leaves rows in no fixed order"):
+            xent.dask.LogisticRegression().fit(X, y)
+    whole = mixed.persist()
+    model = xent.dask.LogisticRegression().fit(whole[["a"]].values, whole["y"].values)
+    assert model.score(whole[["a"]].values, whole["y"].values) > 0.99
+
+
+def test_indexes_of_other_types(engine):
+    a = np.random.default_rng(0).normal(size=40)
+    frame = pandas.DataFrame({"a": a})
+    for kind in ("Int64", "int32", "float64"):
+        y = pandas.Series(1 * (a > 0), index=frame.index.astype(kind))
+        model = xent.dask.LogisticRegression().fit(dd.from_pandas(frame, npartitions=2), y)
+        assert model.score(dd.from_pandas(frame, npartitions=2), y) > 0.9
+
+
+def test_delayed_as_dask_returns_them(engine):
+    X, y = da.from_array(np.arange(40.0)[:, None], chunks=(10, 1)), da.from_array(np.arange(40) // 20, chunks=10)
+    model = xent.dask.LogisticRegression().fit(X.to_delayed(), y.to_delayed())
+    np.testing.assert_array_equal(model.coef_, xent.dask.LogisticRegression().fit(X, y).coef_)
+    lists = [dask.delayed(np.arange(40.0)[:, None].tolist())]
+    np.testing.assert_array_equal(model.predict(lists).compute(), model.predict(X).compute())
+    with pytest.raises(ValueError, match=r"^sample_weight is 2.0; it must have a value for each row of X"):
+        model.fit(X, y, 2.0)

@@ -174,6 +174,8 @@ def _recut(graph: Graph, column: Column, lengths: list[int]) -> Column:
 
 
 def is_partitioned(X: Any) -> bool:
+    if isinstance(X, np.ndarray) and X.dtype == object:     # as to_delayed returns it
+        X = X.ravel().tolist()
     if isinstance(X, list | tuple):
         return len(X) > 0 and all(isinstance(x, Delayed) for x in X)
     return bool(dask.is_dask_collection(X))
@@ -201,7 +203,6 @@ def plan(given: Mapping[str, Any]) -> Partitions:
 def plan_collections(given: Mapping[str, list[Any] | Column]) -> Partitions:
     """The same of columns that are lists of collections, the blocks of one after those of the other."""
     collections = {name: value for name, value in given.items() if not isinstance(value, Column)}
-    _align_divisions(collections)
     graph, keys = joint_graph([c for several in collections.values() for c in several])
     keys_of = iter(keys)
     columns = []
@@ -212,7 +213,8 @@ def plan_collections(given: Mapping[str, list[Any] | Column]) -> Partitions:
             blocks = [TaskRef(key) for _ in value for key in next(keys_of)]
             columns.append(Column(name, blocks, _known_lengths(collections[name])))
     indexed = {name for name, (first, *_) in collections.items() if is_frame(first)}
-    _refuse_other_shuffles(graph, [column for column in columns if column.name in collections], indexed)
+    indexed |= {column.name for column in columns if hasattr(column.blocks[0], "iloc")}
+    _refuse_other_shuffles(graph, columns, indexed)
     return Partitions(graph, columns)
 
 
@@ -225,6 +227,8 @@ def collections_of(name: str, value: Any) -> list[Any]:
         return [value]
     if isinstance(value, Delayed):
         value = [value]
+    if isinstance(value, np.ndarray):
+        value = value.ravel().tolist()
     elif not isinstance(value, list | tuple):
         if not hasattr(value, "to_delayed"):
             kind = type(value).__name__
@@ -250,37 +254,21 @@ def _known_lengths(collections: list[Any]) -> list[int] | None:
     return None if any(math.isnan(length) for length in lengths) else lengths
 
 
-def _align_divisions(collections: dict[str, list[Any]]) -> None:
-    """Frames with known divisions that differ, in those of the first of them, as Dask aligns them."""
-    frames = [name for name, (first, *_) in collections.items() if is_frame(first) and first.known_divisions]
-    for name in frames[1:]:
-        first, other = collections[frames[0]][0], collections[name][0]
-        if first.divisions == other.divisions:
-            continue
-        try:
-            low, high = (f(first.divisions[end], other.divisions[end]) for f, end in ((min, 0), (max, -1)))
-        except TypeError:       # indexes of different types: errors will name the partition
-            continue
-        # No row is lost: the partitions at the ends take what is beyond them.
-        divisions = [low, *first.divisions[1:-1], high]
-        for which in (frames[0], name):
-            if list(collections[which][0].divisions) != divisions:
-                collections[which] = [collections[which][0].repartition(divisions=divisions, force=True)]
-
-
 def _refuse_other_shuffles(graph: Graph, columns: list[Column], indexed: set[str]) -> None:
-    """Raise if rows of two columns were shuffled apart, and at least one has no index to tell whether they differ."""
+    """Raise if two columns were shuffled apart, or one of them alone, and one has no index to tell the order."""
     shuffles = {key for key, task in graph.items() if _is_shuffle(key, task)}
     if not shuffles:
         return
-    behind = [(c.name, shuffles.intersection(cull(graph, [b.key for b in c.blocks])[0])) for c in columns]
+    keys = [(c.name, [b.key for b in c.blocks if isinstance(b, TaskRef)]) for c in columns]     # none if in memory
+    behind = [(name, shuffles.intersection(cull(graph, own)[0]) if own else set()) for name, own in keys]
     for name, own in behind[1:]:
         first, other = behind[0]
-        if own and other and own != other and not indexed.issuperset((first, name)):
+        if own != other and not indexed.issuperset((first, name)):
             raise ValueError(
-                f"{first} and {name} are made in different shuffles (of a merge, sort_values or the like), which leave "
-                "rows in no fixed order, so that which belong together is not known. Give the dataframe's columns "
-                "themselves, not arrays or Delayed made of each, or persist the dataframe first"
+                f"{first} and {name} are made in different shuffles (of a merge, sort_values or the like), or only "
+                "one of them in a shuffle, which leaves rows in no fixed order: which belong together is not known. "
+                "Give the dataframe's columns themselves, not arrays or Delayed made of each; or persist the whole "
+                "dataframe first, and take all columns of that"
             )
 
 

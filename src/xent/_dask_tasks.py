@@ -93,7 +93,10 @@ def same_index(place: str, names: Sequence[str], blocks: Sequence[Any]) -> None:
             continue
         pairs = zip(index.tolist(), first.tolist(), strict=True)
         labels = ((i, repr(here), repr(there)) for i, (here, there) in enumerate(pairs))
-        row, here, there = next((pair for pair in labels if pair[1] != pair[2]), (0, index.dtype, first.dtype))
+        different = next((pair for pair in labels if pair[1] != pair[2]), None)
+        if different is None:       # equal labels of other types
+            continue
+        row, here, there = different
         raise ValueError(
             f"{place}{': ' * bool(place)}the index of {name} is {here} in row {row}, but that of {other} is {there}; "
             "both must be equal, since rows are matched by their position (take arrays of values if that is meant)"

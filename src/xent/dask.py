@@ -320,6 +320,8 @@ def _engine(retries: int = 0) -> Engine:
 def _given(X: Any, y: Any, sample_weight: Any) -> Partitions:
     if y is None and (sample_weight is not None or partitions.is_frame(X) or isinstance(X, dask.array.Array)):
         raise ValueError("requires y to be passed, but the target y is None: it must be labels, one a row of X")
+    if isinstance(sample_weight, int | float) or getattr(sample_weight, "ndim", 1) == 0:
+        raise ValueError(f"sample_weight is {sample_weight!r}; it must have a value for each row of X")
     return partitions.plan({"X": X, "y": partitions.labels(y), "sample_weight": sample_weight})
 
 
@@ -363,7 +365,7 @@ def _slabs(array: Any) -> list[Any]:
 
 
 def _call(X: Any, model: Any, method: str, columns: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    if X.shape[0] == 0:
+    if tasks.length("X", X) == 0:
         return np.empty((0, *columns), dtype)
     result: Array = getattr(model, method)(X)
     return result.astype(dtype, copy=False)

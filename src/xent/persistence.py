@@ -205,7 +205,7 @@ def _to_json(name: str, value: object) -> Any:
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         value = value.item()
     if isinstance(value, numbers.Number) and not isinstance(value, int | complex):      # fractions and decimals too
-        value = float(value)
+        value = float(value)    # type: ignore[arg-type]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, bytes):
