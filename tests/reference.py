@@ -149,7 +149,7 @@ def evaluate(logits, labels, *, topk=(1, 5), axis=-1, sample_weight=None, ignore
     label = np.where(s == 0, 0, labels)[..., None]
     at = np.take_along_axis(x, label, -1)
     ahead = (x > at) | ((x == at) & (np.arange(x.shape[-1]) < label))      # ties never help
-    above = np.where(np.isnan(x).any(-1) | (x == -np.inf).all(-1), x.shape[-1], ahead.sum(-1))
+    above = np.where(np.isnan(x).any(-1) | (x == -np.inf).all(-1), 1 << 60, ahead.sum(-1))
 
     def mean(value):
         return times(s, value).sum() / s.sum()

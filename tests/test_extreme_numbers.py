@@ -114,6 +114,58 @@ def test_options_of_any_size(options, dtype):
             check(x, target_of(kind, 3, n), dtype, ["none", "mean"], **options)
 
 
+@each_dtype
+def test_logits_near_the_cap(dtype):
+    """Where exp(-2 x / cap) is about the rounding error of 1, a cap keeps the digits of small differences."""
+    bits = 24 if dtype == np.float32 else 53
+    for cap in (5.0, 30.0):
+        edge = np.linspace(bits * np.log(2) / 2 - 2, bits * np.log(2) / 2 + 2, 200)
+        x = np.stack([edge * cap, np.full(200, 1e4)], axis=1).astype(dtype)
+        loss, grad = xent.cross_entropy(x, np.ones(200, int), softcap=cap, reduction="none", return_grad=True)
+        exact, slope = reference.cross_entropy(x, np.ones(200, int), softcap=cap, reduction="none")
+        reference.assert_ulp(loss, exact, 2)
+        reference.assert_ulp(grad, slope, 4)
+
+
+def test_labels_that_cannot_happen():
+    """Beside one, scaled logits are not computed from their distances: the gradient keeps its digits."""
+    x = np.array([[-np.inf, -33.1, 0.7]])
+    for label in (0, 2):
+        grad = xent.cross_entropy(x, [label], logit_scale=1.5, return_grad=True, reduction="sum")[1]
+        exact = reference.cross_entropy(x, [label], logit_scale=1.5, reduction="sum")[1]
+        reference.assert_ulp(grad[0, 1], exact[0, 1], 4)
+
+
+def test_distances_that_overflow():
+    x = np.array([[3e38, -3e38, 0, 0]], np.float32)
+    target = np.array([[0.75, 0.25, 0, 0]], np.float32)
+    for options in ({}, {"logit_scale": 1.5}):
+        check(x, [0], np.float32, ["mean"], label_smoothing=0.1, **options)
+        check(x, target, np.float32, ["mean"], **options)
+
+
+def test_scales_that_round():
+    """In a linear layer too, whatever the scratch."""
+    rng = np.random.default_rng(0)
+    weight, X = (rng.normal(size=(5000, 1)) * 30).astype(np.float32), np.ones((400, 1), np.float32)
+    labels = np.full(400, weight.argmax())
+    for scale in (0.7, 1e37):
+        results = [
+            xent.linear_cross_entropy(X, weight, labels, logit_scale=scale, reduction="none", max_scratch=size)
+            for size in (1 << 25, 1_500_000)
+        ]
+        np.testing.assert_array_equal(*results)
+    exact = (1000.001 - 1000.0) * 1e20
+    assert xent.cross_entropy([[1000.001, 1000.0]], [1], logit_scale=1e20) == pytest.approx(exact, rel=1e-15)
+
+
+def test_large_weights_under_a_cap():
+    x = np.array([[3000.0, 5000.0, 1.0]], np.float32)
+    check(x, [1], np.float32, ["none", "sum"], sample_weight=[1e30], softcap=30.0)
+    grad = xent.cross_entropy(x, [1], sample_weight=[1e39], softcap=30.0, reduction="none", return_grad=True)[1]
+    assert grad[0, :2].tolist() == [0, 0]
+
+
 # --- weights ---------------------------------------------------------------------------------------------------------
 
 WEIGHTS = {

@@ -712,26 +712,29 @@ cdef void describe_row(
     row.weight = single(weight)
 
 
-cdef inline bint overflows(const Batch* batch, const Row* row) noexcept nogil:
-    """Whether logits that were scaled may be infinite for that alone."""
-    return (
-        batch.transform.scale != 1 and batch.transform.softcap == 0 and batch.transform.origin == 0
-        and not (isfinite(row.shift.peak.high) and isfinite(row.far.high))
-    )
+cdef inline bint overflows(const Batch* batch, const Row* row, const vec* like) noexcept nogil:
+    """Whether logits that were scaled, or distances in float32, may be infinite for that alone."""
+    if isfinite(row.shift.peak.high) and isfinite(row.far.high) or batch.transform.softcap != 0:
+        return False
+    if vec is vf32:
+        return batch.transform.scale != 1 or isfinite(row.shift.peak.high)
+    return batch.transform.scale != 1 and batch.transform.origin == 0
 
 
 cdef double origin_of(const Batch* batch, Py_ssize_t i) noexcept nogil:
-    """The logit that is the largest when all are scaled; 0 if that makes no sense, with NaN or an infinite logit."""
+    """The logit that is the largest when all are scaled; 0 if none overflows then, or if one is NaN or infinite."""
     cdef Py_ssize_t j
-    cdef double x, sign = 1 if batch.transform.scale > 0 else -1, most = -INFINITY
+    cdef double x, sign = 1 if batch.transform.scale > 0 else -1, most = -INFINITY, least = INFINITY
     for j in range(batch.logits.n):
         x = read_number(place_of(&batch.logits, i, j), batch.logits.kind)
         if x == -INFINITY or (batch.where.kind != ABSENT and not row_of(&batch.where, i)[j * batch.where.step]):
             continue
         if not isfinite(x):
             return 0
-        most = max(most, sign * x)
-    return sign * most if isfinite(most) else 0
+        most, least = max(most, sign * x), min(least, sign * x)
+    if not isfinite(most) or isfinite(batch.transform.scale * max(fabs(most), fabs(least))):
+        return 0
+    return sign * most
 
 
 cdef void repeat_row(const Batch* batch, vec* like, Room* room, Py_ssize_t i, Pair* total) noexcept nogil:
@@ -829,7 +832,7 @@ cdef void cross_entropy_rows(
                 traffic.soon_out = <const char*>next_place(&batch.grad, i, grad) if keep else NULL
                 soon_target = next_row(&batch.target, i, <vec*>row.all.target) if row.dense else NULL
             weigh_row(&reader, &row, soon_target, like)
-            if overflows(batch, &row) and (vec is vf32 or (batch.z_loss == 0 and origin_of(batch, i) != 0)):
+            if overflows(batch, &row, like) and (vec is vf32 or (batch.z_loss == 0 and origin_of(batch, i) != 0)):
                 finish(traffic, 0, like)
                 repeat_row(batch, like, room, i, total)
                 if window_out.most > 0:     # which would put back what it has

@@ -383,7 +383,7 @@ cdef inline vec expm1_pair(vec d, vec lost, vec* low, vec* four_exp, vec* four_e
     part = power - one
     g = g * power
     result = part + g
-    low[0] = multiply_add(g_low, power, (part - result) + g)
+    low[0] = multiply_add(g_low, power, ((power - (part + one)) + (part - result)) + g)
     return result
 
 

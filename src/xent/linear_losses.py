@@ -82,11 +82,13 @@ class _Task(NamedTuple):
         return math.prod(lead), classes
 
     def goes_by_classes(self) -> bool:
-        """Whether the options allow it: those that make the mass of a row its label, and its logits what they are."""
+        """Whether the options allow it: those that make the mass of a row its label, and its logits what they are, or
+        such multiples of it as have no rounding error."""
         batch, options = self.operands.batch, self.options
+        scale = options.logit_scale
         return (
             batch.target.ndim < batch.logits.ndim and batch.where is None and options.softcap == 0
-            and options.label_smoothing == 0 and options.logit_scale > 0
+            and options.label_smoothing == 0 and 1 / 64 <= scale <= 64 and math.frexp(scale)[0] == 0.5
             and (batch.class_weight is None or options.z_loss == 0)
         )
 
