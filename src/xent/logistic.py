@@ -117,7 +117,7 @@ class LogisticRegression(LinearClassifier):
 
     Beside the data, of which distributions and weights are a part, `fit` needs at most 24 times the memory of the
     coefficients in float64, and 64 MB, whatever the solver and the number of classes: 0.5 GB for 20,000 classes and 100
-    features.
+    features. (Distributions under class weights are copied once.)
 
     Ctrl-C during `fit` or `partial_fit` leaves the best coefficients so far in the estimator, with `converged_` False,
     before the `KeyboardInterrupt` goes on its way; a `fit` with `warm_start` continues from them. Any other error
