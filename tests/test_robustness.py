@@ -173,8 +173,8 @@ def test_far_addresses():
     assert_same_bits(loss[-50:], xent.cross_entropy(x, mass[-50:], **options))
     weight = np.zeros((rows, n), np.float16)
     weight[-50:] = target
-    loss = xent.binary_cross_entropy_with_logits(far, far, sample_weight=weight, reduction="sum")
-    small = xent.binary_cross_entropy_with_logits(x, x, sample_weight=target, reduction="sum")
+    loss = xent.binary_cross_entropy_with_logits(far, weight, sample_weight=weight, reduction="sum")
+    small = xent.binary_cross_entropy_with_logits(x, weight[-50:], sample_weight=weight[-50:], reduction="sum")
     assert loss == pytest.approx(small, rel=1e-13)
 
 

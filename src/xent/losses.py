@@ -101,8 +101,7 @@ def prepared(
     Sums of usual weights neither overflow nor vanish, even in float32. Of others a mean is computed in units of two to
     an exponent, near the weight of all rows together.
     """
-    usual = 2.0**300 if batch.logits.dtype == np.float64 else 2.0**60
-    extreme = _is_extreme(batch.class_weight, 2.0**30) or _is_extreme(batch.sample_weight, usual)
+    extreme = _is_extreme(batch.class_weight, 2.0**30) or _is_extreme(batch.sample_weight, 2.0**300)
     options = options._replace(extreme=extreme)
     if reduction != "mean" and check.is_dense(batch):
         return options, 0, 1.0      # neither a mean nor labels
