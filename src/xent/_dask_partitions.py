@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import dask
 import dask.array
 import numpy as np
-from dask._task_spec import DataNode, Task, TaskRef
+from dask._task_spec import DataNode, Task, TaskRef, convert_legacy_graph
 from dask.array.optimization import optimize as optimize_arrays
 from dask.base import collections_to_expr
 from dask.core import flatten
@@ -204,6 +204,8 @@ def plan_collections(given: Mapping[str, list[Any] | Column]) -> Partitions:
     """The same of columns that are lists of collections, the blocks of one after those of the other."""
     collections = {name: value for name, value in given.items() if not isinstance(value, Column)}
     graph, keys = joint_graph([c for several in collections.values() for c in several])
+    if len(collections) > 1:    # what is made of one alone may be computed with other things of the caller
+        graph, keys = _under_own_keys(graph, keys)
     keys_of = iter(keys)
     columns = []
     for name, value in given.items():
@@ -298,6 +300,26 @@ def joint_graph(collections: Sequence[Any]) -> tuple[Graph, list[list[Any]]]:
         layers = HighLevelGraph.merge(*([one_layer(graph)] if frames else []), *(c.__dask_graph__() for c in others))
         graph = dict(optimize_arrays(layers, [key for own in keys.values() for key in own]))
     return graph, [keys[id(c)] for c in collections]
+
+
+def _under_own_keys(graph: Graph, keys: list[list[Any]]) -> tuple[Graph, list[list[Any]]]:
+    """The same tasks under keys that no other graph has.
+
+    A scheduler that still knows a key from an earlier call goes on with the task of that time, which may have been made
+    of other random numbers than the tasks that are new. Futures keep their keys, and so do shuffles, whose barriers
+    workers find by name.
+    """
+    if any(_is_shuffle(key, task) for key, task in graph.items()):
+        return graph, keys
+    token = secrets.token_hex(6)
+    graph = convert_legacy_graph(graph)
+    names = {
+        key: (f"{key[0]}-{token}", *key[1:]) if isinstance(key, tuple) else f"{key}-{token}"
+        for key, task in graph.items()
+        if not hasattr(getattr(task, "value", None), "key")     # a future
+    }
+    renamed = {names.get(key, key): task.substitute(names, key=names.get(key, key)) for key, task in graph.items()}
+    return renamed, [[names.get(key, key) for key in own] for own in keys]
 
 
 def mapped(X: Any, function: Callable[..., Any], model: Any, *arguments: Any, columns: Sequence[int], meta: Any) -> Any:
