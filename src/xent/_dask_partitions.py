@@ -261,7 +261,8 @@ def _refuse_other_shuffles(graph: Graph, columns: list[Column], indexed: set[str
     shuffles = {key for key, task in graph.items() if _is_shuffle(key, task)}
     if not shuffles:
         return
-    keys = [(c.name, [b.key for b in c.blocks if isinstance(b, TaskRef)]) for c in columns]     # none if in memory
+    # None of what is in memory, here or (futures, which are no tasks) on a cluster.
+    keys = [(c.name, [b.key for b in c.blocks if isinstance(b, TaskRef) and b.key in graph]) for c in columns]
     behind = [(name, shuffles.intersection(cull(graph, own)[0]) if own else set()) for name, own in keys]
     for name, own in behind[1:]:
         first, other = behind[0]
