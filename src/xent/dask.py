@@ -319,7 +319,7 @@ def _engine(retries: int = 0) -> Engine:
 
 def _given(X: Any, y: Any, sample_weight: Any) -> Partitions:
     if y is None and (sample_weight is not None or partitions.is_frame(X) or isinstance(X, dask.array.Array)):
-        raise ValueError("requires y to be passed, but the target y is None: it must be labels, one a row of X")
+        raise ValueError("requires y to be passed, but the target y is None: it must hold one label per row of X")
     if isinstance(sample_weight, int | float) or getattr(sample_weight, "ndim", 1) == 0:
         raise ValueError(f"sample_weight is {sample_weight!r}; it must have a value for each row of X")
     return partitions.plan({"X": X, "y": partitions.labels(y), "sample_weight": sample_weight})

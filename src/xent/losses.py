@@ -200,7 +200,7 @@ def cross_entropy(
     A logit of -inf is a class that cannot happen; a NaN, or a logit of +inf without a cap, makes the loss and gradient
     of its row NaN. Finite logits, scales and weights may have any size and ratio: a row whose scaled logits overflow
     float32 is computed in float64, and weights are summed with their exponents. Beside its results a call allocates at
-    most 1 MiB with up to two threads, however long a row is (and 24 bytes for each point of a sparse target's row).
+    most 1 MiB with up to two threads, however long a row is (and up to 56 bytes a point of a sparse row).
 
     A loss is within 2 units in the last place; the gradient of a label or one-hot target within 4, of
     other targets within 4 of the larger of T softmax(x) and t, whose difference may cancel.
