@@ -12,8 +12,8 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-# The vector type in _simd.h takes its width from these flags. Modules beyond the baseline are imported only on a CPU
-# that has the set (see _dispatch.py), so a wheel built anywhere runs everywhere.
+# The vector type in _core/simd.h takes its width from these flags. Modules beyond the baseline are imported
+# only on a CPU that has the set (see _calls/dispatch.py), so a wheel built anywhere runs everywhere.
 SETS = {"_kernels": []}
 if platform.machine().lower() in {"x86_64", "amd64"} and sys.platform != "win32":
     SETS["_kernels_avx2"] = ["-mavx2", "-mfma"]
@@ -70,7 +70,7 @@ extensions = [
         include_dirs=["src/xent", numpy.get_include()],
         define_macros=MACROS,
         extra_compile_args=FLAGS + flags,
-        depends=["src/xent/_kernels.pyx", *glob("src/xent/*.h"), *glob("src/xent/*.px[di]")],
+        depends=["src/xent/_kernels.pyx", *glob("src/xent/_core/*")],
     )
     for name, flags in SETS.items()
 ]

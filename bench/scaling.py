@@ -22,10 +22,10 @@ from distributed import Client, LocalCluster, wait
 
 import xent
 import xent.dask
-from xent._dask_partitions import plan
-from xent._dask_rounds import Cluster
-from xent._dask_sums import cluster_rows
-from xent.linear import RowSums
+from xent._fit.linear import RowSums
+from xent.dask.partitions import plan
+from xent.dask.rounds import Cluster
+from xent.dask.sums import cluster_rows
 
 WORKERS = 2
 

@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(autouse=True)
 def _never_alone(monkeypatch):
     """Threads take part in the tests however busy the machine is."""
-    monkeypatch.setattr("xent._parallel.LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr("xent._calls.threads.LONGEST_PAUSE", 0.0)
 
 
 @pytest.fixture

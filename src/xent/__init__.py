@@ -3,8 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from xent._dispatch import isa
-from xent._parallel import get_num_threads, set_num_threads
+from xent._calls.dispatch import isa
+from xent._calls.threads import get_num_threads, set_num_threads
 from xent.evaluation import Evaluation, StreamingLoss, evaluate, log_loss
 from xent.linear_losses import linear_cross_entropy
 from xent.losses import (

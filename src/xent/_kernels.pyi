@@ -3,7 +3,7 @@ from typing import Any
 from numpy import float64, int64
 from numpy.typing import NDArray
 
-from xent._arguments import Batch, Options
+from xent._calls.arguments import Batch, Options
 
 Array = NDArray[Any]
 Doubles = NDArray[float64]

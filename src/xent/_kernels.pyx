@@ -34,32 +34,32 @@ from libc.string cimport memset
 
 cimport numpy as cnp
 
-from xent._binary cimport CHUNK, BinaryBatch, binary_chunks
-from xent._numbers cimport (
+from xent._core.binary cimport CHUNK, BinaryBatch, binary_chunks
+from xent._core.numbers cimport (
     Pair, Sum, add, add_exactly, add_pair, divide, log_pair, minus_log, multiply, one_more, single, sum_pairs,
     two_sum, value,
 )
-from xent._operands cimport (
+from xent._core.strided cimport (
     ABSENT, F64, Kind, I8, I16, I32, I64, Operand, U8, U16, U32, Window, bind, bind_output, close_window, fits_float32,
     WINDOW_BYTES, gather, gather_through, has_window, is_plain, kind_of, open_window, place_of, place_through, scatter,
     scatter_through, next_place, next_row, place, read_integer, read_number, row_of, weight_of, write_number,
 )
-from xent._rows cimport (
+from xent._core.rows cimport (
     NO_CLASS, PIECE, Peak, RowSum, SEVERAL, Shift, Transform, add_distances, add_elements, add_exponentials, combine_row,
     Softmax, count_ahead, exponential, fill_row, has_many, has_nan, is_moderate, is_usual_transform, log_probabilities,
     log_softmax_row, mask_row, multiply_row, no_peak, only_class, raise_peak, set_shift, softmax_of, softmax_row,
     sum_of_distances, sum_of_row, times as times_number, transform_row, weighted_sum,
 )
-from xent._simd cimport (
+from xent._core.simd cimport (
     XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, get, lanes, load_first, multiply_add, put, vec, vf32,
     vf64, xent_add_lanes_f32, xent_add_lanes_f64, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_prefetch,
     xent_turn_f32, xent_turn_f64,
 )
-from xent._traffic cimport Traffic, finish, no_traffic
+from xent._core.streaming cimport Traffic, finish, no_traffic
 
 cnp.import_array()
 
-include "_columns.pxi"
+include "_core/tiles.pxi"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -431,8 +431,8 @@ cdef void softmax_block(
         xent_drain()
 
 
-include "_work.pxi"
-include "_losses.pxi"
+include "_core/scheduler.pxi"
+include "_core/losses.pxi"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -703,5 +703,5 @@ def binary_cross_entropy(
     work.do(binary_part, &task, 7 * CHUNK)
 
 
-include "_plain.pxi"
-include "_products.pxi"
+include "_core/fast_path.pxi"
+include "_core/linear.pxi"

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent import _estimator_arguments as check
-from xent import _frames, parts
-from xent._arguments import positive_integer, to_array
-from xent._parquet import RowGroups
-from xent.linear import RowSums
+from xent._calls import frames
+from xent._calls.arguments import positive_integer, to_array
+from xent._estimator import parameters as check
+from xent._estimator.parquet import RowGroups
+from xent._fit import partitioned
+from xent._fit.linear import RowSums
 
 Array = NDArray[Any]
 Block = tuple[Any, ...]     # (X, y) or (X, y, sample_weight)
@@ -104,7 +105,7 @@ class Blocks:
         """
         columns = [_sliceable(X), check.target_array("y", y)]
         if sample_weight is not None:
-            columns.append(to_array("sample_weight", _frames.series("sample_weight", sample_weight)))
+            columns.append(to_array("sample_weight", frames.series("sample_weight", sample_weight)))
         lengths = [a.shape[0] if a.shape else 0 for a in columns]
         if len(set(lengths)) > 1:
             raise ValueError(f"X, y and sample_weight have {lengths} rows; they must have the same number")
@@ -165,7 +166,7 @@ class Blocks:
                 yield block
             for stem in stems:
                 names = ["X", "y", *(["sample_weight"] if weighted[0] else [])]
-                with parts.named(repr(os.fspath(folder / stem))):
+                with partitioned.named(repr(os.fspath(folder / stem))):
                     block = tuple(np.load(folder / f"{stem}.{name}.npy", mmap_mode="r") for name in names)
                 yield block
 
@@ -222,22 +223,22 @@ class Blocks:
     def __iter__(self) -> Iterator[Block]:
         return iter(self._source() if callable(self._source) else self._source)
 
-    def _parts(self) -> Iterator[parts.Part | None]:
+    def _parts(self) -> Iterator[partitioned.Part | None]:
         for i, block in enumerate(self):
             place = f"block {i}"
             origin = getattr(block[0], "origin", "") if isinstance(block, tuple) and block else ""
             place += f" ({origin})" if origin else ""
             if not isinstance(block, tuple | list) or len(block) not in (2, 3):
                 raise TypeError(f"{place} is a {type(block).__name__}; it must be (X, y) or (X, y, sample_weight)")
-            found = parts.part(place, *block)
+            found = partitioned.part(place, *block)
             del block
             yield found
             del found
 
-    def _rows(self, class_weight: Any, n_threads: int | None) -> parts.Rows:
+    def _rows(self, class_weight: Any, n_threads: int | None) -> partitioned.Rows:
         """The rows that a fit is to, seen once for their summaries."""
-        summaries = [None if part is None else parts.summary(part, self.classes) for part in self._parts()]
-        plan = parts.plan(summaries, class_weight)
+        summaries = [None if part is None else partitioned.summary(part, self.classes) for part in self._parts()]
+        plan = partitioned.plan(summaries, class_weight)
 
         def read() -> Iterator[tuple[int, RowSums]]:
             i = -1
@@ -258,15 +259,15 @@ class Blocks:
             if i + 1 < len(plan.rows):
                 raise ValueError(f"there were {i + 1} blocks at this pass, but {len(plan.rows)} at the first: {_AGAIN}")
 
-        sums = parts.SequentialSums(plan, read)
-        return parts.Rows(sums, plan.classes, plan.weight, plan.dtype, plan.names, sums.separated)
+        sums = partitioned.SequentialSums(plan, read)
+        return partitioned.Rows(sums, plan.classes, plan.weight, plan.dtype, plan.names, sums.separated)
 
 
 _AGAIN = "a source must give the same blocks each time that it is read"
 
 
 def _archive(file: Path) -> Block:
-    with parts.named(repr(os.fspath(file))), np.load(file, allow_pickle=False) as archive:
+    with partitioned.named(repr(os.fspath(file))), np.load(file, allow_pickle=False) as archive:
         for name in ("X", "y"):
             if name not in archive:
                 raise ValueError(f"it has no array {name!r}; available: {sorted(archive)}")
@@ -277,10 +278,10 @@ def _sliceable(X: Any) -> Any:
     """Features whose rows can be taken by their numbers."""
     if hasattr(X, "tocsr"):
         return check.to_csr("X", X)
-    return X if _frames.is_frame(X) else to_array("X", _frames.series("X", X))
+    return X if frames.is_frame(X) else to_array("X", frames.series("X", X))
 
 
 def _rows_of(a: Any, start: int, stop: int) -> Any:
     if hasattr(a, "iloc"):      # a slice of a pandas frame may be of labels
         return a.iloc[start:stop]
-    return a.slice(start, stop - start) if _frames.is_frame(a) else a[start:stop]
+    return a.slice(start, stop - start) if frames.is_frame(a) else a[start:stop]

@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import xent
-from xent import _progress, plots
+from xent import plots
+from xent._estimator import progress
+from xent._fit.solvers import Progress
 from xent.datasets import load_digits
-from xent.solvers import Progress
 
 __all__ = ["main"]
 
@@ -205,7 +206,7 @@ def _train(model: xent.LogisticRegression, split: Split) -> list[float]:
     print(f"  expected, -log(1/{n_classes})           {-math.log(1 / n_classes):.6f}\n")
     print("  iteration   objective    gradient")
     history: list[Progress] = []
-    with _progress.bar(model.max_iter, "  training") as bar:
+    with progress.bar(model.max_iter, "  training") as bar:
         write: Callable[[str], object] = print if bar is None else bar.write
 
         def watch(progress: Progress) -> None:

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent import _arguments as check
-from xent._dispatch import kernels
-from xent._parallel import cut
+from xent._calls import arguments as check
+from xent._calls.dispatch import kernels
+from xent._calls.threads import cut
 from xent.losses import label_range, of_elements, of_probabilities, weigh
 
 Array = NDArray[Any]
@@ -363,7 +363,7 @@ def _predicted(y_proba: ArrayLike) -> Array:
 
 def _true_classes(y_true: ArrayLike, proba: Array, labels: ArrayLike | None) -> Array:
     """The index of each row's label, or a distribution for each row."""
-    from xent._estimator_arguments import discrete, target_array, unique
+    from xent._estimator.parameters import discrete, target_array, unique
 
     columns = 2 if proba.ndim == 1 else proba.shape[1]
     array = target_array("y_true", y_true)
@@ -409,7 +409,7 @@ def _true_classes(y_true: ArrayLike, proba: Array, labels: ArrayLike | None) -> 
 
 def _given_labels(labels: ArrayLike) -> Array:
     """Sorted."""
-    from xent._estimator_arguments import discrete, target_array, unique
+    from xent._estimator.parameters import discrete, target_array, unique
 
     array = target_array("labels", labels)
     if array.ndim != 1:
@@ -429,7 +429,7 @@ def _given_labels(labels: ArrayLike) -> Array:
 
 def _places(found: Array, indices: Array, known: Array) -> Array:
     """The index of each row's label among known ones."""
-    from xent._estimator_arguments import places_among
+    from xent._estimator.parameters import places_among
 
     places = places_among(found, known)
     if (places < 0).any():

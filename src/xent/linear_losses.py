@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent import _arguments as check
-from xent._dispatch import kernels
-from xent._parallel import BLOCK_ELEMENTS as KERNEL_ELEMENTS
-from xent._parallel import Blocks, cut
-from xent._products import Products, Rows, chunks
+from xent._calls import arguments as check
+from xent._calls.dispatch import kernels
+from xent._calls.matmul_blocks import Products, Rows, chunks
+from xent._calls.threads import BLOCK_ELEMENTS as KERNEL_ELEMENTS
+from xent._calls.threads import Blocks, cut
 from xent.losses import Reduction, divisor_of, label_range, prepared, reduced
 
 Array = NDArray[Any]

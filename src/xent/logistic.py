@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent import _estimator_arguments as check
-from xent import persistence, stream
-from xent._checkpoint import Checkpoint
-from xent._progress import Callback, run, shown
-from xent._sklearn import shared
+from xent._estimator import parameters as check
+from xent._estimator import persistence
+from xent._estimator.checkpoint import Checkpoint
+from xent._estimator.prediction import LinearClassifier, NotFittedError, separates
+from xent._estimator.progress import Callback, run, shown
+from xent._estimator.sklearn_protocol import shared
+from xent._fit import online
+from xent._fit.linear import Objective, RowSums, memory_for, minimise
+from xent._fit.partitioned import Rows
+from xent._fit.solvers import MAX_ITER, NO_DESCENT, Result, lbfgs
 from xent.blocks import Blocks
-from xent.linear import Objective, RowSums, memory_for, minimise
-from xent.parts import Rows
-from xent.prediction import LinearClassifier, NotFittedError, separates
-from xent.solvers import MAX_ITER, NO_DESCENT, Result, lbfgs
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -351,7 +352,7 @@ class LogisticRegression(LinearClassifier):
                 "to start anew"
             )
         target, weight = check.weighted(self.class_weight, known, target, weight)
-        batch = stream.Batch(
+        batch = online.Batch(
             matrix,
             target,
             len(known),

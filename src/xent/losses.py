@@ -8,10 +8,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent import _arguments as check
-from xent import _parallel
-from xent._dispatch import kernels
-from xent._parallel import Blocks, cut
+from xent._calls import arguments as check
+from xent._calls import threads
+from xent._calls.dispatch import kernels
+from xent._calls.threads import Blocks, cut
 
 Reduction = Literal["mean", "sum", "none"]
 Array = NDArray[Any]
@@ -228,10 +228,10 @@ def cross_entropy(
     """
     result = kernels.plain_cross_entropy(
         logits, target, axis, class_weight, sample_weight, label_smoothing, ignore_index, where, logit_scale, softcap,
-        z_loss, reduction, return_grad, grad_out, n_threads, _parallel.THREAD_ELEMENTS, _parallel.BLOCK_ELEMENTS,
+        z_loss, reduction, return_grad, grad_out, n_threads, threads.THREAD_ELEMENTS, threads.BLOCK_ELEMENTS,
     )
     if isinstance(result, kernels.PlainCall):
-        return _parallel.computed(result, n_threads)
+        return threads.computed(result, n_threads)
     if result is not None:
         return result
     batch = check.targets("logits", logits, target, axis, class_weight, sample_weight, where)

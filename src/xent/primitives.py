@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent import _arguments as check
-from xent import _parallel
-from xent._dispatch import kernels
-from xent._parallel import cut
+from xent._calls import arguments as check
+from xent._calls import threads
+from xent._calls.dispatch import kernels
+from xent._calls.threads import cut
 
 
 def logsumexp(
@@ -76,9 +76,9 @@ def logsumexp(
     >>> round(float(log_size), 6), float(sign)
     (1.541325, -1.0)
     """
-    result = kernels.plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, _parallel.THREAD_ELEMENTS)
+    result = kernels.plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, threads.THREAD_ELEMENTS)
     if isinstance(result, kernels.PlainCall):
-        return _parallel.computed(result, n_threads)
+        return threads.computed(result, n_threads)
     if result is not None:
         return result
     array, factors, dtype = check.summands(x, b)
@@ -200,10 +200,10 @@ def _probabilities(
     logarithm: bool,
 ) -> NDArray[Any]:
     plain: NDArray[Any] | None = kernels.plain_softmax(
-        x, axis, out, logarithm, n_threads, _parallel.THREAD_ELEMENTS
+        x, axis, out, logarithm, n_threads, threads.THREAD_ELEMENTS
     )
     if isinstance(plain, kernels.PlainCall):
-        plain = _parallel.computed(plain, n_threads)
+        plain = threads.computed(plain, n_threads)
     if plain is not None:
         return plain
     array = check.floating("x", x)

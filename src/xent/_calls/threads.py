@@ -1,0 +1,168 @@
+"""Work cut into blocks, and the threads that do them.
+
+The cut depends on the shape alone, and each block's result goes to its own place, so that results are bitwise the same
+for any number of threads. The calling thread works too, and helpers that have not come when it runs out of blocks are
+not waited for. One that has is, which is long if another process takes its CPU; where that happens, the calling thread
+works alone for a while, so that a busy machine costs little waiting (see `_learn`). What threads do with one another
+while they work is in the kernels (_core/scheduler.pxi), where none of them needs the interpreter.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from xent._calls import cpus
+from xent._calls.arguments import positive_integer
+from xent._calls.dispatch import kernels
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+BLOCK_ELEMENTS = 1 << 16        # about 50 microseconds of work: much more than handing out a block costs
+MAX_BLOCKS = kernels.MAX_BLOCKS
+THREAD_ELEMENTS = 3 << 15       # a thread more for each so many elements: waking one costs about 50 microseconds
+SHORTEST_PAUSE = 0.004          # seconds without help, about what a scheduler gives another process at a time
+LONGEST_PAUSE = 1.0
+MAX_HELPERS = os.cpu_count() or 1
+TELLING_TIME = 0.0005           # seconds: of shorter work, waking a thread may be the larger part
+
+T = TypeVar("T")
+
+_num_threads: int | None = None
+_pool: ThreadPoolExecutor | None = None
+_pause = 0.0
+_alone_until = 0.0
+
+
+def get_num_threads() -> int:
+    """Return the largest number of threads that a call uses by default.
+
+    Returns
+    -------
+    int
+        What :func:`set_num_threads` set, else the environment variable ``XENT_NUM_THREADS``, else the number of CPUs
+        that the process may use: by its affinity, and by the CPU quota of its container (Linux control groups), rounded
+        up. Read once.
+
+    Examples
+    --------
+    >>> import xent
+    >>> xent.get_num_threads() >= 1
+    True
+    """
+    global _num_threads
+    if _num_threads is None:
+        text = os.environ.get("XENT_NUM_THREADS")
+        if not text:
+            _num_threads = cpus.available()
+        elif text.isdecimal() and int(text) > 0:
+            _num_threads = int(text)
+        else:
+            raise ValueError(f"XENT_NUM_THREADS is {text!r}; it must be an integer of at least 1")
+    return _num_threads
+
+
+def set_num_threads(n: int) -> None:
+    """Set the largest number of threads that a call uses by default.
+
+    Parameters
+    ----------
+    n : int
+        At least 1. Results do not depend on it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n` is not an integer of at least 1.
+
+    Examples
+    --------
+    >>> import xent
+    >>> xent.set_num_threads(xent.get_num_threads())
+    """
+    global _num_threads
+    _num_threads = positive_integer("n", n)
+
+
+class Blocks(NamedTuple):
+    """`units` of work in `number` blocks of `size` units, for up to `threads` threads."""
+
+    units: int
+    size: int
+    number: int
+    threads: int
+
+    def run(self, kernel: Callable[..., T], *arguments: Any) -> T:
+        """Call a kernel with the arguments, and this work last."""
+        if self.threads == 1 or time.perf_counter() < _alone_until:
+            return kernel(*arguments, kernels.Work(self.units, self.size, self.number, 1))
+        _call_helpers(self.threads - 1 - kernels.idle_helpers())
+        work = kernels.Work(self.units, self.size, self.number, self.threads)
+        result = kernel(*arguments, work)
+        _learn(work.seconds, work.busy)
+        return result
+
+
+def cut(units: int, elements: int, n_threads: int | None) -> Blocks:
+    """Cut `units` of `elements` elements each."""
+    size = kernels.block_size(units, elements, BLOCK_ELEMENTS)
+    number = -(-units // size)
+    wanted = get_num_threads() if n_threads is None else n_threads
+    return Blocks(units, size, number, max(1, min(wanted, number, units * elements // THREAD_ELEMENTS)))
+
+
+def computed(call: kernels.PlainCall, n_threads: int | None) -> Any:
+    """The result of a call that the kernels have checked."""
+    cut(call.rows, call.classes, n_threads).run(call.compute)
+    return call.result()
+
+
+def _learn(seconds: float, busy: float) -> None:
+    """Pause help if all threads of a call together got less than one CPU.
+
+    That is so where other processes, or other Python threads, want the CPUs as well: a thread that waits for anything,
+    be it the interpreter for a moment, loses its CPU to them for milliseconds. One thread that never waits is faster
+    then. Whether it still is so is tried again after each pause, twice as long as the last if that had not helped.
+    """
+    global _pause, _alone_until
+    if seconds < TELLING_TIME:
+        return
+    if busy >= seconds:
+        _pause /= 2
+    else:
+        _pause = min(max(SHORTEST_PAUSE, 2 * _pause), LONGEST_PAUSE)
+        _alone_until = time.perf_counter() + _pause
+
+
+def _call_helpers(number: int) -> None:
+    """Wake so many, or fewer if no more threads are to be had, or enough are called already."""
+    global _pool
+    try:
+        if _pool is None:
+            # Imported here: it would double the time that importing xent takes.
+            from concurrent.futures import ThreadPoolExecutor
+
+            _pool = ThreadPoolExecutor(MAX_HELPERS, thread_name_prefix="xent")
+        for _ in range(number):
+            if not kernels.call_helper(MAX_HELPERS):
+                break
+            try:
+                _pool.submit(kernels.serve)
+            except BaseException:
+                kernels.helper_cannot_come()
+                raise
+    except (RuntimeError, ImportError):     # out of threads, or the interpreter is shutting down
+        pass
+
+
+def _forget_pool() -> None:
+    global _pool
+    _pool = None
+    kernels.forget_helpers()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)    # threads do not survive a fork

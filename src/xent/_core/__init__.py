@@ -1,0 +1,1 @@
+"""What the kernels are made of: C and Cython only."""

@@ -1,0 +1,392 @@
+# Where the rows of an array are in memory and what type their elements have, so that loops need no Python object: any
+# strides, any number of batch axes, any real dtype.
+
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+
+cimport numpy as cnp
+
+from xent._core.simd cimport (
+    element, get, lanes, put, vec, vf32, xent_narrow_bf16, xent_narrow_f16, xent_read_bf16, xent_read_f16,
+    xent_turn_f32, xent_turn_f64, xent_widen_bf16, xent_widen_f16, xent_write_bf16, xent_write_f16,
+)
+from xent._core.streaming cimport Traffic, send
+
+cdef enum:
+    MAX_DIMS = 64
+    AHEAD = 1 << 20     # bytes of a row: shorter ones are fetched while the one before is computed
+    AHEAD_IN_ROW = 1 << 12
+    WINDOW_ROWS = 16    # of float32, a line of the cache
+    WINDOW_BYTES = 1 << 17
+    STREAMED = 1 << 24  # bytes of an output above which it goes around the cache, where little of it would stay
+
+    SHORTEST = 6 << 10  # bytes of a row: below, going through the cache is a quarter faster, above a sixth slower
+    LONGEST = 1 << 19   # and of one that is computed in the cache before
+
+
+cdef enum Kind:
+    ABSENT, F16, BF16, F32, F64, BOOL, I8, I16, I32, I64, U8, U16, U32, U64
+
+
+cdef struct Operand:
+    char* data
+    Kind kind
+    Py_ssize_t n                        # elements of a row
+    Py_ssize_t step                     # bytes from one to the next
+    Py_ssize_t run                      # of so many; n, but for a row of several axes that make no single one
+    bint streams                        # an output whose rows go to memory around the cache
+    int ndim                            # batch axes, neighbours merged where they can be
+    int row_ndim                        # and after them those of runs
+    Py_ssize_t shape[MAX_DIMS]
+    Py_ssize_t strides[MAX_DIMS]
+
+
+cdef inline Kind kind_of(cnp.ndarray array) noexcept:
+    cdef char letter = (<cnp.dtype>cnp.PyArray_DESCR(array)).kind
+    cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(array)
+    if letter == c"f":
+        return F16 if size == 2 else F32 if size == 4 else F64
+    if letter == c"V":      # bfloat16 is not NumPy's own
+        return BF16
+    if letter == c"b":
+        return BOOL
+    if letter == c"i":
+        return I8 if size == 1 else I16 if size == 2 else I32 if size == 4 else I64
+    return U8 if size == 1 else U16 if size == 2 else U32 if size == 4 else U64
+
+
+cdef inline int merge_axes(
+    cnp.ndarray array, int first, int last, Py_ssize_t* shape, Py_ssize_t* strides
+) noexcept:
+    """Axes first <= axis < last of an array, neighbours merged where they can be; how many that makes."""
+    cdef Py_ssize_t length, stride
+    cdef int axis, count = 0
+    for axis in range(first, last):
+        length = cnp.PyArray_DIM(array, axis)
+        stride = cnp.PyArray_STRIDE(array, axis)
+        if length == 1:
+            continue
+        if count > 0 and strides[count - 1] == length * stride:
+            shape[count - 1] *= length
+            strides[count - 1] = stride
+        else:
+            shape[count] = length
+            strides[count] = stride
+            count += 1
+    return count
+
+
+cdef inline void bind(Operand* operand, object maybe, int row_axes) noexcept:
+    """Describe an array (or None) whose last axes, so many, are the row; if none are, it has one element a row."""
+    cdef cnp.ndarray array
+    cdef int axes, axis
+    operand.kind = ABSENT
+    operand.data = NULL
+    operand.streams = False
+    operand.n = operand.step = operand.run = operand.ndim = operand.row_ndim = 0
+    if maybe is None:
+        return
+    array = <cnp.ndarray>maybe
+    axes = cnp.PyArray_NDIM(array)
+    operand.data = <char*>cnp.PyArray_DATA(array)
+    operand.kind = kind_of(array)
+    operand.n = operand.run = 1
+    operand.step = cnp.PyArray_ITEMSIZE(array)
+    operand.ndim = merge_axes(array, 0, axes - row_axes, operand.shape, operand.strides)
+    axes = operand.ndim + merge_axes(
+        array, axes - row_axes, axes, operand.shape + operand.ndim, operand.strides + operand.ndim
+    )
+    for axis in range(operand.ndim, axes):
+        operand.n *= operand.shape[axis]
+    if axes > operand.ndim:
+        operand.run = operand.shape[axes - 1]
+        operand.step = operand.strides[axes - 1]
+        operand.row_ndim = axes - 1 - operand.ndim
+
+
+cdef inline void bind_output(Operand* operand, object maybe, int row_axes, const Operand* source) noexcept:
+    """The same for an output, which may be its source: then it is in the cache already."""
+    bind(operand, maybe, row_axes)
+    if operand.kind != ABSENT and operand.data != source.data:
+        operand.streams = (
+            cnp.PyArray_NBYTES(<cnp.ndarray>maybe) > STREAMED and SHORTEST <= operand.n * operand.step <= LONGEST
+        )
+
+
+cdef inline char* row_of(const Operand* operand, Py_ssize_t i) noexcept nogil:
+    cdef char* row = operand.data
+    cdef int axis = operand.ndim - 1
+    while axis > 0:
+        row += i % operand.shape[axis] * operand.strides[axis]
+        i = i // operand.shape[axis]
+        axis -= 1
+    return row + i * operand.strides[0] if axis == 0 else row
+
+
+cdef inline char* place_of(const Operand* operand, Py_ssize_t i, Py_ssize_t j) noexcept nogil:
+    """Element j of row i."""
+    cdef char* place = row_of(operand, i)
+    cdef int axis = operand.ndim + operand.row_ndim
+    if operand.run == operand.n:
+        return place + j * operand.step
+    place += j % operand.run * operand.step
+    j = j // operand.run
+    while axis > operand.ndim:
+        axis -= 1
+        place += j % operand.shape[axis] * operand.strides[axis]
+        j = j // operand.shape[axis]
+    return place
+
+
+cdef inline Py_ssize_t run_from(const Operand* operand, Py_ssize_t j) noexcept nogil:
+    """How many elements of a row, from j on, are `step` apart."""
+    return (operand.n if operand.run == operand.n else operand.run) - j % operand.run
+
+
+cdef inline double read_number(const char* p, Kind kind) noexcept nogil:
+    if kind == F32:
+        return (<const float*>p)[0]
+    if kind == F64:
+        return (<const double*>p)[0]
+    if kind == F16:
+        return xent_read_f16(p)
+    if kind == BF16:
+        return xent_read_bf16(p)
+    if kind == U64:
+        return <double>(<const uint64_t*>p)[0]
+    return <double>read_integer(p, kind)
+
+
+cdef inline int64_t read_integer(const char* p, Kind kind) noexcept nogil:
+    """An integer or bool; of a uint64 the bits, so that what an int64 cannot hold comes out negative."""
+    if kind == I64:
+        return (<const int64_t*>p)[0]
+    if kind == I32:
+        return (<const int32_t*>p)[0]
+    if kind == I16:
+        return (<const int16_t*>p)[0]
+    if kind == I8:
+        return (<const int8_t*>p)[0]
+    if kind == U8 or kind == BOOL:
+        return (<const uint8_t*>p)[0]
+    if kind == U16:
+        return (<const uint16_t*>p)[0]
+    if kind == U32:
+        return (<const uint32_t*>p)[0]
+    return <int64_t>(<const uint64_t*>p)[0]
+
+
+cdef inline bint fits_float32(const Operand* operand) noexcept nogil:
+    """Whether every element is a float32 number, as integers up to 2^24 are, or there are none."""
+    return operand.kind != F64
+
+
+cdef inline bint is_native(const Operand* operand, const vec* like) noexcept nogil:
+    """Whether its elements are of the kernel's type."""
+    if vec is vf32:
+        return operand.kind == F32
+    else:
+        return operand.kind == F64
+
+
+cdef inline bint is_plain(const Operand* operand, const vec* like) noexcept nogil:
+    """Whether rows can be used where they are: contiguous, and of the kernel's type."""
+    return (
+        is_native(operand, like) and operand.step == <Py_ssize_t>sizeof(vec) // lanes(like)
+        and operand.run == operand.n
+    )
+
+
+cdef inline vec* gather(
+    const Operand* operand, Py_ssize_t i, Py_ssize_t first, Py_ssize_t n, vec* scratch
+) noexcept nogil:
+    """n elements of row i, contiguous: where they are, or copied into the scratch."""
+    cdef char* source
+    cdef Py_ssize_t j = 0, stop
+    if is_plain(operand, scratch):
+        return <vec*>place_of(operand, i, first)
+    while j < n:
+        stop = min(n, j + run_from(operand, first + j))
+        source = place_of(operand, i, first + j) - j * operand.step
+        if operand.kind == F32:
+            for j in range(j, stop):
+                put(scratch, j, (<float*>(source + j * operand.step))[0])
+        elif operand.kind == F64:
+            for j in range(j, stop):
+                put(scratch, j, (<double*>(source + j * operand.step))[0])
+        else:
+            if vec is vf32 and operand.step == 2:
+                if operand.kind == F16:
+                    while j + lanes(scratch) <= stop:
+                        (<vf32*>element(scratch, j))[0] = xent_widen_f16(source + 2 * j)
+                        j += lanes(scratch)
+                elif operand.kind == BF16:
+                    while j + lanes(scratch) <= stop:
+                        (<vf32*>element(scratch, j))[0] = xent_widen_bf16(source + 2 * j)
+                        j += lanes(scratch)
+            for j in range(j, stop):
+                put(scratch, j, read_number(source + j * operand.step, operand.kind))
+        j = stop
+    return scratch
+
+
+cdef inline vec* next_row(const Operand* operand, Py_ssize_t i, vec* row) noexcept nogil:
+    """What to fetch from memory while `row`, which is row i, is computed: the next one if both stay in the cache."""
+    if operand.step > <Py_ssize_t>sizeof(double) or operand.run < operand.n or operand.n * operand.step > AHEAD:
+        return row
+    return <vec*>row_of(operand, i + 1)
+
+
+cdef inline vec* next_place(const Operand* operand, Py_ssize_t i, vec* row) noexcept nogil:
+    """Where an output goes next, for its lines to be fetched while `row`, the place of row i, is filled: a store to a
+    line that is not in the cache holds up all later ones. The next row, or in a long row somewhat further on."""
+    if row != <vec*>row_of(operand, i):     # a scratch
+        return row
+    return <vec*>(<char*>row + min(operand.n * operand.step, AHEAD_IN_ROW))
+
+
+cdef inline vec* place(const Operand* operand, Py_ssize_t i, Py_ssize_t first, vec* scratch) noexcept nogil:
+    """Where to write elements of row i of an output: in place, or in the scratch for `scatter` to deliver."""
+    if is_plain(operand, scratch):
+        return <vec*>place_of(operand, i, first)
+    return scratch
+
+
+cdef inline void scatter(
+    const Operand* operand, Py_ssize_t i, Py_ssize_t first, Py_ssize_t n, const vec* scratch
+) noexcept nogil:
+    cdef char* target
+    cdef Py_ssize_t j = 0, stop
+    if is_plain(operand, scratch):
+        return
+    while j < n:
+        stop = min(n, j + run_from(operand, first + j))
+        target = place_of(operand, i, first + j) - j * operand.step
+        if operand.kind == F32:
+            for j in range(j, stop):
+                (<float*>(target + j * operand.step))[0] = <float>get(scratch, j)
+        elif operand.kind == F64:
+            for j in range(j, stop):
+                (<double*>(target + j * operand.step))[0] = get(scratch, j)
+        else:
+            if vec is vf32 and operand.step == 2:
+                if operand.kind == F16:
+                    while j + lanes(scratch) <= stop:
+                        xent_narrow_f16(target + 2 * j, (<const vf32*>element(scratch, j))[0])
+                        j += lanes(scratch)
+                else:
+                    while j + lanes(scratch) <= stop:
+                        xent_narrow_bf16(target + 2 * j, (<const vf32*>element(scratch, j))[0])
+                        j += lanes(scratch)
+            for j in range(j, stop):
+                write_float(target + j * operand.step, operand.kind, get(scratch, j))
+        j = stop
+
+
+cdef struct Window:     # rows first <= i < first + count of an operand whose elements are apart, copied together
+    char* rows
+    Py_ssize_t stride
+    Py_ssize_t most     # 0 if there is no window
+    Py_ssize_t first
+    Py_ssize_t count
+
+
+cdef inline bint has_window(const Operand* operand) noexcept nogil:
+    """Whether its rows are read or written through a window: they lie side by side, and a few of them fit one."""
+    cdef Py_ssize_t size = 8 if operand.kind == F64 else 4
+    if operand.kind not in (F32, F64) or operand.ndim == 0 or operand.run < operand.n or operand.step == size:
+        return False
+    return operand.strides[operand.ndim - 1] == size and 0 < (operand.n + 16) * size <= WINDOW_BYTES // 2
+
+
+cdef inline void open_window(
+    Window* window, const Operand* operand, Py_ssize_t first, Py_ssize_t last, const vec* like
+) noexcept nogil:
+    """A window on rows that lie side by side, each element of one next to that of the other: memory is read by lines,
+    of which a row by itself would use one element each."""
+    cdef Py_ssize_t size = sizeof(vec) // lanes(like)
+    window.most = window.stride = window.first = window.count = 0
+    window.rows = NULL
+    if not has_window(operand) or not is_native(operand, like):
+        return
+    window.stride = (operand.n + 16) * size     # lines of the cache at equal places of two rows would compete
+    window.most = min(min(WINDOW_ROWS, WINDOW_BYTES // window.stride), last - first)
+    if window.most >= 2:
+        window.rows = <char*>malloc(window.most * window.stride + sizeof(vec))
+    if window.rows is NULL:
+        window.most = 0
+
+
+cdef inline void close_window(Window* window) noexcept nogil:
+    free(window.rows)
+
+
+cdef inline bint move_window(Window* window, const Operand* operand, Py_ssize_t i, Py_ssize_t last) noexcept nogil:
+    """To row i and those after it, unless it is there; whether it moved."""
+    cdef Py_ssize_t run = operand.shape[operand.ndim - 1]
+    if window.first <= i < window.first + window.count:
+        return False
+    window.first = i
+    window.count = min(min(window.most, last - i), run - i % run)
+    return True
+
+
+cdef inline void turn(Window* window, const Operand* operand, bint back, const vec* like) noexcept nogil:
+    cdef char* aside = row_of(operand, window.first)
+    if vec is vf32:
+        xent_turn_f32(aside, operand.step, window.rows, window.stride, operand.n, window.count, back)
+    else:
+        xent_turn_f64(aside, operand.step, window.rows, window.stride, operand.n, window.count, back)
+
+
+cdef inline vec* gather_through(
+    Window* window, const Operand* operand, Py_ssize_t i, Py_ssize_t last, Py_ssize_t start, Py_ssize_t count,
+    vec* scratch
+) noexcept nogil:
+    """`gather` of a row of those up to the last one; with a window, of a whole row."""
+    if window.most == 0:
+        return gather(operand, i, start, count, scratch)
+    if move_window(window, operand, i, last):
+        turn(window, operand, False, scratch)
+    return <vec*>(window.rows + (i - window.first) * window.stride)
+
+
+cdef inline vec* place_through(
+    Window* window, const Operand* operand, Py_ssize_t i, Py_ssize_t last, vec* scratch
+) noexcept nogil:
+    """`place` of a whole row; rows come in turn. Two rows in turn need two scratches, if the output streams."""
+    if window.most == 0:
+        return scratch if operand.streams else place(operand, i, 0, scratch)
+    move_window(window, operand, i, last)
+    return <vec*>(window.rows + (i - window.first) * window.stride)
+
+
+cdef inline void scatter_through(
+    Window* window, const Operand* operand, Py_ssize_t i, const vec* row, Traffic* traffic
+) noexcept nogil:
+    if window.most == 0 and operand.streams and is_plain(operand, row):
+        send(traffic, <vec*>row_of(operand, i), row, operand.n)
+    elif window.most == 0:
+        scatter(operand, i, 0, operand.n, row)
+    elif i == window.first + window.count - 1:
+        turn(window, operand, True, row)
+
+
+cdef inline void write_float(char* p, Kind kind, double x) noexcept nogil:
+    if kind == F32:
+        (<float*>p)[0] = <float>x
+    elif kind == F64:
+        (<double*>p)[0] = x
+    elif kind == F16:
+        xent_write_f16(p, x)
+    elif kind == BF16:
+        xent_write_bf16(p, x)
+
+
+cdef inline void write_number(const Operand* operand, Py_ssize_t i, double x) noexcept nogil:
+    if operand.kind != ABSENT:
+        write_float(row_of(operand, i), operand.kind, x)
+
+
+cdef inline double weight_of(const Operand* weight, Py_ssize_t i) noexcept nogil:
+    return 1.0 if weight.kind == ABSENT else read_number(row_of(weight, i), weight.kind)

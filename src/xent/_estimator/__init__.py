@@ -1,0 +1,1 @@
+"""What an estimator has around a fit: labels and parameters, prediction, files, progress."""

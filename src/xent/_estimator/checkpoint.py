@@ -1,0 +1,62 @@
+"""The state of a fit in a file, for a process that dies: the coefficients, and the iterations that they took."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xent._estimator import persistence
+from xent._fit.solvers import Progress
+
+Array = NDArray[Any]
+
+_KIND, _VERSION = "xent checkpoint", 1
+
+
+class Checkpoint:
+    """A file that holds the coefficients of a fit, written whole or not at all.
+
+    What a solver remembers of its last steps is not in it: a fit that is resumed learns that again.
+
+    Parameters
+    ----------
+    path : path-like
+    every : int
+        Iterations between two writes.
+    problem : dict
+        What a fit that is resumed must have in common with the one that was saved: numbers, bools, strings and None.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], every: int, problem: dict[str, Any]) -> None:
+        self.path = path
+        self.every = every
+        self.problem = problem
+        self._done = 0
+
+    def resume(self, start: Array, classes: Array) -> tuple[Array, int]:
+        """Coefficients to start from, and the iterations done: those of the file if there is one."""
+        self.problem = {**self.problem, "classes": [str(c) for c in classes.tolist()]}
+        if not os.path.exists(self.path):
+            return start, 0
+        content, arrays = persistence.read(self.path, _KIND, _VERSION)
+        saved = arrays.get("coefficients", np.zeros(0))
+        differing = [name for name in self.problem if content.get("problem", {}).get(name) != self.problem[name]]
+        if differing or saved.shape != start.shape or saved.dtype != np.float64:
+            what = ", ".join(differing) or f"the shape of the coefficients, {saved.shape} and not {start.shape}"
+            raise ValueError(
+                f"checkpoint {os.fspath(self.path)!r} is of another fit, which differs in {what}; remove the file, or "
+                "name another"
+            )
+        self._done = int(content["iterations"])
+        return saved, self._done
+
+    def keep(self, progress: Progress, coefficients: Array) -> None:
+        if progress.iteration and progress.iteration % self.every == 0:
+            self.write(self._done + progress.iteration, coefficients)
+
+    def write(self, iterations: int, coefficients: Array) -> None:
+        content = {"problem": self.problem, "iterations": iterations}
+        persistence.write(self.path, _KIND, _VERSION, content, {"coefficients": np.ascontiguousarray(coefficients)})

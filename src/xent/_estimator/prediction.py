@@ -1,0 +1,234 @@
+"""Logits, probabilities and labels of a linear classifier, a block of rows at a time: beyond what is asked for, memory
+is needed for one block only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xent._calls.arguments import floating, job_count
+from xent._estimator import parameters as check
+from xent._estimator.sklearn_protocol import Estimator, shared
+from xent._fit.linear import logits
+from xent.primitives import log_softmax, softmax
+
+Array = NDArray[Any]
+
+BLOCK_ELEMENTS = 1 << 18    # of X and the logits
+
+
+def logit_blocks(X: Any, coef: Array, intercept: Array) -> Iterator[tuple[slice, Array]]:
+    """The logits of each block of rows, of shape (rows, len(coef)), in the type of X."""
+    coef, intercept = coef.astype(X.dtype, copy=False), intercept.astype(X.dtype, copy=False)
+    n, n_features = X.shape
+    row = n_features if isinstance(X, np.ndarray) else X.nnz // n
+    size = max(min(64, n_features + 1), BLOCK_ELEMENTS // (row + len(coef)))   # no block is larger than coefficients
+    for start in range(0, n, size):
+        block = slice(start, start + size)
+        yield block, logits(X[block], coef, intercept)
+
+
+def all_logits(X: Any, coef: Array, intercept: Array) -> Array:
+    """The logits, of shape (n, len(coef))."""
+    result = np.empty((X.shape[0], len(coef)), X.dtype)
+    for block, scores in logit_blocks(X, coef, intercept):
+        result[block] = scores
+    return result
+
+
+def probabilities(X: Any, coef: Array, intercept: Array, *, log: bool, n_threads: int | None) -> Array:
+    """Probabilities, or their exact logarithms, of shape (n, n_classes)."""
+    result = np.empty((X.shape[0], max(2, len(coef))), X.dtype)
+    function = log_softmax if log else softmax
+    for block, scores in logit_blocks(X, coef, intercept):
+        rows = result[block]
+        rows[:, 0] = 0      # one row of coefficients: the logit of the first class is 0
+        rows[:, -scores.shape[1] :] = scores
+        function(rows, out=rows, n_threads=n_threads)
+    return result
+
+
+def class_indices(X: Any, coef: Array, intercept: Array) -> NDArray[np.intp]:
+    """The index of the most probable class of each row."""
+    result = np.empty(X.shape[0], np.intp)
+    for block, scores in logit_blocks(X, coef, intercept):
+        result[block] = scores[:, 0] > 0 if scores.shape[1] == 1 else scores.argmax(axis=1)
+    return result
+
+
+def separates(X: Any, target: NDArray[np.int64], coef: Array, intercept: Array, weight: Array) -> bool:
+    """Whether in each row with weight the logit of its class is larger than all others."""
+    for block, scores in logit_blocks(X, coef, intercept):
+        labels = target[block]
+        if scores.shape[1] == 1:
+            margin = np.where(labels == 1, scores[:, 0], -scores[:, 0])
+        else:
+            rows = np.arange(len(labels))
+            own = scores[rows, labels]
+            scores[rows, labels] = -np.inf
+            margin = own - scores.max(axis=1)
+        if not (margin > 0)[weight[block] > 0].all():
+            return False
+    return True
+
+
+# --- the estimator's methods -----------------------------------------------------------------------------------------
+
+
+class NotFittedError(ValueError, AttributeError):
+    """An estimator was used before it was fitted. Where scikit-learn has been imported, this also is its error."""
+
+
+class LinearClassifier(Estimator):
+    """What a classifier does with its coefficients once it has them."""
+
+    n_jobs: int | None
+
+    classes_: Array
+    coef_: Array
+    intercept_: Array
+    n_features_in_: int
+    feature_names_in_: Array
+
+    def decision_function(self, X: check.MatrixLike) -> Array:
+        """Logits: X @ coef_.T + intercept_.
+
+        Parameters
+        ----------
+        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), or (n_samples,) for two classes
+            For two classes the logit of the second, that of the first being 0.
+        """
+        matrix = self._matrix(X)
+        classes, coef, intercept = self._linear()
+        scores = all_logits(matrix, coef, intercept)
+        return scores[:, 0] if len(classes) == 2 else scores
+
+    def predict(self, X: check.MatrixLike) -> Array:
+        """The most probable label of each row.
+
+        Parameters
+        ----------
+        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        matrix = self._matrix(X)
+        classes, coef, intercept = self._linear()
+        labels: Array = classes[class_indices(matrix, coef, intercept)]
+        return labels
+
+    def predict_proba(self, X: check.MatrixLike) -> Array:
+        """The probability of each class, in the order of `classes_`.
+
+        Parameters
+        ----------
+        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        return self._probabilities(self._matrix(X), log=False)
+
+    def predict_log_proba(self, X: check.MatrixLike) -> Array:
+        """The logarithm of the probability of each class, exact where the probability itself rounds to 0 or 1.
+
+        Parameters
+        ----------
+        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        return self._probabilities(self._matrix(X), log=True)
+
+    def score(self, X: check.MatrixLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """The share of rows whose label is predicted, by weight.
+
+        Parameters
+        ----------
+        X : array_like, sparse matrix or frame of shape (n_samples, n_features)
+        y : array_like of shape (n_samples,) or (n_samples, n_classes)
+            Labels; or distributions, of which a row counts by what it gives the predicted label. A label that is not
+            one of the classes counts as wrong.
+        sample_weight : array_like of shape (n_samples,), optional
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        ValueError
+            If `y` cannot be labels (missing or fractional values), or has strings where the classes are numbers.
+        """
+        matrix = self._matrix(X)
+        classes, coef, intercept = self._linear()
+        target = check.target_array("y", y)
+        soft = check.distribution("y", target, matrix.shape[0])
+        if soft is None:
+            places = check.places("y", target, matrix.shape[0], classes, stacklevel=2)
+        elif soft.shape[1] != len(classes):
+            raise ValueError(f"y has {soft.shape[1]} columns; it must have one for each class, {len(classes)}")
+        indices = class_indices(matrix, coef, intercept)
+        right = places == indices if soft is None else soft[np.arange(len(indices)), indices]
+        weight = check.row_weights(sample_weight, len(indices))
+        if not weight.any():
+            raise ValueError("sample_weight is 0 for every sample; at least one must be greater than 0")
+        weight = np.ldexp(weight, -np.frexp(weight.max())[1])      # a sum of any weights fits then
+        return float(np.average(right, weights=weight))
+
+    def _n_threads(self) -> int | None:
+        return job_count(self.n_jobs)
+
+    def _check_fitted(self) -> None:
+        if not self.__sklearn_is_fitted__():
+            raise shared(NotFittedError)(f"this {type(self).__name__} is not fitted yet; call fit first")
+
+    def _linear(self) -> tuple[Array, Array, Array]:
+        """classes_, coef_ and intercept_ with the shapes that `fit` gives them.
+
+        Where they are set by hand, the intercept may be one number, and the coefficients of two classes one row.
+        """
+        classes = np.asarray(self.classes_)
+        coef, intercept = floating("coef_", self.coef_), floating("intercept_", self.intercept_)
+        n_rows = 1 if len(classes) == 2 else len(classes)
+        if coef.ndim == 1 and n_rows == 1:
+            coef = coef[None, :]
+        if intercept.ndim == 0:
+            intercept = np.broadcast_to(intercept, (n_rows,))
+        if coef.ndim != 2 or len(coef) != n_rows:
+            allowed = "(1, n_features) or (n_features,)" if n_rows == 1 else f"({n_rows}, n_features)"
+            raise ValueError(f"coef_ has shape {coef.shape}; for {len(classes)} classes it must have shape {allowed}")
+        if intercept.shape != (n_rows,):
+            raise ValueError(
+                f"intercept_ has shape {intercept.shape}; for {len(classes)} classes it must have shape ({n_rows},) or "
+                "be a number"
+            )
+        return classes, coef, intercept
+
+    def _check_features(self, features: check.Features, stacklevel: int) -> None:
+        names = getattr(self, "feature_names_in_", None)
+        number = self._linear()[1].shape[1]
+        check.same_features(features, number, names, type(self).__name__, stacklevel + 1)
+
+    def _matrix(self, X: check.MatrixLike) -> Any:
+        self._check_fitted()
+        features = check.features("X", X)
+        self._check_features(features, stacklevel=3)
+        return features.matrix
+
+    def _probabilities(self, matrix: Any, log: bool) -> Array:
+        _, coef, intercept = self._linear()
+        return probabilities(matrix, coef, intercept, log=log, n_threads=self._n_threads())

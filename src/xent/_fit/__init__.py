@@ -1,0 +1,1 @@
+"""Minimising: sums over rows, penalties, preconditioners and solvers."""

@@ -1,0 +1,507 @@
+"""Threads: the same bits for any number of them, and calls that work wherever Python does."""
+
+import os
+import sysconfig
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from reference import DTYPES, WRITEABLE_LAYOUTS, assert_same_bits
+
+import xent
+from xent._calls import cpus, threads
+from xent._calls.dispatch import kernels
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = xent.get_num_threads()
+    yield
+    xent.set_num_threads(before)
+
+
+# --- the same bits ---------------------------------------------------------------------------------------------------
+
+SHAPES = [(40, 500), (2000, 11), (7, 3, 1000), (2, 10_000), (20_000, 1)]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Small arrays are cut and shared out as large ones are."""
+    monkeypatch.setattr(threads, "BLOCK_ELEMENTS", 1000)
+    monkeypatch.setattr(threads, "THREAD_ELEMENTS", 2000)
+
+
+def arguments(shape, dtype):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape, np.float32).astype(dtype)
+    return x, rng.integers(shape[-1], size=shape[:-1]), rng.integers(1, 4, shape[:-1]) / 2
+
+
+def calls(shape, dtype):
+    """Every function as one of the number of threads."""
+    x, labels, weight = arguments(shape, dtype)
+    target = np.abs(x)
+    proba = target / (1 + target)
+    sparse = np.stack([labels, np.zeros_like(labels)], -1), np.stack([weight, weight / 3], -1)
+    options = {"sample_weight": weight, "return_grad": True}
+
+    def evaluate(n):
+        loss, accuracy, topk, *rest = xent.evaluate(x, labels, sample_weight=weight, n_threads=n)
+        return loss, accuracy, *topk.values(), *rest
+
+    return {
+        "logsumexp": lambda n: xent.logsumexp(x, n_threads=n),
+        "logsumexp with factors": lambda n: xent.logsumexp(x, b=x, return_sign=True, n_threads=n),
+        "softmax": lambda n: xent.softmax(x, n_threads=n),
+        "softmax of the last two axes": lambda n: xent.softmax(x.reshape(-1, 1, *shape[-1:]), axis=(1, 2), n_threads=n),
+        "log_softmax of the first axis": lambda n: xent.log_softmax(x, axis=0, n_threads=n),
+        "labels, mean": lambda n: xent.cross_entropy(x, labels, n_threads=n, **options),
+        "labels, none": lambda n: xent.cross_entropy(x, labels, reduction="none", n_threads=n, **options),
+        "distribution": lambda n: xent.cross_entropy(x, target, n_threads=n, **options),
+        "sparse": lambda n: xent.cross_entropy(x, sparse, n_threads=n, **options),
+        "evaluate": evaluate,
+        "categorical_cross_entropy": lambda n: xent.categorical_cross_entropy(proba, labels, n_threads=n),
+        "binary": lambda n: xent.binary_cross_entropy_with_logits(x, proba, return_grad=True, n_threads=n),
+        "probabilities": lambda n: xent.binary_cross_entropy(proba, proba, return_grad=True, n_threads=n),
+    }
+
+
+def assert_equal_results(a, b):
+    for one, other in zip(a if isinstance(a, tuple) else (a,), b if isinstance(b, tuple) else (b,), strict=True):
+        assert_same_bits(np.asarray(one), np.asarray(other))
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_number_of_threads(shape, dtype):
+    assert threads.cut(np.prod(shape[:-1]), shape[-1], 8).number > 1
+    for call in calls(shape, dtype).values():
+        serial = call(1)
+        for n_threads in (2, 3, 7):
+            assert_equal_results(call(n_threads), serial)
+        xent.set_num_threads(2)
+        assert_equal_results(call(None), serial)
+
+
+@pytest.mark.parametrize("name", calls((1, 1), np.float32))
+def test_large_arrays(name):
+    """Large enough for 8 threads."""
+    call = calls((300, 4000), np.float32)[name]
+    assert threads.cut(300, 4000, 8).threads == 8
+    assert_equal_results(call(8), call(1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["softmax", "labels, mean", "labels, none", "distribution", "sparse"])
+def test_outputs_that_go_around_the_cache(name, dtype):
+    """A row is sent while the next one is computed, whichever rows a thread happens to take after one another: here
+    blocks of one row."""
+    rows = 480 // np.dtype(dtype).itemsize
+    call = calls((rows, 64_000), dtype)[name]
+    assert threads.cut(rows, 64_000, 2).size == 1
+    serial = call(1)
+    for _ in range(3):
+        assert_equal_results(call(2), serial)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.deep)])
+@pytest.mark.parametrize("layout", WRITEABLE_LAYOUTS)
+def test_outputs_around_the_cache_of_strided_logits(layout, dtype):
+    """Rows that are gathered into a scratch first, beside the results that are on their way."""
+    x = WRITEABLE_LAYOUTS[layout](arguments((1600 // np.dtype(dtype).itemsize, 12_000), dtype)[0])
+    assert x.nbytes > 1 << 24
+    out, labels = np.empty(x.shape, dtype), np.arange(len(x))
+    for call in (
+        lambda x, out, n: xent.softmax(x, out=out, n_threads=n),
+        lambda x, out, n: xent.log_softmax(x, out=out, n_threads=n),
+        lambda x, out, n: xent.cross_entropy(x, labels, grad_out=out, n_threads=n)[1],
+        lambda x, out, n: xent.cross_entropy(x, np.abs(x), grad_out=out, n_threads=n)[1],
+    ):
+        expected = call(np.ascontiguousarray(x), np.empty(x.shape, dtype), 1)
+        for n_threads in (1, 2):
+            assert_same_bits(call(x, out, n_threads), expected)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cut_of_the_batch(shape, dtype):
+    x, labels, weight = arguments(shape, dtype)
+    target = np.abs(x)
+    proba = target / (1 + target)
+    for call in (
+        lambda k: xent.log_softmax(x[k], n_threads=2),
+        lambda k: xent.cross_entropy(x[k], labels[k], reduction="none", return_grad=True, n_threads=2),
+        lambda k: xent.cross_entropy(x[k], target[k], sample_weight=weight[k], reduction="sum", return_grad=True)[1:],
+        lambda k: xent.binary_cross_entropy_with_logits(x[k], proba[k], reduction="none", return_grad=True),
+    ):
+        whole = call(slice(None))
+        for i in (1, len(x) // 3, len(x) - 1):
+            halves = [part if isinstance(part, tuple) else (part,) for part in (call(slice(i)), call(slice(i, None)))]
+            assert_equal_results(tuple(map(np.concatenate, zip(*halves, strict=True))), whole)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_size_of_the_blocks(shape, dtype, monkeypatch):
+    """What is not summed over the blocks does not depend on them."""
+    x, labels, weight = arguments(shape, dtype)
+    options = {"sample_weight": weight, "reduction": "none", "return_grad": True, "n_threads": 3}
+    calls = (
+        lambda: xent.logsumexp(x, n_threads=3),
+        lambda: xent.softmax(x, n_threads=3),
+        lambda: xent.cross_entropy(x, labels, **options),
+        lambda: xent.cross_entropy(x, np.abs(x), **options),
+        lambda: xent.binary_cross_entropy_with_logits(x, xent.softmax(x), **{**options, "sample_weight": None}),
+    )
+    expected = [call() for call in calls]
+    monkeypatch.setattr(threads, "THREAD_ELEMENTS", 500)
+    for elements in (1, 777, 5000):
+        monkeypatch.setattr(threads, "BLOCK_ELEMENTS", elements)
+        for call, result in zip(calls, expected, strict=True):
+            assert_equal_results(call(), result)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 8])
+def test_in_place(n_threads):
+    x, labels, _ = arguments((300, 4000), np.float32)
+    expected = xent.cross_entropy(x, labels, return_grad=True, n_threads=1)
+    assert_equal_results(xent.cross_entropy(x, labels, grad_out=x, n_threads=n_threads), expected)
+
+
+# --- the blocks ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("units", "elements"), [(0, 5), (1, 0), (1, 10**9), (10**9, 1), (70_000, 10), (5, 10**6), (0, 0)]
+)
+def test_blocks_cover_the_work(units, elements):
+    blocks = threads.cut(units, elements, 4)
+    assert (blocks.number - 1) * blocks.size < max(units, 1)
+    assert units <= blocks.number * blocks.size
+    assert blocks.number <= threads.MAX_BLOCKS
+    assert 1 <= blocks.threads <= 4
+    assert threads.cut(units, elements, 1)[:3] == blocks[:3]
+
+
+def sums_of_rows(n_threads):
+    """A kernel's results, of 20 blocks of a row."""
+    x = np.random.default_rng(0).normal(size=(20, 50_000))
+    out = np.full(20, np.nan)
+    threads.Blocks(20, 1, 20, n_threads).run(kernels.logsumexp, x, None, out, None, 1)
+    return out
+
+
+@pytest.mark.parametrize("n_threads", [2, 5, 40])
+def test_every_block_is_done(n_threads):
+    expected = sums_of_rows(1)
+    for _ in range(20):
+        np.testing.assert_array_equal(sums_of_rows(n_threads), expected)
+
+
+def test_no_thread_can_start(monkeypatch):
+    """A process may run out of threads, after the first or before."""
+
+    class Pool(ThreadPoolExecutor):
+        submitted = 0
+
+        def submit(self, *args):
+            self.submitted += 1
+            if self.submitted > 1:
+                raise RuntimeError("can't start new thread")
+            return super().submit(*args)
+
+    expected = sums_of_rows(1)
+    monkeypatch.setattr(kernels, "idle_helpers", lambda: 0)
+    monkeypatch.setattr(threads, "MAX_HELPERS", 100)
+    with Pool(1) as pool:
+        monkeypatch.setattr(threads, "_pool", pool)
+        for _ in range(3):
+            np.testing.assert_array_equal(sums_of_rows(3), expected)
+    assert pool.submitted == 4      # 2, and then 1 for each call, which fails
+
+
+def test_busy_helpers_are_not_awaited(monkeypatch):
+    """A call that finishes before its helpers begin takes the work back."""
+    expected = sums_of_rows(1)
+    release = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(threads, "_pool", pool)
+        neighbour = pool.submit(release.wait, 30)
+        np.testing.assert_array_equal(sums_of_rows(2), expected)
+        assert not neighbour.done()
+        release.set()
+
+
+def test_helpers_are_not_called_again_and_again(monkeypatch):
+    """While none comes, another call of one more would only be work for later."""
+    expected = sums_of_rows(1)
+    release = threading.Event()
+    monkeypatch.setattr(threads, "MAX_HELPERS", 3)
+    monkeypatch.setattr(kernels, "idle_helpers", lambda: 0)
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(threads, "_pool", pool)
+        pool.submit(release.wait, 30)
+        for _ in range(20):
+            np.testing.assert_array_equal(sums_of_rows(2), expected)
+        assert pool._work_queue.qsize() <= 3
+        release.set()
+
+
+@pytest.fixture
+def learning(monkeypatch):
+    """As outside of the tests, from the beginning."""
+    monkeypatch.setattr(threads, "LONGEST_PAUSE", 1.0)
+    monkeypatch.setattr(threads, "_pause", 0.0)
+    monkeypatch.setattr(threads, "_alone_until", 0.0)
+
+
+def threads_of_a_run():
+    return threads.Blocks(20, 1, 20, 2).run(lambda work: work.threads)
+
+
+@pytest.mark.usefixtures("learning")
+def test_threads_that_only_wait_are_no_help(monkeypatch):
+    """After a run that got little of the CPUs, the calling thread works alone for a while."""
+    assert threads_of_a_run() == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(threads, "_learn", lambda seconds, busy, learn=threads._learn: learn(0.02, 0.01))
+        threads_of_a_run()
+    assert threads._pause == threads.SHORTEST_PAUSE
+    assert threads._alone_until > time.perf_counter() - 1
+    threads._alone_until = time.perf_counter() + 60
+    assert threads_of_a_run() == 1
+    threads._alone_until = time.perf_counter()
+    assert threads_of_a_run() == 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_time_of_a_run(threads):
+    """Of all threads, for what is learned from it."""
+    x = np.random.default_rng(0).normal(size=(2000, 4000))
+    work = kernels.Work(2000, 10, 200, threads)
+    start = time.perf_counter()
+    kernels.softmax(x, x, False, 1, work)
+    elapsed = time.perf_counter() - start
+    assert work.threads == threads
+    if threads == 1:
+        assert work.seconds == work.busy == 0       # nothing to learn
+    else:
+        assert 0 < work.seconds <= elapsed
+        assert 0 < work.busy <= 2 * elapsed
+
+
+@pytest.mark.usefixtures("learning")
+def test_pauses_grow_and_shrink():
+    def learn(seconds, busy):
+        threads._learn(seconds, busy)
+        return threads._pause
+
+    shortest, longest = threads.SHORTEST_PAUSE, threads.LONGEST_PAUSE
+    short = threads.TELLING_TIME / 2
+    assert learn(short, 0.0) == 0           # tells nothing
+    assert learn(0.002, 0.004) == 0         # two CPUs' work
+    assert threads._alone_until == 0
+    assert [learn(0.002, 0.001) for _ in range(3)] == [shortest, 2 * shortest, 4 * shortest]
+    assert learn(short, 0.0) == 4 * shortest
+    assert learn(0.002, 0.0021) == 2 * shortest
+    assert [learn(1.0, 0.9) for _ in range(20)][-1] == longest
+    assert longest - 1 < threads._alone_until - time.perf_counter() <= longest
+    assert [learn(1.0, 7.9) for _ in range(20)][-1] < shortest
+
+
+# --- how many --------------------------------------------------------------------------------------------------------
+
+
+def test_set_num_threads():
+    for n in (1, 3, np.int64(2)):
+        xent.set_num_threads(n)
+        assert xent.get_num_threads() == n
+        assert type(xent.get_num_threads()) is int
+
+
+def test_default_number_of_threads(monkeypatch):
+    monkeypatch.delenv("XENT_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "_num_threads", None)
+    monkeypatch.setattr(cpus, "available", lambda: 5)
+    assert xent.get_num_threads() == 5
+    monkeypatch.setattr(cpus, "available", lambda: 6)
+    assert xent.get_num_threads() == 5      # found out once
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", " 2", "2,1"])
+def test_bad_environment(text, monkeypatch):
+    monkeypatch.setenv("XENT_NUM_THREADS", text)
+    monkeypatch.setattr(threads, "_num_threads", None)
+    for call in (xent.get_num_threads, lambda: xent.softmax([1.0])):
+        with pytest.raises(ValueError, match="XENT_NUM_THREADS is ") as caught:
+            call()
+        assert str(caught.value) == f"XENT_NUM_THREADS is {text!r}; it must be an integer of at least 1"
+    xent.softmax([1.0], n_threads=1)
+    xent.set_num_threads(1)
+    assert xent.get_num_threads() == 1
+
+
+SMALL_AND_LARGE = """
+import threading
+import numpy as np
+import xent
+print(xent.get_num_threads())
+xent.cross_entropy(np.zeros((100, 100)), np.zeros(100, int), n_threads=64, return_grad=True)
+print(threading.active_count())
+xent.softmax(np.zeros((2000, 1000)))
+print(threading.active_count())
+"""
+
+
+def test_environment_and_the_threads_that_start(python):
+    """A small call starts none; a large one no more than it may."""
+    assert python(SMALL_AND_LARGE, XENT_NUM_THREADS="1").split() == ["1", "1", "1"]
+    number, small, large = python(SMALL_AND_LARGE, XENT_NUM_THREADS="2").split()
+    assert (number, small) == ("2", "1")
+    assert large in ("1", "2")
+
+
+# --- other processes, and the end of this one ------------------------------------------------------------------------
+
+PREPARE = """
+import numpy as np
+import xent
+x = np.random.default_rng(0).normal(size=(300, 4000))
+serial = xent.softmax(x, n_threads=1)
+def same():
+    return bool((xent.softmax(x, n_threads=4) == serial).all())
+"""
+
+FORK = """
+import os, threading, warnings
+warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)      # of a process with threads
+assert same()
+busy = [threading.Thread(target=lambda: [same() for _ in range(10)]) for _ in range(2)]
+for thread in busy: thread.start()
+for _ in range(5):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if same() and same() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+for thread in busy: thread.join()
+print(same())
+"""
+
+MULTIPROCESSING = """
+import multiprocessing, warnings
+warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
+def work(_):
+    return same()
+if __name__ == "__main__":
+    assert same()
+    with multiprocessing.get_context({method!r}).Pool(2) as pool:
+        print(pool.map(work, range(4)))
+"""
+
+
+JOBLIB = """
+import warnings
+import joblib
+warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
+def rows(i, n_threads):
+    return xent.cross_entropy(x[i:], np.arange(i, 300), reduction="none", return_grad=True, n_threads=n_threads)
+if __name__ == "__main__":
+    assert same()
+    expected = [rows(i, 1) for i in range(6)]
+    with joblib.parallel_config({backend!r}, n_jobs=2):
+        found = joblib.Parallel()(joblib.delayed(rows)(i, 4) for i in range(6))
+    print(all((a == b).all() for one, other in zip(expected, found) for a, b in zip(one, other)))
+"""
+
+# More threads than CPUs and than helpers, none of which may wait for another for ever.
+MANY_THREADS = """
+import faulthandler, threading
+faulthandler.dump_traceback_later(90, exit=True)
+inputs = [x[: 70 + i] for i in range(12)]
+labels = np.arange(300)
+def call(i, n_threads):
+    return xent.cross_entropy(inputs[i], labels[: 70 + i], return_grad=True, n_threads=n_threads)
+expected = [call(i, 1) for i in range(12)]
+right = []
+start = threading.Barrier(24)
+def work(thread):
+    start.wait()
+    for i in range(12):
+        loss, grad = call((thread + i) % 12, 2)
+        right.append(loss == expected[(thread + i) % 12][0] and (grad == expected[(thread + i) % 12][1]).all())
+threads = [threading.Thread(target=work, args=(thread,)) for thread in range(24)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(right), all(right))
+"""
+
+# Threads of the pool that call in turn, so that nobody is left to help them.
+NESTED = """
+import faulthandler
+from xent._calls import threads
+faulthandler.dump_traceback_later(90, exit=True)
+assert same()
+print(all(threads._pool.map(lambda _: same(), range(8))))
+"""
+
+
+def test_calls_from_many_threads_at_once(python):
+    assert python(PREPARE + MANY_THREADS) == "288 True"
+
+
+def test_calls_from_a_helper(python):
+    assert python(PREPARE + NESTED) == "True"
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this interpreter has a GIL")
+@pytest.mark.parametrize("script", [MANY_THREADS, NESTED], ids=["many threads", "nested"])
+def test_without_gil(script, python):
+    """Importing xent does not bring it back: Python would warn, and warnings are errors here."""
+    off = "\nimport sys\nassert not sys._is_gil_enabled()\n"
+    assert python(PREPARE + off + script + off).endswith("True")
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_joblib(backend, python):
+    pytest.importorskip("joblib")
+    assert python(PREPARE + JOBLIB.format(backend=backend)) == "True"
+
+
+@needs_fork
+def test_fork(python):
+    """Of a process whose pool is at work: the child makes its own."""
+    assert python(PREPARE + FORK) == "True"
+
+
+@pytest.mark.parametrize("method", [pytest.param("fork", marks=needs_fork), "spawn"])
+def test_multiprocessing(method, python):
+    assert python(PREPARE + MULTIPROCESSING.format(method=method)) == "[True, True, True, True]"
+
+
+@pytest.mark.parametrize("used_before", [False, True])
+def test_calls_work_while_the_interpreter_shuts_down(used_before, python):
+    """When no thread can be started any more, in atexit and after it; the pool may not even be there yet."""
+    script = PREPARE + f"""
+import atexit, sys
+if {used_before}:
+    assert same()
+atexit.register(lambda: print(same()))
+class Last:
+    def __del__(self, same=same, print=print):
+        print(same())
+last = Last()
+"""
+    assert python(script).split() == ["True", "True"]
+
+
+def test_empty_environment_is_none(monkeypatch):
+    monkeypatch.setenv("XENT_NUM_THREADS", "")
+    monkeypatch.setattr(threads, "_num_threads", None)
+    assert xent.get_num_threads() >= 1
