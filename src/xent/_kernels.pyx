@@ -45,7 +45,7 @@ from xent._core.strided cimport (
     scatter_through, next_place, next_row, place, read_integer, read_number, row_of, weight_of, write_number,
 )
 from xent._core.rows cimport (
-    NO_CLASS, PIECE, Peak, RowSum, SEVERAL, Shift, Transform, add_distances, add_elements, add_exponentials, combine_row,
+    NO_CLASS, PIECE_ELEMENTS, Peak, RowSum, SEVERAL, Shift, Transform, add_distances, add_elements, add_exponentials, combine_row,
     Softmax, count_ahead, exponential, fill_row, has_many, has_nan, is_moderate, is_usual_transform, log_probabilities,
     log_softmax_row, mask_row, multiply_row, no_peak, only_class, raise_peak, set_shift, softmax_of, softmax_row,
     sum_of_distances, sum_of_row, times as times_number, transform_row, weighted_sum,
@@ -53,7 +53,7 @@ from xent._core.rows cimport (
 from xent._core.simd cimport (
     XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, get, lanes, load_first, multiply_add, put, vec, vf32,
     vf64, xent_add_lanes_f32, xent_add_lanes_f64, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_prefetch,
-    xent_turn_f32, xent_turn_f64,
+    xent_transpose_rows_f32, xent_transpose_rows_f64,
 )
 from xent._core.streaming cimport Traffic, finish, no_traffic
 
@@ -67,7 +67,7 @@ include "_core/tiles.pxi"
 # ---------------------------------------------------------------------------------------------------------------------
 
 cdef enum:
-    LINE = 8                    # numbers in a cache line, as in the longest vector
+    LINE_DOUBLES = 8                    # numbers in a cache line, as in the longest vector
     SCRATCH_BYTES = 1000 << 10  # for the rows that all threads of a call hold: within a MiB, what is small included
     TILE_ROWS = 3               # in the scratch before the tiles
 
@@ -79,7 +79,7 @@ cdef inline vec* aligned(const double* scratch, const vec* like) noexcept nogil:
 
 cdef inline Py_ssize_t row_space(Py_ssize_t n) noexcept nogil:
     """Of a row of n elements of float64, in whole cache lines, and one line more: rows a power of two apart collide."""
-    return (n + LINE - 1) // LINE * LINE + LINE
+    return (n + LINE_DOUBLES - 1) // LINE_DOUBLES * LINE_DOUBLES + LINE_DOUBLES
 
 
 cdef inline bint fits(Py_ssize_t rows, Py_ssize_t n, Kind kind, Py_ssize_t windows, Py_ssize_t threads) noexcept nogil:
@@ -94,7 +94,7 @@ cdef inline bint is_in_place(const Operand* x) noexcept nogil:
 
 
 cdef inline Py_ssize_t result_rows(const Operand* out) noexcept nogil:
-    """How many rows of scratch results take: in turn, if they stream."""
+    """How many rows of scratch results take: in claim, if they stream."""
     return 0 if out.kind == ABSENT else 2 if out.streams else not is_in_place(out)
 
 
@@ -174,17 +174,17 @@ cdef void logsumexp_tiles(
     const Operand* x, const Operand* out, vec* scratch, vec* tile, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
     cdef Py_ssize_t i, j, count
-    cdef vec sums[WIDEST]
-    cdef vec result[WIDEST]
+    cdef vec sums[MAX_TILE_VECTORS]
+    cdef vec result[MAX_TILE_VECTORS]
     i = first
     while i < last:
-        count = min(last - i, WIDEST * lanes(tile))
+        count = min(last - i, MAX_TILE_VECTORS * lanes(tile))
         if count > lanes(tile):
             load_tile(x, i, count, tile, 2, scratch)
-            logsumexp_tile(tile, tile + WIDEST * x.n, result, x.n, 2, sums)
+            logsumexp_tile(tile, tile + MAX_TILE_VECTORS * x.n, result, x.n, 2, sums)
         else:
             load_tile(x, i, count, tile, 1, scratch)
-            logsumexp_tile(tile, tile + WIDEST * x.n, result, x.n, 1, sums)
+            logsumexp_tile(tile, tile + MAX_TILE_VECTORS * x.n, result, x.n, 1, sums)
         for j in range(count):
             if isnan(get(sums, j)):
                 logsumexp_rows(x, out, scratch, x.n, i + j, i + j + 1)
@@ -239,7 +239,7 @@ cdef void weighted_logsumexp_rows(
 ) noexcept nogil:
     """log |sum(b exp(x))| and the sign of that sum, in float64 whatever the type: terms may cancel. A long row is in
     pieces, which are computed twice: for the largest of all, and for their sums."""
-    cdef Py_ssize_t i, start, n = x.n, size = min(n, PIECE), count, rows
+    cdef Py_ssize_t i, start, n = x.n, size = min(n, PIECE_ELEMENTS), count, rows
     cdef double direction, infinite
     cdef vf64* e = scratch
     cdef Peak highest
@@ -255,7 +255,7 @@ cdef void weighted_logsumexp_rows(
             rows = (count + lanes(e) - 1) // lanes(e)
             terms_of(x, weight, i, start, count, scratch)
             raise_peak(&highest, e, e + rows, start, count)
-            start += PIECE
+            start += PIECE_ELEMENTS
         total = single(0)
         infinite = 0
         if isfinite(highest.high):
@@ -273,7 +273,7 @@ cdef void weighted_logsumexp_rows(
                 add_pair(&total, multiply(weighted_sum(e, e + 2 * rows, count), shift.unit))
             else:
                 infinite += infinite_terms(e, e + 2 * rows, count)
-            start += PIECE
+            start += PIECE_ELEMENTS
         if isfinite(highest.high):
             total = two_sum(total.high, total.low) if isfinite(total.low) else single(total.high)
             direction = (total.high > 0) - (total.high < 0) if not isnan(total.high) else NAN
@@ -304,7 +304,7 @@ cdef void softmax_rows(
     open_window(&window_out, out, first, last, scratch)
     for i in range(first, last):
         row = gather_through(&window, x, i, last, 0, x.n, scratch + result_rows(out) * space)
-        result = place_through(&window_out, out, i, last, scratch + traffic.turn * space)
+        result = place_through(&window_out, out, i, last, scratch + traffic.free_buffer * space)
         traffic.soon = <const char*>next_row(x, i, row)
         traffic.soon_out = <const char*>next_place(out, i, result)
         if logarithm:
@@ -322,7 +322,7 @@ cdef void softmax_long_rows(
 ) noexcept nogil:
     """The same piece by piece: the maximum, the sum, and results, whose exponentials are computed again."""
     cdef Py_ssize_t i, start, count
-    cdef vec* x_row = scratch + row_space(PIECE) * sizeof(double) // sizeof(vec)
+    cdef vec* x_row = scratch + row_space(PIECE_ELEMENTS) * sizeof(double) // sizeof(vec)
     cdef vec* row
     cdef vec* result
     cdef Peak peak
@@ -335,7 +335,7 @@ cdef void softmax_long_rows(
         peak = no_peak()
         start = 0
         while start < x.n:
-            count = min(PIECE, x.n - start)
+            count = min(PIECE_ELEMENTS, x.n - start)
             raise_peak(&peak, gather(x, i, start, count, x_row), <vec*>NULL, start, count)
             start += count
         total = total_low = fill(scratch, 0)
@@ -344,7 +344,7 @@ cdef void softmax_long_rows(
             set_shift(&shift, scratch)
         start = 0
         while start < x.n and isfinite(peak.high):
-            count = min(PIECE, x.n - start)
+            count = min(PIECE_ELEMENTS, x.n - start)
             row = gather(x, i, start, count, x_row)
             exp_sum(row, count, peak.index - start if logarithm else -1, &shift, &total, &total_low, &traffic)
             start += count
@@ -353,7 +353,7 @@ cdef void softmax_long_rows(
             softmax = softmax_of(scratch, &shift, total, total_low)
         start = 0
         while start < x.n:
-            count = min(PIECE, x.n - start)
+            count = min(PIECE_ELEMENTS, x.n - start)
             row = gather(x, i, start, count, x_row)
             result = place(out, i, start, scratch)
             if not isfinite(peak.high):
@@ -372,13 +372,13 @@ cdef void softmax_tiles(
     const Operand* x, const Operand* out, bint logarithm, vec* scratch, vec* tile, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
     cdef Py_ssize_t i, j, count
-    cdef bint skip[MAX_ROWS]
+    cdef bint skip[MAX_TILE_ROWS]
     cdef bint skips
-    cdef vec sums[WIDEST]
-    cdef vec* results = tile + WIDEST * x.n
+    cdef vec sums[MAX_TILE_VECTORS]
+    cdef vec* results = tile + MAX_TILE_VECTORS * x.n
     i = first
     while i < last:
-        count = min(last - i, WIDEST * lanes(tile))
+        count = min(last - i, MAX_TILE_VECTORS * lanes(tile))
         if count > lanes(tile):
             load_tile(x, i, count, tile, 2, scratch)
             if logarithm:
@@ -411,7 +411,7 @@ cdef inline vec* tiles_in(vec* scratch, Py_ssize_t n) noexcept nogil:
 cdef void logsumexp_block(
     const Operand* x, const Operand* out, vec* scratch, Py_ssize_t piece, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
-    if 0 < x.n <= FEW:
+    if 0 < x.n <= MAX_TILE_CLASSES:
         logsumexp_tiles(x, out, scratch, tiles_in(scratch, x.n), first, last)
     else:
         logsumexp_rows(x, out, scratch, piece, first, last)
@@ -421,7 +421,7 @@ cdef void softmax_block(
     const Operand* x, const Operand* out, bint logarithm, vec* scratch, Py_ssize_t piece, Py_ssize_t first,
     Py_ssize_t last
 ) noexcept nogil:
-    if 0 < x.n <= FEW:
+    if 0 < x.n <= MAX_TILE_CLASSES:
         softmax_tiles(x, out, logarithm, scratch, tiles_in(scratch, x.n), first, last)
     elif piece == x.n:
         softmax_rows(x, out, logarithm, scratch, first, last)
@@ -454,7 +454,7 @@ cpdef Py_ssize_t block_size(Py_ssize_t units, Py_ssize_t elements, Py_ssize_t bl
 
 cdef inline Py_ssize_t tile_space(Py_ssize_t n) noexcept nogil:
     """The length of the scratch of rows that are done in tiles. Of float64, as all scratch is."""
-    return TILE_ROWS * row_space(n) + 2 * WIDEST * LINE * n + LINE
+    return TILE_ROWS * row_space(n) + 2 * MAX_TILE_VECTORS * LINE_DOUBLES * n + LINE_DOUBLES
 
 
 def cpu_sets():
@@ -474,21 +474,21 @@ cdef Py_ssize_t plan_logsumexp(LogsumexpTask* task, Py_ssize_t threads) noexcept
     """Choose the piece; the length of the scratch of each thread."""
     cdef Py_ssize_t n = task.x.n
     cdef Py_ssize_t rows = 0 if is_in_place(&task.x) else 1
-    task.piece = n if n <= PIECE or fits(rows, n, task.x.kind, has_window(&task.x), threads) else PIECE
+    task.piece = n if n <= PIECE_ELEMENTS or fits(rows, n, task.x.kind, has_window(&task.x), threads) else PIECE_ELEMENTS
     if task.weight.kind != ABSENT:
-        return 5 * row_space(min(n, PIECE))
-    return tile_space(n) if n <= FEW else rows * row_space(task.piece) + LINE
+        return 5 * row_space(min(n, PIECE_ELEMENTS))
+    return tile_space(n) if n <= MAX_TILE_CLASSES else rows * row_space(task.piece) + LINE_DOUBLES
 
 
-cdef void logsumexp_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
+cdef void logsumexp_worker(const void* task, double* scratch, BlockClaim* claim) noexcept nogil:
     cdef const LogsumexpTask* t = <const LogsumexpTask*>task
-    while next_turn(turn):
+    while claim_blocks(claim):
         if t.weight.kind != ABSENT:
-            weighted_logsumexp_rows(&t.x, &t.weight, &t.out, &t.sign, <vf64*>scratch, turn.first, turn.last)
+            weighted_logsumexp_rows(&t.x, &t.weight, &t.out, &t.sign, <vf64*>scratch, claim.first, claim.last)
         elif t.x.kind != F64:
-            logsumexp_block(&t.x, &t.out, <vf32*>scratch, t.piece, turn.first, turn.last)
+            logsumexp_block(&t.x, &t.out, <vf32*>scratch, t.piece, claim.first, claim.last)
         else:
-            logsumexp_block(&t.x, &t.out, <vf64*>scratch, t.piece, turn.first, turn.last)
+            logsumexp_block(&t.x, &t.out, <vf64*>scratch, t.piece, claim.first, claim.last)
 
 
 def logsumexp(x, weight, out, sign, int row_axes, Work work):
@@ -499,7 +499,7 @@ def logsumexp(x, weight, out, sign, int row_axes, Work work):
     bind(&task.weight, weight, row_axes)
     bind(&task.out, out, 0)
     bind(&task.sign, sign, 0)
-    work.do(logsumexp_part, &task, plan_logsumexp(&task, work.job.threads))
+    work.do(logsumexp_worker, &task, plan_logsumexp(&task, work.job.threads))
 
 
 cdef struct SoftmaxTask:
@@ -516,17 +516,17 @@ cdef Py_ssize_t plan_softmax(SoftmaxTask* task, Py_ssize_t threads) noexcept:
     if not fits(rows + result_rows(&task.out), n, task.x.kind, windows, threads):
         task.out.streams = False
     rows += result_rows(&task.out)
-    task.piece = n if n <= PIECE or fits(rows, n, task.x.kind, windows, threads) else PIECE
-    return tile_space(n) if n <= FEW else max(rows, 2 * (task.piece < n)) * row_space(task.piece) + LINE
+    task.piece = n if n <= PIECE_ELEMENTS or fits(rows, n, task.x.kind, windows, threads) else PIECE_ELEMENTS
+    return tile_space(n) if n <= MAX_TILE_CLASSES else max(rows, 2 * (task.piece < n)) * row_space(task.piece) + LINE_DOUBLES
 
 
-cdef void softmax_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
+cdef void softmax_worker(const void* task, double* scratch, BlockClaim* claim) noexcept nogil:
     cdef const SoftmaxTask* t = <const SoftmaxTask*>task
-    while next_turn(turn):
+    while claim_blocks(claim):
         if t.x.kind != F64:
-            softmax_block(&t.x, &t.out, t.logarithm, <vf32*>scratch, t.piece, turn.first, turn.last)
+            softmax_block(&t.x, &t.out, t.logarithm, <vf32*>scratch, t.piece, claim.first, claim.last)
         else:
-            softmax_block(&t.x, &t.out, t.logarithm, <vf64*>scratch, t.piece, turn.first, turn.last)
+            softmax_block(&t.x, &t.out, t.logarithm, <vf64*>scratch, t.piece, claim.first, claim.last)
 
 
 def softmax(x, out, bint logarithm, int row_axes, Work work):
@@ -535,7 +535,7 @@ def softmax(x, out, bint logarithm, int row_axes, Work work):
     bind(&task.x, x, row_axes)
     bind_output(&task.out, out, row_axes, &task.x)
     task.logarithm = logarithm
-    work.do(softmax_part, &task, plan_softmax(&task, work.job.threads))
+    work.do(softmax_worker, &task, plan_softmax(&task, work.job.threads))
 
 
 cdef int bind_batch(Batch* batch, problem, options, int weight_exponent) except -1:
@@ -574,15 +574,15 @@ cdef struct BatchTask:
     Sum* totals             # of each block, 3 + n_topk of them
 
 
-cdef void target_weight_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
+cdef void target_weight_worker(const void* task, double* scratch, BlockClaim* claim) noexcept nogil:
     cdef BatchTask* t = <BatchTask*>task
     cdef Py_ssize_t bad
     cdef int64_t first
-    while next_block(turn):
+    while next_block(claim):
         if t.batch.logits.kind != F64:
-            bad = weight_rows(&t.batch, <vf32*>scratch, turn.first, turn.last, &t.weights[turn.block])
+            bad = weight_rows(&t.batch, <vf32*>scratch, claim.first, claim.last, &t.weights[claim.block])
         else:
-            bad = weight_rows(&t.batch, <vf64*>scratch, turn.first, turn.last, &t.weights[turn.block])
+            bad = weight_rows(&t.batch, <vf64*>scratch, claim.first, claim.last, &t.weights[claim.block])
         if bad >= 0:
             first = xent_load(&t.bad)
             while bad < first and not xent_replace(&t.bad, first, bad):
@@ -597,13 +597,13 @@ def target_weight(problem, options, sums, Work work):
     task.weights = <WeightSum*>cnp.PyArray_DATA(<cnp.ndarray>sums)
     task.bad = PY_SSIZE_T_MAX
     # Labels need no room for a row.
-    work.do(target_weight_part, &task, 2 * row_space(PIECE) if task.batch.form == DISTRIBUTION else 0)
+    work.do(target_weight_worker, &task, 2 * row_space(PIECE_ELEMENTS) if task.batch.form == DISTRIBUTION else 0)
     return task.bad if task.bad < PY_SSIZE_T_MAX else -1
 
 
-cdef void cross_entropy_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
+cdef void cross_entropy_worker(const void* task, double* scratch, BlockClaim* claim) noexcept nogil:
     cdef const BatchTask* t = <const BatchTask*>task
-    cross_entropy_blocks(&t.batch, scratch, t.sums, turn)
+    cross_entropy_blocks(&t.batch, scratch, t.sums, claim)
 
 
 def cross_entropy(problem, options, int weight_exponent, double divisor, loss, grad, sums, Work work):
@@ -615,21 +615,21 @@ def cross_entropy(problem, options, int weight_exponent, double divisor, loss, g
     bind(&task.batch.loss, loss, 0)
     bind_output(&task.batch.grad, grad, 1, &task.batch.logits)
     task.sums = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
-    work.do(cross_entropy_part, &task, plan_batch(&task.batch, work.job.threads))
+    work.do(cross_entropy_worker, &task, plan_batch(&task.batch, work.job.threads))
 
 
 cpdef Py_ssize_t batch_scratch(Py_ssize_t classes, Py_ssize_t points):
     """The most that `plan_batch` asks for, whatever the options."""
-    cdef Py_ssize_t rows = sizeof(RowScratch) // sizeof(double*) * row_space(min(classes, PIECE))
+    cdef Py_ssize_t rows = sizeof(RowScratch) // sizeof(double*) * row_space(min(classes, PIECE_ELEMENTS))
     rows = max(rows, min(sizeof(RowScratch) // sizeof(double*) * row_space(classes), SCRATCH_BYTES // sizeof(double)))
-    return rows + 7 * max(points, 1) + (tile_space(classes) if classes <= FEW else 0) + 4 * LINE
+    return rows + 7 * max(points, 1) + (tile_space(classes) if classes <= MAX_TILE_CLASSES else 0) + 4 * LINE_DOUBLES
 
 
-cdef void log_loss_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
+cdef void log_loss_worker(const void* task, double* scratch, BlockClaim* claim) noexcept nogil:
     cdef const BatchTask* t = <const BatchTask*>task
     cdef Room room = room_of(&t.batch, scratch)
-    while next_block(turn):
-        t.sums[turn.block] = log_loss_rows(&t.batch, &room, turn.first, turn.last)
+    while next_block(claim):
+        t.sums[claim.block] = log_loss_rows(&t.batch, &room, claim.first, claim.last)
 
 
 def log_loss(problem, options, int weight_exponent, loss, sums, Work work):
@@ -638,18 +638,18 @@ def log_loss(problem, options, int weight_exponent, loss, sums, Work work):
     bind_batch(&task.batch, problem, options, weight_exponent)
     bind(&task.batch.loss, loss, 0)
     task.sums = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
-    work.do(log_loss_part, &task, plan_batch(&task.batch, work.job.threads))
+    work.do(log_loss_worker, &task, plan_batch(&task.batch, work.job.threads))
 
 
-cdef void evaluate_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
+cdef void evaluate_worker(const void* task, double* scratch, BlockClaim* claim) noexcept nogil:
     cdef const BatchTask* t = <const BatchTask*>task
     cdef Sum* totals
-    while next_block(turn):
-        totals = t.totals + turn.block * (3 + t.n_topk)
+    while next_block(claim):
+        totals = t.totals + claim.block * (3 + t.n_topk)
         if t.batch.logits.kind != F64:
-            evaluate_rows(&t.batch, <vf32*>scratch, t.topk, t.n_topk, turn.first, turn.last, totals)
+            evaluate_rows(&t.batch, <vf32*>scratch, t.topk, t.n_topk, claim.first, claim.last, totals)
         else:
-            evaluate_rows(&t.batch, <vf64*>scratch, t.topk, t.n_topk, turn.first, turn.last, totals)
+            evaluate_rows(&t.batch, <vf64*>scratch, t.topk, t.n_topk, claim.first, claim.last, totals)
 
 
 def evaluate(problem, options, topk, sums, Work work):
@@ -660,7 +660,7 @@ def evaluate(problem, options, topk, sums, Work work):
     task.topk = <int64_t*>cnp.PyArray_DATA(<cnp.ndarray>topk)
     task.n_topk = cnp.PyArray_DIM(<cnp.ndarray>topk, 0)
     task.totals = <Sum*>cnp.PyArray_DATA(<cnp.ndarray>sums)
-    work.do(evaluate_part, &task, 2 * row_space(PIECE))
+    work.do(evaluate_worker, &task, 2 * row_space(PIECE_ELEMENTS))
 
 
 cdef struct BinaryTask:
@@ -670,13 +670,13 @@ cdef struct BinaryTask:
     double* sums
 
 
-cdef void binary_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
+cdef void binary_worker(const void* task, double* scratch, BlockClaim* claim) noexcept nogil:
     cdef const BinaryTask* t = <const BinaryTask*>task
-    while next_block(turn):
+    while next_block(claim):
         if t.narrow:
-            t.sums[turn.block] = binary_chunks(&t.batch, t.from_logits, <vf32*>scratch, turn.first, turn.last)
+            t.sums[claim.block] = binary_chunks(&t.batch, t.from_logits, <vf32*>scratch, claim.first, claim.last)
         else:
-            t.sums[turn.block] = binary_chunks(&t.batch, t.from_logits, <vf64*>scratch, turn.first, turn.last)
+            t.sums[claim.block] = binary_chunks(&t.batch, t.from_logits, <vf64*>scratch, claim.first, claim.last)
 
 
 def binary_cross_entropy(
@@ -700,7 +700,7 @@ def binary_cross_entropy(
     task.narrow = task.narrow and fits_float32(&batch.sample_weight)
     task.from_logits = from_logits
     task.sums = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
-    work.do(binary_part, &task, 7 * CHUNK)
+    work.do(binary_worker, &task, 7 * CHUNK)
 
 
 include "_core/fast_path.pxi"

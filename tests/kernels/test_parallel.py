@@ -218,8 +218,8 @@ def test_no_thread_can_start(monkeypatch):
             return super().submit(*args)
 
     expected = sums_of_rows(1)
-    monkeypatch.setattr(kernels, "idle_helpers", lambda: 0)
-    monkeypatch.setattr(threads, "MAX_HELPERS", 100)
+    monkeypatch.setattr(kernels, "count_idle_workers", lambda: 0)
+    monkeypatch.setattr(threads, "MAX_WORKERS", 100)
     with Pool(1) as pool:
         monkeypatch.setattr(threads, "_pool", pool)
         for _ in range(3):
@@ -243,8 +243,8 @@ def test_helpers_are_not_called_again_and_again(monkeypatch):
     """While none comes, another call of one more would only be work for later."""
     expected = sums_of_rows(1)
     release = threading.Event()
-    monkeypatch.setattr(threads, "MAX_HELPERS", 3)
-    monkeypatch.setattr(kernels, "idle_helpers", lambda: 0)
+    monkeypatch.setattr(threads, "MAX_WORKERS", 3)
+    monkeypatch.setattr(kernels, "count_idle_workers", lambda: 0)
     with ThreadPoolExecutor(1) as pool:
         monkeypatch.setattr(threads, "_pool", pool)
         pool.submit(release.wait, 30)

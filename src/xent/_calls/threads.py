@@ -26,7 +26,7 @@ MAX_BLOCKS = kernels.MAX_BLOCKS
 THREAD_ELEMENTS = 3 << 15       # a thread more for each so many elements: waking one costs about 50 microseconds
 SHORTEST_PAUSE = 0.004          # seconds without help, about what a scheduler gives another process at a time
 LONGEST_PAUSE = 1.0
-MAX_HELPERS = os.cpu_count() or 1
+MAX_WORKERS = os.cpu_count() or 1
 TELLING_TIME = 0.0005           # seconds: of shorter work, waking a thread may be the larger part
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ class Blocks(NamedTuple):
         """Call a kernel with the arguments, and this work last."""
         if self.threads == 1 or time.perf_counter() < _alone_until:
             return kernel(*arguments, kernels.Work(self.units, self.size, self.number, 1))
-        _call_helpers(self.threads - 1 - kernels.idle_helpers())
+        _start_workers(self.threads - 1 - kernels.count_idle_workers())
         work = kernels.Work(self.units, self.size, self.number, self.threads)
         result = kernel(*arguments, work)
         _learn(work.seconds, work.busy)
@@ -137,7 +137,7 @@ def _learn(seconds: float, busy: float) -> None:
         _alone_until = time.perf_counter() + _pause
 
 
-def _call_helpers(number: int) -> None:
+def _start_workers(number: int) -> None:
     """Wake so many, or fewer if no more threads are to be had, or enough are called already."""
     global _pool
     try:
@@ -145,14 +145,14 @@ def _call_helpers(number: int) -> None:
             # Imported here: it would double the time that importing xent takes.
             from concurrent.futures import ThreadPoolExecutor
 
-            _pool = ThreadPoolExecutor(MAX_HELPERS, thread_name_prefix="xent")
+            _pool = ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="xent")
         for _ in range(number):
-            if not kernels.call_helper(MAX_HELPERS):
+            if not kernels.start_worker(MAX_WORKERS):
                 break
             try:
-                _pool.submit(kernels.serve)
+                _pool.submit(kernels.worker_loop)
             except BaseException:
-                kernels.helper_cannot_come()
+                kernels.worker_did_not_start()
                 raise
     except (RuntimeError, ImportError):     # out of threads, or the interpreter is shutting down
         pass
@@ -161,7 +161,7 @@ def _call_helpers(number: int) -> None:
 def _forget_pool() -> None:
     global _pool
     _pool = None
-    kernels.forget_helpers()
+    kernels.forget_workers()
 
 
 if hasattr(os, "register_at_fork"):

@@ -108,14 +108,14 @@ cdef class PlainSoftmax(PlainCall):
     cdef SoftmaxTask task
 
     def compute(self, Work work):
-        work.do(softmax_part, &self.task, plan_softmax(&self.task, work.job.threads))
+        work.do(softmax_worker, &self.task, plan_softmax(&self.task, work.job.threads))
 
 
 cdef class PlainLogsumexp(PlainCall):
     cdef LogsumexpTask task
 
     def compute(self, Work work):
-        work.do(logsumexp_part, &self.task, plan_logsumexp(&self.task, work.job.threads))
+        work.do(logsumexp_worker, &self.task, plan_logsumexp(&self.task, work.job.threads))
 
 
 cdef object for_later(PlainCall call, Py_ssize_t count, Py_ssize_t n, arrays, output):
@@ -145,7 +145,7 @@ def plain_softmax(x, axis, out, bint logarithm, n_threads, Py_ssize_t thread_ele
         call = PlainSoftmax()
         call.task = task
         return for_later(call, count, task.x.n, array, out)
-    do_alone(softmax_part, &task, plan_softmax(&task, 1), count, PY_SSIZE_T_MAX, 1)
+    do_alone(softmax_worker, &task, plan_softmax(&task, 1), count, PY_SSIZE_T_MAX, 1)
     return out
 
 
@@ -171,7 +171,7 @@ def plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, Py_ssize_t thr
         call = PlainLogsumexp()
         call.task = task
         return for_later(call, count, task.x.n, array, out)
-    do_alone(logsumexp_part, &task, plan_logsumexp(&task, 1), count, PY_SSIZE_T_MAX, 1)
+    do_alone(logsumexp_worker, &task, plan_logsumexp(&task, 1), count, PY_SSIZE_T_MAX, 1)
     return out if cnp.PyArray_NDIM(array) > 1 else out[()]
 
 
@@ -199,7 +199,7 @@ cdef class PlainLoss(PlainCall):
         free(self.call.task.sums)
 
     def compute(self, Work work):
-        work.do(cross_entropy_part, &self.call.task, plan_batch(&self.call.task.batch, work.job.threads))
+        work.do(cross_entropy_worker, &self.call.task, plan_batch(&self.call.task.batch, work.job.threads))
 
     def result(self):
         loss, grad = self.output
@@ -273,7 +273,7 @@ def plain_cross_entropy(
         job.call = call
         return for_later(job, call.count, batch.logits.n, (x, labels), (loss, grad))
     try:
-        do_alone(cross_entropy_part, &call.task, plan_batch(batch, 1), call.count, call.size, call.number)
+        do_alone(cross_entropy_worker, &call.task, plan_batch(batch, 1), call.count, call.size, call.number)
         return result_of(&call, loss, grad)
     finally:
         free(call.task.sums)

@@ -17,8 +17,8 @@ cdef enum Task:
 
 cdef enum:
     CACHE_LINE = 64
-    SOON = 8        # elements of a sparse row whose coefficients are fetched ahead
-    FLUSH = 512     # rows whose gradient is added up in the type of X before it goes to float64
+    PREFETCH_ELEMENTS = 8        # elements of a sparse row whose coefficients are fetched ahead
+    FLUSH_ROWS = 512     # rows whose gradient is added up in the type of X before it goes to float64
 
 
 ctypedef fused index_type:
@@ -232,7 +232,7 @@ cdef inline void sparse_logits_of(
     for k in range(first, last):
         value = fill(x, get(x, k))
         w = element(coef, column[k] * width)
-        fetch(element(coef, column[min(k + SOON, end - 1)] * width), V)
+        fetch(element(coef, column[min(k + PREFETCH_ELEMENTS, end - 1)] * width), V)
         for v in range(V):
             sums[v] = multiply_add(value, w[v], sums[v])
     for v in range(V):
@@ -277,7 +277,7 @@ cdef void add_sparse_gradient(
             put(row, j, get(slopes, (i - first) * classes + j))
         for k in range(<Py_ssize_t>start[i], <Py_ssize_t>start[i + 1]):
             value = fill(slopes, get(<const vec*>problem.x, k))
-            out = from_element(gradient, column[min(k + SOON, end - 1)] * problem.width)
+            out = from_element(gradient, column[min(k + PREFETCH_ELEMENTS, end - 1)] * problem.width)
             fetch(<const vec*>out, V)
             out = from_element(gradient, column[k] * problem.width)
             for v in range(V):
@@ -297,7 +297,7 @@ cdef inline void fetch_row(
     cdef Py_ssize_t k, n = start[i + 1] - start[i]
     fetch(x, n // lanes(x) + 1)
     fetch(<const vec*>(column + start[i]), n * <Py_ssize_t>sizeof(index_type) // <Py_ssize_t>sizeof(vec) + 1)
-    for k in range(min(n, SOON)):
+    for k in range(min(n, PREFETCH_ELEMENTS)):
         fetch(element(coef, column[start[i] + k] * problem.width), problem.width // lanes(x))
 
 
@@ -307,7 +307,7 @@ cdef double sweep(
     """Rows one by one, `stride` apart: `kept` goes some of the way to the probabilities that the row's logits have, and
     the coefficients go with it. z: room for three rows padded to vectors. Return by how much `kept` has moved."""
     cdef const index_type* start = <const index_type*>problem.start
-    cdef Py_ssize_t classes = problem.batch.logits.n, offset = classes - problem.rows, i = 0, j, k, turn
+    cdef Py_ssize_t classes = problem.batch.logits.n, offset = classes - problem.rows, i = 0, j, k, step
     cdef vec* p = z + (classes + lanes(z) - 1) // lanes(z)
     cdef vec* row = p + (classes + lanes(z) - 1) // lanes(z)
     cdef vec* coef = <vec*>problem.coef
@@ -315,7 +315,7 @@ cdef double sweep(
     cdef double bound = 0.25 if offset else 0.5     # of the Hessian of a row's loss, in its logits
     cdef double square, pull, share, change, moved = 0
     cdef Traffic traffic = no_traffic(z)
-    for turn in range(count):
+    for step in range(count):
         kept = from_element(<vec*>problem.kept, i * classes)
         pull = problem.mass[i] / strength
         square = 0
@@ -384,9 +384,9 @@ cdef inline void turn_rows(
 ) noexcept nogil:
     """Rows that lie side by side, one after the other, `stride` bytes apart."""
     if vec is vf32:
-        xent_turn_f32(problem.x + first * problem.stride, problem.step, room, stride, problem.features, count, False)
+        xent_transpose_rows_f32(problem.x + first * problem.stride, problem.step, room, stride, problem.features, count, False)
     else:
-        xent_turn_f64(problem.x + first * problem.stride, problem.step, room, stride, problem.features, count, False)
+        xent_transpose_rows_f64(problem.x + first * problem.stride, problem.step, room, stride, problem.features, count, False)
 
 
 cdef double linear_block(
@@ -453,7 +453,7 @@ cdef double linear_block(
                 bias[0] += get(slopes, k * classes + j)
         i += count
         added += count
-        if problem.stride and (added >= FLUSH or i == last):
+        if problem.stride and (added >= FLUSH_ROWS or i == last):
             for j in range(problem.rows):
                 for d in range(problem.features):
                     gradient[j * step + d] += get(sums, j * width + d)
@@ -515,7 +515,7 @@ def dual_sweep(
     return moved
 
 
-cdef void linear_part(const void* task, double* scratch, Turn* turn) noexcept nogil:
+cdef void linear_worker(const void* task, double* scratch, BlockClaim* claim) noexcept nogil:
     cdef Linear linear = (<const Linear*>task)[0]
     cdef Py_ssize_t classes = linear.batch.logits.n, i, sums_length = sums_scratch(&linear)
     cdef double* sums = scratch
@@ -525,29 +525,29 @@ cdef void linear_part(const void* task, double* scratch, Turn* turn) noexcept no
     linear.batch.logits.data = linear.batch.grad.data = <char*>tile
     for i in range(sums_length):
         sums[i] = 0
-    while next_block(turn):
+    while next_block(claim):
         if linear.batch.logits.kind != F64:
-            linear.totals[turn.block] = linear_block(
+            linear.totals[claim.block] = linear_block(
                 &linear, <vf32*>rest, <vf32*>tile, <vf32*>sums, <vf32*>rows,
-                linear.gradients + turn.block * linear.gradient_step,
-                <vf32*>(linear.sparse_gradients + turn.block * linear.sparse_step), turn.first, turn.last
+                linear.gradients + claim.block * linear.gradient_step,
+                <vf32*>(linear.sparse_gradients + claim.block * linear.sparse_step), claim.first, claim.last
             )
         else:
-            linear.totals[turn.block] = linear_block(
+            linear.totals[claim.block] = linear_block(
                 &linear, <vf64*>rest, <vf64*>tile, <vf64*>sums, <vf64*>rows,
-                linear.gradients + turn.block * linear.gradient_step,
-                <vf64*>(linear.sparse_gradients + turn.block * linear.sparse_step), turn.first, turn.last
+                linear.gradients + claim.block * linear.gradient_step,
+                <vf64*>(linear.sparse_gradients + claim.block * linear.sparse_step), claim.first, claim.last
             )
 
 
 cdef inline Py_ssize_t sums_scratch(const Linear* linear) noexcept nogil:
     """The length of a dense gradient, its rows padded to whole vectors."""
-    return linear.rows * (row_length(linear) + LINE) if linear.stride else 0
+    return linear.rows * (row_length(linear) + LINE_DOUBLES) if linear.stride else 0
 
 
 cdef inline Py_ssize_t row_length(const Linear* linear) noexcept nogil:
     """Of a dense row, to the end of a line of the cache in any type."""
-    return (linear.features + 2 * LINE - 1) // (2 * LINE) * (2 * LINE)
+    return (linear.features + 2 * LINE_DOUBLES - 1) // (2 * LINE_DOUBLES) * (2 * LINE_DOUBLES)
 
 
 cdef inline Py_ssize_t rows_scratch(const Linear* linear) noexcept nogil:
@@ -556,7 +556,7 @@ cdef inline Py_ssize_t rows_scratch(const Linear* linear) noexcept nogil:
 
 cdef inline Py_ssize_t tile_length(const Linear* linear) noexcept nogil:
     """The length of a tile of logits, and of a row padded to whole vectors."""
-    return ((linear.tile + 1) * linear.batch.logits.n // LINE + 3) * LINE
+    return ((linear.tile + 1) * linear.batch.logits.n // LINE_DOUBLES + 3) * LINE_DOUBLES
 
 
 def linear_sums(
@@ -604,7 +604,7 @@ def linear_sums(
         linear.sparse_gradients = <char*>cnp.PyArray_DATA(<cnp.ndarray>sparse_gradients)
         linear.sparse_step = cnp.PyArray_STRIDE(<cnp.ndarray>sparse_gradients, 0)
     work.do(
-        linear_part, &linear,
+        linear_worker, &linear,
         sums_scratch(&linear) + tile_length(&linear) + rows_scratch(&linear) + plan_batch(&linear.batch, work.job.threads)
         + tile_space(linear.batch.logits.n)
     )

@@ -63,7 +63,7 @@ cdef inline bint is_wide(const Batch* batch) noexcept nogil:
 
 
 cdef struct RowScratch:         # rows of a piece each; NULL where the options at hand need none
-    double* grad[2]             # results that cannot be put in their place at once; two in turn, if they stream
+    double* grad[2]             # results that cannot be put in their place at once; two in claim, if they stream
     double* x                   # logits, where they cannot be read in their place
     double* z                   # masked, scaled or capped
     double* low
@@ -121,19 +121,19 @@ cdef inline Py_ssize_t points_of_row(const Batch* batch) noexcept nogil:
 
 cdef Py_ssize_t plan_batch(Batch* batch, Py_ssize_t threads) noexcept:
     """Choose the piece, and whether the gradient streams; the length of the scratch of each thread."""
-    cdef Py_ssize_t n = batch.logits.n, points = points_of_row(batch), small = min(n, PIECE), most
+    cdef Py_ssize_t n = batch.logits.n, points = points_of_row(batch), small = min(n, PIECE_ELEMENTS), most
     cdef bint wide = is_wide(batch)
     cdef RowScratch unused
     most = SCRATCH_BYTES // threads // sizeof(double)
     most -= (has_window(&batch.logits) + has_window(&batch.grad)) * WINDOW_BYTES // sizeof(double)
     if lay_out(batch, n, wide, NULL, &unused) > most:
         batch.grad.streams = False
-    batch.piece = n if n <= PIECE or lay_out(batch, n, wide, NULL, &unused) <= most else PIECE
+    batch.piece = n if n <= PIECE_ELEMENTS or lay_out(batch, n, wide, NULL, &unused) <= most else PIECE_ELEMENTS
     # A row that overflows float32 is computed in float64, in pieces.
     most = max(lay_out(batch, batch.piece, wide, NULL, &unused), lay_out(batch, small, True, NULL, &unused))
-    if n <= FEW:
-        most = max(most, row_space(n)) + 2 * WIDEST * LINE * n + LINE
-    return most + 3 * points + (table_size_of(points) if batch.form == SPARSE else 0) + 2 * LINE
+    if n <= MAX_TILE_CLASSES:
+        most = max(most, row_space(n)) + 2 * MAX_TILE_VECTORS * LINE_DOUBLES * n + LINE_DOUBLES
+    return most + 3 * points + (table_size_of(points) if batch.form == SPARSE else 0) + 2 * LINE_DOUBLES
 
 
 cdef Room room_of(const Batch* batch, double* scratch) noexcept nogil:
@@ -146,8 +146,8 @@ cdef Room room_of(const Batch* batch, double* scratch) noexcept nogil:
     room.table_size = table_size_of(most) if batch.form == SPARSE else 0
     room.tile = <double*>aligned(<double*>(room.table + room.table_size), <vf64*>NULL)
     room.rows = room.tile
-    if batch.logits.n <= FEW:
-        room.rows = <double*>aligned(room.tile + 2 * WIDEST * LINE * batch.logits.n, <vf64*>NULL)
+    if batch.logits.n <= MAX_TILE_CLASSES:
+        room.rows = <double*>aligned(room.tile + 2 * MAX_TILE_VECTORS * LINE_DOUBLES * batch.logits.n, <vf64*>NULL)
     room.traffic = no_traffic(<vf32*>scratch)
     return room
 
@@ -478,7 +478,7 @@ cdef void weigh_row(Reader* reader, Row* row, const vec* soon_target, vec* like)
         return
     mass = mass_low = far = far_low = base = base_low = base_far = base_far_low = fill(like, 0)
     while start < n:
-        count = min(PIECE, n - start)
+        count = min(PIECE_ELEMENTS, n - start)
         read_piece(reader, row, start, count, &piece, like)
         if row.dense:
             add_elements(<vec*>piece.target, count, many, &mass, &mass_low)
@@ -755,7 +755,7 @@ cdef inline void open_reader(
     cdef bint wide = vec is vf64
     cdef Py_ssize_t n = batch.logits.n
     reader.batch = batch
-    reader.piece = batch.piece if wide == is_wide(batch) else min(n, PIECE)
+    reader.piece = batch.piece if wide == is_wide(batch) else min(n, PIECE_ELEMENTS)
     reader.whole = reader.piece == n
     reader.last = last
     reader.mask = NULL
@@ -819,7 +819,7 @@ cdef void cross_entropy_rows(
     for i in range(first, last):
         describe_row(&reader, i, weight_of(&batch.sample_weight, i), room, &row, like)
         if keep and reader.whole:
-            grad = place_through(&window_out, &batch.grad, i, last, <vec*>reader.at.grad[traffic.turn])
+            grad = place_through(&window_out, &batch.grad, i, last, <vec*>reader.at.grad[traffic.free_buffer])
         if row.weight.high == 0 or row.points.count < 0:
             constant = NAN if row.weight.high != 0 and row.points.count == INVALID else 0
             loss = single(constant)
@@ -851,7 +851,7 @@ cdef void cross_entropy_rows(
 cdef bint has_tiles(const Batch* batch) noexcept nogil:
     """Whether rows are done side by side: of few classes, and without the options that need a row's own sums."""
     return (
-        0 < batch.logits.n <= FEW and batch.smoothing == 0 and batch.z_loss == 0 and not transforms(batch)
+        0 < batch.logits.n <= MAX_TILE_CLASSES and batch.smoothing == 0 and batch.z_loss == 0 and not transforms(batch)
         and not batch.extreme
     )
 
@@ -924,22 +924,22 @@ cdef void cross_entropy_tiles(
         batch.form == LABELS and batch.target.ndim <= 1 and batch.sample_weight.kind == ABSENT
         and batch.class_weight.kind == ABSENT
     )
-    cdef bint skip[MAX_ROWS]
-    cdef Py_ssize_t label[MAX_ROWS]
+    cdef bint skip[MAX_TILE_ROWS]
+    cdef Py_ssize_t label[MAX_TILE_ROWS]
     cdef Pair mass = single(1), scale = divide(single(1), single(batch.divisor)), row_scale
     cdef Factors weights, scales
     cdef char* mask
     cdef Factors totals     # additions that need not wait for one another
-    cdef vec sums[WIDEST]
-    cdef vec weight[WIDEST]
-    cdef vec weight_low[WIDEST]
-    cdef vec factor[WIDEST]
-    cdef vec factor_low[WIDEST]
-    cdef vec loss[WIDEST]
-    cdef vec loss_low[WIDEST]
+    cdef vec sums[MAX_TILE_VECTORS]
+    cdef vec weight[MAX_TILE_VECTORS]
+    cdef vec weight_low[MAX_TILE_VECTORS]
+    cdef vec factor[MAX_TILE_VECTORS]
+    cdef vec factor_low[MAX_TILE_VECTORS]
+    cdef vec loss[MAX_TILE_VECTORS]
+    cdef vec loss_low[MAX_TILE_VECTORS]
     cdef vec* tile = aligned(room.tile, scratch)
-    cdef vec* grad = tile + WIDEST * n
-    for j in range(MAX_ROWS):
+    cdef vec* grad = tile + MAX_TILE_VECTORS * n
+    for j in range(MAX_TILE_ROWS):
         totals.high[j] = totals.low[j] = 0
         weights.high[j] = 1
         weights.low[j] = 0
@@ -951,8 +951,8 @@ cdef void cross_entropy_tiles(
     plain = plain and is_moderate(tile, weights.high[0]) and is_moderate(tile, scales.high[0])
     i = first
     while i < last:
-        count = min(last - i, WIDEST * lanes(tile))
-        width = WIDEST * lanes(tile) if count > lanes(tile) else lanes(tile)
+        count = min(last - i, MAX_TILE_VECTORS * lanes(tile))
+        width = MAX_TILE_VECTORS * lanes(tile) if count > lanes(tile) else lanes(tile)
         if plain:
             skipped = read_labels(batch, i, count, label, skip)
         else:
@@ -1010,7 +1010,7 @@ cdef void cross_entropy_tiles(
                     if not skip[j] and get(sums, j) != 0:
                         skip[j] = True
                         skipped += 1
-        if skipped == 0 and count == WIDEST * lanes(tile):
+        if skipped == 0 and count == MAX_TILE_VECTORS * lanes(tile):
             add_rows(&totals, loss, loss_low)
         else:
             for j in range(count):
@@ -1028,7 +1028,7 @@ cdef void cross_entropy_tiles(
             else:
                 store_tile(&batch.grad, i, count, grad, 1, skip, skipped > 0, scratch)
         i += count
-    for j in range(MAX_ROWS):
+    for j in range(MAX_TILE_ROWS):
         row_scale.high, row_scale.low = totals.high[j], totals.low[j]
         add_pair(total, row_scale)
 
@@ -1044,15 +1044,15 @@ cdef double cross_entropy_block(
     return value(total)
 
 
-cdef void cross_entropy_blocks(const Batch* batch, double* scratch, double* sums, Turn* turn) noexcept nogil:
+cdef void cross_entropy_blocks(const Batch* batch, double* scratch, double* sums, BlockClaim* claim) noexcept nogil:
     """Blocks of rows; sums[i] is what block i adds up to."""
     cdef Room room = room_of(batch, scratch)
     cdef bint wide = is_wide(batch)
-    while next_block(turn):
+    while next_block(claim):
         if wide:
-            sums[turn.block] = cross_entropy_block(batch, <vf64*>scratch, &room, turn.first, turn.last)
+            sums[claim.block] = cross_entropy_block(batch, <vf64*>scratch, &room, claim.first, claim.last)
         else:
-            sums[turn.block] = cross_entropy_block(batch, <vf32*>scratch, &room, turn.first, turn.last)
+            sums[claim.block] = cross_entropy_block(batch, <vf32*>scratch, &room, claim.first, claim.last)
     if wide:
         finish(&room.traffic, 0, <vf64*>scratch)
     else:
@@ -1191,11 +1191,11 @@ cdef inline Pair mass_of_row(
         return total
     sums = sums_low = fill(scratch, 0)
     while start < n:
-        count = min(PIECE, n - start)
+        count = min(PIECE_ELEMENTS, n - start)
         t = gather(&batch.target, i, start, count, scratch)
         if batch.class_weight.kind != ABSENT:
             multiply_row(
-                t, gather(&batch.class_weight, 0, start, count, scratch + PIECE // lanes(scratch)), scratch, count
+                t, gather(&batch.class_weight, 0, start, count, scratch + PIECE_ELEMENTS // lanes(scratch)), scratch, count
             )
             t = scratch
         add_elements(t, count, has_many(scratch, n), &sums, &sums_low)
@@ -1259,7 +1259,7 @@ cdef void evaluate_rows(
     cdef Shift shift
     cdef RowSum row
     cdef vec* x
-    cdef vec* x_row = scratch + row_space(PIECE) * sizeof(double) // sizeof(vec)
+    cdef vec* x_row = scratch + row_space(PIECE_ELEMENTS) * sizeof(double) // sizeof(vec)
     cdef vec total, total_low, distance, distance_low
     cdef Traffic traffic = no_traffic(scratch)
     for j in range(3 + n_topk):
@@ -1277,7 +1277,7 @@ cdef void evaluate_rows(
         ahead = start = 0
         ranks = True
         while start < n:
-            count = min(PIECE, n - start)
+            count = min(PIECE_ELEMENTS, n - start)
             x = gather(&batch.logits, i, start, count, x_row)
             raise_peak(&peak, x, <vec*>NULL, start, count)
             ahead += count_ahead(x, count, label - start, own)
@@ -1289,7 +1289,7 @@ cdef void evaluate_rows(
             shift.peak = peak
             set_shift(&shift, scratch)
         while start < n:
-            count = min(PIECE, n - start)
+            count = min(PIECE_ELEMENTS, n - start)
             x = gather(&batch.logits, i, start, count, x_row)
             if isfinite(peak.high):
                 exp_terms(x, scratch, count, peak.index - start, &shift, &total, &total_low, &traffic)

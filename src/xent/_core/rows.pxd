@@ -20,8 +20,8 @@ from xent._core.streaming cimport Traffic, finish, move_four
 
 cdef enum:
     MASK_BYTES = 64     # at least the lanes of any vector
-    MANY = 16           # vectors of a row whose roundings average out; a shorter row keeps what its terms lose
-    PIECE = 2048        # elements of a piece: fours of vectors of any length
+    MIN_COMPENSATED_VECTORS = 16           # vectors of a row whose roundings average out; a shorter row keeps what its terms lose
+    PIECE_ELEMENTS = 2048        # elements of a piece: fours of vectors of any length
 
 
 cdef struct Peak:
@@ -126,7 +126,7 @@ cdef inline Py_ssize_t only_class(const vec* t, Py_ssize_t n, Py_ssize_t start, 
 
 
 cdef enum:
-    LIFT = 32           # exponentials of a row are up to 2^LIFT, so that the smallest are no subnormal numbers
+    EXPONENT_HEADROOM = 32           # exponentials of a row are up to 2^EXPONENT_HEADROOM, so that the smallest are no subnormal numbers
 
 
 cdef inline double offset_of(const vec* like, double m) noexcept nogil:
@@ -138,19 +138,19 @@ cdef inline double offset_of(const vec* like, double m) noexcept nogil:
 
 
 cdef inline Pair unit_of(const vec* like, double m, double m_low, double offset, double* exponent) noexcept nogil:
-    """exp(offset - (m + m_low)) 2^-exponent, with an integer exponent for which that is about 2^-LIFT."""
+    """exp(offset - (m + m_low)) 2^-exponent, with an integer exponent for which that is about 2^-EXPONENT_HEADROOM."""
     cdef double k = rint((m - offset) * 1.44269504088896340736)
     cdef Pair d = two_sum(k * 0.693147180369123816490, offset - m)     # exact: the constant has 33 bits
     cdef Pair unit
-    exponent[0] = LIFT - k
+    exponent[0] = EXPONENT_HEADROOM - k
     d = two_sum(d.high, d.low + (k * 1.90821492927058770002e-10 - m_low))
     if vec is vf32:
         unit = single(exp(d.high))
     else:
         unit = two_sum(1, expm1(d.high))
         unit.low += d.low * unit.high
-    unit.high /= 1LL << LIFT
-    unit.low /= 1LL << LIFT
+    unit.high /= 1LL << EXPONENT_HEADROOM
+    unit.low /= 1LL << EXPONENT_HEADROOM
     return unit
 
 
@@ -321,7 +321,7 @@ cdef inline void add_elements(const vec* v, Py_ssize_t n, bint many, vec* total,
 
 
 cdef inline bint has_many(const vec* like, Py_ssize_t n) noexcept nogil:
-    return n >= MANY * lanes(like)
+    return n >= MIN_COMPENSATED_VECTORS * lanes(like)
 
 
 cdef inline vec distance(vec x, vec v, vec m) noexcept nogil:

@@ -1,6 +1,6 @@
-# Part of _kernels.pyx: work in blocks, done by the calling thread and by helpers, none of which holds the interpreter: a
+# Worker of _kernels.pyx: work in blocks, done by the calling thread and by helpers, none of which holds the interpreter: a
 # thread that has to sleep for it, or for anything, loses some 50 microseconds. Helpers are Python threads (_parallel.py
-# starts them) that call `serve`. Which thread does a block is left to chance, and its result goes to its own place.
+# starts them) that call `worker_loop`. Which thread does a block is left to chance, and its result goes to its own place.
 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 
@@ -11,7 +11,7 @@ cdef extern from "_core/shared.h" nogil:
     bint xent_replace(xent_shared* x, int64_t old, int64_t now)
     void xent_relax()
     void xent_yield()
-    void xent_nap()
+    void xent_sleep_briefly()
     double xent_seconds()
     double xent_busy_seconds()
 
@@ -19,18 +19,18 @@ cdef extern from "Python.h" nogil:
     Py_ssize_t PY_SSIZE_T_MAX
 
 cdef enum:
-    DESKS = 16              # jobs that can be offered at a time
+    SLOTS = 16              # jobs that can be offered at a time
 
-cdef double PATIENCE = 100e-6       # seconds to wait without sleeping, for a job or for helpers to be done
+cdef double SPIN_SECONDS = 100e-6       # seconds to wait without sleeping, for a job or for helpers to be done
 
 
-cdef struct Turn            # of blocks, for one thread
+cdef struct BlockClaim            # of blocks, for one thread
 
-ctypedef void (*Part)(const void* task, double* scratch, Turn* turn) noexcept nogil     # what each thread does
+ctypedef void (*Worker)(const void* task, double* scratch, BlockClaim* claim) noexcept nogil     # what each thread does
 
 
 cdef struct Job:
-    Part part
+    Worker worker
     const void* task
     Py_ssize_t scratch      # length of it, for each thread
     Py_ssize_t units
@@ -38,30 +38,30 @@ cdef struct Job:
     Py_ssize_t number       # of blocks
     Py_ssize_t threads
     xent_shared next        # the first block that no thread has taken
-    xent_shared wanted      # helpers that may still join; this and `desks` change under the lock alone
+    xent_shared wanted      # helpers that may still take_job; this and `slots` change under the lock alone
     xent_shared present     # helpers that have joined and are not done
     xent_shared busy        # nanoseconds that they had a CPU
 
 
-cdef struct Turn:
+cdef struct BlockClaim:
     Job* job
     Py_ssize_t block        # the one to do
-    Py_ssize_t stop         # and the first that is not of this turn
+    Py_ssize_t stop         # and the first that is not of this claim
     Py_ssize_t first        # units first <= i < last
     Py_ssize_t last
 
 
-cdef Job* desks[DESKS]      # jobs on offer
+cdef Job* slots[SLOTS]      # jobs on offer_job
 cdef xent_shared lock = 0
-cdef xent_shared bell = 0       # rung for each
-cdef xent_shared idle = 0       # helpers that wait for it
-cdef xent_shared called = 0     # calls of `serve` that have not ended, or not yet begun
+cdef xent_shared wakeups = 0       # rung for each
+cdef xent_shared idle_workers = 0       # helpers that wait for it
+cdef xent_shared started_workers = 0     # calls of `worker_loop` that have not ended, or not yet begun
 
 
-cdef bint next_turn(Turn* turn) noexcept nogil:
+cdef bint claim_blocks(BlockClaim* claim) noexcept nogil:
     """Whether there is more to do: the units of some blocks. Fewer and fewer: few turns in all, and small ones at the
     end, so that no thread is waited for long."""
-    cdef Job* job = turn.job
+    cdef Job* job = claim.job
     cdef int64_t start = xent_load(&job.next), blocks
     while True:
         if start >= job.number:
@@ -70,35 +70,35 @@ cdef bint next_turn(Turn* turn) noexcept nogil:
         if xent_replace(&job.next, start, start + blocks):
             break
         start = xent_load(&job.next)
-    turn.block, turn.stop = start, start + blocks
-    turn.first, turn.last = start * job.size, min((start + blocks) * job.size, job.units)
+    claim.block, claim.stop = start, start + blocks
+    claim.first, claim.last = start * job.size, min((start + blocks) * job.size, job.units)
     return True
 
 
-cdef bint next_block(Turn* turn) noexcept nogil:
+cdef bint next_block(BlockClaim* claim) noexcept nogil:
     """The same, one block after the other."""
-    turn.block += 1
-    if turn.block >= turn.stop and not next_turn(turn):
+    claim.block += 1
+    if claim.block >= claim.stop and not claim_blocks(claim):
         return False
-    turn.first, turn.last = turn.block * turn.job.size, min((turn.block + 1) * turn.job.size, turn.job.units)
+    claim.first, claim.last = claim.block * claim.job.size, min((claim.block + 1) * claim.job.size, claim.job.units)
     return True
 
 
-cdef inline double* aligned_room(void* memory) noexcept nogil:
+cdef inline double* aligned_scratch(void* memory) noexcept nogil:
     """From the first whole cache line on: a vector across two of them costs twice."""
     return <double*>((<size_t>memory + 63) // 64 * 64)
 
 
-cdef bint take_part(Job* job) noexcept nogil:
+cdef bint run_worker(Job* job) noexcept nogil:
     """Do turns until there are none; whether there was memory to."""
-    cdef Turn turn
-    cdef void* room = PyMem_RawMalloc(job.scratch * sizeof(double) + 64)       # which tracemalloc sees
-    if room is NULL:
+    cdef BlockClaim claim
+    cdef void* scratch_memory = PyMem_RawMalloc(job.scratch * sizeof(double) + 64)       # which tracemalloc sees
+    if scratch_memory is NULL:
         return False
-    turn.job = job
-    turn.block = turn.stop = turn.first = turn.last = 0
-    job.part(job.task, aligned_room(room), &turn)
-    PyMem_RawFree(room)
+    claim.job = job
+    claim.block = claim.stop = claim.first = claim.last = 0
+    job.worker(job.task, aligned_scratch(scratch_memory), &claim)
+    PyMem_RawFree(scratch_memory)
     return True
 
 
@@ -111,44 +111,44 @@ cdef void release() noexcept nogil:
     xent_add(&lock, -1)
 
 
-cdef int offer(Job* job) noexcept nogil:
-    """The desk at which helpers find the job, or -1."""
-    cdef int desk = DESKS
+cdef int offer_job(Job* job) noexcept nogil:
+    """The slot at which helpers find the job, or -1."""
+    cdef int slot = SLOTS
     acquire()
-    while desk > 0:
-        desk -= 1
-        if desks[desk] is NULL:
-            desks[desk] = job
+    while slot > 0:
+        slot -= 1
+        if slots[slot] is NULL:
+            slots[slot] = job
             break
     else:
-        desk = -1
+        slot = -1
     release()
-    xent_add(&bell, 1)
-    return desk
+    xent_add(&wakeups, 1)
+    return slot
 
 
-cdef void withdraw(Job* job, int desk) noexcept nogil:
-    """Let nobody join any more, and wait for those who did."""
-    cdef double end = xent_seconds() + PATIENCE
-    if desk >= 0:
+cdef void retire(Job* job, int slot) noexcept nogil:
+    """Let nobody take_job any more, and wait for those who did."""
+    cdef double end = xent_seconds() + SPIN_SECONDS
+    if slot >= 0:
         acquire()
-        desks[desk] = NULL
+        slots[slot] = NULL
         release()
     while xent_load(&job.present) > 0:
         if xent_seconds() < end:
             xent_yield()
         else:
-            xent_nap()
+            xent_sleep_briefly()
 
 
-cdef Job* join() noexcept nogil:
+cdef Job* take_job() noexcept nogil:
     """A job that wants a helper, with this one counted, or NULL."""
     cdef Job* job = NULL
-    cdef int desk
+    cdef int slot
     acquire()
-    for desk in range(DESKS):
-        if desks[desk] is not NULL and xent_load(&desks[desk].wanted) > 0:
-            job = desks[desk]
+    for slot in range(SLOTS):
+        if slots[slot] is not NULL and xent_load(&slots[slot].wanted) > 0:
+            job = slots[slot]
             xent_add(&job.wanted, -1)
             xent_add(&job.present, 1)
             break
@@ -156,65 +156,65 @@ cdef Job* join() noexcept nogil:
     return job
 
 
-cdef bint await_bell(int64_t rings) noexcept nogil:
+cdef bint await_wakeup(int64_t rings) noexcept nogil:
     """Wait until it was rung more often, but not for long; whether it was."""
-    cdef double end = xent_seconds() + PATIENCE
+    cdef double end = xent_seconds() + SPIN_SECONDS
     cdef int i
     while xent_seconds() < end:
         for i in range(16):
-            if xent_load(&bell) != rings:
+            if xent_load(&wakeups) != rings:
                 return True
             xent_relax()
         xent_yield()
     return False
 
 
-def serve():
-    """Take part in jobs as long as one comes soon after the other."""
+def worker_loop():
+    """Take worker in jobs as long as one comes soon after the other."""
     cdef Job* job
     cdef int64_t rings
     cdef double start
     cdef bint rung = True
     with nogil:
         while rung:
-            rings = xent_load(&bell)
-            job = join()
+            rings = xent_load(&wakeups)
+            job = take_job()
             if job is not NULL:
                 start = xent_busy_seconds()
-                take_part(job)
+                run_worker(job)
                 xent_add(&job.busy, <int64_t>(1e9 * (xent_busy_seconds() - start)))
                 xent_add(&job.present, -1)      # and the job may be gone
                 continue
-            xent_add(&idle, 1)
-            rung = await_bell(rings)
-            xent_add(&idle, -1)
-        xent_add(&called, -1)
+            xent_add(&idle_workers, 1)
+            rung = await_wakeup(rings)
+            xent_add(&idle_workers, -1)
+        xent_add(&started_workers, -1)
 
 
-def idle_helpers():
+def count_idle_workers():
     """How many wait for a job now."""
-    return xent_load(&idle)
+    return xent_load(&idle_workers)
 
 
-def call_helper(Py_ssize_t most):
-    """Whether one more call of `serve` is to be made, of so many at a time at most; it counts from now on."""
-    if xent_add(&called, 1) <= most:
+def start_worker(Py_ssize_t most):
+    """Whether one more call of `worker_loop` is to be made, of so many at a time at most; it counts from now on."""
+    if xent_add(&started_workers, 1) <= most:
         return True
-    xent_add(&called, -1)
+    xent_add(&started_workers, -1)
     return False
 
 
-def helper_cannot_come():
-    xent_add(&called, -1)
+def worker_did_not_start():
+    xent_add(&started_workers, -1)
 
 
-def forget_helpers():
+def forget_workers():
     """After a fork, which leaves them and their jobs behind."""
-    global lock, idle, called
-    cdef int desk
-    lock = idle = called = 0
-    for desk in range(DESKS):
-        desks[desk] = NULL
+    global lock, idle_workers, started_workers
+    cdef int slot
+    lock = idle_workers = started_workers = 0
+    for slot in range(SLOTS):
+        slots[slot] = NULL
 
 
 cdef class Work:
@@ -233,21 +233,21 @@ cdef class Work:
         self.job.next = self.job.present = self.job.busy = 0
         self.job.wanted = threads - 1
 
-    cdef int do(self, Part part, const void* task, Py_ssize_t scratch) except -1:
-        """part(task, scratch of that many numbers, turns) in each thread."""
+    cdef int do(self, Worker worker, const void* task, Py_ssize_t scratch) except -1:
+        """worker(task, scratch of that many numbers, turns) in each thread."""
         cdef Job* job = &self.job
         cdef double start, start_busy
-        cdef int desk
+        cdef int slot
         cdef bint done
-        job.part, job.task, job.scratch = part, task, scratch
+        job.worker, job.task, job.scratch = worker, task, scratch
         with nogil:
             if job.threads == 1:
-                done = take_part(job)
+                done = run_worker(job)
             else:
                 start, start_busy = xent_seconds(), xent_busy_seconds()
-                desk = offer(job)
-                done = take_part(job)
-                withdraw(job, desk)
+                slot = offer_job(job)
+                done = run_worker(job)
+                retire(job, slot)
                 self.seconds = xent_seconds() - start
                 self.busy = xent_busy_seconds() - start_busy + 1e-9 * xent_load(&job.busy)
         if not done:
@@ -256,16 +256,16 @@ cdef class Work:
 
 
 cdef int do_alone(
-    Part part, const void* task, Py_ssize_t scratch, Py_ssize_t units, Py_ssize_t size, Py_ssize_t number
+    Worker worker, const void* task, Py_ssize_t scratch, Py_ssize_t units, Py_ssize_t size, Py_ssize_t number
 ) except -1:
     """The same without helpers, and without an object."""
     cdef Job job
     cdef bint done
-    job.part, job.task, job.scratch = part, task, scratch
+    job.worker, job.task, job.scratch = worker, task, scratch
     job.units, job.size, job.number, job.threads = units, size, number, 1
     job.next = 0
     with nogil:
-        done = take_part(&job)
+        done = run_worker(&job)
     if not done:
         raise MemoryError
     return 0

@@ -51,7 +51,7 @@ static inline void xent_yield(void) {
 }
 
 /* Some 50 microseconds without a CPU. */
-static inline void xent_nap(void) {
+static inline void xent_sleep_briefly(void) {
 #if defined(_MSC_VER)
     Sleep(0);
 #else

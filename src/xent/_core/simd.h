@@ -584,11 +584,11 @@ XENT_DEFINE_FIRST(f64, vf64)
 
 /* Copy n elements each of `count` rows that lie side by side, element by element `step` bytes apart, to rows of their
  * own, `stride` bytes apart; or back. */
-#define XENT_DEFINE_TURN(S, scalar, FOUR)                                                                            \
+#define XENT_DEFINE_TRANSPOSE_ROWS(S, scalar, FOUR)                                                                            \
     XENT_INLINE scalar *xent_at_##S(void *base, Py_ssize_t bytes, Py_ssize_t i) {                                    \
         return (scalar *)((char *)base + bytes) + i;                                                                 \
     }                                                                                                                \
-    XENT_INLINE void xent_turn_##S(void *aside, Py_ssize_t step, void *rows, Py_ssize_t stride, Py_ssize_t n,        \
+    XENT_INLINE void xent_transpose_rows_##S(void *aside, Py_ssize_t step, void *rows, Py_ssize_t stride, Py_ssize_t n,\
                                    Py_ssize_t count, int back) {                                                     \
         Py_ssize_t whole = 0, c, j;                                                                                  \
         FOUR(whole = count / 4 * 4; for (c = 0; c + 4 <= n; c += 4) for (j = 0; j < whole; j += 4) {                 \
@@ -606,11 +606,11 @@ XENT_DEFINE_FIRST(f64, vf64)
             }                                                                                                        \
     }
 #if defined(__SSE2__) && !defined(XENT_SCALAR)
-XENT_DEFINE_TURN(f32, float, XENT_WITH)
-XENT_DEFINE_TURN(f64, double, XENT_WITH)
+XENT_DEFINE_TRANSPOSE_ROWS(f32, float, XENT_WITH)
+XENT_DEFINE_TRANSPOSE_ROWS(f64, double, XENT_WITH)
 #else
-XENT_DEFINE_TURN(f32, float, XENT_WITHOUT)
-XENT_DEFINE_TURN(f64, double, XENT_WITHOUT)
+XENT_DEFINE_TRANSPOSE_ROWS(f32, float, XENT_WITHOUT)
+XENT_DEFINE_TRANSPOSE_ROWS(f64, double, XENT_WITHOUT)
 #endif
 
 /* A store to a whole, aligned vector that does not bring its line into the cache, where there is such; `drain` makes

@@ -74,10 +74,10 @@ cdef extern from "_core/simd.h" nogil:
     void xent_store_around_f32(vf32* target, vf32 x)
     void xent_store_around_f64(vf64* target, vf64 x)
     void xent_drain()
-    void xent_turn_f32(
+    void xent_transpose_rows_f32(
         void* aside, Py_ssize_t step, void* rows, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t count, bint back
     )
-    void xent_turn_f64(
+    void xent_transpose_rows_f64(
         void* aside, Py_ssize_t step, void* rows, Py_ssize_t stride, Py_ssize_t n, Py_ssize_t count, bint back
     )
     void xent_prefetch(const void* address)

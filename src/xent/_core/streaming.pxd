@@ -11,7 +11,7 @@ cdef struct Traffic:
     const char* source      # and where it is
     Py_ssize_t left         # elements of it
     Py_ssize_t fours        # and whole vectors, in fours
-    Py_ssize_t turn         # 0 or 1: which of two scratches the next result may be in, since it is not on its way
+    Py_ssize_t free_buffer         # 0 or 1: which of two scratches the next result may be in, since it is not on its way
 
 
 cdef inline Traffic no_traffic(const vec* row) noexcept nogil:
@@ -19,7 +19,7 @@ cdef inline Traffic no_traffic(const vec* row) noexcept nogil:
     traffic.soon = <const char*>row
     traffic.soon_out = traffic.target = NULL
     traffic.source = NULL
-    traffic.left = traffic.fours = traffic.turn = 0
+    traffic.left = traffic.fours = traffic.free_buffer = 0
     return traffic
 
 
@@ -58,4 +58,4 @@ cdef inline void send(Traffic* traffic, vec* target, const vec* source, Py_ssize
     traffic.source = <const char*>element(source, head)
     traffic.left = n - head
     traffic.fours = traffic.left // (4 * lanes(target)) * 4
-    traffic.turn = 1 - traffic.turn
+    traffic.free_buffer = 1 - traffic.free_buffer

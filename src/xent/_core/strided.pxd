@@ -8,13 +8,13 @@ cimport numpy as cnp
 
 from xent._core.simd cimport (
     element, get, lanes, put, vec, vf32, xent_narrow_bf16, xent_narrow_f16, xent_read_bf16, xent_read_f16,
-    xent_turn_f32, xent_turn_f64, xent_widen_bf16, xent_widen_f16, xent_write_bf16, xent_write_f16,
+    xent_transpose_rows_f32, xent_transpose_rows_f64, xent_widen_bf16, xent_widen_f16, xent_write_bf16, xent_write_f16,
 )
 from xent._core.streaming cimport Traffic, send
 
 cdef enum:
     MAX_DIMS = 64
-    AHEAD = 1 << 20     # bytes of a row: shorter ones are fetched while the one before is computed
+    PREFETCH_BYTES = 1 << 20     # bytes of a row: shorter ones are fetched while the one before is computed
     AHEAD_IN_ROW = 1 << 12
     WINDOW_ROWS = 16    # of float32, a line of the cache
     WINDOW_BYTES = 1 << 17
@@ -232,7 +232,7 @@ cdef inline vec* gather(
 
 cdef inline vec* next_row(const Operand* operand, Py_ssize_t i, vec* row) noexcept nogil:
     """What to fetch from memory while `row`, which is row i, is computed: the next one if both stay in the cache."""
-    if operand.step > <Py_ssize_t>sizeof(double) or operand.run < operand.n or operand.n * operand.step > AHEAD:
+    if operand.step > <Py_ssize_t>sizeof(double) or operand.run < operand.n or operand.n * operand.step > PREFETCH_BYTES:
         return row
     return <vec*>row_of(operand, i + 1)
 
@@ -331,12 +331,12 @@ cdef inline bint move_window(Window* window, const Operand* operand, Py_ssize_t 
     return True
 
 
-cdef inline void turn(Window* window, const Operand* operand, bint back, const vec* like) noexcept nogil:
+cdef inline void transpose(Window* window, const Operand* operand, bint back, const vec* like) noexcept nogil:
     cdef char* aside = row_of(operand, window.first)
     if vec is vf32:
-        xent_turn_f32(aside, operand.step, window.rows, window.stride, operand.n, window.count, back)
+        xent_transpose_rows_f32(aside, operand.step, window.rows, window.stride, operand.n, window.count, back)
     else:
-        xent_turn_f64(aside, operand.step, window.rows, window.stride, operand.n, window.count, back)
+        xent_transpose_rows_f64(aside, operand.step, window.rows, window.stride, operand.n, window.count, back)
 
 
 cdef inline vec* gather_through(
@@ -347,14 +347,14 @@ cdef inline vec* gather_through(
     if window.most == 0:
         return gather(operand, i, start, count, scratch)
     if move_window(window, operand, i, last):
-        turn(window, operand, False, scratch)
+        transpose(window, operand, False, scratch)
     return <vec*>(window.rows + (i - window.first) * window.stride)
 
 
 cdef inline vec* place_through(
     Window* window, const Operand* operand, Py_ssize_t i, Py_ssize_t last, vec* scratch
 ) noexcept nogil:
-    """`place` of a whole row; rows come in turn. Two rows in turn need two scratches, if the output streams."""
+    """`place` of a whole row; rows come in order. Two rows after each other need two scratches, if the output streams."""
     if window.most == 0:
         return scratch if operand.streams else place(operand, i, 0, scratch)
     move_window(window, operand, i, last)
@@ -369,7 +369,7 @@ cdef inline void scatter_through(
     elif window.most == 0:
         scatter(operand, i, 0, operand.n, row)
     elif i == window.first + window.count - 1:
-        turn(window, operand, True, row)
+        transpose(window, operand, True, row)
 
 
 cdef inline void write_float(char* p, Kind kind, double x) noexcept nogil:

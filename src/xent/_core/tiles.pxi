@@ -11,9 +11,9 @@ from xent._core.simd cimport (
 )
 
 cdef enum:
-    FEW = 64            # classes up to which rows are done in tiles
-    WIDEST = 2
-    MAX_ROWS = WIDEST * MAX_LANES
+    MAX_TILE_CLASSES = 64            # classes up to which rows are done in tiles
+    MAX_TILE_VECTORS = 2
+    MAX_TILE_ROWS = MAX_TILE_VECTORS * MAX_LANES
 
 
 cdef inline bint side_by_side(const Operand* operand, Py_ssize_t i, const vec* like) noexcept nogil:
@@ -136,10 +136,10 @@ cdef inline void shift_tile(
     NaN."""
     cdef Py_ssize_t vectors = n * wide, fours = n * wide // 4 * 4, c, h
     cdef vec zero = fill(x, 0), one = fill(x, 1)
-    cdef vec m[WIDEST]
-    cdef vec high[WIDEST]
-    cdef vec low[WIDEST]
-    cdef vec maxima[WIDEST]
+    cdef vec m[MAX_TILE_VECTORS]
+    cdef vec high[MAX_TILE_VECTORS]
+    cdef vec low[MAX_TILE_VECTORS]
+    cdef vec maxima[MAX_TILE_VECTORS]
     for h in range(wide):
         m[h] = x[h]
     for c in range(1, n):
@@ -206,8 +206,8 @@ cdef inline vec inverse_of(vec total, vec total_low, vec* low) noexcept nogil:
 cdef inline void softmax_tile(const vec* x, vec* out, Py_ssize_t n, Py_ssize_t wide, vec* sums) noexcept nogil:
     """Writes the sums as well, which are NaN where there are no probabilities."""
     cdef Py_ssize_t c, h
-    cdef vec m[WIDEST]
-    cdef vec low[WIDEST]
+    cdef vec m[MAX_TILE_VECTORS]
+    cdef vec low[MAX_TILE_VECTORS]
     cdef vec inverse, lost
     shift(x, out, n, wide, m, sums, low)
     for h in range(wide):
@@ -220,8 +220,8 @@ cdef inline void softmax_tile(const vec* x, vec* out, Py_ssize_t n, Py_ssize_t w
 
 cdef inline void log_softmax_tile(const vec* x, vec* out, Py_ssize_t n, Py_ssize_t wide, vec* sums) noexcept nogil:
     cdef Py_ssize_t c, h
-    cdef vec m[WIDEST]
-    cdef vec low[WIDEST]
+    cdef vec m[MAX_TILE_VECTORS]
+    cdef vec low[MAX_TILE_VECTORS]
     cdef vec log_sum, log_low
     shift(x, out, n, wide, m, sums, low)
     for h in range(wide):
@@ -236,8 +236,8 @@ cdef inline void logsumexp_tile(
     const vec* x, vec* e, vec* out, Py_ssize_t n, Py_ssize_t wide, vec* sums
 ) noexcept nogil:
     cdef Py_ssize_t h
-    cdef vec m[WIDEST]
-    cdef vec low[WIDEST]
+    cdef vec m[MAX_TILE_VECTORS]
+    cdef vec low[MAX_TILE_VECTORS]
     cdef vec log_sum, log_low
     shift(x, e, n, wide, m, sums, low)
     for h in range(wide):
@@ -255,14 +255,14 @@ cdef inline vec times(vec a, vec a_low, vec b, vec b_low, vec* low) noexcept nog
 
 
 cdef struct Factors:    # a number for each lane, as a float64 and what that lost
-    double high[MAX_ROWS]
-    double low[MAX_ROWS]
+    double high[MAX_TILE_ROWS]
+    double low[MAX_TILE_ROWS]
 
 
 cdef inline void factors_of(const Factors* factors, vec* high, vec* low) noexcept nogil:
     """As the vectors of a tile, in two parts."""
     cdef Py_ssize_t j
-    for j in range(WIDEST * lanes(high)):
+    for j in range(MAX_TILE_VECTORS * lanes(high)):
         put(high, j, factors.high[j])
         put(low, j, (factors.high[j] - get(high, j)) + factors.low[j])
 
@@ -271,7 +271,7 @@ cdef inline void add_rows(Factors* totals, const vec* high, const vec* low) noex
     """Add numbers in two parts to totals, for all rows of a tile."""
     cdef Py_ssize_t j
     cdef double x, total, part
-    for j in range(WIDEST * lanes(high)):
+    for j in range(MAX_TILE_VECTORS * lanes(high)):
         x = get(high, j) + get(low, j) if vec is vf32 else get(high, j)      # a float64 holds two float32
         total = totals.high[j] + x
         part = total - totals.high[j]
@@ -289,12 +289,12 @@ cdef inline void label_tile(
     whose mass is all on one class; and the sums, which are NaN where there are no probabilities."""
     cdef Py_ssize_t width = wide * lanes(x), j, c, h
     cdef vec zero = fill(x, 0), one = fill(x, 1)
-    cdef vec m[WIDEST]
-    cdef vec others[WIDEST]
-    cdef vec others_low[WIDEST]
-    cdef vec total_low[WIDEST]
-    cdef vec logit[WIDEST]
-    cdef vec own[WIDEST]
+    cdef vec m[MAX_TILE_VECTORS]
+    cdef vec others[MAX_TILE_VECTORS]
+    cdef vec others_low[MAX_TILE_VECTORS]
+    cdef vec total_low[MAX_TILE_VECTORS]
+    cdef vec logit[MAX_TILE_VECTORS]
+    cdef vec own[MAX_TILE_VECTORS]
     cdef vec log_sum, log_low, d, d_low, high, inverse, inverse_low, factor, factor_low, part
     shift(x, e, n, wide, m, others, others_low)
     for j in range(width):
