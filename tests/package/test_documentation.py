@@ -1,4 +1,4 @@
-"""The examples of the README and of the docstrings do what they say."""
+"""The examples of the README, of docs/ and of the docstrings do what they say; links lead somewhere."""
 
 import doctest
 import importlib
@@ -11,15 +11,18 @@ import pytest
 
 import xent
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")])
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 PUBLIC = [getattr(xent, name) for name in xent.__all__ if inspect.isroutine(getattr(xent, name))]
 
 
-def test_readme():
-    result = doctest.testfile(str(README), module_relative=False, optionflags=OPTIONS, encoding="utf-8")
+@pytest.mark.parametrize("page", PAGES)
+def test_page(page):
+    result = doctest.testfile(str(ROOT / page), module_relative=False, optionflags=OPTIONS, encoding="utf-8")
     assert result.failed == 0
-    assert result.attempted >= 10
+    assert page != "README.md" or result.attempted >= 10
 
 
 def test_readme_has_the_two_commands():
@@ -50,10 +53,31 @@ def test_public_functions_are_documented(function):
         assert re.search(rf"^(\w+, )*{parameter}(, \w+)* : ", text, re.MULTILINE), parameter
 
 
-@pytest.mark.parametrize("name", ["README.md", "bench/README.md", "docs/scaling.md"])
-def test_the_rows_of_a_table_have_the_columns_of_its_head(name):
+def without_code(text):
+    return re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+
+
+def anchors(path):
+    """Those of the headings, as GitHub makes them."""
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_relative_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)]+)\)", without_code((ROOT / page).read_text(encoding="utf-8"))):
+        if not link.startswith(("https:", "mailto:")):
+            path, _, anchor = link.partition("#")
+            target = (ROOT / page).parent / path if path else ROOT / page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_rows_of_a_table_have_the_columns_of_its_head(page):
     wanted = None
-    for number, line in enumerate((README.parent / name).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate((ROOT / page).read_text(encoding="utf-8").splitlines(), 1):
         cells = re.sub(r"`[^`]*`", "", line).count("|") if line.startswith("|") else None
         wanted = cells if wanted is None or cells is None else wanted
-        assert cells == wanted, f"{name}, line {number}: {line}"
+        assert cells == wanted, f"{page}, line {number}: {line}"
