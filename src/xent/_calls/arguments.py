@@ -159,7 +159,7 @@ def to_array(name: str, value: ArrayLike) -> Array:
     if hasattr(value, "toarray"):
         raise TypeError(f"{name} is a sparse {type(value).__name__}; it must be dense: use {name}.toarray()")
     try:
-        array = np.asarray(value if isinstance(value, np.ndarray) else frames.of_arrow(name, value))
+        array = np.asarray(value if isinstance(value, np.ndarray) else frames.arrow_to_array(name, value))
     except ValueError as error:
         raise ValueError(f"{name} is not a rectangular array: {error}") from None
     return _of_pandas(value, array) if array.dtype == object and hasattr(value, "iloc") else array
