@@ -3,7 +3,8 @@ from typing import Any
 from numpy import float64, int64
 from numpy.typing import NDArray
 
-from xent._calls.arguments import Batch, Options
+from xent._calls.options import Options
+from xent._calls.targets import Batch
 
 Array = NDArray[Any]
 Doubles = NDArray[float64]

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent._calls import frames
-from xent._calls.arguments import positive_integer, to_array
+from xent._calls.arrays import to_array
+from xent._calls.scalars import check_positive_integer
 from xent._estimator import parameters as check
 from xent._estimator.parquet import RowGroups
 from xent._fit import partitioned
@@ -112,7 +113,7 @@ class Blocks:
         if rows is None:
             row_bytes = math.prod(columns[0].shape[1:]) * getattr(getattr(X, "dtype", None), "itemsize", 8)
             rows = max(1, BLOCK_BYTES // max(1, row_bytes))
-        size = positive_integer("rows", rows)
+        size = check_positive_integer("rows", rows)
 
         def read() -> Iterator[Block]:
             for start in range(0, lengths[0], size):

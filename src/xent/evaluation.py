@@ -5,19 +5,14 @@ scikit-learn's log loss of its probabilities.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from xent._calls import arguments as check
+from xent._calls import evaluation
 from xent._calls.dispatch import kernels
-from xent._calls.threads import cut
-from xent.losses import label_range, of_elements, of_probabilities, weigh
-
-Array = NDArray[Any]
+from xent._calls.scalars import check_integer, check_n_threads, check_positive_integers
 
 
 class Evaluation(NamedTuple):
@@ -153,10 +148,10 @@ class StreamingLoss:
         ignore_index: int = -100,
         n_threads: int | None = None,
     ) -> None:
-        self.topk = check.positive_integers("topk", topk)
-        self.axis = check.integer("axis", axis)
-        self.ignore_index = check.integer("ignore_index", ignore_index)
-        self.n_threads = check.thread_count(n_threads)
+        self.topk = check_positive_integers("topk", topk)
+        self.axis = check_integer("axis", axis)
+        self.ignore_index = check_integer("ignore_index", ignore_index)
+        self.n_threads = check_n_threads(n_threads)
         self._classes: int | None = None        # of the batches so far
         # Of loss, entropy, weight, weight of the right rows, and for each k: numbers that add up to the sum, exactly.
         self._sums: list[list[float]] = [[] for _ in range(4 + len(self.topk))]
@@ -180,19 +175,9 @@ class StreamingLoss:
             If an argument has a wrong type, shape or value, or other batches had another number of classes; nothing has
             been added then.
         """
-        batch = check.targets("logits", logits, target, self.axis, sample_weight=sample_weight)
-        check.are_labels(batch)
-        options = check.Options(check.ignored_label(self.ignore_index, batch.target))
-        classes = batch.logits.shape[-1]
-        if self._classes not in (None, classes):
-            raise ValueError(f"logits have {classes} classes; it must be {self._classes}, as in the batches before")
-        blocks = cut(batch.target.size, classes, self.n_threads)
-        weigh(batch, options, blocks, label_range(classes, self.ignore_index))
-        topk = np.array([1, *(min(k, classes) for k in self.topk)], np.int64)
-        sums = np.empty((blocks.number, len(self._sums), 3))
-        blocks.run(kernels.evaluate, batch, options, topk, sums)
-        self._classes = classes
-        self._add([sums[:, i].ravel().tolist() for i in range(len(self._sums))])
+        call = evaluation.Call(self.topk, self.axis, self.ignore_index, self.n_threads, self._classes)
+        self._classes, sums = evaluation.sum_measures(logits, target, sample_weight, call)
+        self._add(sums)
         return self
 
     def merge(self, other: StreamingLoss) -> StreamingLoss:
@@ -242,20 +227,10 @@ class StreamingLoss:
         return Evaluation(loss, right, dict(zip(self.topk, within, strict=True)), perplexity, entropy, weight)
 
     def _add(self, more: Sequence[list[float]]) -> None:
-        self._sums = [expansion(sums + new) for sums, new in zip(self._sums, more, strict=True)]
+        self._sums = [evaluation.expand_sum(sums + new) for sums, new in zip(self._sums, more, strict=True)]
 
     def __repr__(self) -> str:
         return f"StreamingLoss(topk={self.topk}, axis={self.axis}, ignore_index={self.ignore_index})"
-
-
-def expansion(values: list[float]) -> list[float]:
-    """A few numbers with exactly the sum of all these: the rounded sum, what it lost, and so on."""
-    parts: list[float] = []
-    while part := kernels.total(values + [-part for part in parts]):
-        if not math.isfinite(part):
-            return [part]
-        parts.append(part)
-    return parts
 
 
 def log_loss(
@@ -321,122 +296,6 @@ def log_loss(
     >>> round(xent.log_loss([True, False, False], [0.75, 0.5, 0]), 6)
     0.326943
     """
-    if not isinstance(normalize, bool | np.bool_):
-        raise TypeError(f"normalize is {normalize!r}; it must be True or False")
-    reduction = "mean" if normalize else "sum"
-    proba = _predicted(y_proba)
-    target = _true_classes(y_true, proba, labels)
-    weight = None if sample_weight is None else check.numeric("sample_weight", sample_weight)
-    if weight is not None and weight.shape != proba.shape[:1]:
-        raise ValueError(f"sample_weight has shape {weight.shape}; it must have shape {proba.shape[:1]}, as y_true")
-    if proba.ndim == 1:
-        batch = check.elements("y_proba", proba, target, None, weight)
-        return float(of_elements(batch, 0.0, False, reduction, None, None))
-    batch = check.targets("y_proba", proba, target, -1, sample_weight=weight)
-    return float(of_probabilities(batch, reduction, None, by_mass=False))
+    from xent._estimator import log_loss  # here, so that importing xent does not pay for it
 
-
-def _predicted(y_proba: ArrayLike) -> Array:
-    """Probabilities, a column for each label or, of two labels, those of the greater one."""
-    array = check.to_array("y_proba", y_proba)
-    if array.dtype.kind == "O":
-        try:
-            array = array.astype(np.float64)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"y_proba has dtype object and an element that is no number: {error}") from None
-    array = check.floating("y_proba", check.numeric("y_proba", array))
-    if array.ndim not in (1, 2):
-        raise ValueError(f"y_proba has {array.ndim} dimensions; it must have 2, (n_samples, n_classes), or 1")
-    check.in_unit_interval("y_proba", array)
-    if array.ndim == 2 and array.shape[1] == 1:
-        return array[:, 0]
-    if array.ndim == 2:
-        total = array.sum(axis=1, dtype=np.float64)
-        epsilon = float(np.finfo(array.dtype).eps) if array.dtype.kind == "f" else 2.0**-7      # of bfloat16
-        good = np.abs(total - 1) <= math.sqrt(epsilon)
-        if not good.all():
-            row = int(np.argmin(good))
-            message = f"y_proba[{row}] sums to {total[row]}, not 1 (The y_prob values do not sum to one.)"
-            warnings.warn(message, UserWarning, stacklevel=3)
-    return array
-
-
-def _true_classes(y_true: ArrayLike, proba: Array, labels: ArrayLike | None) -> Array:
-    """The index of each row's label, or a distribution for each row."""
-    from xent._estimator.parameters import discrete, target_array, unique
-
-    columns = 2 if proba.ndim == 1 else proba.shape[1]
-    array = target_array("y_true", y_true)
-    soft = array.ndim == 2 and array.shape[1] > 1
-    if array.ndim == 2 and not soft:
-        array = array.reshape(-1)       # a column
-    if array.ndim != 1 and array.shape != proba.shape:
-        raise ValueError(
-            f"y_true has shape {array.shape} and y_proba {proba.shape}; y_true, which comes first, must be labels of "
-            f"shape {proba.shape[:1]}, or a distribution of the shape of y_proba"
-        )
-    if len(array) != len(proba):
-        raise ValueError(
-            f"y_true has {len(array)} rows and y_proba {len(proba)}; they must have as many (Found input variables "
-            f"with inconsistent numbers of samples: {[len(proba), len(array)]})"
-        )
-    known = None if labels is None else _given_labels(labels)
-    if known is not None and len(known) != columns:
-        raise ValueError(
-            f"y_proba has {columns} classes and labels {len(known)} (The number of classes in labels is different from "
-            f"that in y_prob. Classes found in labels: {known.tolist()})"
-        )
-    if soft:
-        target = check.numeric("y_true", array)
-        if target.dtype.kind in "iu":
-            check.between("y_true", target, 0, 1, "an indicator of classes must be 0 or 1")
-        return target
-    found, indices = unique(discrete("y_true", array))
-    if known is not None:
-        return _places(found, indices, known)
-    if len(found) < 2:
-        raise ValueError(
-            f"y_true contains only one label ({found[0]}). Please provide the list of all expected class labels "
-            "explicitly through the labels argument." if len(found) else "y_true is empty; name all labels with labels="
-        )
-    if len(found) != columns:
-        raise ValueError(
-            f"y_true has {len(found)} labels, {found.tolist()}, and y_proba {columns} classes; name all with labels= "
-            "(y_true and y_prob contain different number of classes)"
-        )
-    return indices
-
-
-def _given_labels(labels: ArrayLike) -> Array:
-    """Sorted."""
-    from xent._estimator.parameters import discrete, target_array, unique
-
-    array = target_array("labels", labels)
-    if array.ndim != 1:
-        raise ValueError(f"labels has shape {array.shape}; it must have one axis")
-    known, _ = unique(discrete("labels", array))
-    if len(known) < 2:
-        raise ValueError(f"The labels array needs to contain at least two labels, got {known.tolist()}.")
-    if len(known) == len(array) and (known != array).any():
-        message = (
-            f"Labels passed were {array.tolist()}. But this function assumes labels are ordered lexicographically. "
-            f"Pass the ordered labels={known.tolist()} and ensure that the columns of y_prob correspond to this "
-            "ordering."
-        )
-        warnings.warn(message, UserWarning, stacklevel=4)
-    return known
-
-
-def _places(found: Array, indices: Array, known: Array) -> Array:
-    """The index of each row's label among known ones."""
-    from xent._estimator.parameters import places_among
-
-    places = places_among(found, known)
-    if (places < 0).any():
-        row = int(np.argmax(places[indices] < 0))
-        unknown = {label for label, place in zip(found.tolist(), places.tolist(), strict=True) if place < 0}
-        raise ValueError(
-            f"y_true[{row}] is {found.tolist()[indices[row]]!r}, which is not one of labels (y_true contains values "
-            f"{unknown} not belonging to the passed labels {known.tolist()}.)"
-        )
-    return places[indices]
+    return log_loss.log_loss(y_true, y_proba, normalize, sample_weight, labels)

@@ -2,120 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from xent._calls import arguments as check
-from xent._calls import threads
+from xent._calls import losses, threads
 from xent._calls.dispatch import kernels
-from xent._calls.threads import Blocks, cut
-
-Reduction = Literal["mean", "sum", "none"]
-Array = NDArray[Any]
-Number = float | np.longdouble
-
-
-def reduced(reduction: str, sums: Array, total_weight: Number, loss: Array | None) -> Any:
-    if loss is not None:
-        return loss[()]
-    if reduction == "sum":
-        return kernels.total(sums.tolist())
-    if not total_weight:
-        return math.nan
-    with np.errstate(all="ignore"):
-        return float(kernels.total(sums.tolist()) / total_weight)
-
-
-def divisor_of(reduction: str, total_weight: Number) -> float:
-    """What the gradient of the sum is divided by; infinity makes it 0."""
-    return float(total_weight or math.inf) if reduction == "mean" else 1.0
-
-
-def _unit(weights: Array | None) -> float:
-    """A power of two near the largest weight: divided by it, weights of any size fit any type, and lose nothing."""
-    largest = 0.0 if weights is None else float(weights.max(initial=0.0))
-    return math.ldexp(1.0, min(1000, max(-1000, math.frexp(largest)[1]))) if largest < math.inf else 1.0
-
-
-def _sum(weight: Array, unit: float) -> float:
-    """The sum of weights times a power of two. Repeated elements are read once, and nothing is copied but where weights
-    overflow or vanish."""
-    once = weight[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in weight.strides)]
-    repeats = weight.size // max(once.size, 1)
-    with np.errstate(over="ignore", under="ignore"):
-        result = float(once.sum(dtype=np.float64))
-        if not 1e-290 < result < math.inf:
-            return repeats * float(np.multiply(once, unit, dtype=np.float64).sum())
-    return repeats * (result * unit)
-
-
-def _weight_of_losses(weight: Array | None, number: int, unit: float) -> float:
-    return float(number) if weight is None else _sum(weight, unit)
-
-
-def _mean_unit(reduction: str, sample_weight: Array | None) -> float:
-    """What sample weights are multiplied by; a mean does not depend on it."""
-    return 1 / _unit(sample_weight) if reduction == "mean" else 1.0
-
-
-def _is_extreme(weights: Array | None, largest: float) -> bool:
-    """Whether some weight, not 0, is above the largest that is usual, or below its inverse."""
-    if weights is None or not weights.size:
-        return False
-    most, least = float(weights.max()), float(weights.min())
-    if least == 0:
-        least = float(weights.min(where=weights > 0, initial=math.inf))
-    return most > 0 and not 1 / largest <= least <= most <= largest
-
-
-def weigh(batch: check.Batch, options: check.Options, blocks: Blocks, allowed: str) -> tuple[Number, int]:
-    """The sum of weight times target mass, and the exponent of two of its unit. Raises for a label out of range."""
-    rows = blocks.units
-    blocks = cut(rows, batch.target.size // max(rows, 1), blocks.threads)   # a label is much less work than a row
-    sums = np.zeros((blocks.number, 3))
-    bad = blocks.run(kernels.target_weight, batch, options, sums)
-    if bad >= 0:
-        check.bad_label(batch, bad, allowed)
-    exponent = 0
-    if options.extreme:
-        exponents = sums[sums[:, 0] != 0, 2]
-        exponent = int(exponents.max(initial=-4096))
-        with np.errstate(under="ignore"):
-            sums[:, :2] = np.ldexp(sums[:, :2], (sums[:, 2:] - exponent).astype(np.int32))
-    numbers = sums[:, :2].ravel().tolist()
-    total = kernels.total(numbers)
-    lost = kernels.total([*numbers, -total])
-    # Rounded to a float64, what a mean divides by would be half of what the mean may be off.
-    return total if lost == 0 or not math.isfinite(lost) else np.longdouble(total) + lost, exponent
-
-
-def prepared(
-    reduction: str, batch: check.Batch, options: check.Options, blocks: Blocks, allowed: str
-) -> tuple[check.Options, int, Number]:
-    """The options, which know whether weights are extreme; the exponent of the unit of losses; and what a mean divides
-    by, in the same unit. Raises for a label out of range: before anything is written.
-
-    Sums of usual weights neither overflow nor vanish, even in float32. Of others a mean is computed in units of two to
-    an exponent, near the weight of all rows together.
-    """
-    extreme = _is_extreme(batch.class_weight, 2.0**30) or _is_extreme(batch.sample_weight, 2.0**300)
-    options = options._replace(extreme=extreme)
-    if reduction != "mean" and check.is_dense(batch):
-        return options, 0, 1.0      # neither a mean nor labels
-    total, exponent = weigh(batch, options, blocks, allowed)
-    return options, exponent if reduction == "mean" else 0, total
-
-
-def label_range(classes: int, ignore_index: int) -> str:
-    return f"[0, {classes}) or be ignore_index, {ignore_index}"
+from xent._calls.losses import Array, Reduction, Target
 
 
 def cross_entropy(
     logits: ArrayLike,
-    target: ArrayLike | tuple[ArrayLike, ArrayLike],
+    target: Target,
     *,
     axis: int = -1,
     class_weight: ArrayLike | None = None,
@@ -231,33 +129,18 @@ def cross_entropy(
         z_loss, reduction, return_grad, grad_out, n_threads, threads.THREAD_ELEMENTS, threads.BLOCK_ELEMENTS,
     )
     if isinstance(result, kernels.PlainCall):
-        return threads.computed(result, n_threads)
+        return threads.run_checked_call(result, n_threads)
     if result is not None:
         return result
-    batch = check.targets("logits", logits, target, axis, class_weight, sample_weight, where)
-    ignored = check.ignored_label(ignore_index, batch.target)
-    options = check.options(ignored, logit_scale, softcap, label_smoothing, z_loss)
-    check.choice("reduction", reduction, check.REDUCTIONS)
-    blocks = cut(math.prod(batch.logits.shape[:-1]), batch.logits.shape[-1], check.thread_count(n_threads))
-    grad = check.gradient("logits", "class_weight", batch, return_grad, grad_out)
-    allowed = label_range(batch.logits.shape[-1], ignore_index)
-    options, exponent, total_weight = prepared(reduction, batch, options, blocks, allowed)
-    if reduction == "mean" and total_weight == 0:
-        if grad is not None:
-            grad.fill(0)
-        return math.nan if grad is None else (math.nan, grad)
-    loss = np.empty(batch.logits.shape[:-1], check.wide(batch.logits.dtype)) if reduction == "none" else None
-    sums = np.empty(blocks.number)
-    divisor = divisor_of(reduction, total_weight)
-    grad_rows = None if grad is None else check.last(grad, batch.axis)
-    blocks.run(kernels.cross_entropy, batch, options, exponent, divisor, loss, grad_rows, sums)
-    result = reduced(reduction, sums, total_weight, loss)
-    return result if grad is None else (result, grad)
+    return losses.cross_entropy(
+        logits, target, axis, (class_weight, sample_weight, where), (logit_scale, softcap, label_smoothing, z_loss),
+        ignore_index, reduction=reduction, return_grad=return_grad, grad_out=grad_out, n_threads=n_threads,
+    )
 
 
 def categorical_cross_entropy(
     proba: ArrayLike,
-    target: ArrayLike | tuple[ArrayLike, ArrayLike],
+    target: Target,
     *,
     axis: int = -1,
     sample_weight: ArrayLike | None = None,
@@ -314,26 +197,7 @@ def categorical_cross_entropy(
     >>> round(xent.categorical_cross_entropy([[0.25, 0.75], [0.5, 0.5]], [1, 0]), 6)
     0.490415
     """
-    array = check.probabilities("proba", proba)
-    batch = check.targets("proba", array, target, axis, sample_weight=sample_weight)
-    check.choice("reduction", reduction, check.REDUCTIONS)
-    check.in_unit_interval("proba", array)
-    return of_probabilities(batch, reduction, check.thread_count(n_threads))
-
-
-def of_probabilities(batch: check.Batch, reduction: str, n_threads: int | None, *, by_mass: bool = True) -> Any:
-    """The loss of checked probabilities. A mean is one by target mass, or by rows: whatever their mass."""
-    blocks = cut(math.prod(batch.logits.shape[:-1]), batch.logits.shape[-1], n_threads)
-    options, exponent, total_weight = prepared(
-        reduction, batch, check.Options(), blocks, f"[0, {batch.logits.shape[-1]})"
-    )
-    if reduction == "mean" and not by_mass:
-        exponent = math.frexp(_unit(batch.sample_weight))[1] if options.extreme else 0
-        total_weight = _weight_of_losses(batch.sample_weight, blocks.units, math.ldexp(1.0, -exponent))
-    loss = np.empty(batch.logits.shape[:-1], check.wide(batch.logits.dtype)) if reduction == "none" else None
-    sums = np.empty(blocks.number)
-    blocks.run(kernels.log_loss, batch, options, exponent, loss, sums)
-    return reduced(reduction, sums, total_weight, loss)
+    return losses.categorical_cross_entropy(proba, target, axis, sample_weight, reduction, n_threads)
 
 
 def binary_cross_entropy_with_logits(
@@ -402,8 +266,8 @@ def binary_cross_entropy_with_logits(
     >>> round(xent.binary_cross_entropy_with_logits([0.0, 40.0], [0, 1]), 6)
     0.346574
     """
-    return _binary(
-        "logits", logits, target, pos_weight, sample_weight, label_smoothing, reduction, return_grad, grad_out,
+    return losses.binary_cross_entropy(
+        "logits", logits, target, (pos_weight, sample_weight), label_smoothing, reduction, return_grad, grad_out,
         n_threads,
     )
 
@@ -468,49 +332,6 @@ def binary_cross_entropy(
     >>> round(xent.binary_cross_entropy([0.5, 1.0], [0, 1]), 6)
     0.346574
     """
-    return _binary("proba", proba, target, None, sample_weight, 0.0, reduction, return_grad, grad_out, n_threads)
-
-
-def _binary(
-    name: Literal["logits", "proba"],
-    x: ArrayLike,
-    target: ArrayLike,
-    pos_weight: ArrayLike | None,
-    sample_weight: ArrayLike | None,
-    label_smoothing: float,
-    reduction: str,
-    return_grad: bool,
-    grad_out: Array | None,
-    n_threads: int | None,
-) -> Any:
-    array = check.floating("logits", x) if name == "logits" else check.probabilities("proba", x)
-    batch = check.elements(name, array, target, pos_weight, sample_weight)
-    epsilon = check.smoothing(label_smoothing)
-    check.choice("reduction", reduction, check.REDUCTIONS)
-    if name == "proba":
-        check.in_unit_interval("proba", array)
-    n_threads = check.thread_count(n_threads)
-    grad = check.gradient(name, "pos_weight", batch, return_grad, grad_out)
-    result = of_elements(batch, epsilon, name == "logits", reduction, grad, n_threads)
-    return result if grad is None else (result, grad)
-
-
-def of_elements(
-    batch: check.Batch, epsilon: float, from_logits: bool, reduction: str, grad: Array | None, n_threads: int | None
-) -> Any:
-    """The loss of checked elements, each a binary problem of its own; the gradient is written to `grad`."""
-    loss = np.empty(batch.logits.shape, check.wide(batch.logits.dtype)) if reduction == "none" else None
-    unit = _mean_unit(reduction, batch.sample_weight)
-    total_weight = _weight_of_losses(batch.sample_weight, batch.logits.size, unit) if reduction == "mean" else 1.0
-    divisor = divisor_of(reduction, total_weight)
-    logits, y, positive, weights, losses, slopes = check.flat(
-        batch.logits, batch.target, batch.class_weight, batch.sample_weight, loss, grad
+    return losses.binary_cross_entropy(
+        "proba", proba, target, (None, sample_weight), 0.0, reduction, return_grad, grad_out, n_threads
     )
-    rows, columns = math.prod(logits.shape[:-1]), logits.shape[-1]
-    blocks = cut(rows * -(-columns // kernels.BINARY_CHUNK), min(columns, kernels.BINARY_CHUNK), n_threads)
-    sums = np.empty(blocks.number)
-    blocks.run(
-        kernels.binary_cross_entropy, logits, y, positive, weights, unit, epsilon, from_logits, divisor, losses, slopes,
-        sums,
-    )
-    return reduced(reduction, sums, total_weight, loss)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent._calls import arguments as check
-from xent._calls import threads
-from xent._calls.dispatch import kernels
-from xent._calls.threads import cut
+from xent._calls import softmax as calls
 
 
 def logsumexp(
@@ -76,27 +71,7 @@ def logsumexp(
     >>> round(float(log_size), 6), float(sign)
     (1.541325, -1.0)
     """
-    result = kernels.plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, threads.THREAD_ELEMENTS)
-    if isinstance(result, kernels.PlainCall):
-        return threads.computed(result, n_threads)
-    if result is not None:
-        return result
-    array, factors, dtype = check.summands(x, b)
-    axes = check.axis_indices(axis, array, "x")
-    rows = check.last_axes(array, axes, array)
-    weight = None if factors is None else check.last_axes(factors, axes, array)
-    n_threads = check.thread_count(n_threads)
-    out = np.empty(rows.shape[: array.ndim - len(axes)], dtype)
-    sign = np.empty_like(out) if return_sign and weight is not None else None
-    blocks = cut(out.size, math.prod(array.shape[axis] for axis in axes), n_threads)
-    blocks.run(kernels.logsumexp, rows, weight, out, sign, len(axes))
-    if return_sign and sign is None:        # a sum of exponentials
-        sign = np.where(np.isnan(out), out, out > -math.inf).astype(dtype)
-
-    def shaped(result: NDArray[Any]) -> Any:
-        return result.reshape([1 if i in axes else n for i, n in enumerate(array.shape)]) if keepdims else result[()]
-
-    return shaped(out) if sign is None else (shaped(out), shaped(sign))
+    return calls.logsumexp(x, axis, b, keepdims, return_sign, n_threads)
 
 
 def softmax(
@@ -142,7 +117,7 @@ def softmax(
     >>> xent.softmax([2.0, 4.0, 0.5]).round(4)
     array([0.1161, 0.858 , 0.0259])
     """
-    return _probabilities(x, axis, out, n_threads, logarithm=False)
+    return calls.normalize(x, axis, out, n_threads, False)
 
 
 def log_softmax(
@@ -188,30 +163,4 @@ def log_softmax(
     >>> xent.log_softmax([0.0, 50.0])
     array([-5.00000000e+01, -1.92874985e-22])
     """
-    return _probabilities(x, axis, out, n_threads, logarithm=True)
-
-
-def _probabilities(
-    x: ArrayLike,
-    axis: int | tuple[int, ...] | None,
-    out: NDArray[Any] | None,
-    n_threads: int | None,
-    *,
-    logarithm: bool,
-) -> NDArray[Any]:
-    plain: NDArray[Any] | None = kernels.plain_softmax(
-        x, axis, out, logarithm, n_threads, threads.THREAD_ELEMENTS
-    )
-    if isinstance(plain, kernels.PlainCall):
-        plain = threads.computed(plain, n_threads)
-    if plain is not None:
-        return plain
-    array = check.floating("x", x)
-    axes = check.axis_indices(axis, array, "x")
-    n_threads = check.thread_count(n_threads)
-    result = np.empty_like(array, subok=False) if out is None else check.output("out", out, array, "x", {})
-    classes = math.prod(array.shape[axis] for axis in axes)
-    rows, target = check.last_axes(array, axes, array), check.last_axes(result, axes, array)
-    blocks = cut(math.prod(rows.shape[: array.ndim - len(axes)]), classes, n_threads)
-    blocks.run(kernels.softmax, rows, target, logarithm, len(axes))
-    return result if result.ndim or out is not None else result[()]     # a number for a number, as NumPy has it
+    return calls.normalize(x, axis, out, n_threads, True)

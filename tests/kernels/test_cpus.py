@@ -128,9 +128,9 @@ def test_available(quota, expected, tree, monkeypatch):
 
 JOBS = """
 from xent._calls import cpus
-from xent._calls.arguments import job_count
+from xent._calls.scalars import check_n_jobs
 cpus.available = lambda: 3
-print(*map(job_count, (-1, -2, -3, -9, 1, 7, None)))
+print(*map(check_n_jobs, (-1, -2, -3, -9, 1, 7, None)))
 """
 
 

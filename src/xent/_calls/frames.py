@@ -192,7 +192,7 @@ def _is_arrow(value: Any) -> bool:
     return _is(value, "pyarrow", "Array", "ChunkedArray")
 
 
-def of_arrow(name: str, value: Any) -> Any:
+def arrow_to_array(name: str, value: Any) -> Any:
     """The values of an Arrow array or table, without the index that pandas stored; anything else as it is."""
     if _is_arrow(value):
         return _from_arrow(name, value)

@@ -1,7 +1,7 @@
-"""The matrix products of a linear layer, a block of rows and of classes at a time, in memory that is bounded: the
-logits X @ weight.T + bias, and from their gradient G those of the operands: G @ weight, G.T @ X and the sums of G.
+"""The matrix products of a linear layer, for a block of rows and of classes at a time, in bounded memory: the logits
+X @ weight.T + bias; and from their gradient G those of the operands: G @ weight, G.T @ X and the column sums of G.
 
-An operand that BLAS cannot take as it is (of another type, byte order or stride) is copied block by block.
+An operand that BLAS cannot read as it is (of another type, byte order or stride) is copied block by block.
 """
 
 from __future__ import annotations
@@ -11,25 +11,56 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from xent._calls import arguments as check
+from xent._calls.arrays import FLOAT64, is_half, to_array, to_floats, widen
 
 Array = NDArray[Any]
 
 
-def chunks(length: int, size: int) -> Iterator[slice]:
+def check_operands(
+    X: ArrayLike, weight: ArrayLike, bias: ArrayLike | None
+) -> tuple[Array, Array, Array | None, np.dtype[Any]]:
+    """The operands of X @ weight.T + bias as they came, in any byte order, and the type to compute it in."""
+    x, w = _check_reals("X", X), _check_reals("weight", weight)
+    if x.ndim == 0:
+        raise ValueError("X is a number; it must have a last axis of features")
+    if w.ndim != 2:
+        raise ValueError(f"weight has {w.ndim} dimensions; it must have 2, (n_classes, n_features)")
+    if w.shape[1] != x.shape[-1]:
+        raise ValueError(f"weight has shape {w.shape}; for X of shape {x.shape} it must be (n_classes, {x.shape[-1]})")
+    b = None if bias is None else _check_reals("bias", bias)
+    if b is not None and b.shape != w.shape[:1]:
+        raise ValueError(f"bias has shape {b.shape}; it must have shape {w.shape[:1]}, a number for each row of weight")
+    dtype = np.result_type(*(widen(gradient_type(array)) for array in (x, w, b) if array is not None))
+    return x, w, b, dtype
+
+
+def _check_reals(name: str, value: ArrayLike) -> Array:
+    """An array of a type that `to_floats` accepts, not converted."""
+    array = to_array(name, value)
+    if array.dtype.kind not in "iu":
+        to_floats(name, array[:0] if array.ndim else array, given=value)
+    return array
+
+
+def gradient_type(array: Array) -> np.dtype[Any]:
+    """The type of the gradient for an array: its own, in native byte order; for integers float64."""
+    return FLOAT64 if array.dtype.kind in "iu" else array.dtype.newbyteorder("=")
+
+
+def split(length: int, size: int) -> Iterator[slice]:
     """0 to `length` in slices of `size`."""
     return (slice(first, min(first + size, length)) for first in range(0, length, max(1, size)))
 
 
 class Rows:
-    """An array whose first axes are counted through as one; blocks of it are views where strides allow."""
+    """An array whose first axes are merged into one; blocks of it are views where strides allow that."""
 
     def __init__(self, array: Array, axes: int) -> None:
         self.array = array
         self.lead = array.shape[:axes]
-        self.merged = _merged(array, axes)
+        self.merged = _merge(array, axes)
         row = array.itemsize * int(np.prod(array.shape[axes:]))
         self.copied = 0 if self.merged is not None else row + 8 * (axes + 1)    # bytes a row
 
@@ -40,7 +71,7 @@ class Rows:
         return result
 
 
-def _merged(array: Array, axes: int) -> Array | None:
+def _merge(array: Array, axes: int) -> Array | None:
     """A view with the first axes merged, or None if their strides do not allow it."""
     if axes == 1:
         return array
@@ -66,7 +97,7 @@ def _fits_blas(array: Array | None, dtype: np.dtype[Any]) -> bool:
 
 
 class Products:
-    """Of a block of rows after another (`open`, `close`), and in each of a chunk of classes after another.
+    """The products of one block of rows after another (`open`, `close`), within each by chunks of classes.
 
     Parameters
     ----------
@@ -84,103 +115,108 @@ class Products:
         self.features = X.shape[-1]
         self.copies_X = not _fits_blas(self.X.merged, dtype)
         self.copies_weight = not _fits_blas(weight, dtype)
-        self.types = [check.gradient_type(array) for array in (X, weight)]
+        self.X_type, self.weight_type = gradient_type(X), gradient_type(weight)
+
+    # --- memory ---
 
     def row_bytes(self) -> int:
-        """What a row of a block needs."""
-        copies = self.copies_X + (self.with_grad and self.types[0] != self.dtype)
+        """Bytes for each row of a block."""
+        copies = self.copies_X + (self.with_grad and self.X_type != self.dtype)
         numbers: int = copies * self.features
         return self.X.copied + numbers * self.dtype.itemsize
 
-    def fixed_bytes(self, classes: int, piece: int, several: bool) -> int:
-        """What chunks of so many classes and pieces of so many rows need; `several` blocks of rows need sums apart for
-        a gradient of half precision, which would round each addition."""
-        rooms = self.copies_weight * classes + self.with_grad * (classes + piece)
-        numbers: int = rooms * self.features + self._sums_apart(several) * self.weight.size
+    def fixed_bytes(self, classes: int, piece: int, several_blocks: bool) -> int:
+        """Bytes for chunks of `classes` and pieces of `piece` rows, however many rows a block has."""
+        buffer_rows = self.copies_weight * classes + self.with_grad * (classes + piece)
+        numbers: int = buffer_rows * self.features + self._needs_wide_sums(several_blocks) * self.weight.size
         if self.bias is not None:
             numbers += (1 + self.with_grad) * len(self.bias)
         return numbers * self.dtype.itemsize
 
-    def _sums_apart(self, several: bool) -> bool:
-        return self.with_grad and several and check.is_half(self.types[1])
+    def _needs_wide_sums(self, several_blocks: bool) -> bool:
+        """Whether sums over blocks need an array of their own: a gradient of half precision would round each one."""
+        return self.with_grad and several_blocks and is_half(self.weight_type)
 
-    def allocate(self, rows: int, classes: int, piece: int, several: bool) -> None:
-        """Room for blocks of so many rows."""
+    def allocate(self, rows: int, classes: int, piece: int, several_blocks: bool) -> None:
+        """Allocate for blocks of `rows`, chunks of `classes`, and products of `piece` rows at a time."""
         dtype, features = self.dtype, self.features
         self.piece = piece
-        self.room_X = np.empty((rows * self.copies_X, features), dtype)
-        self.room_weight = np.empty((classes * self.copies_weight, features), dtype)
+        self.X_copy = np.empty((rows * self.copies_X, features), dtype)
+        self.weight_copy = np.empty((classes * self.copies_weight, features), dtype)
         self.wide_bias = None if self.bias is None else self.bias.astype(dtype)
         if self.with_grad:
-            self.grad_X = np.zeros(self.X.array.shape, self.types[0])
-            self.grad_weight = np.zeros(self.weight.shape, self.types[1])
-            self.rows_of_grad = Rows(self.grad_X, self.grad_X.ndim - 1)
-            self.sums = np.zeros(self.weight.shape, dtype) if self._sums_apart(several) else self.grad_weight
+            self.grad_X = np.zeros(self.X.array.shape, self.X_type)
+            self.grad_weight = np.zeros(self.weight.shape, self.weight_type)
+            self.grad_X_rows = Rows(self.grad_X, self.grad_X.ndim - 1)
+            wide = self._needs_wide_sums(several_blocks)
+            self.weight_sums = np.zeros(self.weight.shape, dtype) if wide else self.grad_weight
             self.bias_sums = None if self.bias is None else np.zeros(self.bias.shape, dtype)
-            self.room_grad = np.zeros((rows * (self.types[0] != dtype), features), dtype)
-            self.room_piece = np.empty((piece, features), dtype)
-            self.room_chunk = np.empty((classes, features), dtype)
+            self.grad_X_buffer = np.zeros((rows * (self.X_type != dtype), features), dtype)
+            self.piece_buffer = np.empty((piece, features), dtype)
+            self.chunk_buffer = np.empty((classes, features), dtype)
             self.ones = np.ones(rows, dtype)
 
-    def open(self, rows: slice, idle: Array | None) -> None:
-        """Begin a block of rows, of which those that are `idle` (bool) have a gradient of 0 whatever is in them."""
-        self.rows, self.idle = rows, idle
+    # --- a block of rows ---
+
+    def open(self, rows: slice, ignored: Array | None) -> None:
+        """Begin a block of rows; those that are `ignored` (bool) have a gradient of 0 whatever they hold."""
+        self.rows, self.ignored = rows, ignored
         self.x = self.X[rows]
         if self.copies_X:
-            room = self.room_X[: len(self.x)]
-            np.copyto(room, self.x, casting="unsafe")
-            if idle is not None:
-                room[idle] = 0
-            self.x = room
+            copy = self.X_copy[: len(self.x)]
+            np.copyto(copy, self.x, casting="unsafe")
+            if ignored is not None:
+                copy[ignored] = 0
+            self.x = copy
         if self.with_grad:
-            own = self.types[0] == self.dtype
-            self.grad_x = self.rows_of_grad[rows] if own else self.room_grad[: len(self.x)]
+            in_place = self.X_type == self.dtype
+            self.grad_x = self.grad_X_rows[rows] if in_place else self.grad_X_buffer[: len(self.x)]
 
     def logits(self, classes: slice, out: Array) -> None:
-        np.matmul(self.x, self._weight(classes).T, out=out)
+        np.matmul(self.x, self._weight_chunk(classes).T, out=out)
         if self.wide_bias is not None:
             out += self.wide_bias[classes]
 
-    def backward(self, classes: slice, slopes: Array) -> None:
-        """Add what the gradient for the logits of a chunk of classes makes of the others."""
-        weight = self._weight(classes)
-        for piece in chunks(len(slopes), self.piece):
+    def backward(self, classes: slice, logit_grad: Array) -> None:
+        """Add what the gradient for the logits of a chunk of classes contributes to those of the operands."""
+        weight = self._weight_chunk(classes)
+        for piece in split(len(logit_grad), self.piece):
             out = self.grad_x[piece]
             if classes.start == 0:
-                np.matmul(slopes[piece], weight, out=out)
+                np.matmul(logit_grad[piece], weight, out=out)
             else:
-                out += np.matmul(slopes[piece], weight, out=self.room_piece[: len(out)])
-        own = self.rows.start == 0 and self.sums.dtype == self.dtype
-        for part in chunks(slopes.shape[1], slopes.shape[1] if own else len(self.room_chunk)):
-            sums = self.sums[classes][part]
-            if own:
-                np.matmul(slopes.T, self.x, out=sums)
+                out += np.matmul(logit_grad[piece], weight, out=self.piece_buffer[: len(out)])
+        in_place = self.rows.start == 0 and self.weight_sums.dtype == self.dtype
+        for chunk in split(logit_grad.shape[1], logit_grad.shape[1] if in_place else len(self.chunk_buffer)):
+            sums = self.weight_sums[classes][chunk]
+            if in_place:
+                np.matmul(logit_grad.T, self.x, out=sums)
             else:
-                room = np.matmul(slopes[:, part].T, self.x, out=self.room_chunk[: len(sums)])
-                np.add(sums, room, out=sums, casting="unsafe")
+                product = np.matmul(logit_grad[:, chunk].T, self.x, out=self.chunk_buffer[: len(sums)])
+                np.add(sums, product, out=sums, casting="unsafe")
         if self.bias_sums is not None:
-            self.bias_sums[classes] += self.ones[: len(slopes)] @ slopes
+            self.bias_sums[classes] += self.ones[: len(logit_grad)] @ logit_grad
 
     def close(self) -> None:
         """End a block of rows."""
         if self.with_grad:
-            if self.idle is not None:
-                self.grad_x[self.idle] = 0
-            if self.types[0] != self.dtype:
-                self.rows_of_grad[self.rows][...] = self.grad_x
+            if self.ignored is not None:
+                self.grad_x[self.ignored] = 0
+            if self.X_type != self.dtype:
+                self.grad_X_rows[self.rows][...] = self.grad_x
 
     def gradients(self) -> tuple[Array, Array, Array | None]:
-        """For X, weight and bias, each in the type of its own."""
-        if self.sums is not self.grad_weight:
-            self.grad_weight[...] = self.sums
+        """For X, weight and bias, each in its own type."""
+        if self.weight_sums is not self.grad_weight:
+            self.grad_weight[...] = self.weight_sums
         if self.bias is None or self.bias_sums is None:
             return self.grad_X, self.grad_weight, None
-        return self.grad_X, self.grad_weight, self.bias_sums.astype(check.gradient_type(self.bias), copy=False)
+        return self.grad_X, self.grad_weight, self.bias_sums.astype(gradient_type(self.bias), copy=False)
 
-    def _weight(self, classes: slice) -> Array:
+    def _weight_chunk(self, classes: slice) -> Array:
         weight = self.weight[classes]
         if not self.copies_weight:
             return weight
-        room = self.room_weight[: len(weight)]
-        np.copyto(room, weight, casting="unsafe")
-        return room
+        copy = self.weight_copy[: len(weight)]
+        np.copyto(copy, weight, casting="unsafe")
+        return copy

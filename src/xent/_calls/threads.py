@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from xent._calls import cpus
-from xent._calls.arguments import positive_integer
 from xent._calls.dispatch import kernels
+from xent._calls.scalars import check_positive_integer
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -84,7 +84,7 @@ def set_num_threads(n: int) -> None:
     >>> xent.set_num_threads(xent.get_num_threads())
     """
     global _num_threads
-    _num_threads = positive_integer("n", n)
+    _num_threads = check_positive_integer("n", n)
 
 
 class Blocks(NamedTuple):
@@ -114,7 +114,7 @@ def cut(units: int, elements: int, n_threads: int | None) -> Blocks:
     return Blocks(units, size, number, max(1, min(wanted, number, units * elements // THREAD_ELEMENTS)))
 
 
-def computed(call: kernels.PlainCall, n_threads: int | None) -> Any:
+def run_checked_call(call: kernels.PlainCall, n_threads: int | None) -> Any:
     """The result of a call that the kernels have checked."""
     cut(call.rows, call.classes, n_threads).run(call.compute)
     return call.result()

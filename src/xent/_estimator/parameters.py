@@ -15,18 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent._calls import frames
-from xent._calls.arguments import (
-    between,
-    choice,
-    floating,
-    integer,
-    is_half,
-    job_count,
-    numeric,
-    position,
-    real,
-    to_array,
-)
+from xent._calls.arrays import check_between, describe_first_bad, is_half, to_array, to_floats, to_numbers
+from xent._calls.scalars import check_choice, check_integer, check_n_jobs, check_real
 from xent._estimator.sklearn_protocol import DataConversionWarning, shared
 
 Array = NDArray[Any]
@@ -56,17 +46,17 @@ class Parameters(Protocol):
 
 
 def parameters(model: Parameters, solvers: tuple[str, ...]) -> None:
-    strength = real("C", model.C)
+    strength = check_real("C", model.C)
     if not strength > 0:
         raise ValueError(f"C is {model.C!r}; it must be greater than 0")
     if model.penalty not in ("l2", None):
         raise ValueError(f"penalty is {model.penalty!r}; it must be 'l2' or None")
-    choice("solver", model.solver, solvers)
-    if not 0 < real("tol", model.tol) < math.inf:
+    check_choice("solver", model.solver, solvers)
+    if not 0 < check_real("tol", model.tol) < math.inf:
         raise ValueError(f"tol is {model.tol!r}; it must be greater than 0 and finite")
-    if integer("max_iter", model.max_iter) < 0:
+    if check_integer("max_iter", model.max_iter) < 0:
         raise ValueError(f"max_iter is {model.max_iter}; it must be at least 0")
-    job_count(model.n_jobs)
+    check_n_jobs(model.n_jobs)
 
 
 # --- features --------------------------------------------------------------------------------------------------------
@@ -130,7 +120,7 @@ def _dense(name: str, value: Any) -> Array:
         return frames.numbers_of_objects(name, array)
     if kind == "b":
         return array.astype(np.float64)
-    return floating(name, array, halves=False)
+    return to_floats(name, array, halves=False)
 
 
 def _finite(name: str, matrix: Array, labels: list[Any] | None) -> Array:
@@ -197,7 +187,7 @@ def _check_indices(name: str, matrix: Matrix) -> None:
 def _in_range(name: str, indices: Array, length: int, what: str) -> None:
     if indices.size and not 0 <= indices.min() <= indices.max() < length:
         good = (indices >= 0) & (indices < length)
-        raise ValueError(f"{name}{position(indices, good)}; it must be in [0, {length}), the {what}")
+        raise ValueError(f"{name}{describe_first_bad(indices, good)}; it must be in [0, {length}), the {what}")
 
 
 def _not_empty(name: str, shape: tuple[int, ...]) -> None:
@@ -314,7 +304,7 @@ def discrete(name: str, array: Array) -> Array:
         good = ~np.isnat(array)
     if not good.all():
         unknown = "continuous" if kind == "f" else "unknown"
-        raise ValueError(f"{name}{position(array, good)}; {_LABELS} (Unknown label type: {unknown})")
+        raise ValueError(f"{name}{describe_first_bad(array, good)}; {_LABELS} (Unknown label type: {unknown})")
     return array
 
 
@@ -325,7 +315,7 @@ def _strings(name: str, array: Array) -> Array:
         return array
     present = np.array([_is_present(label) for label in array.flat], bool).reshape(array.shape)
     if not present.all():
-        raise ValueError(f"{name}{position(array, present)}; {_LABELS} (Unknown label type: unknown)")
+        raise ValueError(f"{name}{describe_first_bad(array, present)}; {_LABELS} (Unknown label type: unknown)")
     types = {type(label) for label in array.flat}
     names = ", ".join(sorted(kind.__name__ for kind in types))
     if good.any():
@@ -334,9 +324,9 @@ def _strings(name: str, array: Array) -> Array:
             f"{name}.astype(str)"
         )
     raise ValueError(
-        f"{name} has dtype object with labels of type {names}, such as {name}{position(array, good)}; {_LABELS}, or "
-        f"objects that are all strings: convert them, with {name}.astype({_type_for(types)}) (Unknown label type: "
-        "unknown)"
+        f"{name} has dtype object with labels of type {names}, such as {name}{describe_first_bad(array, good)}; "
+        f"{_LABELS}, or objects that are all strings: convert them, with {name}.astype({_type_for(types)}) (Unknown "
+        "label type: unknown)"
     )
 
 
@@ -404,8 +394,8 @@ def distribution(name: str, array: Array, length: int) -> Array | None:
         )
     if array.dtype.kind == "b":
         array = array.astype(np.float64)
-    array = array.astype(np.float32) if is_half(array.dtype) else numeric(name, array)
-    between(name, array, 0, math.inf, "probabilities must be at least 0")
+    array = array.astype(np.float32) if is_half(array.dtype) else to_numbers(name, array)
+    check_between(name, array, 0, math.inf, "probabilities must be at least 0")
     mass = array.sum(axis=1, dtype=np.float64)
     good = np.abs(mass - 1) <= MASS_ERROR
     if not good.all():
@@ -495,10 +485,10 @@ def kind_of(labels: Array) -> str:
 def row_weights(value: ArrayLike | None, length: int) -> NDArray[np.float64]:
     if value is None:
         return np.ones(length)
-    array = numeric("sample_weight", frames.series("sample_weight", value))
+    array = to_numbers("sample_weight", frames.series("sample_weight", value))
     if array.ndim and array.shape != (length,):
         raise ValueError(f"sample_weight has shape {array.shape}; it must have shape ({length},)")
-    between("sample_weight", array, 0, np.finfo(np.float64).max, "weights must be finite and at least 0")
+    check_between("sample_weight", array, 0, np.finfo(np.float64).max, "weights must be finite and at least 0")
     return np.array(np.broadcast_to(array, (length,)), np.float64)
 
 
@@ -560,9 +550,10 @@ def class_factors(value: object, labels: Array, counts: NDArray[np.float64]) -> 
     result = np.ones(len(known))
     named = set()
     for label, weight in value.items():
-        number = float(weight) if isinstance(weight, bool | np.bool_) else real(f"class_weight[{label!r}]", weight)
+        name = f"class_weight[{label!r}]"
+        number = float(weight) if isinstance(weight, bool | np.bool_) else check_real(name, weight)
         if not 0 <= number < math.inf:
-            raise ValueError(f"class_weight[{label!r}] is {number}; weights must be finite and at least 0")
+            raise ValueError(f"{name} is {number}; weights must be finite and at least 0")
         if label in place:
             result[place[label]] = number
             named.add(place[label])

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent._calls.arguments import floating, job_count
+from xent._calls.arrays import to_floats
+from xent._calls.scalars import check_n_jobs
+from xent._calls.softmax import log_softmax, softmax
 from xent._estimator import parameters as check
 from xent._estimator.sklearn_protocol import Estimator, shared
 from xent._fit.linear import logits
-from xent.primitives import log_softmax, softmax
 
 Array = NDArray[Any]
 
@@ -190,7 +191,7 @@ class LinearClassifier(Estimator):
         return float(np.average(right, weights=weight))
 
     def _n_threads(self) -> int | None:
-        return job_count(self.n_jobs)
+        return check_n_jobs(self.n_jobs)
 
     def _check_fitted(self) -> None:
         if not self.__sklearn_is_fitted__():
@@ -202,7 +203,7 @@ class LinearClassifier(Estimator):
         Where they are set by hand, the intercept may be one number, and the coefficients of two classes one row.
         """
         classes = np.asarray(self.classes_)
-        coef, intercept = floating("coef_", self.coef_), floating("intercept_", self.intercept_)
+        coef, intercept = to_floats("coef_", self.coef_), to_floats("intercept_", self.intercept_)
         n_rows = 1 if len(classes) == 2 else len(classes)
         if coef.ndim == 1 and n_rows == 1:
             coef = coef[None, :]

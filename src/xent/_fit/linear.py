@@ -22,15 +22,16 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from xent._calls.arguments import Batch, Options
 from xent._calls.dispatch import kernels
+from xent._calls.losses import cross_entropy
+from xent._calls.options import Options
+from xent._calls.softmax import softmax
+from xent._calls.targets import Batch
 from xent._calls.threads import THREAD_ELEMENTS, Blocks, get_num_threads
 from xent._fit import subsample
 from xent._fit.dual_ascent import ascend
 from xent._fit.solvers import FORCING, Metric, Progress, Result, Vector, lbfgs, newton_cg
 from xent._fit.subsample import MIN_BLOCK_ROWS, Candidates
-from xent.losses import cross_entropy
-from xent.primitives import softmax
 
 Array = NDArray[Any]
 Matrix = NDArray[np.float64]
@@ -235,7 +236,7 @@ class RowSums:
             if task == LOSS:
                 weight = None if self.sample_weight is None else self.sample_weight[block]
                 total += cross_entropy(
-                    scores, self.target[block], sample_weight=weight, reduction="sum", grad_out=scores,
+                    scores, self.target[block], weights=(None, weight, None), reduction="sum", grad_out=scores,
                     n_threads=self.n_threads,
                 )[0]    # fmt: skip
             elif task == PROBABILITIES:
@@ -291,7 +292,7 @@ class RowSums:
             sparse = np.zeros((blocks.number, *coef.shape), dtype)
         intercept = np.ascontiguousarray(matrix[:, -1])
         scores = np.empty((tile, self.classes), dtype)     # for its shape and type
-        batch = Batch(scores, 1, scores, self.target, None, None, None, self.sample_weight)
+        batch = Batch(scores, self.target, sample_weight=self.sample_weight)
         blocks.run(
             kernels.linear_sums, batch, Options(), task, X if csr is None else csr, self.rows, coef, intercept, kept,
             self.mass, totals, gradients, sparse,

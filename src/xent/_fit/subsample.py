@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from xent.primitives import softmax
+from xent._calls.softmax import softmax
 
 Array = NDArray[Any]
 Vector = NDArray[np.float64]

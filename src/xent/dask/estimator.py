@@ -27,7 +27,7 @@ from dask._task_spec import DataNode, List, Task, TaskRef
 from numpy.typing import ArrayLike, NDArray
 
 import xent.logistic
-from xent._calls.arguments import integer, positive_integer
+from xent._calls.scalars import check_integer, check_positive_integer
 from xent._estimator import parameters as check
 from xent._estimator.checkpoint import Checkpoint
 from xent._estimator.progress import Callback
@@ -129,9 +129,9 @@ class LogisticRegression(xent.logistic.LogisticRegression):
         columns themselves, or persist the dataframe first.
         """
         check.parameters(self, xent.logistic.SOLVERS)
-        if integer("retries", retries) < 0:
+        if check_integer("retries", retries) < 0:
             raise ValueError(f"retries is {retries}; it must be at least 0")
-        positive_integer("checkpoint_every", checkpoint_every)
+        check_positive_integer("checkpoint_every", checkpoint_every)
         state = None
         if checkpoint is not None:
             problem = {"C": float(self.C), "penalty": self.penalty, "fit_intercept": bool(self.fit_intercept)}
@@ -281,7 +281,7 @@ def evaluate(
     >>> xent.dask.evaluate(logits, da.from_array([1, 0], chunks=1)).accuracy
     0.5
     """
-    axis = integer("axis", axis)
+    axis = check_integer("axis", axis)
     ndim = getattr(logits, "ndim", 0)
     if not (isinstance(logits, dask.array.Array) or partitions.is_frame(logits)) or not -ndim <= axis < ndim:
         raise TypeError(

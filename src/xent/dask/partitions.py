@@ -31,7 +31,7 @@ from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.optimization import cull
 
-from xent._calls.arguments import to_array
+from xent._calls.arrays import to_array
 from xent._estimator.sklearn_protocol import DataConversionWarning, shared
 from xent.dask import tasks
 from xent.dask.rounds import Engine, Graph, one_layer, present_client

@@ -1,0 +1,364 @@
+"""Cross-entropy of a linear layer, whose logits X @ weight.T are made, used and forgotten block by block.
+
+By rows: the logits of a block of rows, their gradient in the same memory, and its products. This supports every option
+of `cross_entropy`, whose kernel does the middle part.
+
+By classes, where the scratch holds so few rows of all classes that the products would mostly move `weight` through the
+memory: many rows, and one chunk of classes after another. First the logsumexp of each chunk; then, once those of all
+chunks are known, the logits again and their gradient. A chunk then has the logits of its classes and one logit more,
+the logsumexp of all other classes, which is the label of the rows whose own label is elsewhere. That is exactly the
+softmax of the whole row, and no difference in it cancels. It takes four products where rows take three, but large ones.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xent._calls.dispatch import kernels
+from xent._calls.losses import Target, Weights, gradient_divisor, reduce_loss
+from xent._calls.matmul_blocks import Products, Rows, check_operands, split
+from xent._calls.options import Options, check_options
+from xent._calls.scalars import check_n_threads, check_positive_integer, check_reduction
+from xent._calls.targets import Batch, check_batch, check_ignore_index
+from xent._calls.threads import BLOCK_ELEMENTS as KERNEL_ELEMENTS
+from xent._calls.threads import Blocks, cut
+from xent._calls.weights import scale_weights
+
+Array = NDArray[Any]
+
+BLOCK_ELEMENTS = 1 << 18    # of X and the logits together: such a block stays in the cache
+MIN_ROWS = 512              # products of fewer rows are slower
+MIN_ROWS_WITH_GRAD = 112    # products of fewer rows take over a third longer; by classes there is a product more
+CHUNK_CLASSES = 1024        # by classes
+SHARES = (8, 64, 1 << 60)   # each buffer for products takes one such share of the scratch, the kernels one and a half
+SLACK_BYTES = 1 << 18       # for the buffers of NumPy's sums, and for all that is small
+ROW_SLACK_BYTES = 96
+CLASS_SLACK_BYTES = 128     # more for each row, by classes
+MAX_SUMS = 4096             # sums of blocks that are kept until the end
+
+
+class _RowData:
+    """All of a batch but its logits, by blocks of rows."""
+
+    def __init__(self, batch: Batch, ignore_index: int) -> None:
+        axes = batch.logits.ndim - 1
+        given = {"target": batch.target, "mass": batch.mass, "where": batch.where, "sample_weight": batch.sample_weight}
+        self.rows = {name: Rows(array, axes) for name, array in given.items() if array is not None}
+        self.row_bytes = sum(rows.copied for rows in self.rows.values()) + ROW_SLACK_BYTES
+        self.batch, self.ignore_index = batch, ignore_index
+
+    def at(self, rows: slice, logits: Array) -> Batch:
+        own = {name: array[rows] for name, array in self.rows.items()}
+        return self.batch._replace(logits=logits, axis=-1, **own)
+
+    def find_ignored(self, rows: slice) -> NDArray[np.bool_] | None:
+        """The rows whose loss and gradient are 0 whatever the logits; None if there are none."""
+        ignored = np.zeros(rows.stop - rows.start, bool)
+        if "sample_weight" in self.rows:
+            ignored |= self.rows["sample_weight"][rows] == 0
+        if not self.batch.is_dense():
+            labels = self.rows["target"][rows] == self.ignore_index
+            ignored |= labels if labels.ndim == 1 else labels.all(axis=1) & (labels.shape[1] > 0)
+        return ignored if ignored.any() else None
+
+
+class _Task(NamedTuple):
+    """What to compute; all of it is checked."""
+
+    products: Products
+    data: _RowData
+    options: Options
+    exponent: int           # losses are in units of two to it
+    divisor: float          # of the gradient
+    loss: Array | None      # of each row, flat
+    n_threads: int | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and classes."""
+        *lead, classes = self.data.batch.logits.shape
+        return math.prod(lead), classes
+
+    def may_go_by_classes(self) -> bool:
+        """Whether each row has one label for its target, and logits that a scale multiplies without rounding.
+
+        Of the options, `logit_scale`, `z_loss` and `ignore_index` go by classes; no other does.
+        """
+        batch, scale, z_loss = self.data.batch, self.options.logit_scale, self.options.z_loss
+        handled = Options(scale, z_loss=z_loss, ignore_index=self.options.ignore_index, extreme=self.options.extreme)
+        return (
+            batch.target.ndim < batch.logits.ndim and batch.where is None and self.options == handled
+            and 1 / 64 <= scale <= 64 and math.frexp(scale)[0] == 0.5
+            and (batch.class_weight is None or z_loss == 0)
+        )
+
+
+class _Plan(NamedTuple):
+    rows: int           # of a block
+    chunk: int          # classes
+    piece: int          # rows of a product that needs a buffer
+    threads: int        # of the kernels, each of which needs scratch
+    kernel_rows: int    # of a block of the kernels
+
+
+def linear_cross_entropy(
+    operands: tuple[ArrayLike, ArrayLike, ArrayLike | None],
+    target: Target,
+    weights: Weights,
+    options: tuple[object, ...],
+    ignore_index: int,
+    reduction: str,
+    return_grad: bool,
+    max_scratch: int,
+    n_threads: int | None,
+) -> Any:
+    """`xent.linear_cross_entropy`; `operands` are X, weight and bias, the rest is as in `losses.cross_entropy`."""
+    X, weight, bias, dtype = check_operands(*operands)
+    like = np.broadcast_to(np.zeros((), dtype), (*X.shape[:-1], len(weight)))       # of the shape of the logits
+    batch = check_batch("X @ weight.T", like, target, -1, *weights)
+    checked = check_options(options, check_ignore_index(ignore_index, batch.target))
+    check_reduction(reduction)
+    n_threads = check_n_threads(n_threads)
+    check_positive_integer("max_scratch", max_scratch)
+    n = math.prod(like.shape[:-1])
+    blocks = cut(n, len(weight), n_threads)
+    # Each thread needs a scratch of less than 64 KiB to weigh a distribution.
+    blocks = blocks._replace(threads=max(1, min(blocks.threads, max_scratch >> 16)))
+    with np.errstate(all="ignore"):
+        scale = scale_weights(reduction, batch, checked, blocks, ignore_index)
+        loss = np.empty(like.shape[:-1], dtype) if reduction == "none" else None
+        losses = None if loss is None else loss.reshape(-1)
+        products, data = Products(X, weight, bias, dtype, return_grad), _RowData(batch, ignore_index)
+        divisor = gradient_divisor(reduction, scale.total)
+        task = _Task(products, data, scale.options, scale.exponent, divisor, losses, n_threads)
+        products.copies_X |= return_grad and _ignores_nan(task, max_scratch)
+        by_classes, plan = _choose(task, max_scratch)
+        products.allocate(plan.rows, plan.chunk, plan.piece, plan.rows < n)
+        sums: list[float] = []
+        if reduction != "mean" or scale.total != 0:
+            sums = _go_by_classes(task, plan) if by_classes else _go_by_rows(task, plan)
+        result = reduce_loss(reduction, np.array(sums), scale.total, loss)
+        return (result, products.gradients()) if return_grad else result
+
+
+def _ignores_nan(task: _Task, max_scratch: int) -> bool:
+    """Whether rows of X that are ignored are not all finite: they must not enter products, where 0 times NaN is NaN."""
+    X = task.products.X
+    size = max(1, min(MIN_ROWS, max_scratch // SHARES[0] // max(1, X.array.shape[-1] * X.array.itemsize)))
+    for rows in split(task.shape[0], size):
+        ignored = task.data.find_ignored(rows)
+        if ignored is not None and not np.isfinite(X[rows].sum(axis=1)[ignored]).all():
+            return True
+    return False
+
+
+# --- the size of blocks ----------------------------------------------------------------------------------------------
+
+
+def _choose(task: _Task, max_scratch: int) -> tuple[bool, _Plan]:
+    """Whether to go by classes, and the plan."""
+    needed = []
+    rows, classes = task.shape
+    enough = min(rows, MIN_ROWS_WITH_GRAD if task.products.with_grad else MIN_ROWS)
+    ways = (False, True) if task.may_go_by_classes() and classes > CHUNK_CLASSES else (False,)
+    for share in SHARES:
+        plans = {}
+        for by_classes in ways:
+            plan, need = _plan(task, by_classes, max_scratch, share)
+            needed.append(need)
+            if plan.rows >= min(rows, 1):
+                plans[by_classes] = plan
+        if False in plans and (plans[False].rows >= enough or True not in plans):
+            return False, plans[False]
+        if True in plans:
+            by_classes = False not in plans or plans[True].rows > 2 * plans[False].rows
+            return by_classes, plans[by_classes]
+    raise ValueError(
+        f"max_scratch is {max_scratch}, too little for {classes} classes and {task.products.features} features; "
+        f"{min(needed)} bytes are enough"
+    )
+
+
+def _plan(task: _Task, by_classes: bool, max_scratch: int, share: int = SHARES[0]) -> tuple[_Plan, int]:
+    """The largest blocks that the scratch has memory for, and the bytes that blocks of one row would need."""
+    products, batch = task.products, task.data.batch
+    rows, classes = task.shape
+    fit = max(1, max_scratch // share // max(1, products.features * products.dtype.itemsize))
+    chunk, piece = min(CHUNK_CLASSES if by_classes else classes, fit), min(MIN_ROWS, fit, rows)
+    if by_classes:
+        width, row_bytes = _padded_width(chunk), 8 * -(-classes // chunk) + CLASS_SLACK_BYTES
+        wanted = rows
+    else:
+        width, row_bytes = classes, 0
+        wanted = min(rows, max(MIN_ROWS, BLOCK_ELEMENTS // max(1, classes + products.features)))
+    row_bytes += width * products.dtype.itemsize + task.data.row_bytes + products.row_bytes()
+    kernel_bytes = 8 * kernels.batch_scratch(width, 1 if batch.mass is None else batch.mass.shape[-1])
+    threads = max(1, 3 * max_scratch // (2 * share) // kernel_bytes)
+    if by_classes:
+        threads = min(threads, 32)
+    fixed = SLACK_BYTES + threads * kernel_bytes + (16 * classes if batch.class_weight is not None else 0)
+    for several_blocks in (False, True):
+        need = fixed + products.fixed_bytes(chunk, piece, several_blocks)
+        most = min(wanted, (max_scratch - need) // row_bytes)
+        if most >= rows:
+            break
+    size = kernels.block_size(rows, width, KERNEL_ELEMENTS)     # as in cross_entropy: its sums have the same order
+    if size < most < rows:
+        even = -(-rows // -(-rows // most))     # so that the last block is not small
+        most = min(even + -even % size, most - most % size)
+    return _Plan(most, chunk, piece, threads, max(1, min(size, most))), need + row_bytes
+
+
+def _padded_width(chunk: int) -> int:
+    """Columns for a chunk of logits and one logit more, in whole cache lines."""
+    return (chunk + 16) // 16 * 16
+
+
+# --- both ways through the blocks ------------------------------------------------------------------------------------
+
+
+class _Outputs(NamedTuple):
+    """Of the loss of a block of rows."""
+
+    loss: Array | None = None
+    grad: Array | None = None
+    exponent: int = 0
+    divisor: float = 1.0
+
+
+def _compute_loss(task: _Task, plan: _Plan, batch: Batch, options: Options, outputs: _Outputs) -> list[float]:
+    """The loss and gradient of a block of rows; returns the sums of the losses of its parts."""
+    n, classes = batch.logits.shape
+    number = -(-n // plan.kernel_rows)
+    threads = min(cut(n, classes, task.n_threads).threads, plan.threads, number)
+    sums = np.empty(number)
+    Blocks(n, plan.kernel_rows, number, threads).run(
+        kernels.cross_entropy, batch, options, outputs.exponent, outputs.divisor, outputs.loss, outputs.grad, sums
+    )
+    result: list[float] = sums.tolist()
+    return result
+
+
+def _go_by_rows(task: _Task, plan: _Plan) -> list[float]:
+    products = task.products
+    n, classes = task.shape
+    buffer = np.empty((plan.rows, classes), products.dtype)
+    step = plan.chunk if products.copies_weight else classes
+    sums: list[float] = []
+    for rows in split(n, plan.rows):
+        logits = buffer[: rows.stop - rows.start]
+        batch = task.data.at(rows, logits)
+        products.open(rows, task.data.find_ignored(rows))
+        for chunk in split(classes, step):
+            products.logits(chunk, logits[:, chunk])
+        loss = None if task.loss is None else task.loss[rows]
+        grad = logits if products.with_grad else None
+        sums += _compute_loss(task, plan, batch, task.options, _Outputs(loss, grad, task.exponent, task.divisor))
+        if len(sums) > MAX_SUMS:
+            sums = [kernels.total(sums)]
+        if products.with_grad:
+            for chunk in split(classes, step):
+                products.backward(chunk, logits[:, chunk])
+        products.close()
+    return sums
+
+
+def _go_by_classes(task: _Task, plan: _Plan) -> list[float]:
+    n, classes = task.shape
+    chunks = list(split(classes, plan.chunk))
+    buffer = np.empty((plan.rows, _padded_width(plan.chunk)), task.products.dtype)
+    sums = []
+    for rows in split(n, plan.rows):
+        ignored = task.data.find_ignored(rows)
+        label = task.data.rows["target"][rows].astype(np.int64)
+        if ignored is not None:
+            label[ignored] = -1
+        weight = _weigh_rows(task, rows, label)
+        block = _ClassBlock(task, plan, buffer[: len(label)], chunks, label, weight)
+        task.products.open(rows, ignored)
+        sums += block.forward(None if task.loss is None else task.loss[rows])
+        if task.products.with_grad:
+            block.backward()
+        task.products.close()
+    return sums
+
+
+class _ClassBlock:
+    """A block of rows, of whose logits one chunk of classes at a time is in `buffer`; `label` is -1 if ignored."""
+
+    def __init__(
+        self, task: _Task, plan: _Plan, buffer: Array, chunks: list[slice], label: Array, weight: Array
+    ) -> None:
+        self.task, self.plan, self.buffer, self.chunks = task, plan, buffer, chunks
+        self.label, self.weight = label, weight
+        self.options = Options(ignore_index=-1, z_loss=task.options.z_loss)
+        self.chunk_lse = np.empty((len(label), len(chunks)))    # logsumexp of each chunk
+
+    def forward(self, loss: Array | None) -> list[float]:
+        """The loss, with all of `chunk_lse` as a by-product; returns its sums."""
+        label_logit = np.full(len(self.label), -np.inf)
+        for i, chunk in enumerate(self.chunks):
+            logits = self._logits(chunk)
+            rows = np.flatnonzero((self.label >= chunk.start) & (self.label < chunk.stop))
+            place = rows, self.label[rows] - chunk.start
+            label_logit[rows] = logits[place]
+            logits[place] = -np.inf         # the logsumexp is that of all others
+            self._logsumexp(logits, self.chunk_lse[:, i])
+        pair = np.stack([label_logit, np.empty(len(self.label))], axis=1)       # the label against all others
+        self._logsumexp(self.chunk_lse, pair[:, 1])
+        batch = Batch(pair, np.minimum(self.label, 0), sample_weight=self.weight)
+        sums = _compute_loss(self.task, self.plan, batch, self.options, _Outputs(loss))
+        rows = np.flatnonzero(self.label >= 0)
+        place = rows, self.label[rows] // self.plan.chunk
+        self.chunk_lse[place] = np.logaddexp(self.chunk_lse[place], label_logit[rows])
+        return sums
+
+    def backward(self) -> None:
+        divisor = self.task.divisor / self.task.options.logit_scale
+        for i, chunk in enumerate(self.chunks):
+            width = chunk.stop - chunk.start
+            logits = self.buffer[:, : width + 1]
+            self._logits(chunk)
+            own = self.chunk_lse[:, i].copy()
+            self.chunk_lse[:, i] = -np.inf
+            self._logsumexp(self.chunk_lse, logits[:, width])
+            self.chunk_lse[:, i] = own
+            inside = (self.label >= chunk.start) & (self.label < chunk.stop)
+            label = np.where(inside, self.label - chunk.start, np.where(self.label < 0, -1, width))
+            batch = Batch(logits, label, sample_weight=self.weight)
+            _compute_loss(self.task, self.plan, batch, self.options, _Outputs(grad=logits, divisor=divisor))
+            self.task.products.backward(chunk, logits[:, :width])
+
+    def _logits(self, chunk: slice) -> Array:
+        logits = self.buffer[:, : chunk.stop - chunk.start]
+        self.task.products.logits(chunk, logits)
+        scale = self.task.options.logit_scale
+        if scale != 1:
+            logits *= logits.dtype.type(scale)
+        return logits
+
+    def _logsumexp(self, x: Array, out: Array) -> None:
+        """Of the rows of x, in the type of `out`."""
+        blocks = cut(len(x), x.shape[1], self.task.n_threads)
+        blocks._replace(threads=min(blocks.threads, self.plan.threads)).run(kernels.logsumexp, x, None, out, None, 1)
+
+
+def _weigh_rows(task: _Task, rows: slice, label: Array) -> Array:
+    """Sample weight times class weight of each row, in the unit of its loss.
+
+    Mantissas and exponents apart: the product may overflow though the result does not.
+    """
+    mantissa, exponent = np.frexp(np.full(len(label), 1.0))
+    for weight in (
+        task.data.rows["sample_weight"][rows] if "sample_weight" in task.data.rows else None,
+        None if task.data.batch.class_weight is None else task.data.batch.class_weight[label],
+    ):
+        if weight is not None:
+            more, power = np.frexp(np.asarray(weight, np.float64))
+            mantissa, exponent = mantissa * more, exponent + power
+    result: Array = np.ldexp(mantissa, exponent - task.exponent)
+    return result

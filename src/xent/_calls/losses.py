@@ -1,0 +1,150 @@
+"""The losses, from checked arguments to a result."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xent._calls.arrays import check_unit_interval, flatten, move_axis_last, to_floats, to_probabilities, widen
+from xent._calls.dispatch import kernels
+from xent._calls.options import DEFAULTS, Options, check_option, check_options
+from xent._calls.outputs import choose_grad
+from xent._calls.scalars import check_n_threads, check_reduction
+from xent._calls.targets import Batch, check_batch, check_binary_batch, check_ignore_index
+from xent._calls.threads import cut
+from xent._calls.weights import Number, scale_weights, sum_sample_weights, unit_exponent
+
+Reduction = Literal["mean", "sum", "none"]
+Array = NDArray[Any]
+Target = ArrayLike | tuple[ArrayLike, ArrayLike]
+Weights = tuple[ArrayLike | None, ArrayLike | None, ArrayLike | None]
+
+
+def reduce_loss(reduction: str, sums: Array, total_weight: Number, loss: Array | None) -> Any:
+    """The result of a loss: the losses of the rows if there is an array of them, else what the sums of blocks say."""
+    if loss is not None:
+        return loss[()]
+    if reduction == "sum":
+        return kernels.total(sums.tolist())
+    if not total_weight:
+        return math.nan
+    with np.errstate(all="ignore"):
+        return float(kernels.total(sums.tolist()) / total_weight)
+
+
+def gradient_divisor(reduction: str, total_weight: Number) -> float:
+    """What the gradient of the sum is divided by; infinity, where there is no weight, makes it 0."""
+    return float(total_weight or math.inf) if reduction == "mean" else 1.0
+
+
+def new_loss(reduction: str, shape: tuple[int, ...], logits: Array) -> Array | None:
+    """An array for the losses of the rows, if they are asked for."""
+    return np.empty(shape, widen(logits.dtype)) if reduction == "none" else None
+
+
+def cross_entropy(
+    logits: ArrayLike,
+    target: Target,
+    axis: int = -1,
+    weights: Weights = (None, None, None),
+    options: tuple[object, ...] = DEFAULTS,
+    ignore_index: int = -100,
+    *,
+    reduction: str = "mean",
+    return_grad: bool = False,
+    grad_out: Array | None = None,
+    n_threads: int | None = None,
+) -> Any:
+    """`xent.cross_entropy`; `weights` are its class_weight, sample_weight and where, and `options` its numbers."""
+    batch = check_batch("logits", logits, target, axis, *weights)
+    checked = check_options(options, check_ignore_index(ignore_index, batch.target))
+    check_reduction(reduction)
+    *shape, classes = batch.logits.shape
+    blocks = cut(math.prod(shape), classes, check_n_threads(n_threads))
+    grad = choose_grad("logits", batch, return_grad, grad_out)
+    scale = scale_weights(reduction, batch, checked, blocks, ignore_index)
+    if reduction == "mean" and scale.total == 0:
+        if grad is not None:
+            grad.fill(0)
+        return math.nan if grad is None else (math.nan, grad)
+    loss = new_loss(reduction, tuple(shape), batch.logits)
+    sums = np.empty(blocks.number)
+    divisor = gradient_divisor(reduction, scale.total)
+    grad_rows = None if grad is None else move_axis_last(grad, batch.axis)
+    blocks.run(kernels.cross_entropy, batch, scale.options, scale.exponent, divisor, loss, grad_rows, sums)
+    result = reduce_loss(reduction, sums, scale.total, loss)
+    return result if grad is None else (result, grad)
+
+
+def categorical_cross_entropy(
+    proba: ArrayLike, target: Target, axis: int, sample_weight: ArrayLike | None, reduction: str, n_threads: int | None
+) -> Any:
+    """`xent.categorical_cross_entropy`."""
+    array = to_probabilities("proba", proba)
+    batch = check_batch("proba", array, target, axis, sample_weight=sample_weight)
+    check_reduction(reduction)
+    check_unit_interval("proba", array)
+    return categorical_loss(batch, reduction, check_n_threads(n_threads))
+
+
+def categorical_loss(batch: Batch, reduction: str, n_threads: int | None, *, by_mass: bool = True) -> Any:
+    """The loss of checked probabilities. A mean divides by the target mass, or by the weight of the rows alone."""
+    *shape, classes = batch.logits.shape
+    blocks = cut(math.prod(shape), classes, n_threads)
+    options, exponent, total_weight = scale_weights(reduction, batch, Options(), blocks, None)
+    if reduction == "mean" and not by_mass:
+        exponent = unit_exponent(batch.sample_weight) if options.extreme else 0
+        total_weight = sum_sample_weights(batch.sample_weight, blocks.units, math.ldexp(1.0, -exponent))
+    loss = new_loss(reduction, tuple(shape), batch.logits)
+    sums = np.empty(blocks.number)
+    blocks.run(kernels.log_loss, batch, options, exponent, loss, sums)
+    return reduce_loss(reduction, sums, total_weight, loss)
+
+
+def binary_cross_entropy(
+    name: Literal["logits", "proba"],
+    x: ArrayLike,
+    target: ArrayLike,
+    weights: tuple[ArrayLike | None, ArrayLike | None],
+    label_smoothing: float,
+    reduction: str,
+    return_grad: bool,
+    grad_out: Array | None,
+    n_threads: int | None,
+) -> Any:
+    """Both binary losses; `weights` are pos_weight and sample_weight."""
+    array = to_floats("logits", x) if name == "logits" else to_probabilities("proba", x)
+    batch = check_binary_batch(name, array, target, *weights)
+    smoothing = check_option("label_smoothing", label_smoothing)
+    check_reduction(reduction)
+    if name == "proba":
+        check_unit_interval("proba", array)
+    n_threads = check_n_threads(n_threads)
+    grad = choose_grad(name, batch, return_grad, grad_out, "pos_weight")
+    result = binary_loss(batch, smoothing, name == "logits", reduction, grad, n_threads)
+    return result if grad is None else (result, grad)
+
+
+def binary_loss(
+    batch: Batch, smoothing: float, from_logits: bool, reduction: str, grad: Array | None, n_threads: int | None
+) -> Any:
+    """The loss of checked elements, each a binary problem of its own; the gradient is written to `grad`."""
+    loss = new_loss(reduction, batch.logits.shape, batch.logits)
+    # Sample weights are multiplied by the unit; a mean does not depend on it.
+    unit = math.ldexp(1.0, -unit_exponent(batch.sample_weight)) if reduction == "mean" else 1.0
+    total_weight = sum_sample_weights(batch.sample_weight, batch.logits.size, unit) if reduction == "mean" else 1.0
+    *operands, flat_loss, flat_grad = flatten(
+        batch.logits, batch.target, batch.class_weight, batch.sample_weight, loss, grad
+    )
+    *lead, columns = operands[0].shape
+    chunk = kernels.BINARY_CHUNK
+    blocks = cut(math.prod(lead) * -(-columns // chunk), min(columns, chunk), n_threads)
+    sums = np.empty(blocks.number)
+    blocks.run(
+        kernels.binary_cross_entropy, *operands, unit, smoothing, from_logits,
+        gradient_divisor(reduction, total_weight), flat_loss, flat_grad, sums,
+    )
+    return reduce_loss(reduction, sums, total_weight, loss)

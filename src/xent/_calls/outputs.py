@@ -1,0 +1,64 @@
+"""Output arrays: those that a caller gives (`out`, `grad_out`) are checked, others are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xent._calls.arrays import widen
+from xent._calls.targets import Batch
+
+Array = NDArray[Any]
+
+
+def check_output(
+    name: str,
+    value: object,
+    like: Array,
+    like_name: str,
+    others: dict[str, Array | None],
+    widest: np.dtype[Any] | None = None,
+) -> Array:
+    """A given output has the shape of `like`, and its type or the `widest`. It may be `like` itself, and must not
+    overlap it otherwise, nor any of the others."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} is a {type(value).__name__}; it must be a NumPy array")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, whose mask would be ignored; it must be a plain array")
+    if not value.dtype.isnative:
+        raise TypeError(f"{name} has dtype {value.dtype}; it must be in native byte order")
+    if value.dtype not in (like.dtype, widest or like.dtype):
+        wider = "" if widest in (None, like.dtype) else f", or {widest}"
+        raise TypeError(f"{name} has dtype {value.dtype}; it must be {like.dtype}, as {like_name}{wider}")
+    if value.shape != like.shape:
+        raise ValueError(f"{name} has shape {value.shape}; it must have shape {like.shape}, as {like_name}")
+    if not value.flags.writeable:
+        raise ValueError(f"{name} is read-only; it must be writeable")
+    if not value.flags.aligned:
+        raise ValueError(f"{name} is not aligned in memory; allocate it with NumPy, for example np.empty_like")
+    if value.size and any(s == 0 and n > 1 for s, n in zip(value.strides, value.shape, strict=True)):
+        raise ValueError(f"{name} has elements that share memory (a stride of 0); it must have room for each")
+    same = value.ctypes.data == like.ctypes.data and value.strides == like.strides and value.dtype == like.dtype
+    for other_name, other in others.items() if same else {like_name: like, **others}.items():
+        if other is not None and np.may_share_memory(value, other) and np.shares_memory(value, other):
+            raise ValueError(f"{name} overlaps {other_name} in memory; it may be {like_name} itself, or apart from it")
+    return value
+
+
+def choose_grad(
+    name: str, batch: Batch, return_grad: bool, grad_out: object, weight_name: str = "class_weight"
+) -> Array | None:
+    """The array for the gradient, of the shape of the logits as they came: `grad_out` if given, a new one if wanted."""
+    logits = batch.logits_as_given()
+    if grad_out is None:
+        return np.empty_like(logits) if return_grad else None
+    others = {
+        "target" if batch.mass is None else "target[0]": batch.target,
+        "target[1]": batch.mass,
+        "where": batch.where,
+        weight_name: batch.class_weight,
+        "sample_weight": batch.sample_weight,
+    }
+    return check_output("grad_out", grad_out, logits, name, others, widen(logits.dtype))

@@ -1,0 +1,203 @@
+"""Logits and targets: labels, distributions and sparse distributions, with the masks and weights that go with them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from xent._calls.arrays import (
+    broadcast,
+    check_between,
+    check_unit_interval,
+    check_weights,
+    describe_first_bad,
+    describe_type,
+    move_axis_last,
+    to_array,
+    to_floats,
+    to_native,
+    to_numbers,
+)
+from xent._calls.scalars import check_axis, check_integer
+
+Array = NDArray[Any]
+
+
+class Batch(NamedTuple):
+    """What a loss is computed from, as the kernels read it: the classes are the last axis of every array that has them.
+
+    Attributes
+    ----------
+    logits : ndarray of shape (..., C)
+        Logits, or probabilities.
+    target : ndarray
+        Labels of shape (...); a distribution of shape (..., C); or the classes of a sparse one, of shape (..., k).
+    mass : ndarray of shape (..., k), or None
+        The probabilities of a sparse distribution.
+    where : ndarray of bool, of shape (..., C), or None
+        The classes that can happen.
+    class_weight : ndarray of shape (C,), or None
+        For the binary losses `pos_weight`, of the shape of the logits.
+    sample_weight : ndarray of shape (...), or None
+    axis : int
+        Where the class axis was in the logits that the caller gave.
+    """
+
+    logits: Array
+    target: Array
+    mass: Array | None = None
+    where: Array | None = None
+    class_weight: Array | None = None
+    sample_weight: Array | None = None
+    axis: int = -1
+
+    def is_dense(self) -> bool:
+        """Whether the target is a distribution over all classes."""
+        return self.mass is None and self.target.ndim == self.logits.ndim
+
+    def logits_as_given(self) -> Array:
+        """The logits with their class axis where the caller had it."""
+        return self.logits if self.axis == -1 else np.moveaxis(self.logits, -1, self.axis)
+
+
+def check_batch(
+    name: str,
+    logits: ArrayLike,
+    target: object,
+    axis: int = -1,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+) -> Batch:
+    """Check all of these but the range of the labels, which a kernel checks (see `raise_bad_label`).
+
+    `name` is what errors call the logits.
+    """
+    given = to_floats(name, logits)
+    axis = check_axis(axis, given, name)
+    x = move_axis_last(given, axis)
+    classes = x.shape[-1:]
+    t, mass = _check_target(name, target, given.shape, axis)
+    if where is not None:
+        mask = to_array("where", where)
+        if mask.dtype != bool:
+            raise TypeError(f"where has {describe_type(where, mask)}; it must be bool")
+        where = move_axis_last(broadcast("where", mask, given.shape, name), axis)
+    if class_weight is not None:
+        class_weight = to_numbers("class_weight", class_weight)
+        if class_weight.shape != classes:
+            raise ValueError(f"class_weight has shape {class_weight.shape}; it must have shape {classes}")
+        class_weight = np.ascontiguousarray(check_weights("class_weight", class_weight, classes, "a row"), np.float64)
+    if sample_weight is not None:
+        sample_weight = check_weights("sample_weight", sample_weight, x.shape[:-1], "the unreduced loss")
+    return Batch(x, t, mass, where, class_weight, sample_weight, -1 if axis == given.ndim - 1 else axis)
+
+
+def check_binary_batch(
+    name: str, x: Array, target: ArrayLike, pos_weight: ArrayLike | None, sample_weight: ArrayLike | None
+) -> Batch:
+    """The same for the binary losses, where all arrays have the shape of `x`."""
+    t = to_numbers("target", target)
+    if t.shape != x.shape:
+        raise ValueError(f"target has shape {t.shape}; it must have shape {x.shape}, as {name}")
+    if t.dtype.kind in "iu":
+        check_between("target", t, 0, 1, "labels must be 0 or 1")
+    else:
+        check_unit_interval("target", t)
+    if pos_weight is not None:
+        pos_weight = check_weights("pos_weight", pos_weight, x.shape, name)
+    if sample_weight is not None:
+        sample_weight = check_weights("sample_weight", sample_weight, x.shape, "the unreduced loss")
+    return Batch(x, t, None, None, pos_weight, sample_weight)
+
+
+def _check_target(name: str, target: object, full: tuple[int, ...], axis: int) -> tuple[Array, Array | None]:
+    """The target with its classes, if it has any, on the last axis; and the probabilities of a sparse one."""
+    shape = full[:axis] + full[axis + 1 :]
+    what = f"for {name} of shape {full} with axis {axis}"
+    if isinstance(target, tuple):
+        return _check_sparse(target, shape, what, functools.partial(_suggest_axis, name, full))
+    array = to_array("target", target)  # type: ignore[arg-type]
+    if array.shape == full:
+        return move_axis_last(to_numbers("target", array, given=target), axis), None
+    if array.shape != shape:
+        raise ValueError(
+            f"target has shape {array.shape}; {what} it must have shape {shape} (labels) or {full} (a distribution)"
+            + _suggest_axis(name, full, array.shape, array)
+        )
+    return _check_labels("target", array, target, "labels"), None
+
+
+def _check_sparse(
+    target: tuple[Any, ...], shape: tuple[int, ...], what: str, suggest: Callable[[tuple[int, ...], Array], str]
+) -> tuple[Array, Array]:
+    """The classes and probabilities of a sparse distribution, both of a shape (*shape, k)."""
+    if len(target) != 2:
+        raise TypeError(
+            f"target is a tuple of {len(target)}; a tuple must be (indices, probabilities), and labels an array or list"
+        )
+    indices = to_array("target[0]", target[0])
+    if indices.shape[:-1] != shape or indices.ndim != len(shape) + 1:
+        raise ValueError(
+            f"target[0] has shape {indices.shape}; {what} the indices of a sparse distribution must have shape "
+            + (f"({', '.join(map(str, shape))}, k)" if shape else "(k,)")
+            + suggest(indices.shape[:-1], indices)
+        )
+    mass = to_numbers("target[1]", target[1])
+    if mass.shape != indices.shape:
+        raise ValueError(f"target[1] has shape {mass.shape}; it must have shape {indices.shape}, as target[0]")
+    return _check_labels("target[0]", indices, target[0], "indices"), mass
+
+
+def _suggest_axis(name: str, full: tuple[int, ...], shape: tuple[int, ...], labels: Array) -> str:
+    """For an error: the class axis that labels of this shape would fit, if there is one."""
+    if labels.dtype.kind in "iu" and name in ("logits", "proba"):
+        for axis in (1, 0, *range(2, len(full))) if len(full) > 2 else ():
+            if full[:axis] + full[axis + 1 :] == shape:
+                also = ", as in PyTorch" if axis == 1 else ""
+                return f"; labels of the given shape go with a class axis of {axis}{also}: pass axis={axis}"
+    return ""
+
+
+def _check_labels(name: str, array: Array, given: object, what: str) -> Array:
+    if array.dtype.kind in "iu":
+        return to_native(array)
+    if array.size == 0 and not isinstance(given, np.ndarray):
+        return array.astype(np.int64)       # of an empty list NumPy makes floats
+    if array.dtype.kind == "f" and not isinstance(given, np.ndarray) and np.isnan(array).any():
+        missing = describe_first_bad(array, ~np.isnan(array))
+        raise TypeError(f"{name}{missing}; {what} must be integers, none of them missing")
+    raise TypeError(f"{name} has dtype {array.dtype}; {what} must be integers")
+
+
+def refuse_distribution(batch: Batch) -> None:
+    """Raise unless the target is labels."""
+    if batch.mass is not None or batch.is_dense():
+        raise TypeError(f"target is a distribution; it must be labels, integers of shape {batch.logits.shape[:-1]}")
+
+
+def check_ignore_index(value: object, target: Array) -> int | None:
+    """The label to ignore as the kernels read it, or None if no label of the target's type can be it."""
+    number = check_integer("ignore_index", value)
+    if target.dtype == np.uint64 and number >= 1 << 63:
+        return number - (1 << 64) if number < 1 << 64 else None     # kernels read uint64 as int64
+    if target.dtype == np.uint64 and number < 0:
+        return None
+    return number if -(1 << 63) <= number < 1 << 63 else None
+
+
+def raise_bad_label(batch: Batch, place: int, ignore_index: int | None) -> NoReturn:
+    """Raise for a label, or a class of a sparse distribution, that is out of range, and the place where it is.
+
+    The place counts the elements of the target. `ignore_index` is what the caller gave; None if the loss has none.
+    """
+    good = np.ones(batch.target.size, bool)
+    good[place] = False
+    name, what = ("target", "labels") if batch.mass is None else ("target[0]", "indices")
+    also = "" if ignore_index is None else f" or be ignore_index, {ignore_index}"
+    found = describe_first_bad(batch.target, good)
+    raise ValueError(f"{name}{found}; {what} must be in [0, {batch.logits.shape[-1]}){also}")
