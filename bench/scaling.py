@@ -22,7 +22,7 @@ from distributed import Client, LocalCluster, wait
 
 import xent
 import xent.dask
-from xent._fit.linear import RowSums
+from xent._fit.row_sums import RowSums
 from xent.dask.partitions import plan
 from xent.dask.rounds import Cluster
 from xent.dask.sums import cluster_rows

@@ -16,8 +16,9 @@ from xent._calls.arrays import to_array
 from xent._calls.scalars import check_positive_integer
 from xent._estimator import parameters as check
 from xent._estimator.parquet import RowGroups
-from xent._fit import partitioned
-from xent._fit.linear import RowSums
+from xent._estimator.partitions import FitData, Partition, check_partition, make_plan, prefix_errors, summarise
+from xent._fit.partitioned import SequentialSums
+from xent._fit.row_sums import RowSums
 
 Array = NDArray[Any]
 Block = tuple[Any, ...]     # (X, y) or (X, y, sample_weight)
@@ -167,7 +168,7 @@ class Blocks:
                 yield block
             for stem in stems:
                 names = ["X", "y", *(["sample_weight"] if weighted[0] else [])]
-                with partitioned.named(repr(os.fspath(folder / stem))):
+                with prefix_errors(repr(os.fspath(folder / stem))):
                     block = tuple(np.load(folder / f"{stem}.{name}.npy", mmap_mode="r") for name in names)
                 yield block
 
@@ -224,51 +225,52 @@ class Blocks:
     def __iter__(self) -> Iterator[Block]:
         return iter(self._source() if callable(self._source) else self._source)
 
-    def _parts(self) -> Iterator[partitioned.Part | None]:
+    def _parts(self) -> Iterator[Partition | None]:
         for i, block in enumerate(self):
             place = f"block {i}"
             origin = getattr(block[0], "origin", "") if isinstance(block, tuple) and block else ""
             place += f" ({origin})" if origin else ""
             if not isinstance(block, tuple | list) or len(block) not in (2, 3):
                 raise TypeError(f"{place} is a {type(block).__name__}; it must be (X, y) or (X, y, sample_weight)")
-            found = partitioned.part(place, *block)
+            found = check_partition(place, *block)
             del block
             yield found
             del found
 
-    def _rows(self, class_weight: Any, n_threads: int | None) -> partitioned.Rows:
+    def _fit_data(self, class_weight: Any, n_threads: int | None) -> FitData:
         """The rows that a fit is to, seen once for their summaries."""
-        summaries = [None if part is None else partitioned.summary(part, self.classes) for part in self._parts()]
-        plan = partitioned.plan(summaries, class_weight)
+        summaries = [None if part is None else summarise(part, self.classes) for part in self._parts()]
+        plan = make_plan(summaries, class_weight)
 
         def read() -> Iterator[tuple[int, RowSums]]:
+            lengths = plan.partition_lengths
             i = -1
             for i, part in enumerate(self._parts()):
                 rows = 0 if part is None else part.X.shape[0]
-                if i >= len(plan.rows):
-                    raise ValueError(f"there is a block {i}, but the first pass had {len(plan.rows)}: {_AGAIN}")
-                if rows != plan.rows[i]:
-                    raise ValueError(f"block {i} has {rows} rows, but {plan.rows[i]} at the first pass: {_AGAIN}")
+                if i >= len(lengths):
+                    raise ValueError(f"there is a block {i}, but the first pass had {len(lengths)}: {_AGAIN}")
+                if rows != lengths[i]:
+                    raise ValueError(f"block {i} has {rows} rows, but {lengths[i]} at the first pass: {_AGAIN}")
                 if part is None:
                     continue
                 if part.X.shape[1] != plan.features:
                     raise ValueError(f"block {i} has {part.X.shape[1]} features, but {plan.features} before: {_AGAIN}")
-                sums = plan.sums(part, n_threads)
+                sums = plan.row_sums(part, n_threads)
                 del part
                 yield i, sums
                 del sums
-            if i + 1 < len(plan.rows):
-                raise ValueError(f"there were {i + 1} blocks at this pass, but {len(plan.rows)} at the first: {_AGAIN}")
+            if i + 1 < len(lengths):
+                raise ValueError(f"there were {i + 1} blocks at this pass, but {len(lengths)} at the first: {_AGAIN}")
 
-        sums = partitioned.SequentialSums(plan, read)
-        return partitioned.Rows(sums, plan.classes, plan.weight, plan.dtype, plan.names, sums.separated)
+        sums = SequentialSums(plan.layout, read)
+        return plan.fit_data(sums, sums.are_separated)
 
 
 _AGAIN = "a source must give the same blocks each time that it is read"
 
 
 def _archive(file: Path) -> Block:
-    with partitioned.named(repr(os.fspath(file))), np.load(file, allow_pickle=False) as archive:
+    with prefix_errors(repr(os.fspath(file))), np.load(file, allow_pickle=False) as archive:
         for name in ("X", "y"):
             if name not in archive:
                 raise ValueError(f"it has no array {name!r}; available: {sorted(archive)}")

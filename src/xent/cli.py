@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 import xent
 from xent import plots
 from xent._estimator import progress
-from xent._fit.solvers import Progress
+from xent._fit.solver import Progress
 from xent.datasets import load_digits
 
 __all__ = ["main"]
@@ -206,7 +206,7 @@ def _train(model: xent.LogisticRegression, split: Split) -> list[float]:
     print(f"  expected, -log(1/{n_classes})           {-math.log(1 / n_classes):.6f}\n")
     print("  iteration   objective    gradient")
     history: list[Progress] = []
-    with progress.bar(model.max_iter, "  training") as bar:
+    with progress.open_bar(model.max_iter, "  training") as bar:
         write: Callable[[str], object] = print if bar is None else bar.write
 
         def watch(progress: Progress) -> None:

@@ -13,13 +13,17 @@ from numpy.typing import ArrayLike, NDArray
 from xent._estimator import parameters as check
 from xent._estimator import persistence
 from xent._estimator.checkpoint import Checkpoint
-from xent._estimator.prediction import LinearClassifier, NotFittedError, separates
-from xent._estimator.progress import Callback, run, shown
+from xent._estimator.partitions import FitData
+from xent._estimator.prediction import LinearClassifier, NotFittedError
+from xent._estimator.progress import Callback, Recorder, show_progress
 from xent._estimator.sklearn_protocol import shared
-from xent._fit import online
-from xent._fit.linear import Objective, RowSums, memory_for, minimise
-from xent._fit.partitioned import Rows
-from xent._fit.solvers import MAX_ITER, NO_DESCENT, Result, lbfgs
+from xent._fit.lbfgs import choose_memory, lbfgs
+from xent._fit.objective import Objective
+from xent._fit.online import BatchObjective, remember_past
+from xent._fit.penalties import L2
+from xent._fit.row_sums import RowSums
+from xent._fit.solver import MAX_ITER, NO_DESCENT, Result, Settings
+from xent._fit.strategy import SOLVERS, minimise
 from xent.blocks import Blocks
 
 if TYPE_CHECKING:
@@ -29,9 +33,8 @@ Array = NDArray[Any]
 
 __all__ = ["ConvergenceWarning", "LogisticRegression", "NotFittedError"]
 
-SOLVERS = ("auto", "lbfgs", "newton-cg")
-STREAM_MEMORY = 30          # steps
-STREAM_ITERATIONS = 20      # for a batch: the next one corrects what is missing
+BATCH_MEMORY = 30           # steps that L-BFGS remembers in a stream
+BATCH_ITERATIONS = 20       # for a batch of a stream: the next one corrects what is missing
 
 
 class ConvergenceWarning(UserWarning):
@@ -48,6 +51,11 @@ def _advice(result: Result, dtype: np.dtype[Any]) -> str:
     if result.reason == NO_DESCENT:
         return "Raise tol, or scale the features" + (", or let X be float64" if dtype == np.float32 else "")
     return "Scale the features"
+
+
+def _noise(dtype: np.dtype[Any]) -> float:
+    """The relative rounding error of sums in this type."""
+    return float(np.finfo(dtype).eps)
 
 
 class LogisticRegression(LinearClassifier):
@@ -210,14 +218,14 @@ class LogisticRegression(LinearClassifier):
             If a parameter or argument has a wrong type, shape or value. The estimator keeps its coefficients then.
         """
         check.parameters(self, SOLVERS)
-        return self._fit(self._rows(X, y, sample_weight), callback)
+        return self._fit(self._validate(X, y, sample_weight), callback)
 
-    def _rows(self, X: Any, y: Any, sample_weight: Any) -> Rows:
-        """Check the data and bundle it."""
+    def _validate(self, X: Any, y: Any, sample_weight: Any) -> FitData:
+        """Validate the data and bundle it."""
         if isinstance(X, Blocks):
             if y is not None or sample_weight is not None:
                 raise ValueError("X is a Blocks, which gives y and sample_weight itself; both must be None")
-            return X._rows(self.class_weight, self._n_threads())
+            return X._fit_data(self.class_weight, self._n_threads())
         features = check.features("X", X)
         check.no_stored_index(features)
         matrix = features.matrix
@@ -225,46 +233,39 @@ class LogisticRegression(LinearClassifier):
         weight = check.row_weights(sample_weight, matrix.shape[0])
         target, weight = check.weighted(self.class_weight, classes, target, weight)
         sums = RowSums(matrix, target, len(classes), weight, self._n_threads())
+        return FitData(sums, classes, float(weight.sum()), matrix.dtype, features.names, sums.are_separated)
 
-        def separated(coef: Array, intercept: Array) -> bool:
-            return target.ndim == 1 and separates(matrix, target, coef, intercept, weight)
-
-        return Rows(sums, classes, float(weight.sum()), matrix.dtype, features.names, separated)
-
-    def _fit(self, rows: Rows, callback: Callback | None, checkpoint: Checkpoint | None = None) -> Self:
-        l2 = self._l2() / rows.weight
-        objective = Objective.of(rows.sums, l2, self.fit_intercept)
-        start = self._coefficients() if self._is_warm(rows.classes, objective.shape) else np.zeros(objective.shape)
+    def _fit(self, data: FitData, callback: Callback | None, checkpoint: Checkpoint | None = None) -> Self:
+        penalty = L2(self._strength() / data.weight)
+        objective = Objective(data.sums, penalty, self.fit_intercept)
+        start = self._coefficients() if self._is_warm(data.classes, objective.shape) else np.zeros(objective.shape)
         done = 0
         if checkpoint is not None:
-            start, done = checkpoint.resume(start, rows.classes)
-        with shown(self.verbose, self.max_iter, callback) as watch:
-            result, interrupt = run(
-                minimise,
-                objective,
-                objective.vector(start),
-                solver=self.solver,
-                tol=self.tol,
-                max_iter=max(0, self.max_iter - done),
-                noise=float(np.finfo(rows.dtype).eps),
-                callback=watch and (lambda progress: watch(progress._replace(iteration=progress.iteration + done))),
-                keep=None
+            start, done = checkpoint.resume(start, data.classes)
+        with show_progress(self.verbose, self.max_iter, callback) as watch:
+            recorder = Recorder(
+                watch and (lambda progress: watch(progress._replace(iteration=progress.iteration + done))),
+                None
                 if checkpoint is None
-                else lambda progress, x: checkpoint.keep(progress, objective.matrix(x)),
+                else lambda progress, x: checkpoint.keep(progress, objective.to_matrix(x)),
+            )
+            settings = Settings(self.tol, max(0, self.max_iter - done), _noise(data.dtype), recorder.record)
+            result, interrupt = recorder.run(
+                lambda: minimise(objective, objective.to_vector(start), settings, self.solver)
             )
         result = result._replace(iterations=result.iterations + done)
-        matrix = objective.matrix(result.x)
-        self._keep(matrix, rows.dtype, result)
-        self._keep_names(rows.sums.features, rows.names)
-        self.classes_ = rows.classes
-        self._seen = rows.weight
-        self._fitted_l2 = self._l2()
+        matrix = objective.to_matrix(result.x)
+        self._keep(matrix, data.dtype, result)
+        self._keep_names(data.sums.n_features, data.names)
+        self.classes_ = data.classes
+        self._seen = data.weight
+        self._fitted_l2 = self._strength()
         self._curvature = None
         if checkpoint is not None:
             checkpoint.write(result.iterations, matrix)
         if interrupt is not None:
             raise interrupt
-        if l2 == 0 and rows.separated(self.coef_, self.intercept_):
+        if penalty.strength == 0 and data.are_separated(self.coef_, self.intercept_):
             warnings.warn(
                 "the classes are linearly separable: without a penalty the objective has no minimum, and how large the "
                 "coefficients are depends on tol and max_iter only. Set C to a finite number, with penalty='l2'",
@@ -272,14 +273,17 @@ class LogisticRegression(LinearClassifier):
                 stacklevel=3,
             )
         elif not result.converged:
-            solver = "the fit" if self.solver == "auto" else self.solver
-            warnings.warn(
-                f"{solver} failed to converge: it stopped after {result.iterations} iterations with gradient norm "
-                f"{result.grad_norm:.2g}, over tol={self.tol:g}: {result.message}. {_advice(result, rows.dtype)}",
-                shared(ConvergenceWarning),
-                stacklevel=3,
-            )
+            self._warn_not_converged(result, data.dtype)
         return self
+
+    def _warn_not_converged(self, result: Result, dtype: np.dtype[Any]) -> None:
+        solver = "the fit" if self.solver == "auto" else self.solver
+        warnings.warn(
+            f"{solver} failed to converge: it stopped after {result.iterations} iterations with gradient norm "
+            f"{result.grad_norm:.2g}, over tol={self.tol:g}: {result.message}. {_advice(result, dtype)}",
+            shared(ConvergenceWarning),
+            stacklevel=4,
+        )
 
     def partial_fit(
         self,
@@ -352,41 +356,45 @@ class LogisticRegression(LinearClassifier):
                 "to start anew"
             )
         target, weight = check.weighted(self.class_weight, known, target, weight)
-        batch = online.Batch(
-            matrix,
-            target,
-            len(known),
-            weight,
-            self.fit_intercept,
-            self._n_threads(),
-            centre=self._coefficients() if fitted else None,
-            curvature=self._curvature,
-            l2=self._l2(),
-            l2_before=self._fitted_l2 if fitted else self._l2(),
-            seen=self._seen,
-        )
-        result, interrupt = run(
-            lbfgs,
-            batch,
-            batch.mean.vector(batch.centre),
-            metric_at=batch.metric_at,
-            tol=self.tol,
-            max_iter=min(self.max_iter, STREAM_ITERATIONS) if fitted else self.max_iter,
-            memory=memory_for(batch.centre.size, STREAM_MEMORY),
-            noise=float(np.finfo(matrix.dtype).eps),
-        )
-        curvature = batch.past if interrupt is not None else batch.past_with_batch(result.x)
-        dtype = np.result_type(self._linear()[1].dtype, matrix.dtype) if fitted else matrix.dtype
-        self._keep(batch.mean.matrix(result.x), dtype, result)
+        interrupt = self._fit_batch(RowSums(matrix, target, len(known), weight, self._n_threads()), fitted)
         if not fitted:
             self._keep_names(matrix.shape[1], features.names)
             self.classes_ = known
         self._seen += float(weight.sum())
-        self._fitted_l2 = self._l2()
-        self._curvature = curvature
         if interrupt is not None:
             raise interrupt
         return self
+
+    def _fit_batch(self, sums: RowSums, fitted: bool) -> KeyboardInterrupt | None:
+        """Fit to a batch and what is remembered, and keep the coefficients and the new memory."""
+        penalty = L2(self._strength())
+        past = remember_past(
+            sums,
+            self.fit_intercept,
+            coefficients=self._coefficients() if fitted else None,
+            curvature=self._curvature,
+            penalty=penalty,
+            penalty_before=L2(self._fitted_l2) if fitted else penalty,
+            weight_before=self._seen,
+        )
+        objective = BatchObjective(sums, self.fit_intercept, past)
+        start = objective.to_vector(past.centre)
+        recorder = Recorder()
+        max_iter = min(self.max_iter, BATCH_ITERATIONS) if fitted else self.max_iter
+        dtype = sums.rows.X.dtype
+        settings = Settings(self.tol, max_iter, _noise(dtype), recorder.record)
+        memory = choose_memory(start.size, BATCH_MEMORY)
+        result, interrupt = recorder.run(
+            lambda: lbfgs(
+                objective, start, settings, preconditioner_at=objective.preconditioner_at, memory=memory
+            )
+        )
+        curvature = past.curvature if interrupt is not None else objective.curvature_with_batch(result.x)
+        dtype = np.result_type(self._linear()[1].dtype, dtype) if fitted else dtype
+        self._keep(objective.to_matrix(result.x), dtype, result)
+        self._fitted_l2 = penalty.strength
+        self._curvature = curvature
+        return interrupt
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save the parameters and what was fitted to a file, which :meth:`load` reads.
@@ -446,7 +454,7 @@ class LogisticRegression(LinearClassifier):
         """
         return persistence.load(cls, path)
 
-    def _l2(self) -> float:
+    def _strength(self) -> float:
         """The strength of the penalty on the sum over the samples."""
         return 0.0 if self.penalty is None else 1 / float(self.C)
 

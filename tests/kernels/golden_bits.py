@@ -1,8 +1,8 @@
 """Hashes of results to the last bit, by instruction set: what a change that is to change nothing is held to.
 
-They are the same in every layout and with any number of threads. `python tests/kernels/golden_bits.py` writes those of the
-instruction set in use into golden_bits.json. Inputs are integers, scaled by powers of two, so that no generator of
-random numbers has a part in them; nothing here calls BLAS.
+They are the same in every layout and with any number of threads. `python tests/kernels/golden_bits.py` writes those
+of the instruction set in use into golden_bits.json. Inputs are integers, scaled by powers of two, so that no generator
+of random numbers has a part in them; nothing here calls BLAS.
 """
 
 import hashlib

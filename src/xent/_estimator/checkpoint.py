@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xent._estimator import persistence
-from xent._fit.solvers import Progress
+from xent._fit.solver import Progress
 
 Array = NDArray[Any]
 

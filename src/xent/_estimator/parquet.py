@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from xent._calls import frames
-from xent._fit import partitioned
+from xent._estimator.partitions import NamedMatrix, prefix_errors
 
 PathLike = str | os.PathLike[str]
 
@@ -54,7 +54,7 @@ class RowGroups:
         if sample_weight == target:
             raise ValueError(f"sample_weight is {sample_weight!r}, the column of labels; it must be another column")
         self.roles = [target, *([] if sample_weight is None else [sample_weight])]
-        with partitioned.named(repr(os.fspath(self.files[0]))):
+        with prefix_errors(repr(os.fspath(self.files[0]))):
             schema = self._parquet.read_schema(self.files[0])
         self.may_be_index = features is not None
         others = {*self.roles, *frames.index_columns(schema)}
@@ -70,7 +70,7 @@ class RowGroups:
                     yield self._block(opened, group, f"row group {group} of {os.fspath(file)!r}")
 
     def _open(self, file: Path) -> Any:
-        with partitioned.named(repr(os.fspath(file))):
+        with prefix_errors(repr(os.fspath(file))):
             opened = self._parquet.ParquetFile(file)
         try:
             self._check(file, opened.schema_arrow)
@@ -87,7 +87,7 @@ class RowGroups:
                 raise ValueError(f"{where} has no column {name!r}; available: {schema.names}")
             if schema.names.count(name) > 1:
                 raise ValueError(f"{where} has {schema.names.count(name)} columns {name!r}; it must have one")
-            with partitioned.named(where):
+            with prefix_errors(where):
                 frames.check_field(f"column {name!r}", schema.field(name))
         index = frames.index_columns(schema).intersection(self.features)
         if index and not self.may_be_index:
@@ -97,8 +97,8 @@ class RowGroups:
             )
 
     def _block(self, opened: Any, group: int, origin: str) -> tuple[Any, ...]:
-        with partitioned.named(origin):
+        with prefix_errors(origin):
             table = opened.read_row_group(group, columns=[*self.roles, *self.features])
             X, names = frames.to_matrix("X", table.select(self.features), self.dtype)
             columns = (frames.series(f"column {name!r}", table.column(name)) for name in self.roles)
-            return partitioned.Named(X, names, origin), *columns
+            return NamedMatrix(X, names, origin), *columns

@@ -1,10 +1,10 @@
-"""Logits, probabilities and labels of a linear classifier, a block of rows at a time: beyond what is asked for, memory
-is needed for one block only.
+"""What a classifier does with its coefficients: logits, probabilities, labels and scores.
+
+Rows are taken a block at a time: beyond what is asked for, memory is needed for one block only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,72 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from xent._calls.arrays import to_floats
 from xent._calls.scalars import check_n_jobs
-from xent._calls.softmax import log_softmax, softmax
 from xent._estimator import parameters as check
 from xent._estimator.sklearn_protocol import Estimator, shared
-from xent._fit.linear import logits
+from xent._fit.logits import compute_probabilities, logit_blocks
 
 Array = NDArray[Any]
-
-BLOCK_ELEMENTS = 1 << 18    # of X and the logits
-
-
-def logit_blocks(X: Any, coef: Array, intercept: Array) -> Iterator[tuple[slice, Array]]:
-    """The logits of each block of rows, of shape (rows, len(coef)), in the type of X."""
-    coef, intercept = coef.astype(X.dtype, copy=False), intercept.astype(X.dtype, copy=False)
-    n, n_features = X.shape
-    row = n_features if isinstance(X, np.ndarray) else X.nnz // n
-    size = max(min(64, n_features + 1), BLOCK_ELEMENTS // (row + len(coef)))   # no block is larger than coefficients
-    for start in range(0, n, size):
-        block = slice(start, start + size)
-        yield block, logits(X[block], coef, intercept)
-
-
-def all_logits(X: Any, coef: Array, intercept: Array) -> Array:
-    """The logits, of shape (n, len(coef))."""
-    result = np.empty((X.shape[0], len(coef)), X.dtype)
-    for block, scores in logit_blocks(X, coef, intercept):
-        result[block] = scores
-    return result
-
-
-def probabilities(X: Any, coef: Array, intercept: Array, *, log: bool, n_threads: int | None) -> Array:
-    """Probabilities, or their exact logarithms, of shape (n, n_classes)."""
-    result = np.empty((X.shape[0], max(2, len(coef))), X.dtype)
-    function = log_softmax if log else softmax
-    for block, scores in logit_blocks(X, coef, intercept):
-        rows = result[block]
-        rows[:, 0] = 0      # one row of coefficients: the logit of the first class is 0
-        rows[:, -scores.shape[1] :] = scores
-        function(rows, out=rows, n_threads=n_threads)
-    return result
-
-
-def class_indices(X: Any, coef: Array, intercept: Array) -> NDArray[np.intp]:
-    """The index of the most probable class of each row."""
-    result = np.empty(X.shape[0], np.intp)
-    for block, scores in logit_blocks(X, coef, intercept):
-        result[block] = scores[:, 0] > 0 if scores.shape[1] == 1 else scores.argmax(axis=1)
-    return result
-
-
-def separates(X: Any, target: NDArray[np.int64], coef: Array, intercept: Array, weight: Array) -> bool:
-    """Whether in each row with weight the logit of its class is larger than all others."""
-    for block, scores in logit_blocks(X, coef, intercept):
-        labels = target[block]
-        if scores.shape[1] == 1:
-            margin = np.where(labels == 1, scores[:, 0], -scores[:, 0])
-        else:
-            rows = np.arange(len(labels))
-            own = scores[rows, labels]
-            scores[rows, labels] = -np.inf
-            margin = own - scores.max(axis=1)
-        if not (margin > 0)[weight[block] > 0].all():
-            return False
-    return True
-
-
-# --- the estimator's methods -----------------------------------------------------------------------------------------
 
 
 class NotFittedError(ValueError, AttributeError):
@@ -109,8 +48,10 @@ class LinearClassifier(Estimator):
         """
         matrix = self._matrix(X)
         classes, coef, intercept = self._linear()
-        scores = all_logits(matrix, coef, intercept)
-        return scores[:, 0] if len(classes) == 2 else scores
+        result = np.empty((matrix.shape[0], len(coef)), matrix.dtype)
+        for block, logits in logit_blocks(matrix, coef, intercept):
+            result[block] = logits
+        return result[:, 0] if len(classes) == 2 else result
 
     def predict(self, X: check.MatrixLike) -> Array:
         """The most probable label of each row.
@@ -125,7 +66,7 @@ class LinearClassifier(Estimator):
         """
         matrix = self._matrix(X)
         classes, coef, intercept = self._linear()
-        labels: Array = classes[class_indices(matrix, coef, intercept)]
+        labels: Array = classes[predict_indices(matrix, coef, intercept)]
         return labels
 
     def predict_proba(self, X: check.MatrixLike) -> Array:
@@ -182,7 +123,7 @@ class LinearClassifier(Estimator):
             places = check.places("y", target, matrix.shape[0], classes, stacklevel=2)
         elif soft.shape[1] != len(classes):
             raise ValueError(f"y has {soft.shape[1]} columns; it must have one for each class, {len(classes)}")
-        indices = class_indices(matrix, coef, intercept)
+        indices = predict_indices(matrix, coef, intercept)
         right = places == indices if soft is None else soft[np.arange(len(indices)), indices]
         weight = check.row_weights(sample_weight, len(indices))
         if not weight.any():
@@ -232,4 +173,12 @@ class LinearClassifier(Estimator):
 
     def _probabilities(self, matrix: Any, log: bool) -> Array:
         _, coef, intercept = self._linear()
-        return probabilities(matrix, coef, intercept, log=log, n_threads=self._n_threads())
+        return compute_probabilities(matrix, coef, intercept, log=log, n_threads=self._n_threads())
+
+
+def predict_indices(X: Any, coef: Array, intercept: Array) -> NDArray[np.intp]:
+    """The index of the most probable class of each row."""
+    result = np.empty(X.shape[0], np.intp)
+    for block, logits in logit_blocks(X, coef, intercept):
+        result[block] = logits[:, 0] > 0 if logits.shape[1] == 1 else logits.argmax(axis=1)
+    return result

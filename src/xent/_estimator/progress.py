@@ -1,4 +1,4 @@
-"""What a fit shows while it runs, and the best point that it has seen, for a fit that is interrupted."""
+"""What a fit shows while it runs, and what it keeps when Ctrl-C ends it."""
 
 from __future__ import annotations
 
@@ -10,78 +10,69 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from xent._fit.solvers import INTERRUPTED, Function, Progress, Result, Vector
+from xent._fit.solver import INTERRUPTED, Progress, Result
 
+Vector = NDArray[np.float64]
 Callback = Callable[[Progress], object]
 
 
-class _Best:
-    """A function that remembers the point with its least value so far; all else about it is as it was."""
+class Recorder:
+    """Records the best point that a solver reports, and passes its progress on.
 
-    def __init__(self, function: Function) -> None:
-        self.function = function
-        self.x: Vector | None = None
-        self.loss = math.inf
-        self.grad_norm = math.inf
-
-    def __call__(self, x: Vector) -> tuple[float, Vector]:
-        loss, gradient = self.function(x)
-        if loss < self.loss:
-            # No copy: minimisers make a new array for each point.
-            self.x, self.loss, self.grad_norm = x, loss, float(np.abs(gradient).max(initial=0.0))
-        return loss, gradient
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.function, name)
-
-
-def run(
-    minimise: Callable[..., Result],
-    function: Function,
-    start: Vector,
-    *,
-    callback: Callback | None = None,
-    keep: Callable[[Progress, Vector], object] | None = None,
-    **options: Any,
-) -> tuple[Result, KeyboardInterrupt | None]:
-    """What a minimiser finds; after Ctrl-C the best point it has seen, and the interrupt for the caller to raise.
-
-    `keep` is called as `callback` is, with the best point so far.
+    Parameters
+    ----------
+    callback : callable, optional
+        Called with each `Progress`.
+    keep : callable, optional
+        Called with each `Progress` and the best point so far.
     """
-    best = _Best(function)
-    iterations = 0
 
-    def count(progress: Progress) -> None:
-        nonlocal iterations
-        iterations = progress.iteration
-        if keep is not None and best.x is not None:
-            keep(progress, best.x)
-        if callback is not None:
-            callback(progress)
+    def __init__(
+        self, callback: Callback | None = None, keep: Callable[[Progress, Vector], object] | None = None
+    ) -> None:
+        self.callback = callback
+        self.keep = keep
+        self.x: Vector | None = None
+        self.loss = self.grad_norm = math.inf
+        self.iterations = 0
 
-    try:
-        with np.errstate(all="ignore"):     # numbers that are too large end in a result that has not converged
-            return minimise(best, start, callback=count, **options), None
-    except KeyboardInterrupt as interrupt:
-        if best.x is None:
-            raise
-        return Result(best.x, best.loss, best.grad_norm, iterations, INTERRUPTED), interrupt
+    def record(self, progress: Progress, x: Vector) -> None:
+        """The callback of a solver's `Settings`."""
+        self.iterations = progress.iteration
+        if progress.loss < self.loss:
+            self.x, self.loss, self.grad_norm = x, progress.loss, progress.grad_norm
+        if self.keep is not None and self.x is not None:
+            self.keep(progress, self.x)
+        if self.callback is not None:
+            self.callback(progress)
+
+    def run(self, solve: Callable[[], Result]) -> tuple[Result, KeyboardInterrupt | None]:
+        """What a solver that reports here finds; after Ctrl-C the best point, and the interrupt for the caller to
+        raise."""
+        try:
+            with np.errstate(all="ignore"):     # numbers that are too large end in a result that has not converged
+                return solve(), None
+        except KeyboardInterrupt as interrupt:
+            if self.x is None:
+                raise
+            return Result(self.x, self.loss, self.grad_norm, self.iterations, INTERRUPTED), interrupt
 
 
 @contextlib.contextmanager
-def shown(verbose: int, max_iter: int, callback: Callback | None) -> Iterator[Callback | None]:
-    """A callback for a minimiser that shows its progress, if wanted, and calls the given one, if there is one."""
+def show_progress(verbose: int, max_iter: int, callback: Callback | None) -> Iterator[Callback | None]:
+    """A callback for a solver that shows its progress, if wanted, and calls the given one, if there is one."""
     if not verbose:
         yield callback
         return
-    with bar(max_iter, "fit") as drawn:
+    with open_bar(max_iter, "fit") as bar:
 
         def show_and_call(progress: Progress) -> None:
             i, loss, grad_norm = progress.iteration, progress.loss, progress.grad_norm
-            if drawn is not None:
-                drawn.set_postfix_str(f"loss {loss:.6f}, gradient {grad_norm:.1e}", refresh=False)
-                drawn.update(i - drawn.n)
+            if bar is not None:
+                bar.set_postfix_str(f"loss {loss:.6f}, gradient {grad_norm:.1e}", refresh=False)
+                bar.update(i - bar.n)
             else:
                 print(f"iteration {i}: loss {loss:.8f}, gradient {grad_norm:.2e}")
             if callback is not None:
@@ -91,7 +82,7 @@ def shown(verbose: int, max_iter: int, callback: Callback | None) -> Iterator[Ca
 
 
 @contextlib.contextmanager
-def bar(max_iter: int, name: str) -> Iterator[Any]:
+def open_bar(max_iter: int, name: str) -> Iterator[Any]:
     """A bar of tqdm for iterations, or None without tqdm, or without a terminal or notebook to draw it in."""
     try:
         tqdm = importlib.import_module("tqdm").tqdm
@@ -101,7 +92,7 @@ def bar(max_iter: int, name: str) -> Iterator[Any]:
     if tqdm is None or not (terminal or "ipykernel" in sys.modules):
         yield None
         return
-    with tqdm(total=max_iter, desc=name, unit=" iterations", dynamic_ncols=True) as drawn:
-        yield drawn
-        drawn.total = drawn.n       # fewer iterations than were allowed is still all of them
-        drawn.refresh()
+    with tqdm(total=max_iter, desc=name, unit=" iterations", dynamic_ncols=True) as bar:
+        yield bar
+        bar.total = bar.n       # a fit that ended early is complete
+        bar.refresh()

@@ -1,14 +1,15 @@
-"""Dual ascent over sparse rows: in a few sweeps near the minimum, from where Newton's method goes on.
+"""Dual ascent over sparse rows: a few sweeps come near the minimum, and Newton's method goes on from there.
 
-The dual of the objective has a distribution p_i over the classes for each row, which makes the coefficients:
+The dual of the objective with an L2 penalty has a distribution p_i over the classes for each row; they make the
+coefficients:
 
-    W = sum_i s_i (t_i - T_i p_i) x_i' / strength        strength = l2 times the weight
+    W = sum_i s_i (t_i - T_i p_i) x_i' / strength        strength = the penalty's curvature times the weight
 
 At the minimum p_i is the softmax of the row's logits W x_i + b, for each row. A sweep takes the rows one by one and
-moves each p_i towards that, at once with the W that it makes: as far as the curvature of the loss lets the dual
-objective rise for sure. A row gains from what all before it have done, so that where rows have little in common a sweep
-is worth many passes that move all of them together. What is left afterwards is in the few directions that they do have
-in common, which conjugate gradients find first. b has no penalty, so that no p make it; it moves after each sweep.
+moves each p_i towards that, and W with it at once: as far as the curvature of the loss guarantees that the dual
+objective rises. Each row sees the updates before it (as in Gauss-Seidel), so a sweep over weakly coupled rows is worth
+many full-gradient steps. What is left afterwards is in the few directions that the rows have in common, which conjugate
+gradients find first. b has no penalty, so that no p make it; it moves after each sweep.
 
 References: S. Shalev-Shwartz, T. Zhang, "Stochastic dual coordinate ascent methods for regularized loss minimization",
 JMLR 14 (2013); B. T. Polyak, "Some methods of speeding up the convergence of iteration methods", USSR Computational
@@ -18,73 +19,103 @@ Mathematics and Mathematical Physics 4 (1964), for the momentum of b.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xent._calls.dispatch import kernels
-
-if TYPE_CHECKING:
-    from xent._fit.linear import Matrix, RowSums
-
-Array = NDArray[Any]
+from xent._fit.penalties import L2, Penalty
+from xent._fit.row_pass import Rows
+from xent._fit.row_sums import RowSums
+from xent._fit.sums import Sums
+from xent._fit.types import Array, Matrix, Vector
 
 MAX_SWEEPS = 16
-SETTLED = 1e-5      # of what the first sweep moved: of one that ends the ascent
+SETTLED = 1e-5      # the ascent ends with a sweep that moves less than this share of the first
 STEP = 1.5          # of b, in units of its diagonal Newton step, and
 MOMENTUM = 0.5      # what it keeps of the last one: stable, as that Hessian is at most twice its diagonal
 
+# The distributions of all rows may take so many bytes, or as much as so many arrays of the coefficients.
+MAX_DUAL_BYTES = 1 << 25
+MAX_DUAL_ARRAYS = 12
 
-def ascend(
-    sums: RowSums,
-    csr: tuple[Array, Array, Array],
-    dtype: np.dtype[Any],
-    strength: float,
-    fit_intercept: bool,
-    most: int,
+
+def dual_ascent(sums: Sums, penalty: Penalty, fit_intercept: bool, max_sweeps: int) -> tuple[Matrix, int] | None:
+    """Coefficients near the minimum, and the sweeps over the rows that they took; None if the data do not allow it.
+
+    For sparse rows in memory under an L2 penalty, if the distributions of all rows fit in memory.
+    """
+    if not isinstance(penalty, L2) or not isinstance(sums, RowSums) or sums.rows.csr is None or max_sweeps <= 0:
+        return None
+    strength = penalty.curvature * sums.weight
+    dtype = _choose_dtype(sums.rows)
+    if not strength > 0 or dtype is None:
+        return None
+    return _ascend(sums.rows, sums.weight, dtype, strength, fit_intercept, min(MAX_SWEEPS, max_sweeps))
+
+
+def _choose_dtype(rows: Rows) -> np.dtype[Any] | None:
+    """float32 if that fits in memory, since memory is what takes the time, else the type of X; None if neither fits."""
+    assert rows.csr is not None
+    elements, (n, n_features) = len(rows.csr[0]), rows.X.shape
+    for dtype in (np.dtype(np.float32), rows.X.dtype):
+        copied = 0 if dtype == rows.X.dtype else elements
+        needed = dtype.itemsize * (n * rows.n_classes + copied)
+        if needed <= max(MAX_DUAL_BYTES, MAX_DUAL_ARRAYS * 8 * rows.n_coef_rows * (n_features + 1)):
+            return dtype
+    return None
+
+
+def _ascend(
+    rows: Rows, weight: float, dtype: np.dtype[Any], strength: float, fit_intercept: bool, max_sweeps: int
 ) -> tuple[Matrix, int]:
-    """Coefficients of shape (rows, features + 1) after a few sweeps from zeros, and how many, of so many at most."""
-    with np.errstate(over="ignore"):    # which makes a start that is no good
-        csr = csr[0].astype(dtype, copy=False), *csr[1:]
-    n, rows, classes = len(sums.mass), sums.rows, sums.classes
+    assert rows.csr is not None
+    with np.errstate(over="ignore"):    # infinite elements make a start that is not taken
+        csr = rows.csr[0].astype(dtype, copy=False), *rows.csr[1:]
+    (n, n_features), k, n_classes, row_weight = rows.X.shape, rows.n_coef_rows, rows.n_classes, rows.row_weight
     lanes = kernels.lanes_of(dtype.itemsize)
-    p = np.zeros((n, classes), dtype)
-    if sums.target.ndim == 2:
-        mass = sums.target.sum(axis=1, dtype=np.float64, keepdims=True)
-        np.divide(sums.target, mass, out=p, where=mass > 0, casting="same_kind")
-    else:
-        p[np.arange(n), sums.target] = 1
-    coef = np.zeros((sums.features, -(-rows // lanes) * lanes), dtype)
-    room = np.empty(4 * (classes + lanes), dtype)
-    a_row = sums.weight / n
-    # Without BLAS, whose sums depend on its threads.
-    target_mass = np.einsum("i,ij->j", sums.mass, p)
-    intercept = np.zeros(rows)
-    step = np.zeros(rows)
+    p = _target_distributions(rows, dtype)
+    coef = np.zeros((n_features, -(-k // lanes) * lanes), dtype)
+    buffer = np.empty(4 * (n_classes + lanes), dtype)
+    mean_weight = weight / n        # a row more for each class, so that nothing is divided by 0
+    # Sums without BLAS, whose order depends on its threads.
+    target_weight = np.einsum("i,ij->j", row_weight, p)
+    intercept = np.zeros(k)
+    step: Vector = np.zeros(k)
     if fit_intercept:
-        logarithms = np.log(target_mass + a_row)
-        intercept += logarithms - logarithms.mean() if rows > 1 else logarithms[1] - logarithms[0]
-    stride = _coprime(n)
+        logarithms = np.log(target_weight + mean_weight)
+        intercept += logarithms - logarithms.mean() if k > 1 else logarithms[1] - logarithms[0]
+    stride = _choose_stride(n)
     first, sweeps = 0.0, 0
-    while sweeps < min(MAX_SWEEPS, most):
+    while sweeps < max_sweeps:
         sweeps += 1
-        moved = kernels.dual_sweep(csr, rows, coef, intercept, p, sums.mass, strength, room, n, stride)
+        moved = kernels.dual_sweep(csr, k, coef, intercept, p, row_weight, strength, buffer, n, stride)
         first = first or moved
         if not moved > SETTLED * first:
             break
         if fit_intercept:
-            mass = np.einsum("i,ij->j", sums.mass, p)
-            spread = mass - np.einsum("i,ij,ij->j", sums.mass, p, p)
-            step = MOMENTUM * step - STEP * ((mass - target_mass) / (spread + a_row))[-rows:]
-            intercept += step - step.mean() if rows > 1 else step
-    return np.vstack([coef[:, :rows], intercept]).T, sweeps
+            class_weight = np.einsum("i,ij->j", row_weight, p)
+            variance = class_weight - np.einsum("i,ij,ij->j", row_weight, p, p)
+            step = MOMENTUM * step - STEP * ((class_weight - target_weight) / (variance + mean_weight))[-k:]
+            intercept += step - step.mean() if k > 1 else step
+    return np.vstack([coef[:, :k], intercept]).T, sweeps
 
 
-def _coprime(n: int) -> int:
-    """A step through n rows that meets each once and, being near their golden section, spreads them evenly: they may be
-    sorted."""
-    step = max(1, round(n * (math.sqrt(5) - 1) / 2))
-    while math.gcd(step, n) > 1:
-        step += 1
-    return step
+def _target_distributions(rows: Rows, dtype: np.dtype[Any]) -> Array:
+    """The target of each row as a distribution over the classes: where the ascent starts, since it makes W = 0."""
+    p = np.zeros((len(rows.target), rows.n_classes), dtype)
+    if rows.target.ndim == 2:
+        target_mass = rows.target.sum(axis=1, dtype=np.float64, keepdims=True)
+        np.divide(rows.target, target_mass, out=p, where=target_mass > 0, casting="same_kind")
+    else:
+        p[np.arange(len(p)), rows.target] = 1
+    return p
+
+
+def _choose_stride(n: int) -> int:
+    """A stride that meets each of n rows once. It is near their golden section, which spreads the rows evenly: they may
+    be sorted by class."""
+    stride = max(1, round(n * (math.sqrt(5) - 1) / 2))
+    while math.gcd(stride, n) > 1:
+        stride += 1
+    return stride

@@ -1,298 +1,94 @@
-"""Rows that come in parts, wherever those are: blocks read one at a time, or partitions on the machines of a cluster.
+"""Sums over rows in partitions, wherever those are: blocks read one at a time, or partitions on a cluster.
 
-A fit looks at every part once, for its `Summary`. All of them together make a `Plan`: the classes, their weights and
-the number of features, which a part cannot know by itself. With the plan any part becomes a `RowSums`, and the sums
-over all rows are the sums over the parts, added in order. Nothing here knows what is minimised, or where parts are.
-
-Each summary and each error is of one place, such as "block 3", for the messages.
+The sums over all rows are the sums over the partitions, each a `RowSums`, added in order.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from xent._estimator import parameters as check
-from xent._estimator.prediction import separates
-from xent._fit.linear import Matrix, RowSums, Sums
-from xent._fit.solvers import Vector
-from xent._fit.subsample import Candidates, rows_wanted, stride_of
-
-Array = NDArray[Any]
+from xent._fit.row_pass import count_coef_rows
+from xent._fit.row_sums import RowSums
+from xent._fit.subsample import Candidates, Subsample, choose_stride, count_wanted_rows
+from xent._fit.types import Array, Matrix, Vector
 
 
-class Rows(NamedTuple):
-    """What a fit needs to know of the rows, in memory or not."""
+class Layout(NamedTuple):
+    """What sums over partitions know of all of them."""
 
-    sums: Sums
-    classes: Array
-    weight: float       # the sum of the sample weights, under the class weights
-    dtype: np.dtype[Any]
-    names: Array | None     # of the features
-    separated: Callable[[Array, Array], bool]       # whether coefficients and intercepts put each row in its class
+    n_classes: int
+    n_features: int
+    dtype: np.dtype[Any]            # of the features
+    weight: float                   # see `Sums`
+    partition_lengths: tuple[int, ...]
 
-
-class Part(NamedTuple):
-    """Some rows, checked, with labels or distributions as they came."""
-
-    place: str
-    X: Any
-    y: Any
-    weight: Vector
-    names: Array | None
-
-
-class Named:
-    """A matrix with names of its columns, as the checks ask for them, and where it is from."""
-
-    def __init__(self, matrix: Array, columns: list[str], origin: str = "") -> None:
-        self.matrix = matrix
-        self.columns = columns
-        self.origin = origin
-        self.shape = matrix.shape
-        self.dtypes = [matrix.dtype] * len(columns)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return self.matrix if dtype is None else self.matrix.astype(dtype)
-
-
-class Summary(NamedTuple):
-    """What the plan needs to know of one part."""
-
-    place: str
-    rows: int
-    features: int
-    dtype: np.dtype[Any]
-    names: Array | None
-    soft: bool
-    labels: Array       # the different ones, sorted; the columns' numbers for distributions
-    counts: Vector      # the weight of each
-    weight: float
-
-
-@contextlib.contextmanager
-def named(place: str) -> Iterator[None]:
-    """Errors in what was given say where."""
-    try:
-        yield
-    except (TypeError, ValueError, NotImplementedError, OverflowError) as error:
-        if str(error).startswith(place):
-            raise
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{place}: {error}") from error
-
-
-def part(place: str, X: Any, y: Any, sample_weight: Any = None) -> Part | None:
-    """Some rows, checked; None if there are none."""
-    with named(place):
-        shape = np.shape(X) if not hasattr(X, "shape") else X.shape
-        if len(shape) == 2 and shape[0] == 0:
-            if y is not None and len(y):
-                raise ValueError(f"y has {len(y)} rows; it must have none, as X")
-            return None
-        features = check.features("X", X)
-        if not isinstance(X, Named):
-            check.no_stored_index(features)
-        rows = features.matrix.shape[0]
-        return Part(place, features.matrix, y, check.row_weights(sample_weight, rows), features.names)
-
-
-def summary(rows: Part, known: Array | None = None) -> Summary:
-    """Of a part; with all classes, if they are known, or those that are found in it."""
-    n, features = rows.X.shape
-    with named(rows.place):
-        if known is None:
-            labels, target = check.classes_of_part("y", rows.y, n, stacklevel=2)
-        else:
-            labels, target = known, check.indices_of("y", rows.y, n, known, stacklevel=2)
-        counts = check.class_counts(target, rows.weight, len(labels))
-    return Summary(
-        rows.place, n, features, rows.X.dtype, rows.names, target.ndim == 2, labels, counts, float(rows.weight.sum())
-    )
-
-
-class Plan(NamedTuple):
-    """What all parts have in common."""
-
-    classes: Array
-    factors: Vector | None      # the weight of each class
-    weight: float
-    mass: float                 # sum of weight times target mass
-    features: int
-    dtype: np.dtype[Any]
-    names: Array | None
-    rows: tuple[int, ...]       # of each part
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Of the coefficients."""
-        return (1 if len(self.classes) == 2 else len(self.classes)), self.features + 1
-
-    def sums(self, rows: Part, n_threads: int | None) -> RowSums:
-        """The sums over a part."""
-        n = rows.X.shape[0]
-        with named(rows.place):
-            target = check.indices_of("y", rows.y, n, self.classes, stacklevel=2)
-        weight = rows.weight
-        if self.factors is not None:
-            target, weight = check.with_factors(target, weight, self.factors)
-        return RowSums(rows.X.astype(self.dtype, copy=False), target, len(self.classes), weight, n_threads)
-
-    def samples(self) -> list[slice]:
-        """Of each part the rows that are in a sample of all: the same ones however the rows are cut into parts."""
-        stride = stride_of(sum(self.rows), rows_wanted(self.shape[1], self.dtype.itemsize))
+    def candidate_slices(self) -> list[slice]:
+        """Of each partition the rows that are candidates: the same ones however the rows are cut into partitions."""
+        wanted = count_wanted_rows(self.n_features + 1, self.dtype.itemsize)
+        stride = choose_stride(sum(self.partition_lengths), wanted)
         first = 0
         slices = []
-        for rows in self.rows:
-            slices.append(slice(-first % stride, rows, stride))
-            first += rows
+        for length in self.partition_lengths:
+            slices.append(slice(-first % stride, length, stride))
+            first += length
         return slices
 
 
-def plan(summaries: Sequence[Summary | None], class_weight: Any) -> Plan:
-    """The plan for parts, in order, None for those without rows.
+class PartitionedSums:
+    """What the `Sums` over partitions have in common; the passes are left to those who know where partitions are.
 
     Parameters
     ----------
-    summaries : sequence of Summary or None
-    class_weight : dict, "balanced" or None
-    """
-    filled = [s for s in summaries if s is not None]
-    if not filled:
-        raise ValueError("there are no rows (0 sample(s)) in X; there must be at least one")
-    first = filled[0]
-    for s in filled[1:]:
-        if s.features != first.features:
-            raise ValueError(
-                f"{s.place} has {s.features} features, but {first.place} has {first.features}; all must have as many"
-            )
-        if not _same_names(s.names, first.names):
-            raise ValueError(f"{s.place} has other feature names than {first.place}; all must have the same")
-        if s.soft != first.soft:
-            here, there = (("distributions" if x.soft else "labels") for x in (s, first))
-            raise ValueError(f"y is {here} in {s.place}, but {there} in {first.place}; it must be one or the other")
-        if s.soft and len(s.labels) != len(first.labels):
-            raise ValueError(
-                f"y has {len(s.labels)} columns in {s.place}, but {len(first.labels)} in {first.place}; all must have "
-                "one for each class"
-            )
-        if check.kind_of(s.labels) != check.kind_of(first.labels):
-            raise TypeError(
-                f"y has dtype {s.labels.dtype} in {s.place}, but {first.labels.dtype} in {first.place}; labels must be "
-                "of one kind"
-            )
-    classes = _union([s.labels for s in filled])
-    if len(classes) < 2:
-        raise ValueError(f"y has one class only, {classes[0]!s}; it must have at least 2")
-    counts = np.zeros(len(classes))
-    for s in filled:
-        counts[np.searchsorted(classes, s.labels)] += s.counts
-    weight, mass = math.fsum(s.weight for s in filled), float(counts.sum())
-    factors = None
-    if class_weight is not None:
-        factors = check.class_factors(class_weight, classes, counts)
-        weight = mass = float(counts @ factors)
-    check.total_weight(weight)
-    return Plan(
-        classes, factors, weight, mass, first.features, np.result_type(*(s.dtype for s in filled)), first.names,
-        tuple(0 if s is None else s.rows for s in summaries),
-    )    # fmt: skip
-
-
-def _same_names(a: Array | None, b: Array | None) -> bool:
-    return np.array_equal(a, b) if a is not None and b is not None else a is b
-
-
-def _union(labels: list[Array]) -> Array:
-    try:
-        return np.unique(np.concatenate(labels))
-    except TypeError as error:
-        raise TypeError(f"y has labels that cannot be sorted: {error}") from None
-
-
-# --- sums over parts -------------------------------------------------------------------------------------------------
-
-
-def sample_of(sums: RowSums, rows: slice) -> tuple[Any, Vector]:
-    """Some rows of a part, as `joined` takes them."""
-    return sums.X[rows], sums.mass[rows]
-
-
-def joined(samples: Iterable[tuple[Any, Vector]], classes: int) -> Candidates:
-    """The rows of several parts together."""
-    features, masses = zip(*samples, strict=True)
-    if all(isinstance(X, np.ndarray) for X in features):
-        X: Any = np.concatenate(features)
-    else:
-        from scipy import sparse
-
-        X = sparse.vstack([sparse.csr_array(X) for X in features], format="csr")
-    return Candidates(X, np.concatenate(masses), classes)
-
-
-class PartSums:
-    """The sums over all parts; what goes over all of them is left to those who know where they are.
-
-    Parameters
-    ----------
-    plan : Plan
+    layout : Layout
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.rows = plan.shape[0]
-        self.features = plan.features
-        self.weight = plan.mass
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.n_coef_rows = count_coef_rows(layout.n_classes)
+        self.n_features = layout.n_features
+        self.weight = layout.weight
         self.needs_no_blas = False
         self.order: Literal["C", "F"] = "C"
-        self._sample: Candidates | None = None
+        self._candidates: Candidates | None = None
 
-    def candidates(self) -> Candidates:
-        """Of the size of a few thousand times the features: read once and kept."""
-        if self._sample is None:
-            self._sample = self._read_sample()
-        return self._sample
+    def subsample(self, matrix: Matrix) -> Subsample:
+        """Of candidates that are read once and kept; they are a few times as many as the features."""
+        if self._candidates is None:
+            self._candidates = self._read_candidates()
+        return self._candidates.draw(matrix)
 
     def diagonal(self, matrix: Matrix) -> Matrix:
-        return self._diagonal(matrix) / self.weight
+        return self._sum_diagonals(matrix) / self.weight
 
-    def ascent(self, l2: float, fit_intercept: bool, most: int) -> None:
-        """It would go from row to row."""
-
-    def _read_sample(self) -> Candidates:
+    def _read_candidates(self) -> Candidates:
         raise NotImplementedError
 
-    def _diagonal(self, matrix: Matrix) -> Matrix:
-        """The diagonal of the Hessian of the sum."""
+    def _sum_diagonals(self, matrix: Matrix) -> Matrix:
+        """The diagonal of the Hessian of the sum of losses."""
         raise NotImplementedError
 
 
-def diagonal(sums: RowSums, matrix: Matrix) -> Matrix:
-    return sums.diagonal(matrix) * sums.weight if sums.weight > 0 else np.zeros(matrix.shape)
-
-
-class SequentialSums(PartSums):
-    """The sums over parts that are taken one after the other.
+class SequentialSums(PartitionedSums):
+    """The `Sums` over partitions that are taken one after the other.
 
     Parameters
     ----------
-    plan : Plan
-    parts : callable
-        Iterates over (number of the part, its RowSums), in order; those without rows are left out.
+    layout : Layout
+    partitions : callable
+        Iterates over (number of the partition, its RowSums), in order; those without rows are left out.
     """
 
-    def __init__(self, plan: Plan, parts: Callable[[], Iterator[tuple[int, RowSums]]]) -> None:
-        super().__init__(plan)
-        self._parts = parts
+    def __init__(self, layout: Layout, partitions: Callable[[], Iterator[tuple[int, RowSums]]]) -> None:
+        super().__init__(layout)
+        self._partitions = partitions
 
     def loss_gradient(self, matrix: Matrix) -> tuple[float, Matrix]:
         losses, total = [], np.zeros(matrix.shape)
-        for _, sums in self._parts():
+        for _, sums in self._partitions():
             loss, gradient = sums.loss_gradient(matrix)
             losses.append(loss)
             total += gradient
@@ -300,33 +96,50 @@ class SequentialSums(PartSums):
         return math.fsum(losses), total
 
     def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
-        """Probabilities are computed anew for each product: reading the rows takes longer, and they need memory."""
+        """Each product computes the probabilities again: reading the rows takes longer, and they need memory."""
 
         def product(direction: Matrix) -> Matrix:
             total = np.zeros(matrix.shape)
-            for _, sums in self._parts():
+            for _, sums in self._partitions():
                 total += sums.hessian_product_at(matrix)(direction)
                 del sums
             return total
 
         return product
 
-    def separated(self, coef: Array, intercept: Array) -> bool:
-        return all(separated(sums, coef, intercept) for _, sums in self._parts())
+    def are_separated(self, coef: Array, intercept: Array) -> bool:
+        return all(sums.are_separated(coef, intercept) for _, sums in self._partitions())
 
-    def _read_sample(self) -> Candidates:
-        slices = self.plan.samples()
-        # A copy, lest a few rows keep all of their part in memory.
-        copies = ((X.copy(), mass.copy()) for X, mass in (sample_of(sums, slices[i]) for i, sums in self._parts()))
-        return joined(copies, len(self.plan.classes))
+    def _read_candidates(self) -> Candidates:
+        slices = self.layout.candidate_slices()
+        samples = (take_rows(sums, slices[i]) for i, sums in self._partitions())
+        return concat_samples(samples, self.layout.n_classes)
 
-    def _diagonal(self, matrix: Matrix) -> Matrix:
+    def _sum_diagonals(self, matrix: Matrix) -> Matrix:
         total = np.zeros(matrix.shape)
-        for _, sums in self._parts():
-            total += diagonal(sums, matrix)
+        for _, sums in self._partitions():
+            total += sum_diagonal(sums, matrix)
             del sums
         return total
 
 
-def separated(sums: RowSums, coef: Array, intercept: Array) -> bool:
-    return sums.target.ndim == 1 and separates(sums.X, sums.target, coef, intercept, sums.mass)
+def sum_diagonal(sums: RowSums, matrix: Matrix) -> Matrix:
+    """The diagonal of the Hessian of a partition's sum of losses."""
+    return sums.diagonal(matrix) * sums.weight if sums.weight > 0 else np.zeros(matrix.shape)
+
+
+def take_rows(sums: RowSums, rows: slice) -> tuple[Any, Vector]:
+    """Some rows of a partition and their weights: copies, so that they do not keep all of it in memory."""
+    return sums.rows.X[rows].copy(), sums.rows.row_weight[rows].copy()
+
+
+def concat_samples(samples: Iterable[tuple[Any, Vector]], n_classes: int) -> Candidates:
+    """The rows of several partitions together."""
+    features, row_weights = zip(*samples, strict=True)
+    if all(isinstance(X, np.ndarray) for X in features):
+        X: Any = np.concatenate(features)
+    else:
+        from scipy import sparse
+
+        X = sparse.vstack([sparse.csr_array(X) for X in features], format="csr")
+    return Candidates(X, np.concatenate(row_weights), n_classes)

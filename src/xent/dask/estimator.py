@@ -30,8 +30,9 @@ import xent.logistic
 from xent._calls.scalars import check_integer, check_positive_integer
 from xent._estimator import parameters as check
 from xent._estimator.checkpoint import Checkpoint
+from xent._estimator.partitions import FitData
 from xent._estimator.progress import Callback
-from xent._fit import partitioned
+from xent._fit.strategy import SOLVERS
 from xent.dask import partitions, tasks
 from xent.dask.partitions import Partitions, is_partitioned
 from xent.dask.rounds import FAN_IN, Cluster, Engine, Timing, present_client
@@ -128,7 +129,7 @@ class LogisticRegression(xent.logistic.LogisticRegression):
         (`values`, `to_dask_array`) and Delayed that were made of such columns one by one have lost that; give the
         columns themselves, or persist the dataframe first.
         """
-        check.parameters(self, xent.logistic.SOLVERS)
+        check.parameters(self, SOLVERS)
         if check_integer("retries", retries) < 0:
             raise ValueError(f"retries is {retries}; it must be at least 0")
         check_positive_integer("checkpoint_every", checkpoint_every)
@@ -139,11 +140,11 @@ class LogisticRegression(xent.logistic.LogisticRegression):
         if not is_partitioned(X):
             if classes is not None:
                 raise ValueError("classes is for partitions; it must be None if X is an array")
-            return self._fit(self._rows(X, *_computed(X, y, sample_weight)), callback, state)
+            return self._fit(self._validate(X, *_computed(X, y, sample_weight)), callback, state)
         known = None if classes is None else check.given_classes(classes)
         engine = _engine(retries)
 
-        def rows_of(data: Partitions) -> partitioned.Rows:
+        def rows_of(data: Partitions) -> FitData:
             if not persist:
                 return reread_rows(engine, data, known, self.class_weight, self._n_threads() or 1)
             if isinstance(engine, Cluster):

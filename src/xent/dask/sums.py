@@ -1,4 +1,4 @@
-"""What a fit is to, in partitions of Dask: held in memory, here or on a cluster, or read again for every pass."""
+"""The rows of a fit in partitions of Dask: held in memory, here or on a cluster, or read again for every pass."""
 
 from __future__ import annotations
 
@@ -11,66 +11,65 @@ import numpy as np
 from dask._task_spec import DataNode, List, Task, TaskRef
 from numpy.typing import NDArray
 
-from xent._fit import partitioned
-from xent._fit.linear import Matrix
+from xent._estimator.partitions import FitData, Plan, Summary, make_plan
+from xent._fit.partitioned import PartitionedSums, SequentialSums, concat_samples
 from xent._fit.subsample import Candidates
+from xent._fit.types import Matrix, Vector
 from xent.dask import tasks
 from xent.dask.partitions import Partitions
 from xent.dask.placement import Group, singly
 from xent.dask.rounds import FAN_IN, Cluster, Engine
 
 Array = NDArray[Any]
-Vector = NDArray[np.float64]
 
-REGROUP = 10        # rounds after which partitions are looked for again, as workers come and go
+REGROUP = 10        # rounds after which partitions are assigned again, as workers come and go
 
 
 def local_rows(
     engine: Engine, partitions: Partitions, known: Array | None, class_weight: Any, n_threads: int | None
-) -> partitioned.Rows:
+) -> FitData:
     """Partitions in the memory of this process, computed in one call of Dask."""
     graph, keys = partitions.tasks(
         "partition", tasks.part_and_summary, partitions.places(), [known] * len(partitions)
     )
     read = engine.compute(graph, keys)
-    plan = partitioned.plan([summary for _, summary in read], class_weight)
-    prepared = {}
-    for i, rows in enumerate(plan.rows):
-        if rows:
-            prepared[i] = plan.sums(read[i][0], n_threads)
+    plan = make_plan([summary for _, summary in read], class_weight)
+    row_sums = {}
+    for i, length in enumerate(plan.partition_lengths):
+        if length:
+            row_sums[i] = plan.row_sums(read[i][0], n_threads)
         read[i] = None
-    sums = partitioned.SequentialSums(plan, lambda: iter(prepared.items()))
-    return partitioned.Rows(sums, plan.classes, plan.weight, plan.dtype, plan.names, sums.separated)
+    sums = SequentialSums(plan.layout, lambda: iter(row_sums.items()))
+    return plan.fit_data(sums, sums.are_separated)
 
 
 def cluster_rows(
     cluster: Cluster, partitions: Partitions, known: Array | None, class_weight: Any, n_threads: int
-) -> partitioned.Rows:
+) -> FitData:
     """Partitions in the memory of a cluster: read, summarised, and made ready for rounds."""
     read = cluster.futures(*partitions.tasks("partition", tasks.part, partitions.places()))
     found = cluster.map("summary", tasks.summary, read, known=known)
-    plan = partitioned.plan(cluster.results(found, singly(range(len(read)), read)), class_weight)
-    numbers = [i for i, rows in enumerate(plan.rows) if rows]
-    sizes = [plan.rows[i] for i in numbers]
+    plan = make_plan(cluster.results(found, singly(range(len(read)), read)), class_weight)
+    numbers = [i for i, length in enumerate(plan.partition_lengths) if length]
     prepared = cluster.map(
-        "rows", tasks.prepared, [read[i] for i in numbers], plan=plan._replace(rows=()), n_threads=n_threads
+        "rows", tasks.prepared, [read[i] for i in numbers], plan=_for_tasks(plan), n_threads=n_threads
     )
-    sums = PartitionSums(plan, cluster, numbers, sizes, prepared)
-    return partitioned.Rows(sums, plan.classes, plan.weight, plan.dtype, plan.names, sums.separated)
+    sums = ClusterSums(plan, cluster, numbers, prepared)
+    return plan.fit_data(sums, sums.are_separated)
 
 
 def reread_rows(
     engine: Engine, partitions: Partitions, known: Array | None, class_weight: Any, n_threads: int
-) -> partitioned.Rows:
+) -> FitData:
     """Partitions that are read again for every pass, here or on a cluster."""
     graph, keys = partitions.tasks("summary", tasks.summary_of, partitions.places(), [known] * len(partitions))
     summaries = engine.compute(graph, keys)
-    plan = partitioned.plan(summaries, class_weight)
+    plan = make_plan(summaries, class_weight)
     sums = RereadSums(plan, engine, partitions, [_seen(s, plan.classes) for s in summaries], n_threads)
-    return partitioned.Rows(sums, plan.classes, plan.weight, plan.dtype, plan.names, sums.separated)
+    return plan.fit_data(sums, sums.are_separated)
 
 
-def _seen(summary: partitioned.Summary | None, classes: Array) -> tasks.Seen:
+def _seen(summary: Summary | None, classes: Array) -> tasks.Seen:
     counts = np.zeros(len(classes))
     if summary is None:
         return tasks.Seen(0, counts)
@@ -78,8 +77,13 @@ def _seen(summary: partitioned.Summary | None, classes: Array) -> tasks.Seen:
     return tasks.Seen(summary.rows, counts)
 
 
-class RereadSums(partitioned.PartSums):
-    """The sums over partitions that are read again for every pass.
+def _for_tasks(plan: Plan) -> Plan:
+    """A plan without what grows with the number of partitions."""
+    return plan._replace(partition_lengths=())
+
+
+class RereadSums(PartitionedSums):
+    """The `Sums` over partitions that are read again for every pass.
 
     Parameters
     ----------
@@ -93,9 +97,10 @@ class RereadSums(partitioned.PartSums):
     """
 
     def __init__(
-        self, plan: partitioned.Plan, engine: Engine, partitions: Partitions, seen: list[tasks.Seen], n_threads: int
+        self, plan: Plan, engine: Engine, partitions: Partitions, seen: list[tasks.Seen], n_threads: int
     ) -> None:
-        super().__init__(plan)
+        super().__init__(plan.layout)
+        self.plan = _for_tasks(plan)
         self.engine = engine
         self.partitions = partitions
         self.seen = seen
@@ -106,22 +111,22 @@ class RereadSums(partitioned.PartSums):
         return float(sums[-1]), sums[:-1].reshape(matrix.shape)
 
     def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
-        """Probabilities are computed anew for each product: reading the rows takes longer, and they need memory."""
+        """Each product computes the probabilities again: reading the rows takes longer, and they need memory."""
 
         def product(direction: Matrix) -> Matrix:
             return self._total("hessian-product", tasks.hessian_product, matrix, direction).reshape(matrix.shape)
 
         return product
 
-    def separated(self, coef: Array, intercept: Array) -> bool:
+    def are_separated(self, coef: Array, intercept: Array) -> bool:
         return not self._total("separated", tasks.outside, coef, intercept).any()
 
-    def _read_sample(self) -> Candidates:
-        graph, keys = self._tasks("sample", tasks.sample_reread, tasks.sample, *self.plan.samples())
+    def _read_candidates(self) -> Candidates:
+        graph, keys = self._tasks("sample", tasks.sample_reread, tasks.sample, *self.layout.candidate_slices())
         samples = [sample for sample in self.engine.compute(graph, keys) if sample is not None]
-        return partitioned.joined(samples, len(self.plan.classes))
+        return concat_samples(samples, self.layout.n_classes)
 
-    def _diagonal(self, matrix: Matrix) -> Matrix:
+    def _sum_diagonals(self, matrix: Matrix) -> Matrix:
         return self._total("diagonal", tasks.diagonal, matrix).reshape(matrix.shape)
 
     def _total(self, name: str, function: Callable[..., Array], *arguments: Array) -> Vector:
@@ -143,14 +148,14 @@ class RereadSums(partitioned.PartSums):
     ) -> tuple[dict[Any, Any], list[str]]:
         n = len(self.partitions)
         key = f"xent-coefficients-{secrets.token_hex(6)}"
-        what = tasks.Pass(self.plan._replace(rows=()), self.n_threads, function, arguments)
+        what = tasks.Pass(self.plan, self.n_threads, function, arguments)
         graph, keys = self.partitions.tasks(name, task, range(n), self.seen, [TaskRef(key)] * n)
         graph[key] = DataNode(key, what)
         return graph, keys
 
 
-class PartitionSums(partitioned.PartSums):
-    """The sums over partitions on a cluster.
+class ClusterSums(PartitionedSums):
+    """The `Sums` over partitions in the memory of a cluster.
 
     Parameters
     ----------
@@ -158,26 +163,22 @@ class PartitionSums(partitioned.PartSums):
     cluster : Cluster
     numbers : list of int
         Of the partitions that have rows.
-    sizes : list of int
-        How many each has.
     prepared : list of Future
         Their `RowSums`.
     """
 
-    def __init__(
-        self, plan: partitioned.Plan, cluster: Cluster, numbers: list[int], sizes: list[int], prepared: list[Any]
-    ) -> None:
-        super().__init__(plan)
+    def __init__(self, plan: Plan, cluster: Cluster, numbers: list[int], prepared: list[Any]) -> None:
+        super().__init__(plan.layout)
         self.cluster = cluster
         self.numbers = numbers
-        self.sizes = sizes
+        self.lengths = [plan.partition_lengths[i] for i in numbers]
         self.prepared = prepared
         self._groups: list[Group] = []
         self._uses = 0
 
     def groups(self) -> list[Group]:
         if self._uses % REGROUP == 0:
-            self._groups = self.cluster.placed(self.numbers, self.sizes, self.prepared)
+            self._groups = self.cluster.placed(self.numbers, self.lengths, self.prepared)
         self._uses += 1
         return self._groups
 
@@ -207,14 +208,14 @@ class PartitionSums(partitioned.PartSums):
         made = self.cluster.of_groups(f"curvature-{secrets.token_hex(6)}", tasks.curvatures, groups, matrix)
         return [group._replace(prepared=curvature) for group, curvature in zip(groups, made, strict=True)]
 
-    def separated(self, coef: Array, intercept: Array) -> bool:
+    def are_separated(self, coef: Array, intercept: Array) -> bool:
         return not self.cluster.round("separated", tasks.outside, self.groups, coef, intercept).any()
 
-    def _read_sample(self) -> Candidates:
-        slices = self.plan.samples()
+    def _read_candidates(self) -> Candidates:
+        slices = self.layout.candidate_slices()
         samples = self.cluster.map("sample", tasks.sample, self.prepared, [slices[i] for i in self.numbers])
         found = self.cluster.results(samples, singly(self.numbers, self.prepared))
-        return partitioned.joined(found, len(self.plan.classes))
+        return concat_samples(found, self.layout.n_classes)
 
-    def _diagonal(self, matrix: Matrix) -> Matrix:
+    def _sum_diagonals(self, matrix: Matrix) -> Matrix:
         return self.cluster.round("diagonal", tasks.diagonal, self.groups, matrix).reshape(matrix.shape)

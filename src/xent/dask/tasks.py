@@ -18,8 +18,18 @@ from numpy.typing import NDArray
 
 from xent._calls.dispatch import kernels
 from xent._estimator import parameters as check
-from xent._fit import partitioned
-from xent._fit.linear import Matrix, RowSums
+from xent._estimator.partitions import (
+    NamedMatrix,
+    Partition,
+    Plan,
+    Summary,
+    check_partition,
+    prefix_errors,
+    summarise,
+)
+from xent._fit.partitioned import sum_diagonal, take_rows
+from xent._fit.row_sums import RowSums
+from xent._fit.types import Matrix
 from xent.evaluation import StreamingLoss
 
 Array = NDArray[Any]
@@ -63,7 +73,7 @@ def joined_rows(cuts: Sequence[slice], *blocks: Any) -> Any:
     return np.concatenate([np.asarray(piece) for piece in pieces])
 
 
-def part(place: str, *blocks: Any) -> partitioned.Part | None:
+def part(place: str, *blocks: Any) -> Partition | None:
     """The rows of a partition, from a block of each of X, y and, if given, the weights; or from one that has all."""
     if len(blocks) == 1:
         if not isinstance(blocks[0], tuple | list) or len(blocks[0]) not in (2, 3):
@@ -73,11 +83,11 @@ def part(place: str, *blocks: Any) -> partitioned.Part | None:
     else:
         same_rows(place, ("X", "y", "sample_weight"), blocks)
     same_index(place, ("X", "y", "sample_weight"), blocks)
-    return partitioned.part(place, *blocks)
+    return check_partition(place, *blocks)
 
 
 def same_rows(place: str, names: Sequence[str], blocks: Sequence[Any]) -> None:
-    with partitioned.named(place):
+    with prefix_errors(place):
         rows = [length(name, block) for name, block in zip(names, blocks, strict=False)]
     for name, own in zip(names, rows, strict=False):
         if own != rows[0]:
@@ -110,23 +120,23 @@ def same(x: Any) -> Any:
     return x
 
 
-def summary(part: partitioned.Part | None, known: Array | None) -> partitioned.Summary | None:
-    return None if part is None else partitioned.summary(part, known)
+def summary(part: Partition | None, known: Array | None) -> Summary | None:
+    return None if part is None else summarise(part, known)
 
 
-def summary_of(place: str, known: Array | None, *blocks: Any) -> partitioned.Summary | None:
+def summary_of(place: str, known: Array | None, *blocks: Any) -> Summary | None:
     return summary(part(place, *blocks), known)
 
 
 def part_and_summary(
     place: str, known: Array | None, *blocks: Any
-) -> tuple[partitioned.Part | None, partitioned.Summary | None]:
+) -> tuple[Partition | None, Summary | None]:
     rows = part(place, *blocks)
     return rows, summary(rows, known)
 
 
-def prepared(part: partitioned.Part, plan: partitioned.Plan, n_threads: int | None) -> RowSums:
-    return plan.sums(part, n_threads)
+def prepared(part: Partition, plan: Plan, n_threads: int | None) -> RowSums:
+    return plan.row_sums(part, n_threads)
 
 
 class Seen(NamedTuple):
@@ -140,7 +150,7 @@ class Seen(NamedTuple):
 class Pass:
     """What is computed of each partition that is read again."""
 
-    plan: partitioned.Plan
+    plan: Plan
     n_threads: int | None
     function: Callable[..., Any]
     arguments: Sequence[Any]
@@ -158,10 +168,10 @@ def reread(i: int, seen: Seen, task: Pass, *blocks: Any) -> RowSums | None:
     plan = task.plan
     if rows.X.shape[1] != plan.features:
         raise ValueError(f"{place} has {rows.X.shape[1]} features, but had {plan.features} at the first pass: {_AGAIN}")
-    sums = plan.sums(rows, task.n_threads)
-    weight = np.ones(number) if sums.sample_weight is None else sums.sample_weight
-    counts = check.class_counts(sums.target, weight, len(plan.classes))
-    then = seen.counts if plan.factors is None else seen.counts * plan.factors
+    sums = plan.row_sums(rows, task.n_threads)
+    weight = np.ones(number) if sums.rows.sample_weight is None else sums.rows.sample_weight
+    counts = check.class_counts(sums.rows.target, weight, len(plan.classes))
+    then = seen.counts if plan.class_factors is None else seen.counts * plan.class_factors
     if not np.allclose(counts, then, rtol=SAME, atol=SAME * then.sum()):
         raise ValueError(f"{place} has other labels or weights than at the first pass: {_AGAIN}")
     return sums
@@ -200,16 +210,15 @@ def product(curvature: Callable[[Matrix], Matrix], direction: Matrix) -> Matrix:
 
 
 def diagonal(prepared: RowSums, matrix: Matrix) -> Matrix:
-    return partitioned.diagonal(prepared, matrix)
+    return sum_diagonal(prepared, matrix)
 
 
 def outside(prepared: RowSums, coef: Array, intercept: Array) -> Vector:
-    return np.array([0.0 if partitioned.separated(prepared, coef, intercept) else 1.0])
+    return np.array([0.0 if prepared.are_separated(coef, intercept) else 1.0])
 
 
 def sample(prepared: RowSums, rows: slice) -> tuple[Any, Vector]:
-    X, mass = partitioned.sample_of(prepared, rows)
-    return X.copy(), mass.copy()
+    return take_rows(prepared, rows)
 
 
 def each(
@@ -270,14 +279,14 @@ def right(model: Any, place: str, *blocks: Any) -> tuple[float, float]:
     rows = part(place, *blocks)
     if rows is None:
         return 0.0, 0.0
-    with partitioned.named(place):
+    with prefix_errors(place):
         target = check.target_array("y", rows.y)
         if check.distribution("y", target, rows.X.shape[0]) is None:    # checked in rows without weight too
             check.places("y", target, rows.X.shape[0], model.classes_, stacklevel=2)
         weight = float(rows.weight.sum())
         if not weight > 0:
             return 0.0, 0.0
-        X = rows.X if rows.names is None else partitioned.Named(rows.X, list(rows.names))
+        X = rows.X if rows.names is None else NamedMatrix(rows.X, list(rows.names))
         return model.score(X, rows.y, rows.weight) * weight, weight
 
 
@@ -289,7 +298,7 @@ def evaluated(empty: StreamingLoss, place: str, *blocks: Any) -> StreamingLoss:
     if getattr(target, "shape", ()) or getattr(logits, "ndim", 2) > 1:
         same_rows(place, names, blocks)
     same_index(place, names, blocks)
-    with partitioned.named(place):
+    with prefix_errors(place):
         return stream.update(logits, target, sample_weight=weight[0] if weight else None)
 
 
@@ -305,15 +314,15 @@ def merged(streams: Sequence[StreamingLoss]) -> StreamingLoss:
 
 
 def _size_of_sums(sums: RowSums) -> int:
-    return sum(sizeof(a) for a in (sums.X, sums.target, sums.mass))
+    return sum(sizeof(a) for a in (sums.rows.X, sums.rows.target, sums.rows.row_weight))
 
 
-def _size_of_part(part: partitioned.Part) -> int:
+def _size_of_part(part: Partition) -> int:
     return sum(sizeof(a) for a in (part.X, part.y, part.weight))
 
 
 sizeof.register(RowSums, _size_of_sums)
-sizeof.register(partitioned.Part, _size_of_part)
+sizeof.register(Partition, _size_of_part)
 
 
 def names_partition(error: BaseException) -> bool:

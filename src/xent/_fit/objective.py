@@ -1,0 +1,100 @@
+"""The function that a fit minimises.
+
+    f(W, b) = F(W, b) / weight + penalty(W)         F, weight: see `Sums`
+
+Solvers see coefficients as a flat vector: the matrix (W, b) in the memory order of the sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from xent._fit import preconditioners
+from xent._fit.penalties import Penalty
+from xent._fit.solver import Operator
+from xent._fit.sums import Sums
+from xent._fit.types import Matrix, Vector
+
+
+class Objective:
+    """The mean loss over rows, wherever they are, and a penalty.
+
+    Parameters
+    ----------
+    sums : Sums
+    penalty : Penalty
+    fit_intercept : bool
+        If False, the derivatives by intercepts are 0, so that they stay as they are.
+    """
+
+    def __init__(self, sums: Sums, penalty: Penalty, fit_intercept: bool) -> None:
+        self.sums = sums
+        self.penalty = penalty
+        self.fit_intercept = fit_intercept
+        self.shape: tuple[int, int] = (sums.n_coef_rows, sums.n_features + 1)
+
+    def to_matrix(self, vector: Vector) -> Matrix:
+        """The coefficients in a vector: a view."""
+        return vector.reshape(self.shape, order=self.sums.order)
+
+    def to_vector(self, matrix: Matrix) -> Vector:
+        """The coefficients as solvers have them: a view if the matrix is in the order of the sums."""
+        return matrix.ravel(order=self.sums.order)
+
+    def __call__(self, coefficients: Vector) -> tuple[float, Vector]:
+        """The value and the gradient."""
+        matrix = self.to_matrix(coefficients)
+        loss, gradient = self.sums.loss_gradient(matrix)
+        value = loss / self.sums.weight + self.penalty.value(matrix)
+        gradient /= self.sums.weight
+        self.penalty.add_gradient(matrix, gradient)
+        return value, self._free(gradient)
+
+    def hessian_product_at(self, coefficients: Vector) -> Operator:
+        """v -> H v, with H the Hessian at the coefficients."""
+        product_of_sums = self.sums.hessian_product_at(self.to_matrix(coefficients))
+
+        def product(direction: Vector) -> Vector:
+            matrix = self.to_matrix(direction)
+            result = product_of_sums(matrix)
+            result /= self.sums.weight
+            result[:, :-1] += self.penalty.curvature * matrix[:, :-1]
+            return self._free(result)
+
+        return product
+
+    def preconditioner_at(self, coefficients: Vector) -> Operator:
+        """Roughly the inverse of the Hessian among centred coefficients."""
+        precondition = self._preconditioner(self.to_matrix(coefficients))
+
+        def apply(gradient: Vector) -> Vector:
+            result = precondition(self.to_matrix(self.centred(gradient)))
+            return self._centre(self._free(result))
+
+        return apply
+
+    def _preconditioner(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
+        return preconditioners.make(self.sums, self.penalty, self.fit_intercept, matrix)
+
+    def centred(self, coefficients: Vector) -> Vector:
+        """A copy of the coefficients with mean 0 over the classes.
+
+        The loss does not see a shift of all classes, and the penalty is least there. Gradients have mean 0 as well, so
+        that a solver that starts with centred coefficients keeps them so.
+        """
+        return self._centre(coefficients.copy())
+
+    def _centre(self, coefficients: Vector) -> Vector:
+        """The same in place."""
+        if self.shape[0] > 1:
+            matrix = self.to_matrix(coefficients)
+            matrix -= np.add.reduce(matrix, axis=0) / len(matrix)
+        return coefficients
+
+    def _free(self, matrix: Matrix) -> Vector:
+        """A derivative, with 0 for intercepts that are not fitted."""
+        if not self.fit_intercept:
+            matrix[:, -1] = 0
+        return self.to_vector(matrix)

@@ -1,0 +1,54 @@
+"""Penalties on the coefficients. Nothing else knows which there are, or what they are.
+
+A matrix of coefficients has the intercepts in its last column; a penalty leaves them alone.
+
+A penalty with a kink, such as L1, would give here the value of the whole, and the gradient and the curvature of its
+smooth part; the rest is a proximal step, a method more, for a solver that takes such steps.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from xent._fit.types import Matrix, Vector
+
+
+class Penalty(Protocol):
+    """A function of the coefficients that is added to the mean loss."""
+
+    @property
+    def curvature(self) -> float:
+        """The second derivative by each coefficient; there are no mixed ones."""
+
+    def value(self, matrix: Matrix) -> float: ...
+
+    def add_gradient(self, matrix: Matrix, gradient: Matrix) -> None:
+        """gradient += the gradient of the penalty."""
+
+
+class L2(NamedTuple):
+    """strength / 2 |W|^2"""
+
+    strength: float
+
+    @property
+    def curvature(self) -> float:
+        return self.strength
+
+    def value(self, matrix: Matrix) -> float:
+        return 0.5 * self.strength * float(np.einsum("ij,ij->", matrix[:, :-1], matrix[:, :-1]))
+
+    def add_gradient(self, matrix: Matrix, gradient: Matrix) -> None:
+        gradient[:, :-1] += self.strength * matrix[:, :-1]
+
+
+NO_PENALTY = L2(0.0)
+
+
+def curvature_of_columns(penalty: Penalty, n_columns: int) -> Vector:
+    """The penalty's curvature for each column of a matrix of coefficients."""
+    result = np.full(n_columns, penalty.curvature)
+    result[-1] = 0
+    return result

@@ -1,0 +1,226 @@
+"""Rough inverses of the Hessian of an objective: the fewer features there are, the better.
+
+    BLOCKS    few: the inverse of each class's diagonal block, sum_i s_i T_i p_ik (1 - p_ik) x_i x_i' / weight + penalty
+    FACTORS   more: the inverse of the Hessian's diagonal in a basis of eigenvectors that all classes share, as in [1]
+    DIAGONAL  many: the inverse of the Hessian's diagonal
+
+The diagonal of the Hessian is that of all rows. How features go together is taken from a subsample: that shapes the
+steps, not the answer.
+
+A preconditioner is made from sums, a penalty and coefficients, and maps a matrix of the coefficients' shape to another,
+in new memory or in that of its argument.
+
+[1] T. George et al., "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis", NeurIPS 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from xent._fit.curvature import add_class_blocks, cut_blocks
+from xent._fit.inverses import invert
+from xent._fit.penalties import Penalty, curvature_of_columns
+from xent._fit.subsample import Subsample
+from xent._fit.sums import Sums
+from xent._fit.types import Array, Matrix, Vector
+
+BLOCKS, FACTORS, DIAGONAL = "blocks", "factors", "diagonal"
+
+MAX_BLOCK_ELEMENTS = 1 << 21    # of all blocks together
+MAX_BLOCK_SIZE = 1 << 10        # columns
+MAX_FACTOR_SIZE = 1600          # columns
+COMMON_SHARE = 0.1      # of a class's curvature that is all classes' mean: a subsample may have few rows of the class
+RARE = 1e-6             # of a column's curvature: if the subsample has less of it, it says nothing of the column
+
+Precondition = Callable[[Matrix], Matrix]
+
+
+def choose_kind(shape: tuple[int, int]) -> str:
+    """The kind of preconditioner for coefficients of this shape."""
+    n_coef_rows, n_columns = shape
+    if n_columns <= MAX_BLOCK_SIZE and n_coef_rows * n_columns**2 <= MAX_BLOCK_ELEMENTS:
+        return BLOCKS
+    return FACTORS if n_columns <= MAX_FACTOR_SIZE else DIAGONAL
+
+
+def make(sums: Sums, penalty: Penalty, fit_intercept: bool, matrix: Matrix) -> Precondition:
+    """The preconditioner at these coefficients."""
+    kind = choose_kind(matrix.shape)
+    if kind == BLOCKS:
+        return _make_blocks(sums, penalty, fit_intercept, matrix)
+    return (_make_factors if kind == FACTORS else _make_diagonal)(sums, penalty, matrix)
+
+
+# --- diagonal --------------------------------------------------------------------------------------------------------
+
+
+def _make_diagonal(sums: Sums, penalty: Penalty, matrix: Matrix) -> Precondition:
+    diagonal = sums.diagonal(matrix)
+    diagonal += curvature_of_columns(penalty, matrix.shape[1])
+    diagonal[~(diagonal > 0)] = 1.0     # columns of zeros
+
+    def precondition(gradient: Matrix) -> Matrix:
+        gradient /= diagonal
+        return gradient
+
+    return precondition
+
+
+# --- blocks ----------------------------------------------------------------------------------------------------------
+
+
+def _make_blocks(sums: Sums, penalty: Penalty, fit_intercept: bool, matrix: Matrix) -> Precondition:
+    inverses = class_blocks(sums.subsample(matrix), matrix, sums.diagonal(matrix))
+    n_columns = matrix.shape[1]
+    inverses[:, range(n_columns), range(n_columns)] += curvature_of_columns(penalty, n_columns)
+    if not fit_intercept:
+        inverses[:, -1, :-1] = inverses[:, :-1, -1] = 0
+    invert(inverses)
+    return lambda gradient: np.matmul(inverses, gradient[:, :, None])[:, :, 0]
+
+
+def class_blocks(subsample: Subsample, matrix: Matrix, diagonal: Matrix) -> Matrix:
+    """The diagonal blocks of the Hessian with this diagonal: one for each class; one for all where coefficients are 0.
+
+    Returns
+    -------
+    ndarray of shape (n_coef_rows or 1, n_columns, n_columns)
+    """
+    blocks = len(matrix) if matrix.any() else 1
+    hessian = np.zeros((blocks, matrix.shape[1], matrix.shape[1]))
+    for block, variance in subsample.variance_blocks(matrix):
+        add_class_blocks(hessian, subsample.scaled_rows(block), variance[:, :blocks])
+    diagonal = _trusted(diagonal[:blocks], np.einsum("kii->ki", hessian) * np.square(subsample.scale))
+    common = _correlations(_mean_block(subsample))
+    for classes in cut_blocks(blocks, hessian[0].nbytes):
+        correlations = _correlations(hessian[classes])
+        correlations += _common_share(subsample) * (common - correlations)
+        deviations = np.sqrt(diagonal[classes])
+        correlations *= deviations[:, :, None]
+        np.multiply(correlations, deviations[:, None, :], out=hessian[classes])
+    return hessian
+
+
+# --- factors ---------------------------------------------------------------------------------------------------------
+
+
+def _make_factors(sums: Sums, penalty: Penalty, matrix: Matrix) -> Precondition:
+    basis, curvatures = eigen_factors(sums.subsample(matrix), matrix, sums.diagonal(matrix), penalty)
+    np.maximum(curvatures, curvatures.max(initial=0.0) * 1e-9, out=curvatures)
+    curvatures[~(curvatures > 0)] = 1.0
+
+    def precondition(gradient: Matrix) -> Matrix:
+        rotated = gradient @ basis
+        rotated /= curvatures
+        result: Matrix = rotated @ basis.T
+        return result
+
+    return precondition
+
+
+def eigen_factors(
+    subsample: Subsample, matrix: Matrix, diagonal: Matrix, penalty: Penalty
+) -> tuple[Matrix, Matrix]:
+    """V, and curvatures along its columns, such that V diag(1 / curvatures[k]) V' is roughly the inverse of class k's
+    block of the Hessian with this diagonal and the penalty.
+
+    Returns
+    -------
+    ndarray of shape (n_columns, n_columns) and ndarray of shape (n_coef_rows, n_columns)
+    """
+    scale = subsample.scale
+    of_penalty = curvature_of_columns(penalty, matrix.shape[1]) / np.square(scale)     # in scaled columns, as all below
+    average = _mean_block(subsample).astype(np.float64)
+    found = average.diagonal().copy()
+    exact = _trusted(diagonal / np.square(scale), found)
+    expected = np.add.reduce(exact, axis=0) / len(exact)
+    stretch = np.sqrt(np.divide(expected, found, out=np.zeros_like(found), where=found > RARE * expected))
+    _scale_both_sides(average, stretch)
+    np.fill_diagonal(average, expected + of_penalty)
+    eigenvalues, basis = _eigenbasis(average)
+    del average
+    of_columns, of_basis = _sampled_curvatures(subsample, matrix, stretch, basis)
+    squares = np.square(basis)
+    of_penalty = of_penalty @ squares
+    common = np.maximum(0, eigenvalues - of_penalty)
+    share = 1 / np.where(expected > 0, expected, 1) / len(expected)
+    for classes in cut_blocks(len(matrix), 8 * matrix.shape[1]):
+        result = exact[classes]
+        relative = result @ share
+        missing = np.maximum(0, result - of_columns[classes])      # of rows that are not in the subsample
+        np.matmul(missing, squares, out=result)
+        result += of_basis[classes]
+        result += _common_share(subsample) * (relative[:, None] * common - result)
+        result += of_penalty
+    basis /= scale[:, None]
+    return basis, exact
+
+
+def _eigenbasis(matrix: Matrix) -> tuple[Array, Matrix]:
+    """Eigenvalues of a matrix scaled to 1 on the diagonal, and its eigenvectors with the scale in them; the matrix is
+    overwritten."""
+    unit = 1 / np.sqrt(np.where(matrix.diagonal() > 0, matrix.diagonal(), 1))
+    _scale_both_sides(matrix, unit)
+    if not np.isfinite(matrix).all():
+        matrix = np.eye(len(matrix))
+    eigenvalues, vectors = np.linalg.eigh(matrix.astype(np.float32))
+    return eigenvalues, unit[:, None] * vectors
+
+
+def _sampled_curvatures(
+    subsample: Subsample, matrix: Matrix, stretch: Vector, basis: Matrix
+) -> tuple[Array, Array]:
+    """The curvature of each class along each stretched column of the subsample, and along each vector of the basis."""
+    of_columns, of_basis = (np.zeros(matrix.shape, np.float32) for _ in range(2))
+    stretch, basis = stretch.astype(np.float32), basis.astype(np.float32)
+    for block, variance in subsample.variance_blocks(matrix):
+        X = subsample.scaled_rows(block) * stretch
+        of_columns += variance.T @ np.square(X)
+        X = X @ basis
+        of_basis += variance.T @ np.square(X, out=X)
+    return of_columns, of_basis
+
+
+# --- both ------------------------------------------------------------------------------------------------------------
+
+
+def _common_share(subsample: Subsample) -> float:
+    return 0.0 if subsample.is_exact else COMMON_SHARE
+
+
+def _mean_block(subsample: Subsample) -> Array:
+    """The mean over the classes of their blocks of the Hessian, in scaled columns, float32.
+
+    The mean of p (1 - p) is (1 - sum p^2) / n_classes.
+    """
+    size = len(subsample.scale)
+    weight = np.sqrt(subsample.row_weight * subsample.undecided / subsample.candidates.n_classes).astype(np.float32)
+    mean = np.zeros((size, size), np.float32)
+    for block in cut_blocks(len(weight), 4 * size):
+        weighted = subsample.scaled_rows(block)
+        weighted *= weight[block, None]
+        mean += weighted.T @ weighted
+    return mean
+
+
+def _trusted(exact: Matrix, sampled: Array) -> Matrix:
+    """The exact diagonal, but where its squares have left the range of the type: the subsample's columns are scaled."""
+    return np.where(np.isfinite(exact) & (exact > 0), exact, sampled)
+
+
+def _correlations(hessian: Array) -> Matrix:
+    """One matrix or several, scaled to 1 on the diagonal."""
+    diagonal = np.einsum("...ii->...i", hessian).astype(np.float64)
+    scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1))
+    result: Matrix = hessian * scale[..., None]
+    result *= scale[..., None, :]
+    np.einsum("...ii->...i", result)[...] = 1
+    return result
+
+
+def _scale_both_sides(matrix: Matrix, scale: Vector) -> None:
+    """matrix = diag(scale) matrix diag(scale), in place."""
+    matrix *= scale
+    matrix *= scale[:, None]
