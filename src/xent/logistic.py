@@ -40,7 +40,7 @@ BATCH_ITERATIONS = 20       # for a batch of a stream: the next one corrects wha
 class ConvergenceWarning(UserWarning):
     """A fit ended before its gradient was within tol, or there is no minimum to converge to.
 
-    Where scikit-learn has been imported, what is raised also is its warning of this name.
+    If scikit-learn has been imported, the warning is also an instance of its class of this name.
     """
 
 
@@ -121,16 +121,16 @@ class LogisticRegression(LinearClassifier):
     float64 are computed with as they are, and never copied, nor a sparse matrix ever made dense (CSC and other formats
     are converted to CSR once). Frames of pandas and polars and tables of Arrow become arrays; later ones must have the
     same column names. Their columns are numbers or bools (strings and dates are refused), or lists of numbers of a
-    fixed size, whose elements are features named ``name[0]``, ``name[1]`` and so on. The index of a pandas frame is no
-    feature, in an Arrow table neither.
+    fixed size, whose elements are features named ``name[0]``, ``name[1]`` and so on. The index of a pandas frame is not
+    a feature, also where an Arrow table holds it.
 
-    Beside the data, of which distributions and weights are a part, `fit` needs at most 24 times the memory of the
-    coefficients in float64, and 64 MB, whatever the solver and the number of classes: 0.5 GB for 20,000 classes and 100
-    features. (Distributions under class weights are copied once.)
+    Beside the data (targets and weights included), `fit` needs at most 24 times the memory of the coefficients in
+    float64, and 64 MB, whatever the solver and the number of classes: 0.5 GB for 20,000 classes and 100 features.
+    (Distributions under class weights are copied once.)
 
-    Ctrl-C during `fit` or `partial_fit` leaves the best coefficients so far in the estimator, with `converged_` False,
-    before the `KeyboardInterrupt` goes on its way; a `fit` with `warm_start` continues from them. Any other error
-    leaves the estimator as it was.
+    Ctrl-C during `fit` or `partial_fit` raises `KeyboardInterrupt`, and leaves the best coefficients so far in the
+    estimator, with `converged_` False; a `fit` with `warm_start` continues from them. Any other error leaves the
+    estimator as it was.
 
     References
     ----------
@@ -150,8 +150,8 @@ class LogisticRegression(LinearClassifier):
     grad_norm_: float
     converged_: bool
 
-    # The weight and the penalty that coef_ was fitted to, and the curvature there once a stream goes on from it: see
-    # `stream`.
+    # What a stream remembers (see xent._fit.online): the weight of all rows, the strength of the penalty that coef_ was
+    # fitted with, and A, once there has been a batch.
     _seen: float = 0.0
     _fitted_l2: float = 0.0
     _curvature: NDArray[np.float64] | None = None
