@@ -1,11 +1,10 @@
-"""The curvature of the loss and of penalties, from their definitions."""
+"""The curvature of the loss, from its definition."""
 
 import numpy as np
 import pytest
 import reference
 
 from xent._fit.curvature import add_class_blocks, apply_softmax_hessian, softmax_variance
-from xent._fit.penalties import L2, NO_PENALTY, curvature_of_columns
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 9])
@@ -35,17 +34,3 @@ def test_class_blocks(n_classes):
     hessian = np.ones((n_classes, 4, 4))
     add_class_blocks(hessian, X, variance)
     np.testing.assert_allclose(hessian, 1 + np.einsum("ik,ij,il->kjl", variance, X, X))
-
-
-@pytest.mark.parametrize("penalty", [L2(0.3), NO_PENALTY])
-def test_derivatives_of_penalties(penalty):
-    """By finite differences; the last column has the intercepts."""
-    matrix = np.random.default_rng(2).normal(size=(2, 4))
-    gradient = np.ones((2, 4))
-    penalty.add_gradient(matrix, gradient)
-    for place in np.ndindex(2, 4):
-        h = np.zeros((2, 4))
-        h[place] = 1e-4
-        above, below, here = penalty.value(matrix + h), penalty.value(matrix - h), penalty.value(matrix)
-        assert gradient[place] - 1 == pytest.approx((above - below) / 2e-4, abs=1e-9)
-        assert curvature_of_columns(penalty, 4)[place[1]] == pytest.approx((above - 2 * here + below) / 1e-8, abs=1e-6)
