@@ -20,7 +20,7 @@ from xent._estimator.sklearn_protocol import shared
 from xent._fit.lbfgs import choose_memory, lbfgs
 from xent._fit.objective import Objective
 from xent._fit.online import BatchObjective, remember_past
-from xent._fit.penalties import L2
+from xent._fit.penalties import L2, NO_PENALTY, Penalty
 from xent._fit.row_sums import RowSums
 from xent._fit.solver import MAX_ITER, NO_DESCENT, Result, Settings
 from xent._fit.strategy import SOLVERS, minimise
@@ -40,7 +40,7 @@ BATCH_ITERATIONS = 20       # for a batch of a stream: the next one corrects wha
 class ConvergenceWarning(UserWarning):
     """A fit ended before its gradient was within tol, or there is no minimum to converge to.
 
-    Where scikit-learn has been imported, what is raised also is its warning of this name.
+    If scikit-learn has been imported, the warning is also an instance of its class of this name.
     """
 
 
@@ -121,16 +121,16 @@ class LogisticRegression(LinearClassifier):
     float64 are computed with as they are, and never copied, nor a sparse matrix ever made dense (CSC and other formats
     are converted to CSR once). Frames of pandas and polars and tables of Arrow become arrays; later ones must have the
     same column names. Their columns are numbers or bools (strings and dates are refused), or lists of numbers of a
-    fixed size, whose elements are features named ``name[0]``, ``name[1]`` and so on. The index of a pandas frame is no
-    feature, in an Arrow table neither.
+    fixed size, whose elements are features named ``name[0]``, ``name[1]`` and so on. The index of a pandas frame is not
+    a feature, also where an Arrow table holds it.
 
-    Beside the data, of which distributions and weights are a part, `fit` needs at most 24 times the memory of the
-    coefficients in float64, and 64 MB, whatever the solver and the number of classes: 0.5 GB for 20,000 classes and 100
-    features. (Distributions under class weights are copied once.)
+    Beside the data (targets and weights included), `fit` needs at most 24 times the memory of the coefficients in
+    float64, and 64 MB, whatever the solver and the number of classes: 0.5 GB for 20,000 classes and 100 features.
+    (Distributions under class weights are copied once.)
 
-    Ctrl-C during `fit` or `partial_fit` leaves the best coefficients so far in the estimator, with `converged_` False,
-    before the `KeyboardInterrupt` goes on its way; a `fit` with `warm_start` continues from them. Any other error
-    leaves the estimator as it was.
+    Ctrl-C during `fit` or `partial_fit` raises `KeyboardInterrupt`, and leaves the best coefficients so far in the
+    estimator, with `converged_` False; a `fit` with `warm_start` continues from them. Any other error leaves the
+    estimator as it was.
 
     References
     ----------
@@ -150,8 +150,8 @@ class LogisticRegression(LinearClassifier):
     grad_norm_: float
     converged_: bool
 
-    # The weight and the penalty that coef_ was fitted to, and the curvature there once a stream goes on from it: see
-    # `stream`.
+    # What a stream remembers (see xent._fit.online): the weight of all rows, the curvature of the penalty that coef_
+    # was fitted with, and A, once there has been a batch.
     _seen: float = 0.0
     _fitted_l2: float = 0.0
     _curvature: NDArray[np.float64] | None = None
@@ -236,7 +236,7 @@ class LogisticRegression(LinearClassifier):
         return FitData(sums, classes, float(weight.sum()), matrix.dtype, features.names, sums.are_separated)
 
     def _fit(self, data: FitData, callback: Callback | None, checkpoint: Checkpoint | None = None) -> Self:
-        penalty = L2(self._strength() / data.weight)
+        penalty = self._penalty(data.weight)
         objective = Objective(data.sums, penalty, self.fit_intercept)
         start = self._coefficients() if self._is_warm(data.classes, objective.shape) else np.zeros(objective.shape)
         done = 0
@@ -259,13 +259,13 @@ class LogisticRegression(LinearClassifier):
         self._keep_names(data.sums.n_features, data.names)
         self.classes_ = data.classes
         self._seen = data.weight
-        self._fitted_l2 = self._strength()
+        self._fitted_l2 = self._penalty().curvature
         self._curvature = None
         if checkpoint is not None:
             checkpoint.write(result.iterations, matrix)
         if interrupt is not None:
             raise interrupt
-        if penalty.strength == 0 and data.are_separated(self.coef_, self.intercept_):
+        if penalty == NO_PENALTY and data.are_separated(self.coef_, self.intercept_):
             warnings.warn(
                 "the classes are linearly separable: without a penalty the objective has no minimum, and how large the "
                 "coefficients are depends on tol and max_iter only. Set C to a finite number, with penalty='l2'",
@@ -367,7 +367,7 @@ class LogisticRegression(LinearClassifier):
 
     def _fit_batch(self, sums: RowSums, fitted: bool) -> KeyboardInterrupt | None:
         """Fit to a batch and what is remembered, and keep the coefficients and the new memory."""
-        penalty = L2(self._strength())
+        penalty = self._penalty()
         past = remember_past(
             sums,
             self.fit_intercept,
@@ -392,7 +392,7 @@ class LogisticRegression(LinearClassifier):
         curvature = past.curvature if interrupt is not None else objective.curvature_with_batch(result.x)
         dtype = np.result_type(self._linear()[1].dtype, dtype) if fitted else dtype
         self._keep(objective.to_matrix(result.x), dtype, result)
-        self._fitted_l2 = penalty.strength
+        self._fitted_l2 = penalty.curvature
         self._curvature = curvature
         return interrupt
 
@@ -454,9 +454,9 @@ class LogisticRegression(LinearClassifier):
         """
         return persistence.load(cls, path)
 
-    def _strength(self) -> float:
-        """The strength of the penalty on the sum over the samples."""
-        return 0.0 if self.penalty is None else 1 / float(self.C)
+    def _penalty(self, weight: float = 1.0) -> Penalty:
+        """The penalty on a mean over rows of this weight, or on the sum over rows."""
+        return NO_PENALTY if self.penalty is None else L2(1 / float(self.C) / weight)
 
     def _coefficients(self) -> NDArray[np.float64]:
         """As the objectives have them: the intercept in the last column."""

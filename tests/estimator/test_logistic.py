@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import xent
-from xent._fit.linear import Objective, inverse
+from xent._fit.objective import Objective
 
 X_DIGITS, Y_DIGITS = xent.datasets.load_digits()
 
@@ -30,51 +30,6 @@ def objective_by_hand(X, y, coef, intercept, l2, weight=None):
     slopes = (p - np.eye(p.shape[1])[y]) * weight[:, None] / weight.sum()
     loss = -(weight * np.log(p[np.arange(len(y)), y])).sum() / weight.sum() + l2 / 2 * (coef**2).sum()
     return loss, slopes.T @ X + l2 * coef, slopes.sum(0)
-
-
-@pytest.mark.parametrize("n_classes", [2, 3, 7])
-@pytest.mark.parametrize("l2", [0.0, 0.3])
-def test_objective_gradient_by_finite_differences(n_classes, l2):
-    rng = np.random.default_rng(1)
-    X, y = rng.normal(size=(30, 4)), rng.integers(0, n_classes, 30)
-    function = Objective(X, y, n_classes, rng.uniform(0.5, 2, 30), l2, True, None)
-    x = rng.normal(size=np.prod(function.shape))
-    _, gradient = function(x)
-    numeric = [(function(x + h)[0] - function(x - h)[0]) / 2e-5 for h in 1e-5 * np.eye(x.size)]
-    np.testing.assert_allclose(gradient, numeric, atol=1e-8)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("order", ["C", "F"])
-def test_objective_over_many_blocks_is_the_definition(monkeypatch, dtype, order):
-    rng = np.random.default_rng(2)
-    X, y = rng.normal(size=(500, 6)), rng.integers(0, 4, 500)
-    weight = rng.uniform(0, 2, 500)
-    monkeypatch.setattr("xent._fit.linear.BLOCK_ELEMENTS", 700)      # 70 rows a block, the last one shorter
-    function = Objective(np.asarray(X, dtype, order), y, 4, weight, 0.1, True, None)
-    matrix = rng.normal(size=function.shape)
-    loss, gradient = function(matrix.ravel())
-    expected, slope, slope_of_intercept = objective_by_hand(X, y, matrix[:, :-1], matrix[:, -1], 0.1, weight)
-    tolerance = {np.float32: 1e-6, np.float64: 1e-14}[dtype]
-    np.testing.assert_allclose(loss, expected, rtol=tolerance)
-    np.testing.assert_allclose(gradient.reshape(4, 7), np.c_[slope, slope_of_intercept], atol=tolerance)
-
-
-@pytest.mark.parametrize("n_classes", [2, 3])
-def test_metric_is_the_inverse_of_the_hessian_of_each_class(n_classes):
-    rng = np.random.default_rng(3)
-    X, y = rng.normal(size=(60, 4)), rng.integers(0, n_classes, 60)
-    function = Objective(X, y, n_classes, rng.uniform(0.5, 2, 60), 0.2, True, None)
-    size = np.prod(function.shape)
-    x = rng.normal(size=size)
-    hessian = np.array([(function(x + h)[1] - function(x - h)[1]) / 2e-5 for h in 1e-5 * np.eye(size)])
-    blocks = np.zeros((size, size))
-    for k in range(0, size, 5):
-        blocks[k : k + 5, k : k + 5] = np.linalg.inv(hessian[k : k + 5, k : k + 5])
-    centre = np.array([function.centred(e) for e in np.eye(size)])
-    metric = function.metric_at(x)
-    actual = np.array([metric(e) for e in np.eye(size)])
-    np.testing.assert_allclose(actual, centre @ blocks @ centre, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("penalty", ["l2", None])
@@ -386,14 +341,6 @@ def test_bad_data_leaves_a_fitted_estimator_alone(blobs, spoil, message):
     np.testing.assert_array_equal(model.coef_, coef)
 
 
-def test_inverse_of_what_is_hardly_or_not_a_matrix():
-    """Singular, rounded to indefinite, or overflowed: an answer, finite, and not an endless search for one."""
-    for matrix in (np.zeros((2, 2)), np.ones((3, 3)), np.array([[1.0, 1 + 1e-6], [1 + 1e-6, 1.0]])):
-        assert (np.linalg.eigvalsh(inverse(matrix)) > 0).all()
-    for bad in (np.nan, np.inf):
-        np.testing.assert_array_equal(inverse(np.full((2, 2), bad)), np.eye(2))
-
-
 def test_numbers_too_large_end_in_one_warning(blobs):
     X, y = blobs
     with pytest.warns(xent.ConvergenceWarning, match=r"not a finite number\. Scale the features$"):
@@ -442,7 +389,7 @@ def test_predictions_do_not_depend_on_the_blocks(blobs, monkeypatch):
     X, y = blobs
     model = xent.LogisticRegression().fit(X, y)
     whole = model.predict(X), model.predict_proba(X), model.decision_function(X)
-    monkeypatch.setattr("xent._estimator.prediction.BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr("xent._fit.logits.BLOCK_ELEMENTS", 1)
     for one, two in zip(whole, (model.predict(X), model.predict_proba(X), model.decision_function(X)), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-13)
 

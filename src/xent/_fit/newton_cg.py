@@ -126,6 +126,11 @@ class _Preconditioner:
         self.value = value
         self.earliest = iteration + max(1, iteration // 2)
 
+    def norm(self, gradient: Vector) -> float:
+        """sqrt(g' M g)"""
+        square = float(gradient @ self.apply(gradient))
+        return math.sqrt(max(0.0, square)) if math.isfinite(square) else square
+
 
 def _agreement(fall: float, promised: float, rounding: float, halved: bool) -> float:
     """The decrease of the value relative to what the model promised; 1 where rounding hides it but the gradient has
@@ -162,7 +167,7 @@ def newton_cg(
     at_start : tuple of float and ndarray, optional
         The value and the gradient at the start, if they are known.
     forcing : float
-        Largest residual of Newton's equations relative to the gradient; later steps solve them more exactly.
+        Largest residual of the first step, relative to the gradient; later steps are solved more exactly.
     """
     x = start
     loss, gradient = function(x) if at_start is None else at_start
@@ -179,11 +184,10 @@ def newton_cg(
             break
         if step is None:
             preconditioner.renew(iteration, x, loss)
-            size = float(gradient @ preconditioner.apply(gradient))
+            size = preconditioner.norm(gradient)
             if not math.isfinite(size):
                 reason = NOT_FINITE
                 break
-            size = math.sqrt(max(0.0, size))
             first_size = first_size or size
             enough = min(forcing, math.sqrt(size / first_size)) if first_size > 0 else forcing
             step = _conjugate_gradients(gradient, hessian_product_at(x), preconditioner.apply, radius, enough)

@@ -79,10 +79,11 @@ class Objective:
         return preconditioners.make(self.sums, self.penalty, self.fit_intercept, matrix)
 
     def centred(self, coefficients: Vector) -> Vector:
-        """A copy of the coefficients with mean 0 over the classes.
+        """A copy of the coefficients with mean 0 over the classes; of the intercepts alone, unless the penalty is least
+        there.
 
-        The loss does not see a shift of all classes, and the penalty is least there. Gradients have mean 0 as well, so
-        that a solver that starts with centred coefficients keeps them so.
+        The loss does not see a shift of all classes, so its Hessian is singular. Gradients have mean 0 as well, and a
+        solver that starts with centred coefficients keeps them so.
         """
         return self._centre(coefficients.copy())
 
@@ -90,6 +91,8 @@ class Objective:
         """The same in place."""
         if self.shape[0] > 1:
             matrix = self.to_matrix(coefficients)
+            if not self.penalty.is_least_centred:
+                matrix = matrix[:, -1:]
             matrix -= np.add.reduce(matrix, axis=0) / len(matrix)
         return coefficients
 

@@ -22,6 +22,11 @@ class Penalty(Protocol):
     def curvature(self) -> float:
         """The second derivative by each coefficient; there are no mixed ones."""
 
+    @property
+    def is_least_centred(self) -> bool:
+        """Whether the penalty is least where coefficients have mean 0 over the classes, among all that give the same
+        probabilities: its gradient has mean 0 there too."""
+
     def value(self, matrix: Matrix) -> float: ...
 
     def add_gradient(self, matrix: Matrix, gradient: Matrix) -> None:
@@ -36,6 +41,10 @@ class L2(NamedTuple):
     @property
     def curvature(self) -> float:
         return self.strength
+
+    @property
+    def is_least_centred(self) -> bool:
+        return True
 
     def value(self, matrix: Matrix) -> float:
         return 0.5 * self.strength * float(np.einsum("ij,ij->", matrix[:, :-1], matrix[:, :-1]))

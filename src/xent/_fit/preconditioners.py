@@ -139,8 +139,15 @@ def eigen_factors(
     stretch = np.sqrt(np.divide(expected, found, out=np.zeros_like(found), where=found > RARE * expected))
     _scale_both_sides(average, stretch)
     np.fill_diagonal(average, expected + of_penalty)
-    eigenvalues, basis = _eigenbasis(average)
+    unit = 1 / np.sqrt(np.where(average.diagonal() > 0, average.diagonal(), 1))
+    _scale_both_sides(average, unit)
+    if not np.isfinite(average).all():
+        average = np.eye(len(average))
+    average = average.astype(np.float32)        # and the float64 one is freed: such matrices are the memory of a fit
+    eigenvalues, vectors = np.linalg.eigh(average)
     del average
+    basis: Matrix = unit[:, None] * vectors
+    del vectors
     of_columns, of_basis = _sampled_curvatures(subsample, matrix, stretch, basis)
     squares = np.square(basis)
     of_penalty = of_penalty @ squares
@@ -156,17 +163,6 @@ def eigen_factors(
         result += of_penalty
     basis /= scale[:, None]
     return basis, exact
-
-
-def _eigenbasis(matrix: Matrix) -> tuple[Array, Matrix]:
-    """Eigenvalues of a matrix scaled to 1 on the diagonal, and its eigenvectors with the scale in them; the matrix is
-    overwritten."""
-    unit = 1 / np.sqrt(np.where(matrix.diagonal() > 0, matrix.diagonal(), 1))
-    _scale_both_sides(matrix, unit)
-    if not np.isfinite(matrix).all():
-        matrix = np.eye(len(matrix))
-    eigenvalues, vectors = np.linalg.eigh(matrix.astype(np.float32))
-    return eigenvalues, unit[:, None] * vectors
 
 
 def _sampled_curvatures(

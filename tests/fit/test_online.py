@@ -7,6 +7,8 @@ import pytest
 
 import xent
 from xent._fit import online
+from xent._fit.penalties import L2
+from xent._fit.row_sums import RowSums
 
 X_DIGITS, Y_DIGITS = xent.datasets.load_digits()
 
@@ -199,13 +201,14 @@ def test_the_quadratic_of_a_changed_penalty(blobs):
     X, y = blobs
     model = xent.LogisticRegression(tol=1e-9).partial_fit(X, y, [0, 1, 2])
     before = model._coefficients()
-    weight = np.ones(10)
-    quadratic = {"centre": before, "curvature": model._curvature, "l2": 5.0, "l2_before": 1.0, "seen": 0.0}
-    batch = online.Batch(X[:10], y[:10], 3, weight, True, None, **quadratic)
+    past = online.remember_past(
+        RowSums(X[:10], y[:10], 3, np.ones(10)), True, coefficients=before, curvature=model._curvature, penalty=L2(5.0),
+        penalty_before=L2(1.0), weight_before=0.0,
+    )  # fmt: skip
     ridge = np.diag([4.0] * 5 + [0.0])
-    np.testing.assert_allclose(batch.past, model._curvature + ridge)
+    np.testing.assert_allclose(past.curvature, model._curvature + ridge)
     for k in range(3):
-        of_old, of_change = model._curvature[k] @ (batch.centre[k] - before[k]), ridge @ batch.centre[k]
+        of_old, of_change = model._curvature[k] @ (past.centre[k] - before[k]), ridge @ past.centre[k]
         np.testing.assert_allclose(of_old + of_change, 0, atol=1e-5)
 
 
