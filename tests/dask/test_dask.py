@@ -103,12 +103,12 @@ def on(request):
 
 @contextlib.contextmanager
 def without_client():
-    client = xent.dask.estimator.present_client
-    xent.dask.estimator.present_client = lambda: None
+    client = xent.dask.rounds.present_client
+    xent.dask.rounds.present_client = lambda: None
     try:
         yield
     finally:
-        xent.dask.estimator.present_client = client
+        xent.dask.rounds.present_client = client
 
 
 # --- the local estimator's answer ------------------------------------------------------------------------------------
@@ -284,11 +284,11 @@ def test_sums_have_the_same_bits_in_any_order():
 
 
 def total(terms, groups):
-    from xent.dask.tasks import add, each, rounded
+    from xent.dask.tasks import add_sums, round_sums, sum_over
 
-    sums, seconds = add([each(terms[group], group, np.copy, []) for group in groups])
+    sums, seconds = add_sums([sum_over(terms[group], group, np.copy, []) for group in groups])
     assert seconds > 0
-    return rounded(sums)
+    return round_sums(sums)
 
 
 def test_infinite_sums_are_no_nan():
@@ -297,23 +297,23 @@ def test_infinite_sums_are_no_nan():
 
 
 def test_partitions_are_dealt_out_where_they_are():
-    from xent.dask.placement import grouped
+    from xent.dask.placement import assign_partitions
 
-    groups = grouped([["a"], ["b"], ["a"], ["b"], ["a", "b"]], [10, 10, 10, 10, 1], {"a": 1, "b": 1})
+    groups = assign_partitions([["a"], ["b"], ["a"], ["b"], ["a", "b"]], [10, 10, 10, 10, 1], {"a": 1, "b": 1})
     assert sorted(w for w, _ in groups) == ["a", "b"]
     (a,) = (own for w, own in groups if w == "a")
     assert {0, 2} <= set(a) <= {0, 2, 4}
     # Lost ones, those of a worker that is gone, and what is more than a share goes to who has least.
-    groups = dict(grouped([["a"]] * 6 + [[], ["gone"]], [5] * 8, {"a": 1, "b": 1}))
+    groups = dict(assign_partitions([["a"]] * 6 + [[], ["gone"]], [5] * 8, {"a": 1, "b": 1}))
     assert len(groups["a"]) == len(groups["b"]) == 4
     assert sorted(groups["a"] + groups["b"]) == list(range(8))
     # One that is more than a share stays.
-    assert dict(grouped([["c"]], [10], {"a": 1, "b": 1, "c": 1, "d": 1})) == {"c": [0]}
+    assert dict(assign_partitions([["c"]], [10], {"a": 1, "b": 1, "c": 1, "d": 1})) == {"c": [0]}
     # Threads of one worker share its rows evenly.
-    groups = grouped([["a"]] * 12, [1] * 11 + [4], {"a": 3})
+    groups = assign_partitions([["a"]] * 12, [1] * 11 + [4], {"a": 3})
     assert [own for _, own in groups] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11]]
-    assert grouped([["a"]], [3], {"a": 8}) == [("a", [0])]
-    assert grouped([["gone"], []], [3, 4], {}) == [(None, [0, 1])]
+    assert assign_partitions([["a"]], [3], {"a": 8}) == [("a", [0])]
+    assert assign_partitions([["gone"], []], [3, 4], {}) == [(None, [0, 1])]
 
 
 def test_prediction(engine):

@@ -397,13 +397,13 @@ class Source:
 def calls(monkeypatch):
     """Of Dask's scheduler."""
     seen = []
-    original = xent.dask.estimator.Engine._values
+    original = xent.dask.rounds.Engine._values
 
     def values(self, graph, keys):
         seen.append(len(keys))
         return original(self, graph, keys)
 
-    monkeypatch.setattr(xent.dask.estimator.Engine, "_values", values)
+    monkeypatch.setattr(xent.dask.rounds.Engine, "_values", values)
     return seen
 
 
