@@ -583,3 +583,6 @@ def _may_be_among(label: object, labels: Array) -> bool:
         return key.ndim == 1 and kind_of(discrete("class_weight", key)) == kind_of(labels)
     except (TypeError, ValueError):
         return False
+
+
+check_parameters = parameters
