@@ -363,10 +363,10 @@ def _predicted(y_proba: ArrayLike) -> Array:
 
 def _true_classes(y_true: ArrayLike, proba: Array, labels: ArrayLike | None) -> Array:
     """The index of each row's label, or a distribution for each row."""
-    from xent._estimator.parameters import discrete, target_array, unique
+    from xent._estimator.labels import check_labels, find_unique, to_target
 
     columns = 2 if proba.ndim == 1 else proba.shape[1]
-    array = target_array("y_true", y_true)
+    array = to_target("y_true", y_true)
     soft = array.ndim == 2 and array.shape[1] > 1
     if array.ndim == 2 and not soft:
         array = array.reshape(-1)       # a column
@@ -391,7 +391,7 @@ def _true_classes(y_true: ArrayLike, proba: Array, labels: ArrayLike | None) -> 
         if target.dtype.kind in "iu":
             check.between("y_true", target, 0, 1, "an indicator of classes must be 0 or 1")
         return target
-    found, indices = unique(discrete("y_true", array))
+    found, indices = find_unique(check_labels("y_true", array))
     if known is not None:
         return _places(found, indices, known)
     if len(found) < 2:
@@ -409,12 +409,12 @@ def _true_classes(y_true: ArrayLike, proba: Array, labels: ArrayLike | None) -> 
 
 def _given_labels(labels: ArrayLike) -> Array:
     """Sorted."""
-    from xent._estimator.parameters import discrete, target_array, unique
+    from xent._estimator.labels import check_labels, find_unique, to_target
 
-    array = target_array("labels", labels)
+    array = to_target("labels", labels)
     if array.ndim != 1:
         raise ValueError(f"labels has shape {array.shape}; it must have one axis")
-    known, _ = unique(discrete("labels", array))
+    known, _ = find_unique(check_labels("labels", array))
     if len(known) < 2:
         raise ValueError(f"The labels array needs to contain at least two labels, got {known.tolist()}.")
     if len(known) == len(array) and (known != array).any():
@@ -429,9 +429,9 @@ def _given_labels(labels: ArrayLike) -> Array:
 
 def _places(found: Array, indices: Array, known: Array) -> Array:
     """The index of each row's label among known ones."""
-    from xent._estimator.parameters import places_among
+    from xent._estimator.labels import find_indices
 
-    places = places_among(found, known)
+    places = find_indices(found, known)
     if (places < 0).any():
         row = int(np.argmax(places[indices] < 0))
         unknown = {label for label, place in zip(found.tolist(), places.tolist(), strict=True) if place < 0}

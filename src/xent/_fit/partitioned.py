@@ -17,8 +17,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from xent._estimator import parameters as check
+from xent._estimator.features import check_features, check_no_stored_index
+from xent._estimator.labels import encode_target, find_partition_classes, kind_of
 from xent._estimator.prediction import separates
+from xent._estimator.weights import (
+    apply_class_factors,
+    check_total_weight,
+    to_class_factors,
+    to_row_weights,
+    weigh_classes,
+)
 from xent._fit.linear import Matrix, RowSums, Sums
 from xent._fit.solvers import Vector
 from xent._fit.subsample import Candidates, rows_wanted, stride_of
@@ -95,11 +103,11 @@ def part(place: str, X: Any, y: Any, sample_weight: Any = None) -> Part | None:
             if y is not None and len(y):
                 raise ValueError(f"y has {len(y)} rows; it must have none, as X")
             return None
-        features = check.features("X", X)
+        features = check_features("X", X)
         if not isinstance(X, Named):
-            check.no_stored_index(features)
+            check_no_stored_index(features)
         rows = features.matrix.shape[0]
-        return Part(place, features.matrix, y, check.row_weights(sample_weight, rows), features.names)
+        return Part(place, features.matrix, y, to_row_weights(sample_weight, rows), features.names)
 
 
 def summary(rows: Part, known: Array | None = None) -> Summary:
@@ -107,10 +115,10 @@ def summary(rows: Part, known: Array | None = None) -> Summary:
     n, features = rows.X.shape
     with named(rows.place):
         if known is None:
-            labels, target = check.classes_of_part("y", rows.y, n, stacklevel=2)
+            labels, target = find_partition_classes("y", rows.y, n, stacklevel=2)
         else:
-            labels, target = known, check.indices_of("y", rows.y, n, known, stacklevel=2)
-        counts = check.class_counts(target, rows.weight, len(labels))
+            labels, target = known, encode_target("y", rows.y, n, known, stacklevel=2)
+        counts = weigh_classes(target, rows.weight, len(labels))
     return Summary(
         rows.place, n, features, rows.X.dtype, rows.names, target.ndim == 2, labels, counts, float(rows.weight.sum())
     )
@@ -137,10 +145,10 @@ class Plan(NamedTuple):
         """The sums over a part."""
         n = rows.X.shape[0]
         with named(rows.place):
-            target = check.indices_of("y", rows.y, n, self.classes, stacklevel=2)
+            target = encode_target("y", rows.y, n, self.classes, stacklevel=2)
         weight = rows.weight
         if self.factors is not None:
-            target, weight = check.with_factors(target, weight, self.factors)
+            target, weight = apply_class_factors(target, weight, self.factors)
         return RowSums(rows.X.astype(self.dtype, copy=False), target, len(self.classes), weight, n_threads)
 
     def samples(self) -> list[slice]:
@@ -181,7 +189,7 @@ def plan(summaries: Sequence[Summary | None], class_weight: Any) -> Plan:
                 f"y has {len(s.labels)} columns in {s.place}, but {len(first.labels)} in {first.place}; all must have "
                 "one for each class"
             )
-        if check.kind_of(s.labels) != check.kind_of(first.labels):
+        if kind_of(s.labels) != kind_of(first.labels):
             raise TypeError(
                 f"y has dtype {s.labels.dtype} in {s.place}, but {first.labels.dtype} in {first.place}; labels must be "
                 "of one kind"
@@ -195,9 +203,9 @@ def plan(summaries: Sequence[Summary | None], class_weight: Any) -> Plan:
     weight, mass = math.fsum(s.weight for s in filled), float(counts.sum())
     factors = None
     if class_weight is not None:
-        factors = check.class_factors(class_weight, classes, counts)
+        factors = to_class_factors(class_weight, classes, counts)
         weight = mass = float(counts @ factors)
-    check.total_weight(weight)
+    check_total_weight(weight)
     return Plan(
         classes, factors, weight, mass, first.features, np.result_type(*(s.dtype for s in filled)), first.names,
         tuple(0 if s is None else s.rows for s in summaries),
