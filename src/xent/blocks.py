@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from xent._calls import frames
 from xent._calls.arguments import positive_integer, to_array
-from xent._estimator import parameters as check
+from xent._estimator.features import to_csr
+from xent._estimator.labels import check_classes, to_target
 from xent._estimator.parquet import RowGroups
 from xent._fit import partitioned
 from xent._fit.linear import RowSums
@@ -75,7 +76,7 @@ class Blocks:
         if not callable(source) and not hasattr(source, "__iter__"):
             raise TypeError(f"source is a {type(source).__name__}; it must be an iterable of blocks, or a function")
         self._source = source
-        self.classes = None if classes is None else check.given_classes(classes)
+        self.classes = None if classes is None else check_classes(classes)
 
     @classmethod
     def from_arrays(
@@ -103,7 +104,7 @@ class Blocks:
         -------
         Blocks
         """
-        columns = [_sliceable(X), check.target_array("y", y)]
+        columns = [_sliceable(X), to_target("y", y)]
         if sample_weight is not None:
             columns.append(to_array("sample_weight", frames.series("sample_weight", sample_weight)))
         lengths = [a.shape[0] if a.shape else 0 for a in columns]
@@ -277,7 +278,7 @@ def _archive(file: Path) -> Block:
 def _sliceable(X: Any) -> Any:
     """Features whose rows can be taken by their numbers."""
     if hasattr(X, "tocsr"):
-        return check.to_csr("X", X)
+        return to_csr("X", X)
     return X if frames.is_frame(X) else to_array("X", frames.series("X", X))
 
 

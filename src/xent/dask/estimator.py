@@ -20,8 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 
 import xent.logistic
 from xent._calls.arguments import integer, positive_integer
-from xent._estimator import parameters as check
 from xent._estimator.checkpoint import Checkpoint
+from xent._estimator.labels import check_classes
+from xent._estimator.parameters import check_parameters
 from xent._estimator.progress import Callback
 from xent._estimator.sklearn_protocol import DataConversionWarning, shared
 from xent._fit import partitioned
@@ -126,7 +127,7 @@ class LogisticRegression(xent.logistic.LogisticRegression):
         (`values`, `to_dask_array`) or Delayed made from such columns one by one have lost this: pass the columns
         themselves, or persist the dataframe first.
         """
-        check.parameters(self, xent.logistic.SOLVERS)
+        check_parameters(self, xent.logistic.SOLVERS)
         if integer("retries", retries) < 0:
             raise ValueError(f"retries is {retries}; it must be at least 0")
         positive_integer("checkpoint_every", checkpoint_every)
@@ -138,7 +139,7 @@ class LogisticRegression(xent.logistic.LogisticRegression):
             if classes is not None:
                 raise ValueError("classes is for X in partitions; it must be None if X is in memory")
             return self._fit(self._rows(X, *_compute_labels(X, y, sample_weight)), callback, state)
-        known = None if classes is None else check.given_classes(classes)
+        known = None if classes is None else check_classes(classes)
         engine = present_engine(retries)
 
         def make_rows(partitions: Partitions) -> partitioned.Rows:

@@ -20,7 +20,8 @@ from dask.sizeof import sizeof
 from numpy.typing import NDArray
 
 from xent._calls.dispatch import kernels
-from xent._estimator import parameters as check
+from xent._estimator.labels import encode_labels, to_distribution, to_target
+from xent._estimator.weights import weigh_classes
 from xent._fit import partitioned
 from xent._fit.linear import Matrix, RowSums
 from xent.evaluation import StreamingLoss
@@ -249,7 +250,7 @@ def reread_sums(i: int, seen: FirstPass, task: RereadTask, *blocks: Any) -> RowS
         raise ValueError(f"{place} has {features} features, but had {plan.features} at the first pass: {_AGAIN}")
     sums = plan.sums(partition, task.n_threads)
     weight = np.ones(rows) if sums.sample_weight is None else sums.sample_weight
-    counts = check.class_counts(sums.target, weight, len(plan.classes))
+    counts = weigh_classes(sums.target, weight, len(plan.classes))
     expected = seen.counts if plan.factors is None else seen.counts * plan.factors
     if not np.allclose(counts, expected, rtol=COUNT_ERROR, atol=COUNT_ERROR * expected.sum()):
         raise ValueError(f"{place} has other labels or weights than at the first pass: {_AGAIN}")
@@ -282,9 +283,9 @@ def count_right(model: Any, place: str, *blocks: Any) -> tuple[float, float]:
     if partition is None:
         return 0.0, 0.0
     with partitioned.named(place):
-        target, rows = check.target_array("y", partition.y), partition.X.shape[0]
-        if check.distribution("y", target, rows) is None:       # also where all weights are 0
-            check.places("y", target, rows, model.classes_, stacklevel=2)
+        target, rows = to_target("y", partition.y), partition.X.shape[0]
+        if to_distribution("y", target, rows) is None:       # also where all weights are 0
+            encode_labels("y", target, rows, model.classes_, stacklevel=2)
         weight = float(partition.weight.sum())
         if not weight > 0:
             return 0.0, 0.0
