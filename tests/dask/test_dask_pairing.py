@@ -548,7 +548,7 @@ def test_partitions_that_are_empty(engine):
         (lambda y: y.astype(str), ValueError, r"y has string labels, such as '\d'; they must be number labels"),
         (lambda y: y + 0.5, ValueError, r"y\[0\] is \d.5; labels must be integers, bools, strings, bytes or dates"),
         (lambda y: y.where(y.index != 700), ValueError, r"y\[\d+\] is nan; labels must be"),
-        (lambda y: y.astype(object).where(y.index != 700, None), ValueError, "y has dtype object with labels of"),
+        (lambda y: y.astype(object).where(y.index != 700, None), ValueError, "y has labels of type"),
         (lambda y: y.astype("datetime64[ns]"), ValueError, "y has date labels, such as"),
         (lambda y: y + 1j, ValueError, "y is complex"),
     ],

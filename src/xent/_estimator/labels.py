@@ -99,13 +99,11 @@ def _check_objects(name: str, array: Array) -> Array:
     names = ", ".join(sorted(kind.__name__ for kind in types))
     if good.any():
         raise TypeError(
-            f"{name} has labels that cannot be sorted: they are of types {names}. Convert them to one type, with "
-            f"{name}.astype(str)"
+            f"{name} has labels that cannot be sorted: they are of types {names}. Convert them to one type, such as str"
         )
     raise ValueError(
-        f"{name} has dtype object with labels of type {names}, such as {name}{position(array, good)}; {_LABELS}, or "
-        f"objects that are all strings: convert them, with {name}.astype({_find_type(types)}) (Unknown label type: "
-        "unknown)"
+        f"{name} has labels of type {names}, such as {name}{position(array, good)}; {_LABELS}, or objects that are all "
+        f"strings: convert them to {_find_type(types)} (Unknown label type: unknown)"
     )
 
 
@@ -118,17 +116,17 @@ def _is_present(value: object) -> bool:
 
 
 def _find_type(types: set[type]) -> str:
-    """The dtype that the message suggests for objects of some types, as it is written in code."""
-    for written, kinds in (
+    """The dtype that the message suggests for objects of some types."""
+    for dtype, kinds in (
         ("bool", (bool, np.bool_)),
         ("int", (bool, np.bool_, int, np.integer)),
         ("float", (bool, np.bool_, int, float, np.integer, np.floating)),
         ("bytes", (bytes,)),
-        ("'datetime64[us]'", (datetime.date, np.datetime64)),
-        ("'timedelta64[us]'", (datetime.timedelta, np.timedelta64)),
+        ("datetime64[us]", (datetime.date, np.datetime64)),
+        ("timedelta64[us]", (datetime.timedelta, np.timedelta64)),
     ):
         if all(issubclass(kind, kinds) for kind in types):
-            return written
+            return dtype
     return "str"
 
 
