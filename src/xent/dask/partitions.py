@@ -162,7 +162,7 @@ def _cut(graph: Graph, column: Column, lengths: list[int]) -> Column:
             cut = slice(first - starts[j] if not pieces else 0, min(end, starts[j + 1]) - starts[j])
             # A block in memory is cut here, so that no task carries all of it.
             is_task = isinstance(column.blocks[j], TaskRef)
-            pieces.append(column.blocks[j] if is_task else tasks.take_rows(column.blocks[j], cut))
+            pieces.append(column.blocks[j] if is_task else tasks.slice_rows(column.blocks[j], cut))
             cuts.append(cut if is_task else slice(None))
             j += 1
         task = Task(f"xent-rows-of-{column.name}-{token}-{i}", tasks.stack_rows, cuts, *pieces)

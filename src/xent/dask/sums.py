@@ -48,7 +48,7 @@ def cluster_rows(
 ) -> partitioned.Rows:
     """Partitions in the memory of a cluster: read, summarised, and made ready for rounds."""
     read = cluster.submit(*partitions.add_tasks("partition", tasks.make_partition, partitions.places()))
-    found = cluster.map("summary", tasks.summarise, read, known=known)
+    found = cluster.map("summary", tasks.summarise_partition, read, known=known)
     plan = partitioned.plan(cluster.gather(found, one_per_partition(range(len(read)), read)), class_weight)
     numbers = [i for i, rows in enumerate(plan.rows) if rows]
     sizes = [plan.rows[i] for i in numbers]

@@ -48,13 +48,13 @@ def count_rows(name: str, block: Any) -> int:
     return int(shape[0])
 
 
-def take_rows(block: Any, rows: slice) -> Any:
+def slice_rows(block: Any, rows: slice) -> Any:
     return block.iloc[rows] if hasattr(block, "iloc") else block[rows]
 
 
 def stack_rows(cuts: Sequence[slice], *blocks: Any) -> Any:
     """The rows cuts[i] of blocks[i], for all i, in one block."""
-    pieces = [take_rows(block, cut) for block, cut in zip(blocks, cuts, strict=True)]
+    pieces = [slice_rows(block, cut) for block, cut in zip(blocks, cuts, strict=True)]
     if len(pieces) == 1:
         return pieces[0]
     if all(hasattr(piece, "iloc") for piece in pieces):
@@ -112,19 +112,19 @@ def make_partition(place: str, *blocks: Any) -> partitioned.Part | None:
     return partitioned.part(place, *blocks)
 
 
-def summarise(partition: partitioned.Part | None, known: Array | None) -> partitioned.Summary | None:
+def summarise_partition(partition: partitioned.Part | None, known: Array | None) -> partitioned.Summary | None:
     return None if partition is None else partitioned.summary(partition, known)
 
 
 def read_summary(place: str, known: Array | None, *blocks: Any) -> partitioned.Summary | None:
-    return summarise(make_partition(place, *blocks), known)
+    return summarise_partition(make_partition(place, *blocks), known)
 
 
 def read_partition(
     place: str, known: Array | None, *blocks: Any
 ) -> tuple[partitioned.Part | None, partitioned.Summary | None]:
     partition = make_partition(place, *blocks)
-    return partition, summarise(partition, known)
+    return partition, summarise_partition(partition, known)
 
 
 def make_sums(partition: partitioned.Part, plan: partitioned.Plan, n_threads: int | None) -> RowSums:
