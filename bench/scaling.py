@@ -23,7 +23,7 @@ from distributed import Client, LocalCluster, wait
 import xent
 import xent.dask
 from xent._fit.row_sums import RowSums
-from xent.dask.partitions import plan
+from xent.dask.partitions import build_partitions
 from xent.dask.rounds import Cluster
 from xent.dask.sums import cluster_rows
 
@@ -88,7 +88,7 @@ def overhead(quick: bool) -> None:
 
 def evaluation_time(client: Client, partitions: int, classes: int, features: int) -> float:
     made_there = [dask.delayed(made)(i, 20, features, classes) for i in range(partitions)]
-    rows = cluster_rows(Cluster(client, 0), plan({"X": made_there}), np.arange(classes), None, 1)
+    rows = cluster_rows(Cluster(client, 0), build_partitions({"X": made_there}), np.arange(classes), None, 1)
     matrix = np.zeros((classes, features + 1))
     rows.sums.loss_gradient(matrix)
     return median_time(lambda: rows.sums.loss_gradient(matrix), 15 if partitions < 1000 else 5)

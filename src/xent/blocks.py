@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from xent._calls import frames
 from xent._calls.arrays import to_array
 from xent._calls.scalars import check_positive_integer
-from xent._estimator import parameters as check
+from xent._estimator.features import to_csr
+from xent._estimator.labels import check_classes, to_target
 from xent._estimator.parquet import RowGroups
 from xent._estimator.partitions import FitData, Partition, check_partition, make_plan, prefix_errors, summarise
 from xent._fit.partitioned import SequentialSums
@@ -27,28 +28,28 @@ BLOCK_BYTES = 1 << 26
 
 
 class Blocks:
-    """Rows in blocks that can be read again and again: data that need not fit in memory.
+    """Data that need not fit in memory: blocks of rows that can be read any number of times.
 
-    :meth:`LogisticRegression.fit` takes it in the place of `X`, without `y`, and reads every block once for each
-    evaluation of the objective, in order, with at most two in memory: the one it computes with, and the one being read.
+    :meth:`LogisticRegression.fit` takes it in place of `X`, without `y`, and reads every block once for each evaluation
+    of the objective, in order, with at most two in memory: the one that it computes with, and the one being read.
 
     Parameters
     ----------
     source : iterable or callable
-        What gives the blocks each time that it is iterated over, such as a list; or a function, such as a generator
+        Yields the same blocks each time that it is iterated over, such as a list; or a function, such as a generator
         function, that returns an iterator of the same blocks at each call. A block is a tuple (X, y) or
         (X, y, sample_weight) as :meth:`LogisticRegression.fit` takes them; X may be sparse or a frame, and may have no
         rows.
     classes : array_like, optional
-        All labels that may come; if not given, those that are found.
+        All labels that may occur; if not given, those that are found.
 
     Raises
     ------
     TypeError
         If `source` is an iterator, which can be read only once.
     ValueError
-        In `fit`, if a block has a wrong shape or value, or the blocks are others than they were: the message names the
-        block.
+        In `fit`, if a block has a wrong shape or value, or if the blocks differ from those of the first pass. The
+        message names the block.
 
     See Also
     --------
@@ -77,7 +78,7 @@ class Blocks:
         if not callable(source) and not hasattr(source, "__iter__"):
             raise TypeError(f"source is a {type(source).__name__}; it must be an iterable of blocks, or a function")
         self._source = source
-        self.classes = None if classes is None else check.given_classes(classes)
+        self.classes = None if classes is None else check_classes(classes)
 
     @classmethod
     def from_arrays(
@@ -97,7 +98,7 @@ class Blocks:
         y, sample_weight : array_like
             As in :meth:`LogisticRegression.fit`.
         rows : int, optional
-            The number of rows of a block; of about 64 MB if not given.
+            The number of rows of a block; if not given, blocks have about 64 MB.
         classes : array_like, optional
             As in the constructor.
 
@@ -105,7 +106,7 @@ class Blocks:
         -------
         Blocks
         """
-        columns = [_sliceable(X), check.target_array("y", y)]
+        columns = [_to_sliceable(X), to_target("y", y)]
         if sample_weight is not None:
             columns.append(to_array("sample_weight", frames.series("sample_weight", sample_weight)))
         lengths = [a.shape[0] if a.shape else 0 for a in columns]
@@ -118,20 +119,19 @@ class Blocks:
 
         def read() -> Iterator[Block]:
             for start in range(0, lengths[0], size):
-                yield tuple(_rows_of(a, start, min(start + size, lengths[0])) for a in columns)
+                yield tuple(_take_rows(a, start, min(start + size, lengths[0])) for a in columns)
 
         return cls(read, classes=classes)
 
     @classmethod
     def from_folder(cls, path: str | os.PathLike[str], *, classes: ArrayLike | None = None) -> Blocks:
-        """A block for each file of a folder, in the order of their names.
+        """A block for each file of a folder, in the order of the names.
 
         Parameters
         ----------
         path : path-like
-            A folder of ``.npz`` files with arrays ``X``, ``y`` and, if there are weights, ``sample_weight``; or of
-            ``.npy`` files named ``<name>.X.npy``, ``<name>.y.npy`` and ``<name>.sample_weight.npy``, which are mapped
-            into memory.
+            A folder of ``.npz`` files with arrays ``X``, ``y`` and optionally ``sample_weight``; or of ``.npy`` files
+            ``<name>.X.npy``, ``<name>.y.npy`` and optionally ``<name>.sample_weight.npy``, which are memory-mapped.
         classes : array_like, optional
             As in the constructor.
 
@@ -142,15 +142,15 @@ class Blocks:
         Raises
         ------
         ValueError
-            If the folder has no such files, or a file has no partner. Files are read in `fit`, not here.
+            If the folder has no such files, or one of a block's files is missing. Files are read in `fit`, not here.
         """
         folder = Path(path)
         archives = sorted(folder.glob("*.npz"))
         stems = sorted(file.name.removesuffix(".X.npy") for file in folder.glob("*.X.npy"))
         if not archives and not stems:
-            raise ValueError(f"{os.fspath(path)!r} has no files *.npz, and none *.X.npy and *.y.npy")
+            raise ValueError(f"{os.fspath(path)!r} has no files *.npz, and no files *.X.npy and *.y.npy")
         if archives and stems:
-            raise ValueError(f"{os.fspath(path)!r} has both files *.npz and files *.X.npy; it must have one kind")
+            raise ValueError(f"{os.fspath(path)!r} has both files *.npz and files *.X.npy; it must have one kind only")
         weighted = [(folder / f"{stem}.sample_weight.npy").exists() for stem in stems]
         for stem, has_weight in zip(stems, weighted, strict=True):
             if not (folder / f"{stem}.y.npy").exists():
@@ -161,7 +161,7 @@ class Blocks:
         def read() -> Iterator[Block]:
             sizes = set()
             for file in archives:
-                block = _archive(file)
+                block = _read_archive(file)
                 sizes.add(len(block))
                 if len(sizes) > 1:
                     raise ValueError(f"{os.fspath(folder)!r} has sample_weight in some files, not in all")
@@ -190,16 +190,16 @@ class Blocks:
         Parameters
         ----------
         path : path-like or sequence of path-like
-            Files, or folders of files ``*.parquet``, in the order of their names.
+            Files, or folders of files ``*.parquet``, which are read in the order of their names.
         target : str
             The column of labels.
         sample_weight : str, optional
             The column of weights.
         features : sequence of str, optional
-            The columns of features, in their order; if not given, all others, in the order of the first file, without
-            those in which pandas has stored the index of a frame.
+            The columns of features, in order; if not given, all others, in the order of the first file, except those
+            in which pandas has stored the index of a frame.
         dtype : dtype, default float32
-            To compute in: float32 or float64.
+            The dtype of X, in which `fit` computes: float32 or float64.
         classes : array_like, optional
             As in the constructor.
 
@@ -216,16 +216,16 @@ class Blocks:
 
         Notes
         -----
-        Columns are what :meth:`LogisticRegression.fit` takes in a frame: numbers and bools without missing values, and
-        lists of numbers of a fixed size, such as embeddings, whose elements are features named ``name[0]``,
-        ``name[1]`` and so on. Columns are found by name, so that their order may differ from file to file.
+        Columns may be of the types that :meth:`LogisticRegression.fit` takes in a frame: numbers and bools without
+        missing values, and lists of numbers of a fixed size, such as embeddings, whose elements are features named
+        ``name[0]``, ``name[1]`` and so on. Columns are found by name: their order may differ from file to file.
         """
         return cls(RowGroups(path, target, sample_weight, features, dtype), classes=classes)
 
     def __iter__(self) -> Iterator[Block]:
         return iter(self._source() if callable(self._source) else self._source)
 
-    def _parts(self) -> Iterator[Partition | None]:
+    def _read_partitions(self) -> Iterator[Partition | None]:
         for i, block in enumerate(self):
             place = f"block {i}"
             origin = getattr(block[0], "origin", "") if isinstance(block, tuple) and block else ""
@@ -238,25 +238,26 @@ class Blocks:
             del found
 
     def _fit_data(self, class_weight: Any, n_threads: int | None) -> FitData:
-        """The rows that a fit is to, seen once for their summaries."""
-        summaries = [None if part is None else summarise(part, self.classes) for part in self._parts()]
+        """The rows for a fit, after the first pass, which summarises each block."""
+        summaries = [p and summarise(p, self.classes) for p in self._read_partitions()]
         plan = make_plan(summaries, class_weight)
+        lengths = plan.partition_lengths
 
         def read() -> Iterator[tuple[int, RowSums]]:
-            lengths = plan.partition_lengths
             i = -1
-            for i, part in enumerate(self._parts()):
-                rows = 0 if part is None else part.X.shape[0]
+            for i, partition in enumerate(self._read_partitions()):
+                rows = 0 if partition is None else partition.X.shape[0]
                 if i >= len(lengths):
                     raise ValueError(f"there is a block {i}, but the first pass had {len(lengths)}: {_AGAIN}")
                 if rows != lengths[i]:
                     raise ValueError(f"block {i} has {rows} rows, but {lengths[i]} at the first pass: {_AGAIN}")
-                if part is None:
+                if partition is None:
                     continue
-                if part.X.shape[1] != plan.features:
-                    raise ValueError(f"block {i} has {part.X.shape[1]} features, but {plan.features} before: {_AGAIN}")
-                sums = plan.row_sums(part, n_threads)
-                del part
+                features = partition.X.shape[1]
+                if features != plan.features:
+                    raise ValueError(f"block {i} has {features} features, but {plan.features} before: {_AGAIN}")
+                sums = plan.row_sums(partition, n_threads)
+                del partition
                 yield i, sums
                 del sums
             if i + 1 < len(lengths):
@@ -269,7 +270,7 @@ class Blocks:
 _AGAIN = "a source must give the same blocks each time that it is read"
 
 
-def _archive(file: Path) -> Block:
+def _read_archive(file: Path) -> Block:
     with prefix_errors(repr(os.fspath(file))), np.load(file, allow_pickle=False) as archive:
         for name in ("X", "y"):
             if name not in archive:
@@ -277,14 +278,14 @@ def _archive(file: Path) -> Block:
         return tuple(archive[name] for name in ("X", "y", "sample_weight") if name in archive)
 
 
-def _sliceable(X: Any) -> Any:
-    """Features whose rows can be taken by their numbers."""
+def _to_sliceable(X: Any) -> Any:
+    """Features whose rows can be sliced."""
     if hasattr(X, "tocsr"):
-        return check.to_csr("X", X)
+        return to_csr("X", X)
     return X if frames.is_frame(X) else to_array("X", frames.series("X", X))
 
 
-def _rows_of(a: Any, start: int, stop: int) -> Any:
-    if hasattr(a, "iloc"):      # a slice of a pandas frame may be of labels
+def _take_rows(a: Any, start: int, stop: int) -> Any:
+    if hasattr(a, "iloc"):      # without it, pandas may slice by labels
         return a.iloc[start:stop]
     return a.slice(start, stop - start) if frames.is_frame(a) else a[start:stop]

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent._estimator import parameters as check
 from xent._estimator import persistence
 from xent._estimator.checkpoint import Checkpoint
+from xent._estimator.features import MatrixLike, check_features, check_no_stored_index
+from xent._estimator.labels import encode_target, find_classes, find_stream_classes
+from xent._estimator.parameters import check_parameters
 from xent._estimator.partitions import FitData
 from xent._estimator.prediction import LinearClassifier, NotFittedError
 from xent._estimator.progress import Callback, Recorder, show_progress
 from xent._estimator.sklearn_protocol import shared
+from xent._estimator.weights import apply_class_weight, to_row_weights
 from xent._fit.lbfgs import choose_memory, lbfgs
 from xent._fit.objective import Objective
 from xent._fit.online import BatchObjective, remember_past
@@ -185,7 +188,7 @@ class LogisticRegression(LinearClassifier):
 
     def fit(
         self,
-        X: check.MatrixLike | Blocks,
+        X: MatrixLike | Blocks,
         y: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
         *,
@@ -217,7 +220,7 @@ class LogisticRegression(LinearClassifier):
         TypeError, ValueError
             If a parameter or argument has a wrong type, shape or value. The estimator keeps its coefficients then.
         """
-        check.parameters(self, SOLVERS)
+        check_parameters(self, SOLVERS)
         return self._fit(self._validate(X, y, sample_weight), callback)
 
     def _validate(self, X: Any, y: Any, sample_weight: Any) -> FitData:
@@ -226,12 +229,12 @@ class LogisticRegression(LinearClassifier):
             if y is not None or sample_weight is not None:
                 raise ValueError("X is a Blocks, which gives y and sample_weight itself; both must be None")
             return X._fit_data(self.class_weight, self._n_threads())
-        features = check.features("X", X)
-        check.no_stored_index(features)
+        features = check_features("X", X)
+        check_no_stored_index(features)
         matrix = features.matrix
-        classes, target = check.classes("y", y, matrix.shape[0], stacklevel=3)
-        weight = check.row_weights(sample_weight, matrix.shape[0])
-        target, weight = check.weighted(self.class_weight, classes, target, weight)
+        classes, target = find_classes("y", y, matrix.shape[0], stacklevel=3)
+        weight = to_row_weights(sample_weight, matrix.shape[0])
+        target, weight = apply_class_weight(self.class_weight, classes, target, weight)
         sums = RowSums(matrix, target, len(classes), weight, self._n_threads())
         return FitData(sums, classes, float(weight.sum()), matrix.dtype, features.names, sums.are_separated)
 
@@ -287,7 +290,7 @@ class LogisticRegression(LinearClassifier):
 
     def partial_fit(
         self,
-        X: check.MatrixLike,
+        X: MatrixLike,
         y: ArrayLike,
         classes: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
@@ -334,17 +337,17 @@ class LogisticRegression(LinearClassifier):
         >>> model.score(X[1000:], y[1000:]) > 0.9
         True
         """
-        check.parameters(self, SOLVERS)
-        features = check.features("X", X)
+        check_parameters(self, SOLVERS)
+        features = check_features("X", X)
         matrix = features.matrix
         fitted = self.__sklearn_is_fitted__()
         if fitted:
             self._check_features(features, stacklevel=2)
         else:
-            check.no_stored_index(features)
-        known = check.stream_classes(y, classes, self._linear()[0] if fitted else None, matrix.shape[0])
-        target = check.indices_of("y", y, matrix.shape[0], known, stacklevel=2)
-        weight = check.row_weights(sample_weight, matrix.shape[0])
+            check_no_stored_index(features)
+        known = find_stream_classes(y, classes, self._linear()[0] if fitted else None, matrix.shape[0])
+        target = encode_target("y", y, matrix.shape[0], known, stacklevel=2)
+        weight = to_row_weights(sample_weight, matrix.shape[0])
         if isinstance(self.class_weight, str):
             raise ValueError(
                 f"class_weight {self.class_weight!r} is not supported for partial_fit, which does not see all labels; "
@@ -355,7 +358,7 @@ class LogisticRegression(LinearClassifier):
                 "fit_intercept is False, but the calls before have fitted intercept_; it must stay True, or call fit "
                 "to start anew"
             )
-        target, weight = check.weighted(self.class_weight, known, target, weight)
+        target, weight = apply_class_weight(self.class_weight, known, target, weight)
         interrupt = self._fit_batch(RowSums(matrix, target, len(known), weight, self._n_threads()), fitted)
         if not fitted:
             self._keep_names(matrix.shape[1], features.names)

@@ -173,6 +173,14 @@ def test_parquet(tmp_path):
         Blocks.from_parquet(tmp_path, target="x")
     with pytest.raises(ValueError, match=r"has no files \*\.parquet"):
         Blocks.from_parquet([], target="x")
+    damaged = tmp_path / "1.parquet"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:4] + b"\xff" * 8 + content[12:])
+    with pytest.raises(OSError, match=r"^row group 0 of .*1\.parquet': "):
+        xent.LogisticRegression().fit(blocks)
+    damaged.write_bytes(content[:-300] + b"\xff" * 8 + content[-292:])
+    with pytest.raises((OSError, ValueError), match=r"^'.*1\.parquet': "):
+        xent.LogisticRegression().fit(blocks)
 
 
 # --- what is wrong ---------------------------------------------------------------------------------------------------

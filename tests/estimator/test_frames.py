@@ -9,7 +9,7 @@ import pytest
 
 import xent
 from xent import Blocks
-from xent._estimator import parameters as check
+from xent._estimator.features import check_features
 
 pandas = pytest.importorskip("pandas")
 polars = pytest.importorskip("polars")
@@ -97,7 +97,7 @@ def test_columns_of_numbers(kind, tmp_path):
     column, values = GOOD[kind]
     expected = np.column_stack([NUMBERS, np.asarray(values, np.float64)])
     for frame in frames(column):
-        features = check.features("X", frame)
+        features = check_features("X", frame)
         assert features.matrix.dtype == np.float64
         assert list(features.names) == ["first", "odd"]
         np.testing.assert_array_equal(features.matrix, expected)
@@ -134,7 +134,7 @@ def test_columns_of_something_else(kind, tmp_path):
 )
 def test_types_of_pandas(values, expected):
     for data in ({"a": values}, {"f": NUMBERS, "a": values}):
-        np.testing.assert_array_equal(check.features("X", pandas.DataFrame(data)).matrix[:, -1], expected)
+        np.testing.assert_array_equal(check_features("X", pandas.DataFrame(data)).matrix[:, -1], expected)
 
 
 @pytest.mark.parametrize(
@@ -153,16 +153,16 @@ def test_types_of_pandas(values, expected):
 )
 def test_other_types_of_pandas(values, message):
     with pytest.raises((TypeError, ValueError), match=message):
-        check.features("X", pandas.DataFrame({"f": NUMBERS, "a": values}))
+        check_features("X", pandas.DataFrame({"f": NUMBERS, "a": values}))
 
 
 def test_objects_in_arrays():
     X = np.array([[1, decimal.Decimal("1.5")], [True, np.float32(2)]], object)
-    np.testing.assert_array_equal(check.features("X", X).matrix, [[1, 1.5], [1, 2]])
+    np.testing.assert_array_equal(check_features("X", X).matrix, [[1, 1.5], [1, 2]])
     for bad in ("1.5", b"1", np.timedelta64(3, "s"), np.datetime64("2020"), [1.0]):
         X[1, 0] = bad
         with pytest.raises((TypeError, ValueError), match=r"^X\[1, 0\] is .*; it must be a real number"):
-            check.features("X", X)
+            check_features("X", X)
 
 
 def test_columns_that_are_not_named_by_strings():
@@ -193,7 +193,7 @@ def test_embeddings(kind, tmp_path):
     table = pyarrow.table({"e": column, "first": NUMBERS.astype(np.float32)})
     expected = np.column_stack([vectors, NUMBERS.astype(np.float32)])
     for frame in (table, polars.from_arrow(table), table.to_pandas(types_mapper=pandas.ArrowDtype)):
-        features = check.features("X", frame)
+        features = check_features("X", frame)
         np.testing.assert_array_equal(features.matrix, expected)
         assert list(features.names) == ["e[0]", "e[1]", "e[2]", "first"]
     parquet.write_table(table.append_column("y", pyarrow.array(Y)), tmp_path / "a.parquet", row_group_size=5)
@@ -229,7 +229,7 @@ def test_extension_types(tmp_path):
     tensor = pyarrow.ExtensionArray.from_storage(
         pyarrow.fixed_shape_tensor(pyarrow.float64(), [2]), arrow([[1.0, 2.0]] * N, pyarrow.list_(pyarrow.float64(), 2))
     )
-    np.testing.assert_array_equal(check.features("X", pyarrow.table({"t": tensor})).matrix, [[1, 2]] * N)
+    np.testing.assert_array_equal(check_features("X", pyarrow.table({"t": tensor})).matrix, [[1, 2]] * N)
     period = pyarrow.array(pandas.period_range("2020", periods=N, freq="M"))
     strange = pyarrow.field("p", pyarrow.int64(), metadata={"ARROW:extension:name": "somebody's"})
     for table in (

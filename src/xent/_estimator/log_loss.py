@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from xent._calls.arrays import check_between, check_unit_interval, to_array, to_floats, to_numbers
 from xent._calls.losses import binary_loss, categorical_loss
 from xent._calls.targets import check_batch, check_binary_batch
-from xent._estimator.parameters import discrete, places_among, target_array, unique
+from xent._estimator.labels import check_labels, find_indices, find_unique, to_target
 
 Array = NDArray[Any]
 
@@ -71,7 +71,7 @@ def _check_proba(y_proba: ArrayLike) -> Array:
 def _check_truth(y_true: ArrayLike, proba: Array, labels: ArrayLike | None) -> Array:
     """The index of each row's label, or a distribution for each row."""
     columns = 2 if proba.ndim == 1 else proba.shape[1]
-    array = target_array("y_true", y_true)
+    array = to_target("y_true", y_true)
     soft = array.ndim == 2 and array.shape[1] > 1
     if array.ndim == 2 and not soft:
         array = array.reshape(-1)       # a column
@@ -96,7 +96,7 @@ def _check_truth(y_true: ArrayLike, proba: Array, labels: ArrayLike | None) -> A
         if target.dtype.kind in "iu":
             check_between("y_true", target, 0, 1, "an indicator of classes must be 0 or 1")
         return target
-    found, indices = unique(discrete("y_true", array))
+    found, indices = find_unique(check_labels("y_true", array))
     if known is not None:
         return _find_places(found, indices, known)
     if len(found) < 2:
@@ -114,10 +114,10 @@ def _check_truth(y_true: ArrayLike, proba: Array, labels: ArrayLike | None) -> A
 
 def _check_labels(labels: ArrayLike) -> Array:
     """Sorted."""
-    array = target_array("labels", labels)
+    array = to_target("labels", labels)
     if array.ndim != 1:
         raise ValueError(f"labels has shape {array.shape}; it must have one axis")
-    known, _ = unique(discrete("labels", array))
+    known, _ = find_unique(check_labels("labels", array))
     if len(known) < 2:
         raise ValueError(f"The labels array needs to contain at least two labels, got {known.tolist()}.")
     if len(known) == len(array) and (known != array).any():
@@ -132,7 +132,7 @@ def _check_labels(labels: ArrayLike) -> Array:
 
 def _find_places(found: Array, indices: Array, known: Array) -> Array:
     """The index of each row's label among known ones."""
-    places = places_among(found, known)
+    places = find_indices(found, known)
     if (places < 0).any():
         row = int(np.argmax(places[indices] < 0))
         unknown = {label for label, place in zip(found.tolist(), places.tolist(), strict=True) if place < 0}

@@ -1,7 +1,8 @@
-"""The row groups of Parquet files as blocks of rows. Needs pyarrow."""
+"""Parquet files as blocks of rows, one for each row group. Needs pyarrow."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 from collections.abc import Iterator, Sequence
@@ -16,8 +17,20 @@ from xent._estimator.partitions import NamedMatrix, prefix_errors
 PathLike = str | os.PathLike[str]
 
 
+@contextlib.contextmanager
+def _prefix_errors(place: str) -> Iterator[None]:
+    """Errors name the place, pyarrow's read errors too, which say neither file nor row group."""
+    try:
+        with prefix_errors(place):
+            yield
+    except OSError as error:
+        if error.errno is not None:     # the system's errors name the file
+            raise
+        raise OSError(f"{place}: {error}") from error
+
+
 class RowGroups:
-    """Blocks (X, y) or (X, y, sample_weight), one for each row group, read anew at each iteration.
+    """Blocks (X, y) or (X, y, sample_weight), one for each row group, read again at each iteration.
 
     Parameters
     ----------
@@ -25,9 +38,9 @@ class RowGroups:
     target : str
     sample_weight : str or None
     features : sequence of str or None
-        None: the columns of the first file that are nothing else, the index of a pandas frame included.
+        None: all other columns of the first file, except those that hold the index of a pandas frame.
     dtype : dtype
-        Of X.
+        The dtype of X.
     """
 
     def __init__(
@@ -48,13 +61,13 @@ class RowGroups:
         given = [path] if isinstance(path, str | os.PathLike) else list(path)
         self.files = [f for p in map(Path, given) for f in (sorted(p.glob("*.parquet")) if p.is_dir() else [p])]
         if not self.files:
-            raise ValueError(f"{path!r} has no files *.parquet; it must have at least one")
+            raise ValueError(f"{path!r} has no files *.parquet; there must be at least one")
         if isinstance(features, str):
-            raise TypeError(f"features is {features!r}, a string; it must be a sequence of names of columns")
+            raise TypeError(f"features is {features!r}, a string; it must be a sequence of column names")
         if sample_weight == target:
             raise ValueError(f"sample_weight is {sample_weight!r}, the column of labels; it must be another column")
         self.roles = [target, *([] if sample_weight is None else [sample_weight])]
-        with prefix_errors(repr(os.fspath(self.files[0]))):
+        with _prefix_errors(repr(os.fspath(self.files[0]))):
             schema = self._parquet.read_schema(self.files[0])
         self.may_be_index = features is not None
         others = {*self.roles, *frames.index_columns(schema)}
@@ -70,7 +83,7 @@ class RowGroups:
                     yield self._block(opened, group, f"row group {group} of {os.fspath(file)!r}")
 
     def _open(self, file: Path) -> Any:
-        with prefix_errors(repr(os.fspath(file))):
+        with _prefix_errors(repr(os.fspath(file))):
             opened = self._parquet.ParquetFile(file)
         try:
             self._check(file, opened.schema_arrow)
@@ -80,24 +93,24 @@ class RowGroups:
         return opened
 
     def _check(self, file: Path, schema: Any) -> None:
-        """Raise unless a file has the columns, once each, and none of the features is an index."""
+        """Raise unless a file has each column once, and no feature is the index of a pandas frame."""
         where = repr(os.fspath(file))
         for name in [*self.roles, *self.features]:
             if name not in schema.names:
                 raise ValueError(f"{where} has no column {name!r}; available: {schema.names}")
             if schema.names.count(name) > 1:
                 raise ValueError(f"{where} has {schema.names.count(name)} columns {name!r}; it must have one")
-            with prefix_errors(where):
+            with _prefix_errors(where):
                 frames.check_field(f"column {name!r}", schema.field(name))
         index = frames.index_columns(schema).intersection(self.features)
         if index and not self.may_be_index:
             raise ValueError(
                 f"{where} holds the index of a pandas frame in its column {min(index)!r}, which is a feature in "
-                f"{os.fspath(self.files[0])!r}; name the features, with features=[...]"
+                f"{os.fspath(self.files[0])!r}; pass the names of the features, features=[...]"
             )
 
     def _block(self, opened: Any, group: int, origin: str) -> tuple[Any, ...]:
-        with prefix_errors(origin):
+        with _prefix_errors(origin):
             table = opened.read_row_group(group, columns=[*self.roles, *self.features])
             X, names = frames.to_matrix("X", table.select(self.features), self.dtype)
             columns = (frames.series(f"column {name!r}", table.column(name)) for name in self.roles)

@@ -17,7 +17,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from xent._estimator import parameters as check
+from xent._estimator.features import check_features, check_no_stored_index
+from xent._estimator.labels import encode_target, find_partition_classes, kind_of
+from xent._estimator.weights import (
+    apply_class_factors,
+    check_total_weight,
+    to_class_factors,
+    to_row_weights,
+    weigh_classes,
+)
 from xent._fit.partitioned import Layout
 from xent._fit.row_sums import RowSums
 from xent._fit.sums import Sums
@@ -95,11 +103,11 @@ def check_partition(place: str, X: Any, y: Any, sample_weight: Any = None) -> Pa
             if y is not None and len(y):
                 raise ValueError(f"y has {len(y)} rows; it must have none, as X")
             return None
-        features = check.features("X", X)
+        features = check_features("X", X)
         if not isinstance(X, NamedMatrix):
-            check.no_stored_index(features)
+            check_no_stored_index(features)
         rows = features.matrix.shape[0]
-        return Partition(place, features.matrix, y, check.row_weights(sample_weight, rows), features.names)
+        return Partition(place, features.matrix, y, to_row_weights(sample_weight, rows), features.names)
 
 
 def summarise(partition: Partition, known: Array | None = None) -> Summary:
@@ -107,10 +115,10 @@ def summarise(partition: Partition, known: Array | None = None) -> Summary:
     n, features = partition.X.shape
     with prefix_errors(partition.place):
         if known is None:
-            labels, target = check.classes_of_part("y", partition.y, n, stacklevel=2)
+            labels, target = find_partition_classes("y", partition.y, n, stacklevel=2)
         else:
-            labels, target = known, check.indices_of("y", partition.y, n, known, stacklevel=2)
-        counts = check.class_counts(target, partition.weight, len(labels))
+            labels, target = known, encode_target("y", partition.y, n, known, stacklevel=2)
+        counts = weigh_classes(target, partition.weight, len(labels))
     return Summary(
         partition.place, n, features, partition.X.dtype, partition.names, target.ndim == 2, labels, counts,
         float(partition.weight.sum()),
@@ -137,10 +145,10 @@ class Plan(NamedTuple):
         """The sums over a partition."""
         n = partition.X.shape[0]
         with prefix_errors(partition.place):
-            target = check.indices_of("y", partition.y, n, self.classes, stacklevel=2)
+            target = encode_target("y", partition.y, n, self.classes, stacklevel=2)
         weight = partition.weight
         if self.class_factors is not None:
-            target, weight = check.with_factors(target, weight, self.class_factors)
+            target, weight = apply_class_factors(target, weight, self.class_factors)
         return RowSums(partition.X.astype(self.dtype, copy=False), target, len(self.classes), weight, n_threads)
 
     def fit_data(self, sums: Sums, are_separated: Callable[[Array, Array], bool]) -> FitData:
@@ -170,9 +178,9 @@ def make_plan(summaries: Sequence[Summary | None], class_weight: Any) -> Plan:
     weight, row_weight = math.fsum(s.weight for s in filled), float(counts.sum())
     factors = None
     if class_weight is not None:
-        factors = check.class_factors(class_weight, classes, counts)
+        factors = to_class_factors(class_weight, classes, counts)
         weight = row_weight = float(counts @ factors)
-    check.total_weight(weight)
+    check_total_weight(weight)
     return Plan(
         classes, factors, weight, row_weight, first.features, np.result_type(*(s.dtype for s in filled)), first.names,
         tuple(0 if s is None else s.rows for s in summaries),
@@ -195,7 +203,7 @@ def _check_alike(s: Summary, first: Summary) -> None:
             f"y has {len(s.labels)} columns in {s.place}, but {len(first.labels)} in {first.place}; all must have one "
             "for each class"
         )
-    if check.kind_of(s.labels) != check.kind_of(first.labels):
+    if kind_of(s.labels) != kind_of(first.labels):
         raise TypeError(
             f"y has dtype {s.labels.dtype} in {s.place}, but {first.labels.dtype} in {first.place}; labels must be of "
             "one kind"

@@ -1,14 +1,13 @@
 """Files of fitted estimators, without pickle: nothing in such a file can run code.
 
-A file is a zip archive as np.savez writes it, so that np.load reads it as well: one .npy file for each array, and the
-description as JSON in an array of bytes. The archive's checksums are checked before anything is made of the contents.
+A file is an .npz archive of the arrays, and of a description: JSON in an array of bytes. Checksums are compared before
+anything is made from the contents.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import io
 import numbers
 import os
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ _DESCRIPTION = "description"
 
 
 class Saved(Protocol):
-    """What is saved of an estimator, beside the arrays that it has at times only."""
+    """An estimator that can be saved, with the attributes that are in every file."""
 
     classes_: Array
     coef_: Array
@@ -111,21 +110,19 @@ def load(cls: type[S], path: str | os.PathLike[str]) -> S:
 def write(
     path: str | os.PathLike[str], kind: str, version: int, content: dict[str, Any], arrays: dict[str, Array]
 ) -> None:
-    """Write a file, whole or not at all: under another name in the same folder first, which then takes its place."""
-    import json  # here, as all that takes long to import, so that importing xent does not pay for it
-    import zipfile
+    """Write a file as a whole or not at all: first under another name in the same folder, then renamed."""
+    import json  # here, so that importing xent does not pay for it
 
+    if any(array.dtype.hasobject for array in arrays.values()):
+        raise ValueError("an array has dtype object, which a file cannot hold without pickle")
     target = os.path.realpath(path)
     description = json.dumps({"kind": kind, "version": version, **content}).encode()
+    members: dict[str, Any] = {_DESCRIPTION: np.frombuffer(description, np.uint8), **arrays}
     folder, name = os.path.split(target)
     temporary = os.path.join(folder, f".{name}.{os.urandom(8).hex()}.tmp")
     try:
         with open(temporary, "xb") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                for key, array in {_DESCRIPTION: np.frombuffer(description, np.uint8), **arrays}.items():
-                    member = io.BytesIO()
-                    np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
-                    archive.writestr(zipfile.ZipInfo(f"{key}.npy"), member.getbuffer())     # the same bytes every time
+            np.savez(file, **members)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -133,7 +130,7 @@ def write(
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    with contextlib.suppress(OSError):      # not every system can
+    with contextlib.suppress(OSError):      # some systems cannot sync a folder
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -149,12 +146,11 @@ def read(path: str | os.PathLike[str], kind: str, version: int) -> tuple[dict[st
 
     with open(path, "rb") as file:
         try:
-            with zipfile.ZipFile(file) as archive:
-                arrays = {
-                    name.removesuffix(".npy"): _array(archive.read(name))   # which checks its checksum
-                    for name in archive.namelist()
-                    if name.endswith(".npy")
-                }
+            with np.load(file, allow_pickle=False) as archive:
+                damaged = archive.zip.testzip()     # compares all checksums
+                if damaged is not None:
+                    raise ValueError(f"the checksum of {damaged} is wrong")
+                arrays = {name: _to_native(archive[name]) for name in archive.files}
             content = json.loads(arrays.pop(_DESCRIPTION).tobytes())
             found, found_version = content.pop("kind"), content.pop("version")
         except (
@@ -169,21 +165,20 @@ def read(path: str | os.PathLike[str], kind: str, version: int) -> tuple[dict[st
     return content, arrays
 
 
-def _array(data: bytes) -> Array:
-    array: Array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+def _to_native(array: Array) -> Array:
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
-# --- labels, which may be of many types ------------------------------------------------------------------------------
+# --- labels and parameters of many types -----------------------------------------------------------------------------
 
 
 def _labels_to_array(name: str, labels: Array) -> tuple[Array, str]:
-    """An array that a file can hold, and what it was: "" if the same, else a kind of objects that are strings."""
+    """Labels as an array that a file can hold, and how to restore them: "" if they are the same, else see below."""
     if labels.dtype.kind in "iufbSUmM":
         return labels, ""
     if not all(isinstance(label, str) for label in labels):
         raise ValueError(f"{name} has dtype {labels.dtype}; a file takes numbers, bools, dates, bytes and strings only")
-    if any(label.endswith("\0") for label in labels):       # NumPy drops zeros at the end
+    if any(label.endswith("\0") for label in labels):       # NumPy drops trailing zeros: a point protects them
         return np.array([f"{label}." for label in labels], np.str_), "object and a point"
     return np.array(labels.tolist(), np.str_), "object"
 
@@ -195,7 +190,7 @@ def _labels_from_array(array: Array, what: str) -> Array:
 
 
 def _to_json(name: str, value: object) -> Any:
-    """A parameter as JSON has it: numbers, strings and None as they are; a mapping as pairs, with keys of any kind."""
+    """A parameter as JSON: numbers, strings and None as they are; a mapping as pairs, since its keys may be numbers."""
     if isinstance(value, datetime.date):
         value = np.datetime64(value)
     if isinstance(value, datetime.timedelta):

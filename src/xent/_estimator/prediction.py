@@ -12,8 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from xent._calls.arrays import to_floats
 from xent._calls.scalars import check_n_jobs
-from xent._estimator import parameters as check
+from xent._estimator.features import Features, MatrixLike, check_features, check_same_features
+from xent._estimator.labels import encode_labels, to_distribution, to_target
 from xent._estimator.sklearn_protocol import Estimator, shared
+from xent._estimator.weights import to_row_weights
 from xent._fit.logits import compute_probabilities, logit_blocks
 
 Array = NDArray[Any]
@@ -34,7 +36,7 @@ class LinearClassifier(Estimator):
     n_features_in_: int
     feature_names_in_: Array
 
-    def decision_function(self, X: check.MatrixLike) -> Array:
+    def decision_function(self, X: MatrixLike) -> Array:
         """Logits: X @ coef_.T + intercept_.
 
         Parameters
@@ -53,7 +55,7 @@ class LinearClassifier(Estimator):
             result[block] = logits
         return result[:, 0] if len(classes) == 2 else result
 
-    def predict(self, X: check.MatrixLike) -> Array:
+    def predict(self, X: MatrixLike) -> Array:
         """The most probable label of each row.
 
         Parameters
@@ -69,7 +71,7 @@ class LinearClassifier(Estimator):
         labels: Array = classes[predict_indices(matrix, coef, intercept)]
         return labels
 
-    def predict_proba(self, X: check.MatrixLike) -> Array:
+    def predict_proba(self, X: MatrixLike) -> Array:
         """The probability of each class, in the order of `classes_`.
 
         Parameters
@@ -82,7 +84,7 @@ class LinearClassifier(Estimator):
         """
         return self._probabilities(self._matrix(X), log=False)
 
-    def predict_log_proba(self, X: check.MatrixLike) -> Array:
+    def predict_log_proba(self, X: MatrixLike) -> Array:
         """The logarithm of the probability of each class, exact where the probability itself rounds to 0 or 1.
 
         Parameters
@@ -95,7 +97,7 @@ class LinearClassifier(Estimator):
         """
         return self._probabilities(self._matrix(X), log=True)
 
-    def score(self, X: check.MatrixLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+    def score(self, X: MatrixLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """The share of rows whose label is predicted, by weight.
 
         Parameters
@@ -117,15 +119,15 @@ class LinearClassifier(Estimator):
         """
         matrix = self._matrix(X)
         classes, coef, intercept = self._linear()
-        target = check.target_array("y", y)
-        soft = check.distribution("y", target, matrix.shape[0])
+        target = to_target("y", y)
+        soft = to_distribution("y", target, matrix.shape[0])
         if soft is None:
-            places = check.places("y", target, matrix.shape[0], classes, stacklevel=2)
+            places = encode_labels("y", target, matrix.shape[0], classes, stacklevel=2)
         elif soft.shape[1] != len(classes):
             raise ValueError(f"y has {soft.shape[1]} columns; it must have one for each class, {len(classes)}")
         indices = predict_indices(matrix, coef, intercept)
         right = places == indices if soft is None else soft[np.arange(len(indices)), indices]
-        weight = check.row_weights(sample_weight, len(indices))
+        weight = to_row_weights(sample_weight, len(indices))
         if not weight.any():
             raise ValueError("sample_weight is 0 for every sample; at least one must be greater than 0")
         weight = np.ldexp(weight, -np.frexp(weight.max())[1])      # a sum of any weights fits then
@@ -160,14 +162,14 @@ class LinearClassifier(Estimator):
             )
         return classes, coef, intercept
 
-    def _check_features(self, features: check.Features, stacklevel: int) -> None:
+    def _check_features(self, features: Features, stacklevel: int) -> None:
         names = getattr(self, "feature_names_in_", None)
         number = self._linear()[1].shape[1]
-        check.same_features(features, number, names, type(self).__name__, stacklevel + 1)
+        check_same_features(features, number, names, type(self).__name__, stacklevel + 1)
 
-    def _matrix(self, X: check.MatrixLike) -> Any:
+    def _matrix(self, X: MatrixLike) -> Any:
         self._check_fitted()
-        features = check.features("X", X)
+        features = check_features("X", X)
         self._check_features(features, stacklevel=3)
         return features.matrix
 

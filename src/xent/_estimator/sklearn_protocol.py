@@ -1,7 +1,6 @@
-"""What scikit-learn asks of an estimator, without importing it: parameters by name, tags, metadata routing, the HTML
-view, and exceptions that are its own where it is there to ask.
+"""The protocols of scikit-learn's estimators: parameters, tags, metadata routing, the HTML view, and its exceptions.
 
-scikit-learn is imported here only inside methods that it calls itself, or to draw the HTML view.
+scikit-learn is imported only in methods that it calls itself, and for the HTML view.
 """
 
 from __future__ import annotations
@@ -16,29 +15,31 @@ E = TypeVar("E", bound="Estimator")
 
 
 class DataConversionWarning(UserWarning):
-    """An argument had another shape than it should have, and was reshaped."""
+    """An argument had another shape than required, and was reshaped."""
 
 
 def shared(own: T) -> T:
-    """An exception or warning that also is scikit-learn's of the same name, if that has been imported.
+    """The exception or warning; if scikit-learn has been imported, a class that is its one of the same name as well.
 
     Code that catches or filters scikit-learn's class has imported it.
     """
     theirs = getattr(sys.modules.get("sklearn.exceptions"), own.__name__, None)
-    return own if theirs is None else cast(T, _joined(cast(Any, own), theirs))
+    return own if theirs is None else cast(T, _derive(cast(Any, own), theirs))
 
 
 @functools.cache
-def _joined(own: type[Exception], theirs: type[Exception]) -> type[Exception]:
+def _derive(own: type[Exception], theirs: type[Exception]) -> type[Exception]:
+    """A class that inherits from both."""
+
     def reduce(self: Exception) -> tuple[Any, ...]:
-        return _raised, (own, self.args)
+        return _restore, (own, self.args)
 
     body = {"__doc__": own.__doc__, "__module__": own.__module__, "__reduce__": reduce}
     return type(own.__name__, (own, theirs), body)
 
 
-def _raised(own: type[Exception], args: tuple[Any, ...]) -> Exception:
-    """What a pickle of a joined exception becomes, in a process that may not have imported scikit-learn."""
+def _restore(own: type[Exception], args: tuple[Any, ...]) -> Exception:
+    """Unpickle an exception in a process that may not have imported scikit-learn."""
     return shared(own)(*args)
 
 
@@ -77,7 +78,7 @@ class Estimator:
         Raises
         ------
         ValueError
-            If there is no parameter of that name; none is changed then.
+            If there is no parameter of that name. No parameter is changed then.
         """
         known = self.get_params()
         for name in params:
@@ -89,7 +90,7 @@ class Estimator:
 
     def __repr__(self) -> str:
         defaults = inspect.signature(type(self)).parameters
-        changed = (f"{k}={v!r}" for k, v in self.get_params().items() if not _same(v, defaults[k].default))
+        changed = (f"{k}={v!r}" for k, v in self.get_params().items() if not _is_default(v, defaults[k].default))
         return f"{type(self).__name__}({', '.join(changed)})"
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -107,10 +108,10 @@ class Estimator:
             input_tags=InputTags(sparse=True),
         )
 
-    # Metadata routing: which arguments the estimator wants of those given to a pipeline or a search.
+    # Metadata routing: which of the arguments of a pipeline or a search are passed to the estimator.
 
     def get_metadata_routing(self) -> Any:
-        """The arguments that the estimator asks for in scikit-learn's metadata routing.
+        """The arguments that the estimator requests in scikit-learn's metadata routing.
 
         Returns
         -------
@@ -121,12 +122,12 @@ class Estimator:
         return copy.deepcopy(self._requests())
 
     def set_fit_request(self: E, **requests: bool | str | None) -> E:
-        """Ask for `sample_weight` in `fit`, in scikit-learn's metadata routing.
+        """Request `sample_weight` in `fit`, in scikit-learn's metadata routing.
 
         Parameters
         ----------
         sample_weight : bool, None or str
-            True: pass it if given; False: do not; None: raise if given; a string: pass what has that name.
+            True: pass it if given; False: do not; None: raise if given; a string: pass the argument of that name.
 
         Returns
         -------
@@ -136,11 +137,11 @@ class Estimator:
         return self._request("fit", requests)
 
     def set_partial_fit_request(self: E, **requests: bool | str | None) -> E:
-        """Ask for `classes` and `sample_weight` in `partial_fit`; see `set_fit_request`."""
+        """Request `classes` and `sample_weight` in `partial_fit`; see `set_fit_request`."""
         return self._request("partial_fit", requests)
 
     def set_score_request(self: E, **requests: bool | str | None) -> E:
-        """Ask for `sample_weight` in `score`; see `set_fit_request`."""
+        """Request `sample_weight` in `score`; see `set_fit_request`."""
         return self._request("score", requests)
 
     def _request(self: E, method: str, requests: dict[str, Any]) -> E:
@@ -149,14 +150,14 @@ class Estimator:
                 raise TypeError(f"{method} takes no {argument}; available: {', '.join(_ROUTED[method])}")
             if not (value is None or isinstance(value, bool | str)):
                 raise TypeError(f"{argument} is {value!r}; it must be True, False, None or a name")
-        wanted = self._requests()
+        all_requests = self._requests()
         for argument, value in requests.items():
-            getattr(wanted, method).add_request(param=argument, alias=value)
-        self._metadata_request = wanted     # clone() copies it
+            getattr(all_requests, method).add_request(param=argument, alias=value)
+        self._metadata_request = all_requests       # scikit-learn's clone() copies this attribute
         return self
 
     def _requests(self) -> Any:
-        """What was asked for so far; for nothing at first."""
+        """The requests so far: at first, for nothing."""
         if hasattr(self, "_metadata_request"):
             return self._metadata_request
         from sklearn.utils.metadata_routing import MetadataRequest
@@ -167,32 +168,28 @@ class Estimator:
                 getattr(nothing, method).add_request(param=argument, alias=None)
         return nothing
 
-    # The view in notebooks, and as a part of a pipeline.
+    # The view in notebooks, which is scikit-learn's; it asks for the two tables.
 
     def _repr_html_(self) -> str | None:
         try:
             from sklearn import get_config
             from sklearn.utils import estimator_html_repr
         except ImportError:
-            return None
+            return None     # notebooks show repr(self) then
         return str(estimator_html_repr(self)) if get_config()["display"] == "diagram" else None
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
-        html = self._repr_html_()
-        return {"text/plain": repr(self), **({} if html is None else {"text/html": html})}
-
-    def _get_params_html(self, deep: bool = True, doc_link: str = "") -> Any:
+    def _get_params_html(self, *args: Any, **options: Any) -> Any:
         from sklearn.base import BaseEstimator
 
-        return BaseEstimator._get_params_html(self, deep, doc_link)
+        return BaseEstimator._get_params_html(self, *args, **options)
 
-    def _get_fitted_attr_html(self, doc_link: str = "") -> Any:
+    def _get_fitted_attr_html(self, *args: Any, **options: Any) -> Any:
         from sklearn.base import BaseEstimator
 
-        return BaseEstimator._get_fitted_attr_html(self, doc_link)
+        return BaseEstimator._get_fitted_attr_html(self, *args, **options)
 
 
-def _same(value: object, default: object) -> bool:
+def _is_default(value: object, default: object) -> bool:
     return value is default or (type(value) is type(default) and value == default)
 
 

@@ -1,12 +1,12 @@
-"""What is given to one call on Dask, planned together: one graph, and the blocks of each partition.
+"""Partitions: from the collections of one call to one graph, and the blocks of X, y and weights of each partition.
 
-Dask computes once what collections have in common only if it optimises them together, as ``dask.compute(X, y)`` does.
-Optimised alone, as `to_delayed` does it, X and y would each be read by themselves, in fewer partitions if they need few
-columns, and after a shuffle their rows would be in different orders. So all dataframes become one expression here, and
-all arrays one graph. Small partitions are not fused: errors number them as the user does.
+Dask computes once what collections share only if it optimises them together, as ``dask.compute(X, y)`` does. Optimised
+alone, as by `to_delayed`, X and y would be read separately, in fewer partitions if they need few columns, and after a
+shuffle in different orders. So all dataframes become one expression here, and all arrays one graph. Small partitions
+are not fused, so that errors number partitions as the user does.
 
-Rows belong together by position. Blocks of y that are not as long as those of X are cut and joined; lengths that are
-not known are computed for that, once.
+Rows are matched by position. If the blocks of y are not as long as those of X, they are cut to the same lengths;
+unknown lengths are computed for that, once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import bisect
 import itertools
 import math
 import secrets
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -32,9 +31,8 @@ from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.optimization import cull
 
 from xent._calls.arrays import to_array
-from xent._estimator.sklearn_protocol import DataConversionWarning, shared
 from xent.dask import tasks
-from xent.dask.rounds import Engine, Graph, one_layer, present_client
+from xent.dask.rounds import Engine, Graph, present_client, wrap_graph
 
 T = TypeVar("T")
 
@@ -49,7 +47,7 @@ class Column:
     blocks : list
         References to tasks of the graph, or values.
     lengths : list of int or None
-        How many rows each has; None if that is not known.
+        The number of rows of each block; None if unknown.
     """
 
     name: str
@@ -63,13 +61,16 @@ class Partitions:
 
     graph: Graph
     columns: list[Column]
-    held: Any = None    # keeps blocks in memory that are not in the graph
+    held: Any = None    # futures of blocks that are in the memory of a cluster, not in the graph
 
     def __len__(self) -> int:
         return len(self.columns[0].blocks)
 
-    def tasks(self, name: str, function: Callable[..., Any], *arguments: Sequence[Any]) -> tuple[Graph, list[str]]:
-        """The graph with a task for each partition, function(*arguments of it, *blocks of it), and their keys."""
+    def add_tasks(self, name: str, function: Callable[..., Any], *arguments: Sequence[Any]) -> tuple[Graph, list[str]]:
+        """A graph with one more task for each partition, and the keys of these.
+
+        Task i is function(arguments[0][i], arguments[1][i], ..., block i of X, block i of y, ...).
+        """
         graph = dict(self.graph)
         token = secrets.token_hex(6)
         rows = zip(*arguments, *(column.blocks for column in self.columns), strict=True)
@@ -80,34 +81,34 @@ class Partitions:
     def places(self) -> list[str]:
         return [f"partition {i}" for i in range(len(self))]
 
-    def may_match(self) -> bool:
-        """Whether the blocks are as many, and of the same lengths as far as those are known."""
+    def may_be_aligned(self) -> bool:
+        """Whether all columns have the same number of blocks, and equal lengths where these are known."""
         known = [column.lengths for column in self.columns if column.lengths is not None]
         return all(len(column.blocks) == len(self) for column in self.columns) and all(
             lengths == known[0] for lengths in known
         )
 
 
-def matched(partitions: Partitions, engine: Engine, persist: bool, use: Callable[[Partitions], T]) -> T:
-    """What a function makes of partitions whose rows belong together.
+def use_aligned(partitions: Partitions, engine: Engine, persist: bool, use: Callable[[Partitions], T]) -> T:
+    """Call a function with partitions in which block i of each column has the same rows; return its result.
 
-    Blocks that are as many are taken as they are; their lengths are looked at only if the function finds that they
-    differ, or if there are not as many. With `persist` they are then read once, and kept until the function is done.
+    Unknown lengths are computed only if they are needed: if the columns have different numbers of blocks, or if `use`
+    raises `LengthsDiffer`. With `persist`, the blocks are then computed once and kept until `use` is done.
     """
-    if partitions.may_match():
+    if partitions.may_be_aligned():
         try:
             return use(partitions)
-        except tasks.RowsDiffer:
+        except tasks.LengthsDiffer:
             pass
     if persist:
-        partitions = _held(partitions, engine)
-    return use(_cut(partitions, engine))
+        partitions = _persist(partitions, engine)
+    return use(_align(partitions, engine))
 
 
-def _held(partitions: Partitions, engine: Engine) -> Partitions:
+def _persist(partitions: Partitions, engine: Engine) -> Partitions:
     wanted = [block for column in partitions.columns for block in column.blocks if isinstance(block, TaskRef)]
     keys = list(dict.fromkeys(block.key for block in wanted))
-    values, held = engine.hold(partitions.graph, keys)
+    values, held = engine.persist(partitions.graph, keys)
     there = dict(zip(keys, values, strict=True))
     columns = [
         replace(column, blocks=[there[b.key] if isinstance(b, TaskRef) else b for b in column.blocks])
@@ -116,10 +117,10 @@ def _held(partitions: Partitions, engine: Engine) -> Partitions:
     return Partitions({}, columns, held)
 
 
-def _cut(partitions: Partitions, engine: Engine) -> Partitions:
-    """The same in blocks of the lengths of those of the first column."""
+def _align(partitions: Partitions, engine: Engine) -> Partitions:
+    """The same rows, with the blocks of all columns as long as those of the first."""
     columns = [
-        column if column.lengths is not None else replace(column, lengths=_lengths(partitions, column, engine))
+        column if column.lengths is not None else replace(column, lengths=_count_rows(partitions, column, engine))
         for column in partitions.columns
     ]
     first = columns[0]
@@ -130,21 +131,21 @@ def _cut(partitions: Partitions, engine: Engine) -> Partitions:
         if sum(column.lengths) != rows:
             raise ValueError(
                 f"{column.name} has {sum(column.lengths)} rows in {len(column.blocks)} partitions, but {first.name} "
-                f"has {rows} rows in {len(first.blocks)}; both must have as many rows (unknown sizes were computed)"
+                f"has {rows} rows in {len(first.blocks)}; both must have the same number of rows"
             )
     graph = dict(partitions.graph)
-    columns[1:] = [_recut(graph, column, first.lengths) for column in columns[1:]]
+    columns[1:] = [_cut(graph, column, first.lengths) for column in columns[1:]]
     return replace(partitions, graph=graph, columns=columns)
 
 
-def _lengths(partitions: Partitions, column: Column, engine: Engine) -> list[int]:
+def _count_rows(partitions: Partitions, column: Column, engine: Engine) -> list[int]:
     alone = replace(partitions, columns=[column])
-    graph, keys = alone.tasks("length", tasks.length, [column.name] * len(alone))
+    graph, keys = alone.add_tasks("length", tasks.count_rows, [column.name] * len(alone))
     return engine.compute(graph, keys)
 
 
-def _recut(graph: Graph, column: Column, lengths: list[int]) -> Column:
-    """A column in blocks of other lengths: tasks that cut and join are added to the graph."""
+def _cut(graph: Graph, column: Column, lengths: list[int]) -> Column:
+    """A column in blocks of the given lengths; tasks that cut and stack its blocks are added to the graph."""
     assert column.lengths is not None
     if column.lengths == lengths:
         return column
@@ -159,18 +160,18 @@ def _recut(graph: Graph, column: Column, lengths: list[int]) -> Column:
         j = min(bisect.bisect_right(starts, first), len(column.blocks)) - 1     # the last block that starts there
         while j < len(column.blocks) and (not pieces or starts[j] < end):
             cut = slice(first - starts[j] if not pieces else 0, min(end, starts[j + 1]) - starts[j])
-            # A value is cut here, lest all of it be sent with each task.
+            # A block in memory is cut here, so that no task carries all of it.
             is_task = isinstance(column.blocks[j], TaskRef)
-            pieces.append(column.blocks[j] if is_task else tasks.rows_of(column.blocks[j], cut))
+            pieces.append(column.blocks[j] if is_task else tasks.slice_rows(column.blocks[j], cut))
             cuts.append(cut if is_task else slice(None))
             j += 1
-        task = Task(f"xent-rows-of-{column.name}-{token}-{i}", tasks.joined_rows, cuts, *pieces)
+        task = Task(f"xent-rows-of-{column.name}-{token}-{i}", tasks.stack_rows, cuts, *pieces)
         graph[task.key] = task
         blocks.append(TaskRef(task.key))
     return Column(column.name, blocks, lengths)
 
 
-# --- from collections to blocks --------------------------------------------------------------------------------------
+# --- from collections to one graph -----------------------------------------------------------------------------------
 
 
 def is_partitioned(X: Any) -> bool:
@@ -185,27 +186,27 @@ def is_frame(value: Any) -> bool:
     return not isinstance(value, Delayed) and hasattr(value, "divisions") and hasattr(value, "expr")
 
 
-def plan(given: Mapping[str, Any]) -> Partitions:
-    """Partitions of columns, the first of which has partitions; the others may be in memory.
+def build_partitions(given: Mapping[str, Any]) -> Partitions:
+    """Partitions from the columns of one call.
 
     Parameters
     ----------
     given : mapping of str to object
-        By name: dask arrays, of which the first axis is that of the rows, dask dataframes or series, Delayed or
-        sequences of Delayed, or but for the first one arrays or series in memory. Those that are None are left out.
+        By name: dask arrays with the rows along the first axis, dask dataframes or series, Delayed or sequences of
+        Delayed; and, except for the first, arrays or series in memory. None is left out.
     """
     values = {name: value for name, value in given.items() if value is not None}
-    return plan_collections(
-        {name: collections_of(name, v) if is_partitioned(v) else in_memory(name, v) for name, v in values.items()}
+    return join_collections(
+        {name: to_collections(name, v) if is_partitioned(v) else _in_memory(name, v) for name, v in values.items()}
     )
 
 
-def plan_collections(given: Mapping[str, list[Any] | Column]) -> Partitions:
-    """The same of columns that are lists of collections, the blocks of one after those of the other."""
+def join_collections(given: Mapping[str, list[Any] | Column]) -> Partitions:
+    """The same from columns that are lists of collections: the blocks of the first, then those of the second, ..."""
     collections = {name: value for name, value in given.items() if not isinstance(value, Column)}
-    graph, keys = joint_graph([c for several in collections.values() for c in several])
-    if len(collections) > 1:    # what is made of one alone may be computed with other things of the caller
-        graph, keys = _under_own_keys(graph, keys)
+    graph, keys = _join_graphs([c for several in collections.values() for c in several])
+    if len(collections) > 1:    # the graph of one column alone keeps its keys, which the caller may share with others
+        graph, keys = _rename_keys(graph, keys)
     keys_of = iter(keys)
     columns = []
     for name, value in given.items():
@@ -213,15 +214,15 @@ def plan_collections(given: Mapping[str, list[Any] | Column]) -> Partitions:
             columns.append(value)
         else:
             blocks = [TaskRef(key) for _ in value for key in next(keys_of)]
-            columns.append(Column(name, blocks, _known_lengths(collections[name])))
+            columns.append(Column(name, blocks, _find_lengths(collections[name])))
     indexed = {name for name, (first, *_) in collections.items() if is_frame(first)}
     indexed |= {column.name for column in columns if hasattr(column.blocks[0], "iloc")}
-    _refuse_other_shuffles(graph, columns, indexed)
+    _check_shuffles(graph, columns, indexed)
     return Partitions(graph, columns)
 
 
-def collections_of(name: str, value: Any) -> list[Any]:
-    """A frame, an array in whole rows, or an array for each Delayed: it is one of a block, whatever that is."""
+def to_collections(name: str, value: Any) -> list[Any]:
+    """A dataframe; an array, in blocks of whole rows; or for each Delayed an array of one block."""
     if isinstance(value, dask.array.Array):
         split = {axis: -1 for axis in range(1, value.ndim) if value.numblocks[axis] > 1}
         return [value.rechunk(split) if split else value]
@@ -236,59 +237,56 @@ def collections_of(name: str, value: Any) -> list[Any]:
             kind = type(value).__name__
             raise TypeError(f"{name} is a {kind}; it must be a dask array, frame or series, or be Delayed")
         value = list(np.asarray(value.to_delayed(), object).ravel())
-    return [_as_block(delayed) for delayed in value]
+    return [dask.array.from_delayed(delayed, (math.nan,), meta=np.empty(0)) for delayed in value]
 
 
-def _as_block(delayed: Delayed) -> Any:
-    return dask.array.from_delayed(delayed, (math.nan,), meta=np.empty(0))
-
-
-def in_memory(name: str, value: Any) -> Column:
+def _in_memory(name: str, value: Any) -> Column:
     array = value if hasattr(value, "iloc") else to_array(name, value)
     return Column(name, [array], [array.shape[0]] if array.shape else None)
 
 
-def _known_lengths(collections: list[Any]) -> list[int] | None:
-    """Of the blocks of arrays; None if they are not known, as of frames and Delayed."""
+def _find_lengths(collections: list[Any]) -> list[int] | None:
+    """The numbers of rows of the blocks; None if unknown, as for frames and Delayed."""
     if any(is_frame(c) for c in collections):
         return None
     lengths: list[Any] = [length for c in collections for length in (c.chunks[0] if c.ndim else (math.nan,))]
     return None if any(math.isnan(length) for length in lengths) else lengths
 
 
-def _refuse_other_shuffles(graph: Graph, columns: list[Column], indexed: set[str]) -> None:
-    """Raise if two columns were shuffled apart, or one of them alone, and one has no index to tell the order."""
+def _check_shuffles(graph: Graph, columns: list[Column], indexed: set[str]) -> None:
+    """Raise if two columns come from different shuffles, or only one from a shuffle, unless both have an index that
+    tells whether their rows are in the same order."""
     shuffles = {key for key, task in graph.items() if _is_shuffle(key, task)}
     if not shuffles:
         return
-    # None of what is in memory, here or (futures, which are no tasks) on a cluster.
+    # Only blocks that are tasks: those in memory, here or as futures on a cluster, are in a fixed order.
     keys = [(c.name, [b.key for b in c.blocks if isinstance(b, TaskRef) and b.key in graph]) for c in columns]
     behind = [(name, shuffles.intersection(cull(graph, own)[0]) if own else set()) for name, own in keys]
     for name, own in behind[1:]:
         first, other = behind[0]
         if own != other and not indexed.issuperset((first, name)):
             raise ValueError(
-                f"{first} and {name} are made in different shuffles (of a merge, sort_values or the like), or only "
-                "one of them in a shuffle, which leaves rows in no fixed order: which belong together is not known. "
-                "Give the dataframe's columns themselves, not arrays or Delayed made of each; or persist the whole "
-                "dataframe first, and take all columns of that"
+                f"{first} and {name} are made in different shuffles (by merge, sort_values or the like), or only one "
+                "of them in a shuffle, which leaves rows in no fixed order: their rows cannot be matched. Pass columns "
+                "of the dataframe itself, not arrays or Delayed made from them; or persist the whole dataframe first, "
+                "and pass columns of that"
             )
 
 
 def _is_shuffle(key: Any, task: Any) -> bool:
-    """Whether a task is the barrier of a shuffle of a dataframe: on the disk, or between workers."""
+    """Whether a task is the barrier of a shuffle of a dataframe, on disk or between workers."""
     name = key[0] if isinstance(key, tuple) else key
     return str(name).startswith("barrier-") or type(getattr(task, "spec", None)).__name__ == "DataFrameShuffleSpec"
 
 
-def joint_graph(collections: Sequence[Any]) -> tuple[Graph, list[list[Any]]]:
-    """One graph for all collections, optimised together, and the keys of the blocks of each."""
+def _join_graphs(collections: Sequence[Any]) -> tuple[Graph, list[list[Any]]]:
+    """One graph for all collections, optimised together, and for each the keys of its blocks."""
     frames = [c for c in collections if hasattr(c, "expr")]
     others = [c for c in collections if not hasattr(c, "expr")]
     graph: Graph = {}
     keys: dict[int, list[Any]] = {id(c): list(flatten(c.__dask_keys__())) for c in others}
     if frames:
-        # Tuning would fuse partitions. Workers exchange rows only if it is they who compute.
+        # Tuning would fuse partitions. Without a cluster, there are no workers that could exchange rows: use the disk.
         settings: dict[str, Any] = {"optimization.tune.active": False}
         if present_client() is None and dask.config.get("dataframe.shuffle.method", None) is None:
             settings["dataframe.shuffle.method"] = "disk"
@@ -297,18 +295,18 @@ def joint_graph(collections: Sequence[Any]) -> tuple[Graph, list[list[Any]]]:
         keys |= {id(c): list(flatten(own)) for c, own in zip(frames, expression.__dask_keys__(), strict=True)}
         graph = dict(expression.__dask_graph__())
     if others:
-        # With the frames' tasks, so that what arrays have in common with them is not fused into the arrays' alone.
-        layers = HighLevelGraph.merge(*([one_layer(graph)] if frames else []), *(c.__dask_graph__() for c in others))
+        # Together with the tasks of the frames, so that tasks which both need are not fused into the arrays' own.
+        layers = HighLevelGraph.merge(*([wrap_graph(graph)] if frames else []), *(c.__dask_graph__() for c in others))
         graph = dict(optimize_arrays(layers, [key for own in keys.values() for key in own]))
     return graph, [keys[id(c)] for c in collections]
 
 
-def _under_own_keys(graph: Graph, keys: list[list[Any]]) -> tuple[Graph, list[list[Any]]]:
+def _rename_keys(graph: Graph, keys: list[list[Any]]) -> tuple[Graph, list[list[Any]]]:
     """The same tasks under keys that no other graph has.
 
-    A scheduler that still knows a key from an earlier call goes on with the task of that time, which may have been made
-    of other random numbers than the tasks that are new. Futures keep their keys, and so do shuffles, whose barriers
-    workers find by name.
+    A scheduler that still knows a key from an earlier call reuses the task of that call, whose random numbers may
+    differ from those of the new tasks. Futures keep their keys, and so do graphs with shuffles, whose barriers workers
+    find by name.
     """
     if any(_is_shuffle(key, task) for key, task in graph.items()):
         return graph, keys
@@ -323,9 +321,11 @@ def _under_own_keys(graph: Graph, keys: list[list[Any]]) -> tuple[Graph, list[li
     return renamed, [[names.get(key, key) for key in own] for own in keys]
 
 
-def mapped(X: Any, function: Callable[..., Any], model: Any, *arguments: Any, columns: Sequence[int], meta: Any) -> Any:
-    """A dask array of function(partition, model, *arguments), of unknown lengths and so many columns."""
-    partitions = plan({"X": X})
+def map_partitions(
+    X: Any, function: Callable[..., Any], model: Any, *arguments: Any, columns: Sequence[int], meta: Any
+) -> Any:
+    """A dask array of function(partition, model, *arguments), with unknown lengths and the given columns."""
+    partitions = build_partitions({"X": X})
     graph, token = dict(partitions.graph), secrets.token_hex(6)
     name, model_key = f"xent-{getattr(function, '__name__', 'mapped').strip('_')}-{token}", f"xent-model-{token}"
     graph[model_key] = DataNode(model_key, model)
@@ -335,18 +335,3 @@ def mapped(X: Any, function: Callable[..., Any], model: Any, *arguments: Any, co
         graph[key] = Task(key, function, block, TaskRef(model_key), *arguments)
     chunks = ((math.nan,) * len(blocks), *((size,) for size in columns))
     return dask.array.Array(HighLevelGraph({name: MaterializedLayer(graph)}, {name: set()}), name, chunks, meta=meta)
-
-
-# --- one column of a table as labels ---------------------------------------------------------------------------------
-
-
-def labels(y: Any) -> Any:
-    """A table of one column as that column, with scikit-learn's warning."""
-    if is_partitioned(y) and not (is_frame(y) or isinstance(y, dask.array.Array)):
-        return y    # Delayed
-    shape: Sequence[Any] = getattr(y, "shape", ())
-    if len(shape) != 2 or shape[1] != 1:
-        return y
-    message = "A column-vector y was passed when a 1d array was expected. Please change the shape of y to (n_samples,)"
-    warnings.warn(message, shared(DataConversionWarning), stacklevel=4)
-    return y.iloc[:, 0] if hasattr(y, "iloc") else y[:, 0]

@@ -1,8 +1,8 @@
-"""Tasks in rounds, on a Dask cluster or by Dask's scheduler on this machine.
+"""Rounds: one evaluation over all partitions, on a Dask cluster or by Dask's scheduler on this machine.
 
-Of data that a cluster holds, a round is one task for each thread, whose results are added up on the way to the client.
-Of data that is read again, it is a graph with everything from the sources to the sum: so each source is read once, and
-Dask decides what is in memory at a time.
+If a cluster holds the data, a round sends the coefficients and one task per thread (see `placement`), and the results
+are added on the way to the client. If data is read again, a round is one graph from the sources to the sum, so that
+each source is read once and Dask decides what is in memory at a time.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ from typing import Any, NamedTuple
 
 import dask
 import numpy as np
-from dask._task_spec import TaskRef
+from dask._task_spec import List, Task, TaskRef
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from dask.optimization import cull
 from numpy.typing import NDArray
 
 from xent.dask import tasks
-from xent.dask.placement import Group, grouped
+from xent.dask.placement import Group, assign_partitions
 
 Array = NDArray[Any]
 Vector = NDArray[np.float64]
 Graph = dict[Any, Any]
 
-FAN_IN = 16         # results that one task adds up
-AT_ONCE = 1 << 20   # bytes that the client sends with the tasks, and of results that it adds up, itself
-ATTEMPTS = 3        # of a round whose results were lost with the workers that had them
+FAN_IN = 16                 # results that one task adds
+DIRECT_BYTES = 1 << 20      # up to this, coefficients travel with the tasks, and the client adds the results
+ATTEMPTS = 3                # at a round whose inputs were lost together with workers
 
 
 class Timing(NamedTuple):
-    """What the evaluations of a fit took.
+    """How long the evaluations of a fit took.
 
     Attributes
     ----------
     rounds : int
-        Rounds of the cluster: evaluations, Hessian products and metrics.
+        Rounds of the cluster: evaluations, Hessian products and diagonals.
     seconds : float
-        The time that they took, all together.
+        The time of all rounds.
     computing : float
         The time that tasks computed in them, in seconds of one thread.
     threads : int
-        Of all workers, at the end of the fit.
+        The threads of all workers at the end of the fit.
     scheduling : float
         The share of the threads' time in which they did not compute: 1 - computing / (threads * seconds). It is the
         scheduler's and the network's, and that of threads without a partition to work on.
@@ -61,9 +61,9 @@ class Timing(NamedTuple):
 
 
 def present_client() -> Any:
-    """The client of dask.distributed that Dask would compute with now, if there is one.
+    """The client of dask.distributed that Dask would compute with now; None if there is none.
 
-    None within a task of a cluster: `dask.compute` knows how to wait there without keeping the worker from its work.
+    None within a task of a cluster, too: there `dask.compute` waits without blocking the worker's thread.
     """
     if hasattr(getattr(sys.modules.get("distributed.worker"), "thread_state", None), "key"):
         return None
@@ -71,64 +71,90 @@ def present_client() -> Any:
     return client if hasattr(client, "who_has") else None
 
 
-def one_layer(graph: Graph) -> HighLevelGraph:
+def present_engine(retries: int = 0) -> Engine:
+    client = present_client()
+    return Engine() if client is None else Cluster(client, retries)
+
+
+def wrap_graph(graph: Graph) -> HighLevelGraph:
+    """The graph as the one layer of a HighLevelGraph."""
     name = f"xent-{secrets.token_hex(6)}"
     return HighLevelGraph({name: MaterializedLayer(graph)}, {name: set()})
 
 
-def delayed_of(graph: Graph, keys: Sequence[Any]) -> list[Delayed]:
-    """Tasks of a graph, as Dask's functions take them."""
-    needed = one_layer(cull(graph, list(keys))[0])
+def to_delayed(graph: Graph, keys: Sequence[Any]) -> list[Delayed]:
+    """Tasks of a graph as Delayed objects, which Dask's functions take."""
+    needed = wrap_graph(cull(graph, list(keys))[0])
     (name,) = needed.layers
     return [Delayed(key, needed, layer=name) for key in keys]
 
 
+def add_reduction(graph: Graph, keys: Sequence[Any], name: str, combine: Callable[[list[Any]], Any]) -> Any:
+    """Add tasks to the graph that combine the results of others, FAN_IN at a time; return the key of the last one."""
+    level, token = list(keys), secrets.token_hex(6)
+    while len(level) > 1:
+        several = [level[i : i + FAN_IN] for i in range(0, len(level), FAN_IN)]
+        added = [
+            Task(f"xent-{name}-{token}-{len(level)}-{i}", combine, List(*map(TaskRef, some)))
+            for i, some in enumerate(several)
+        ]
+        graph.update((task.key, task) for task in added)
+        level = [task.key for task in added]
+    return level[0]
+
+
 class Engine:
-    """Has Dask compute the tasks of a graph; this one on this machine, by its present scheduler."""
+    """Computes tasks of a graph with Dask; this class on this machine, by Dask's present scheduler."""
 
     def __init__(self) -> None:
         self._rounds = 0
         self._seconds = self._computing = 0.0
 
     def compute(self, graph: Graph, keys: Sequence[Any], wanted: Sequence[Any] | None = None) -> list[Any]:
-        """The values of tasks.
+        """Compute the values of tasks.
 
         Parameters
         ----------
         graph : dict
         keys : sequence
-            Tasks of each partition: an error names the one that failed.
+            The task of each partition: if one fails, the error names its partition.
         wanted : sequence, optional
-            The tasks; `keys` if not given.
+            The tasks whose values are returned; `keys` if not given.
         """
         try:
             return self._values(graph, keys if wanted is None else wanted)
         except Exception as error:
             if tasks.names_partition(error):
                 raise
-            # Dask does not say which task has failed. What fails once more does.
+            # Dask does not say which task has failed: find the one that fails again.
             for i, key in enumerate(keys):
                 try:
                     self._values(graph, [key])
                 except Exception as again:
-                    raise tasks.located(i, again) from again
+                    raise tasks.locate_error(i, again) from again
             raise RuntimeError(f"a partition could not be read or computed: {type(error).__name__}: {error}") from error
 
     def _values(self, graph: Graph, keys: Sequence[Any]) -> list[Any]:
-        return list(dask.compute(*delayed_of(graph, keys), traverse=False, optimize_graph=False))
+        return list(dask.compute(*to_delayed(graph, keys), traverse=False, optimize_graph=False))
 
-    def hold(self, graph: Graph, keys: Sequence[Any]) -> tuple[list[Any], Any]:
-        """Arguments for other tasks that stand for the values of these, and what keeps those in memory."""
+    def persist(self, graph: Graph, keys: Sequence[Any]) -> tuple[list[Any], Any]:
+        """Compute tasks and keep their values in memory.
+
+        Returns
+        -------
+        list, object
+            What stands for each value as an argument of other tasks; and what keeps the values in memory.
+        """
         return self._values(graph, keys), None
 
-    def total(self, graph: Graph, keys: Sequence[Any], total: Any) -> Vector:
-        """The sums that one task has added up."""
+    def compute_sum(self, graph: Graph, keys: Sequence[Any], total: Any) -> Vector:
+        """One round: the task `total` returns the exact sums (as `tasks.sum_over`) over the tasks of all partitions."""
         start = time.perf_counter()
         (result,) = self.compute(graph, keys, [total])
-        return self._rounded(start, *result)
+        return self._finish_round(start, *result)
 
-    def _rounded(self, start: float, sums: Array, computing: float) -> Vector:
-        total = tasks.rounded(sums)
+    def _finish_round(self, start: float, sums: Array, computing: float) -> Vector:
+        total = tasks.round_sums(sums)
         self._rounds += 1
         self._seconds += time.perf_counter() - start
         self._computing += computing
@@ -136,13 +162,13 @@ class Engine:
 
 
 class Cluster(Engine):
-    """The same on a cluster, and rounds over data that is there.
+    """The same on a cluster, and rounds over data that the cluster holds.
 
     Parameters
     ----------
     client : distributed.Client
     retries : int
-        Of tasks that fail.
+        How often a task that fails is tried again.
     """
 
     def __init__(self, client: Any, retries: int) -> None:
@@ -154,31 +180,32 @@ class Cluster(Engine):
 
     def compute(self, graph: Graph, keys: Sequence[Any], wanted: Sequence[Any] | None = None) -> list[Any]:
         more = [] if wanted is None else [key for key in wanted if key not in keys]
-        futures = dict(zip([*keys, *more], self.futures(graph, [*keys, *more]), strict=True))
+        futures = dict(zip([*keys, *more], self.submit(graph, [*keys, *more]), strict=True))
         groups = [Group([i], None, None) for i in range(len(keys))]
-        return self.results([futures[key] for key in keys], groups, [futures[key] for key in wanted or keys])
+        return self.gather([futures[key] for key in keys], groups, [futures[key] for key in wanted or keys])
 
-    def futures(self, graph: Graph, keys: Sequence[Any]) -> list[Any]:
+    def submit(self, graph: Graph, keys: Sequence[Any]) -> list[Any]:
+        """Start the computation of tasks; return their futures."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sending large graph")    # its data is the user's, or coefficients
-            computed = self.client.compute(delayed_of(graph, keys), retries=self.retries, optimize_graph=False)
-        return computed     # type: ignore[no-any-return]
+            futures = self.client.compute(to_delayed(graph, keys), retries=self.retries, optimize_graph=False)
+        return futures     # type: ignore[no-any-return]
 
-    def hold(self, graph: Graph, keys: Sequence[Any]) -> tuple[list[Any], Any]:
-        futures = self.futures(graph, keys)
+    def persist(self, graph: Graph, keys: Sequence[Any]) -> tuple[list[Any], Any]:
+        futures = self.submit(graph, keys)
         return [TaskRef(future.key) for future in futures], futures
 
-    def total(self, graph: Graph, keys: Sequence[Any], total: Any) -> Vector:
-        return self.attempt(lambda: super(Cluster, self).total(graph, keys, total))
+    def compute_sum(self, graph: Graph, keys: Sequence[Any], total: Any) -> Vector:
+        return self.attempt(lambda: super(Cluster, self).compute_sum(graph, keys, total))
 
     def map(self, name: str, function: Callable[..., Any], *columns: Sequence[Any], **options: Any) -> list[Any]:
-        """One task for each element of the columns."""
+        """Submit one task for each element of the columns; return the futures."""
         keys = [f"xent-{name}-{self._token}-{i}" for i in range(len(columns[0]))]
         futures: list[Any] = self.client.map(function, *columns, key=keys, retries=self.retries, **options)
         return futures
 
-    def results(self, futures: list[Any], groups: Sequence[Group], wanted: list[Any] | None = None) -> list[Any]:
-        """What tasks return; an error names the partition that failed."""
+    def gather(self, futures: list[Any], groups: Sequence[Group], wanted: list[Any] | None = None) -> list[Any]:
+        """The results of `wanted`, or of all futures; an error names the partition whose future failed."""
         try:
             return self.client.gather(futures if wanted is None else wanted)    # type: ignore[no-any-return]
         except concurrent.futures.CancelledError:
@@ -189,17 +216,11 @@ class Cluster(Engine):
                     pieces = group.prepared if isinstance(group.prepared, list) else []
                     found = [i for i, p in zip(group.numbers, pieces, strict=False) if p.status == "error"]
                     cause = future.exception()
-                    raise tasks.located((found or group.numbers)[0], cause) from cause
+                    raise tasks.locate_error((found or group.numbers)[0], cause) from cause
             raise error
 
-    def round(
-        self, name: str, function: Callable[..., Array], groups: Callable[[], Sequence[Group]], *arguments: Array
-    ) -> Vector:
-        """The sums of what a function returns of each partition."""
-        return self.attempt(lambda: self.round_once(name, function, groups(), arguments))
-
     def attempt(self, work: Callable[[], Vector]) -> Vector:
-        """Again if data that the client has sent was lost with the workers: partitions come back by themselves."""
+        """Repeat work whose inputs from the client were lost with workers. Dask recomputes lost partitions itself."""
         for _ in range(ATTEMPTS - 1):
             try:
                 return work()
@@ -207,39 +228,45 @@ class Cluster(Engine):
                 continue
         return work()
 
-    def send(self, arrays: Sequence[Array]) -> list[Any]:
-        """Arrays for all workers, which get them from each other.
+    def round(
+        self, name: str, function: Callable[..., Array], groups: Callable[[], Sequence[Group]], *arguments: Array
+    ) -> Vector:
+        """One round: the sum of function(partition, *arguments) over all partitions."""
+        return self.attempt(lambda: self.attempt_round(name, function, groups(), arguments))
 
-        As tasks, not by `Client.scatter`: the scheduler has what it needs to make them again when workers are lost,
-        and does not wait for a worker that has just died.
+    def attempt_round(
+        self, name: str, function: Callable[..., Array], groups: Sequence[Group], arguments: Sequence[Array]
+    ) -> Vector:
+        start = time.perf_counter()
+        size = len(groups) * sum(array.nbytes for array in arguments)
+        sent = arguments if size < DIRECT_BYTES else self.send(arguments)
+        self._names += 1
+        place = f"{name}-{self._token}-{self._names}"
+        level = leaves = self.submit_groups(place, tasks.sum_over, groups, function, sent)
+        depth = 0
+        # The sums are three numbers for each coefficient.
+        while len(level) > (FAN_IN if 3 * size < DIRECT_BYTES else 1):
+            several = [level[i : i + FAN_IN] for i in range(0, len(level), FAN_IN)]
+            keys = [f"xent-add-{place}-{depth}-{i}" for i in range(len(several))]
+            level, depth = self.client.map(tasks.add_sums, several, key=keys), depth + 1
+        return self._finish_round(start, *tasks.add_sums(self.gather(leaves, groups, level)))
+
+    def send(self, arrays: Sequence[Array]) -> list[Any]:
+        """Send arrays once, for all workers, which pass them on to each other; return their futures.
+
+        They are the results of tasks, not of `Client.scatter`: the scheduler can then make them again when workers are
+        lost, and does not wait for a worker that has just died.
         """
         self._names += 1
         keys = [f"xent-coefficients-{self._token}-{self._names}-{i}" for i in range(len(arrays))]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sending large graph")    # they are what has to be sent
-            return [self.client.submit(tasks.same, array, key=key) for array, key in zip(arrays, keys, strict=True)]
+            return [self.client.submit(tasks.identity, array, key=key) for array, key in zip(arrays, keys, strict=True)]
 
-    def round_once(
-        self, name: str, function: Callable[..., Array], groups: Sequence[Group], arguments: Sequence[Array]
-    ) -> Vector:
-        start = time.perf_counter()
-        # What is little goes with each task, and what is more from worker to worker.
-        size = len(groups) * sum(array.nbytes for array in arguments)
-        sent = arguments if size < AT_ONCE else self.send(arguments)
-        self._names += 1
-        place = f"{name}-{self._token}-{self._names}"
-        level = leaves = self.of_groups(place, tasks.each, groups, function, sent)
-        depth = 0
-        while len(level) > (FAN_IN if 3 * size < AT_ONCE else 1):
-            several = [level[i : i + FAN_IN] for i in range(0, len(level), FAN_IN)]
-            keys = [f"xent-add-{place}-{depth}-{i}" for i in range(len(several))]
-            level, depth = self.client.map(tasks.add, several, key=keys), depth + 1
-        return self._rounded(start, *tasks.add(self.results(leaves, groups, level)))
-
-    def of_groups(
+    def submit_groups(
         self, name: str, function: Callable[..., Any], groups: Sequence[Group], *arguments: Any
     ) -> list[Any]:
-        """One task for each group, where it is if that worker is still there."""
+        """Submit one task for each group, to its worker if that is still there; return the futures."""
         return [
             self.client.submit(
                 function, group.prepared, group.numbers, *arguments, key=f"xent-{name}-{i}", retries=self.retries,
@@ -248,17 +275,17 @@ class Cluster(Engine):
             for i, group in enumerate(groups)
         ]    # fmt: skip
 
-    def placed(self, numbers: Sequence[int], rows: Sequence[int], prepared: list[Any]) -> list[Group]:
-        """A group of partitions for each thread, where they are."""
+    def place(self, numbers: Sequence[int], lengths: Sequence[int], prepared: list[Any]) -> list[Group]:
+        """A group of partitions for each thread, on the workers that hold them."""
         from distributed import wait
 
         wait(prepared)
         threads = self.client.nthreads()
-        there = self.client.who_has(prepared)
-        holders = [there.get(future.key, ()) for future in prepared]
+        who_has = self.client.who_has(prepared)
+        holders = [who_has.get(future.key, ()) for future in prepared]
         return [
             Group([numbers[j] for j in members], [prepared[j] for j in members], worker)
-            for worker, members in grouped(holders, rows, threads)
+            for worker, members in assign_partitions(holders, lengths, threads)
         ]
 
     def timing(self) -> Timing:

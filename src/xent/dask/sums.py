@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from dask._task_spec import DataNode, List, Task, TaskRef
+from dask._task_spec import DataNode, TaskRef
 from numpy.typing import NDArray
 
 from xent._estimator.partitions import FitData, Plan, Summary, make_plan
@@ -17,8 +17,8 @@ from xent._fit.subsample import Candidates
 from xent._fit.types import Matrix, Vector
 from xent.dask import tasks
 from xent.dask.partitions import Partitions
-from xent.dask.placement import Group, singly
-from xent.dask.rounds import FAN_IN, Cluster, Engine
+from xent.dask.placement import Group, one_per_partition
+from xent.dask.rounds import Cluster, Engine, add_reduction
 
 Array = NDArray[Any]
 
@@ -29,8 +29,8 @@ def local_rows(
     engine: Engine, partitions: Partitions, known: Array | None, class_weight: Any, n_threads: int | None
 ) -> FitData:
     """Partitions in the memory of this process, computed in one call of Dask."""
-    graph, keys = partitions.tasks(
-        "partition", tasks.part_and_summary, partitions.places(), [known] * len(partitions)
+    graph, keys = partitions.add_tasks(
+        "partition", tasks.read_partition, partitions.places(), [known] * len(partitions)
     )
     read = engine.compute(graph, keys)
     plan = make_plan([summary for _, summary in read], class_weight)
@@ -47,12 +47,12 @@ def cluster_rows(
     cluster: Cluster, partitions: Partitions, known: Array | None, class_weight: Any, n_threads: int
 ) -> FitData:
     """Partitions in the memory of a cluster: read, summarised, and made ready for rounds."""
-    read = cluster.futures(*partitions.tasks("partition", tasks.part, partitions.places()))
-    found = cluster.map("summary", tasks.summary, read, known=known)
-    plan = make_plan(cluster.results(found, singly(range(len(read)), read)), class_weight)
+    read = cluster.submit(*partitions.add_tasks("partition", tasks.make_partition, partitions.places()))
+    found = cluster.map("summary", tasks.summarise_partition, read, known=known)
+    plan = make_plan(cluster.gather(found, one_per_partition(range(len(read)), read)), class_weight)
     numbers = [i for i, length in enumerate(plan.partition_lengths) if length]
     prepared = cluster.map(
-        "rows", tasks.prepared, [read[i] for i in numbers], plan=_for_tasks(plan), n_threads=n_threads
+        "rows", tasks.make_sums, [read[i] for i in numbers], plan=_for_tasks(plan), n_threads=n_threads
     )
     sums = ClusterSums(plan, cluster, numbers, prepared)
     return plan.fit_data(sums, sums.are_separated)
@@ -62,19 +62,19 @@ def reread_rows(
     engine: Engine, partitions: Partitions, known: Array | None, class_weight: Any, n_threads: int
 ) -> FitData:
     """Partitions that are read again for every pass, here or on a cluster."""
-    graph, keys = partitions.tasks("summary", tasks.summary_of, partitions.places(), [known] * len(partitions))
+    graph, keys = partitions.add_tasks("summary", tasks.read_summary, partitions.places(), [known] * len(partitions))
     summaries = engine.compute(graph, keys)
     plan = make_plan(summaries, class_weight)
     sums = RereadSums(plan, engine, partitions, [_seen(s, plan.classes) for s in summaries], n_threads)
     return plan.fit_data(sums, sums.are_separated)
 
 
-def _seen(summary: Summary | None, classes: Array) -> tasks.Seen:
+def _seen(summary: Summary | None, classes: Array) -> tasks.FirstPass:
     counts = np.zeros(len(classes))
     if summary is None:
-        return tasks.Seen(0, counts)
+        return tasks.FirstPass(0, counts)
     counts[np.searchsorted(classes, summary.labels)] = summary.counts
-    return tasks.Seen(summary.rows, counts)
+    return tasks.FirstPass(summary.rows, counts)
 
 
 def _for_tasks(plan: Plan) -> Plan:
@@ -90,14 +90,14 @@ class RereadSums(PartitionedSums):
     plan : Plan
     engine : Engine
     partitions : Partitions
-    seen : list of Seen
+    seen : list of FirstPass
         What each was at first, and must be again.
     n_threads : int
         Of each task.
     """
 
     def __init__(
-        self, plan: Plan, engine: Engine, partitions: Partitions, seen: list[tasks.Seen], n_threads: int
+        self, plan: Plan, engine: Engine, partitions: Partitions, seen: list[tasks.FirstPass], n_threads: int
     ) -> None:
         super().__init__(plan.layout)
         self.plan = _for_tasks(plan)
@@ -119,10 +119,11 @@ class RereadSums(PartitionedSums):
         return product
 
     def are_separated(self, coef: Array, intercept: Array) -> bool:
-        return not self._total("separated", tasks.outside, coef, intercept).any()
+        return not self._total("separated", tasks.not_separated, coef, intercept).any()
 
     def _read_candidates(self) -> Candidates:
-        graph, keys = self._tasks("sample", tasks.sample_reread, tasks.sample, *self.layout.candidate_slices())
+        slices = self.layout.candidate_slices()
+        graph, keys = self._tasks("sample", tasks.reread_subsample, tasks.take_subsample, *slices)
         samples = [sample for sample in self.engine.compute(graph, keys) if sample is not None]
         return concat_samples(samples, self.layout.n_classes)
 
@@ -131,25 +132,16 @@ class RereadSums(PartitionedSums):
 
     def _total(self, name: str, function: Callable[..., Array], *arguments: Array) -> Vector:
         """The exact sum of what a function returns of each partition, added up by tasks."""
-        graph, keys = self._tasks(name, tasks.each_reread, function, *arguments)
-        level, token = keys, secrets.token_hex(6)
-        while len(level) > 1:
-            several = [level[i : i + FAN_IN] for i in range(0, len(level), FAN_IN)]
-            added = [
-                Task(f"xent-add-{token}-{len(graph)}-{i}", tasks.add, List(*map(TaskRef, some)))
-                for i, some in enumerate(several)
-            ]
-            graph.update((task.key, task) for task in added)
-            level = [task.key for task in added]
-        return self.engine.total(graph, keys, level[0])
+        graph, keys = self._tasks(name, tasks.reread_and_sum, function, *arguments)
+        return self.engine.compute_sum(graph, keys, add_reduction(graph, keys, "add", tasks.add_sums))
 
     def _tasks(
         self, name: str, task: Callable[..., Any], function: Callable[..., Any], *arguments: Any
     ) -> tuple[dict[Any, Any], list[str]]:
         n = len(self.partitions)
         key = f"xent-coefficients-{secrets.token_hex(6)}"
-        what = tasks.Pass(self.plan, self.n_threads, function, arguments)
-        graph, keys = self.partitions.tasks(name, task, range(n), self.seen, [TaskRef(key)] * n)
+        what = tasks.RereadTask(self.plan, self.n_threads, function, arguments)
+        graph, keys = self.partitions.add_tasks(name, task, range(n), self.seen, [TaskRef(key)] * n)
         graph[key] = DataNode(key, what)
         return graph, keys
 
@@ -178,7 +170,7 @@ class ClusterSums(PartitionedSums):
 
     def groups(self) -> list[Group]:
         if self._uses % REGROUP == 0:
-            self._groups = self.cluster.placed(self.numbers, self.lengths, self.prepared)
+            self._groups = self.cluster.place(self.numbers, self.lengths, self.prepared)
         self._uses += 1
         return self._groups
 
@@ -196,7 +188,7 @@ class ClusterSums(PartitionedSums):
                 sent[:] = self.cluster.send([matrix])
                 there.extend(self._curvatures(sent[0]))
             try:
-                return self.cluster.round_once("hessian-product", tasks.product, there, [direction])
+                return self.cluster.attempt_round("hessian-product", tasks.apply_hessian_product, there, [direction])
             except concurrent.futures.CancelledError:
                 there.clear()
                 raise
@@ -205,16 +197,17 @@ class ClusterSums(PartitionedSums):
 
     def _curvatures(self, matrix: Any) -> list[Group]:
         groups = self.groups()
-        made = self.cluster.of_groups(f"curvature-{secrets.token_hex(6)}", tasks.curvatures, groups, matrix)
+        name = f"curvature-{secrets.token_hex(6)}"
+        made = self.cluster.submit_groups(name, tasks.make_hessian_products, groups, matrix)
         return [group._replace(prepared=curvature) for group, curvature in zip(groups, made, strict=True)]
 
     def are_separated(self, coef: Array, intercept: Array) -> bool:
-        return not self.cluster.round("separated", tasks.outside, self.groups, coef, intercept).any()
+        return not self.cluster.round("separated", tasks.not_separated, self.groups, coef, intercept).any()
 
     def _read_candidates(self) -> Candidates:
         slices = self.layout.candidate_slices()
-        samples = self.cluster.map("sample", tasks.sample, self.prepared, [slices[i] for i in self.numbers])
-        found = self.cluster.results(samples, singly(self.numbers, self.prepared))
+        samples = self.cluster.map("sample", tasks.take_subsample, self.prepared, [slices[i] for i in self.numbers])
+        found = self.cluster.gather(samples, one_per_partition(self.numbers, self.prepared))
         return concat_samples(found, self.layout.n_classes)
 
     def _sum_diagonals(self, matrix: Matrix) -> Matrix:
