@@ -7,7 +7,7 @@ Each file imports only from those above it:
     curvature           p (1 - p) and what follows from it
     inverses            of matrices that rounding may have spoilt
     penalties           L2
-    losses, logits      the loss; the linear model, a block of rows at a time
+    logits              the linear model, a block of rows at a time
     subsample           rows that a preconditioner is computed from
     sums                what a fit asks of its rows: four sums over them (a protocol)
     row_pass, row_sums  the sums over rows in memory
