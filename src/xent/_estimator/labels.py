@@ -102,8 +102,8 @@ def _check_objects(name: str, array: Array) -> Array:
             f"{name} has labels that cannot be sorted: they are of types {names}. Convert them to one type, such as str"
         )
     raise ValueError(
-        f"{name} has labels of type {names}, such as {name}{describe_first_bad(array, good)}; {_LABELS}, or objects that "
-        f"are all strings: convert them to {_find_type(types)} (Unknown label type: unknown)"
+        f"{name} has labels of type {names}, such as {name}{describe_first_bad(array, good)}; {_LABELS}, or objects "
+        f"that are all strings: convert them to {_find_type(types)} (Unknown label type: unknown)"
     )
 
 
