@@ -241,10 +241,9 @@ class Blocks:
         """The rows for a fit, after the first pass, which summarises each block."""
         summaries = [p and summarise(p, self.classes) for p in self._read_partitions()]
         plan = make_plan(summaries, class_weight)
-        lengths = plan.partition_lengths
 
         def read() -> Iterator[tuple[int, RowSums]]:
-            i = -1
+            lengths, i = plan.partition_lengths, -1
             for i, partition in enumerate(self._read_partitions()):
                 rows = 0 if partition is None else partition.X.shape[0]
                 if i >= len(lengths):

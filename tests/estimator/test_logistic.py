@@ -1,24 +1,13 @@
-"""The estimator and its objective."""
+"""Fits of the estimator: their optimum, options, layouts, and what they warn of."""
 
-import sys
 import tracemalloc
-import warnings
 
 import numpy as np
 import pytest
 
 import xent
-from xent._fit.objective import Objective
 
 X_DIGITS, Y_DIGITS = xent.datasets.load_digits()
-
-
-@pytest.fixture
-def blobs():
-    """Three overlapping classes: a well-conditioned problem."""
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 3, 300)
-    return rng.normal(size=(300, 5)) + np.eye(3, 5)[y], y
 
 
 def objective_by_hand(X, y, coef, intercept, l2, weight=None):
@@ -95,44 +84,6 @@ def test_weight_zero_is_absence(blobs):
     np.testing.assert_allclose(ours.coef_, twin.coef_, atol=1e-8)
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [
-        np.array(["ash", "birch", "cedar"]),
-        np.array(["ash", "birch", "cedar"], object),
-        np.array([-5, 0, 1000]),
-        np.array([0.0, 1.0, 2.0]),
-        np.array([3, 1, 2], np.uint8),
-        np.array([b"a", b"b", b"c"]),
-    ],
-    ids=lambda labels: str(labels.dtype),
-)
-def test_labels_of_any_type(blobs, labels):
-    X, y = blobs
-    plain = xent.LogisticRegression(tol=1e-8).fit(X, y)
-    model = xent.LogisticRegression(tol=1e-8).fit(X, labels[y])
-    assert model.classes_.tolist() == sorted(labels.tolist())
-    assert model.predict(X).tolist() == labels[plain.predict(X)].tolist()
-    assert model.score(X, labels[y]) == plain.score(X, y)
-
-
-def test_bool_labels_are_two_classes(blobs):
-    X, y = blobs
-    model = xent.LogisticRegression().fit(X, y > 0)
-    assert model.classes_.tolist() == [False, True]
-    assert model.predict(X).dtype == bool
-    assert model.decision_function(X).shape == (300,)
-
-
-def test_log_probabilities_are_exact():
-    model = xent.LogisticRegression(C=1e9, tol=1e-3).fit([[0.0], [1.0], [2.0], [3.0]], [0, 0, 1, 1])
-    rows = np.array([[-1e4], [1e4]])
-    score = model.decision_function(rows)
-    np.testing.assert_allclose(model.predict_log_proba(rows), -np.logaddexp(0, np.c_[score, -score]), rtol=1e-14)
-    assert (model.predict_log_proba(rows) < 0).any(axis=1).all()
-    assert (model.predict_proba(rows).sum(axis=1) == 1).all()
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_digits(dtype):
     X = X_DIGITS.astype(dtype)
@@ -183,20 +134,6 @@ def test_inputs_are_not_changed_and_logits_never_exist_whole():
     assert peak < 50_000 * 60 * 8 / 2
 
 
-def test_callback_and_first_loss(blobs):
-    X, y = blobs
-    seen = []
-    model = xent.LogisticRegression().fit(X, y, callback=seen.append)
-    assert seen[0].loss == pytest.approx(np.log(3), rel=1e-15)
-    assert [p.iteration for p in seen] == list(range(int(model.n_iter_[0]) + 1))
-    assert seen[-1].loss == model.objective_
-
-
-def test_verbose_prints(blobs, capsys):
-    xent.LogisticRegression(verbose=1).fit(*blobs)
-    assert "iteration 0: loss 1.0986" in capsys.readouterr().out
-
-
 def test_max_iter_warns_and_says_what_to_do(blobs):
     with pytest.warns(xent.ConvergenceWarning, match=r"2 iterations .* tol=1e-10: max_iter was reached\. Raise max"):
         model = xent.LogisticRegression(tol=1e-10, max_iter=2).fit(*blobs)
@@ -220,16 +157,6 @@ def test_warnings_say_what_has_happened_and_what_helps(blobs):
             assert model.n_iter_[0] == max_iter
 
 
-@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cg"])
-def test_separable_classes_are_said_to_be(solver):
-    X, y = np.array([[-2.0], [-1.0], [1.0], [2.0]]), [0, 0, 1, 1]
-    with pytest.warns(xent.ConvergenceWarning, match="linearly separable"):
-        xent.LogisticRegression(C=np.inf, solver=solver).fit(X, y)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        xent.LogisticRegression(C=1e6, solver=solver).fit(X, y)
-
-
 def test_warm_start_goes_on(blobs):
     X, y = blobs
     model = xent.LogisticRegression(tol=1e-8, warm_start=True).fit(X, y)
@@ -237,14 +164,6 @@ def test_warm_start_goes_on(blobs):
     model.fit(X, y)
     assert model.n_iter_[0] == 0
     np.testing.assert_allclose(model.coef_, coef, rtol=1e-12)
-
-
-def test_separable_data_without_penalty_is_finite():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", xent.ConvergenceWarning)    # there is no minimum to converge to
-        model = xent.LogisticRegression(penalty=None, max_iter=30).fit([[-2.0], [-1.0], [1.0], [2.0]], [0, 0, 1, 1])
-    assert np.isfinite(model.coef_).all()
-    assert model.score([[-3.0], [3.0]], [0, 1]) == 1
 
 
 def test_constant_and_duplicate_features(blobs):
@@ -278,120 +197,11 @@ def test_threads_do_not_matter():
     np.testing.assert_array_equal(one.coef_, two.coef_)
 
 
-def test_parameters(blobs):
-    model = xent.LogisticRegression(C=2.0, max_iter=7)
-    assert model.get_params()["C"] == 2.0
-    assert model.set_params(C=3.0) is model
-    assert repr(model) == "LogisticRegression(C=3.0, max_iter=7)"
-    assert type(model)(**model.get_params()).get_params() == model.get_params()
-    with pytest.raises(ValueError, match="'alpha' is not a parameter"):
-        model.set_params(alpha=1)
-
-
-BAD_PARAMETERS = [
-    ({"C": 0}, ValueError, "C is 0; it must be greater than 0"),
-    ({"C": "big"}, TypeError, "C is 'big'; it must be a real number"),
-    ({"C": float("nan")}, ValueError, "C is nan"),
-    ({"penalty": "l1"}, ValueError, "penalty is 'l1'; it must be 'l2' or None"),
-    ({"solver": "saga"}, ValueError, "solver is 'saga'; it must be one of 'auto', 'lbfgs'"),
-    ({"tol": 0}, ValueError, "tol is 0"),
-    ({"max_iter": -1}, ValueError, "max_iter is -1"),
-    ({"max_iter": 1.5}, TypeError, "max_iter is 1.5; it must be an integer"),
-    ({"n_jobs": 0}, ValueError, "n_jobs is 0; it must be at least 1, negative "),
-    ({"C": 10**400}, ValueError, "C is larger than a float can be"),
-    ({"class_weight": {0: None}}, TypeError, r"class_weight\[0\] is None; it must be a real number"),
-    ({"class_weight": {9: 1.0}}, ValueError, "class_weight names 9, which is not a label"),
-    ({"class_weight": {0: -1.0}}, ValueError, r"class_weight\[0\] is -1.0"),
-    ({"class_weight": "even"}, ValueError, "class_weight is 'even'"),
-]
-
-
-@pytest.mark.parametrize(("parameters", "error", "message"), BAD_PARAMETERS)
-def test_bad_parameters(blobs, parameters, error, message):
-    with pytest.raises(error, match=message):
-        xent.LogisticRegression(**parameters).fit(*blobs)
-
-
-BAD_DATA = [
-    (lambda X, y: (np.where(np.arange(5) == 2, np.nan, X), y), r"X\[0, 2\] is nan; it must be finite"),
-    (lambda X, y: (np.where(np.arange(5) == 2, np.inf, X), y), r"X\[0, 2\] is inf"),
-    (lambda X, y: (X[:, 0], y), "X has 1 dimensions"),
-    (lambda X, y: (X[:0], y[:0]), "at least one sample"),
-    (lambda X, y: (X, y[:-1]), r"y has shape \(299,\); it must have shape \(300,\)"),
-    (lambda X, y: (X, np.zeros(300)), "one class only"),
-    (lambda X, y: (X, y + 0.5), r"y\[0\] is \d.5; labels must be"),
-    (lambda X, y: (X, np.where(np.arange(300) == 7, np.inf, y)), r"y\[7\] is inf; labels must be"),
-    (lambda X, y: (X, [np.nan if i == 7 else v for i, v in enumerate(y)]), r"y\[7\] is nan; labels must be"),
-    (lambda X, y: (X, np.array([None if i == 7 else "a" for i in y * 0 + np.arange(300)], object)), r"y\[7\] is None"),
-    (lambda X, y: (X, np.array([np.nan if i == 7 else "ab"[i % 2] for i in range(300)], object)), r"y\[7\] is nan"),
-    (lambda X, y: (X, np.array(["NaT" if i == 7 else "2020-01-01" for i in range(300)], "M8[D]")), r"y\[7\] is NaT"),
-    (lambda X, y: (X, y, np.full(300, -1.0)), r"sample_weight\[0\] is -1.0"),
-    (lambda X, y: (X, y, np.ones(3)), "sample_weight has shape"),
-    (lambda X, y: (X, y, np.zeros(300)), "is 0 for every sample"),
-]
-
-
-@pytest.mark.parametrize(("spoil", "message"), BAD_DATA)
-def test_bad_data_leaves_a_fitted_estimator_alone(blobs, spoil, message):
-    X, y = blobs
-    model = xent.LogisticRegression().fit(X, y)
-    coef = model.coef_.copy()
-    with pytest.raises(ValueError, match=message):
-        model.fit(*spoil(X, y))
-    np.testing.assert_array_equal(model.coef_, coef)
-
-
 def test_numbers_too_large_end_in_one_warning(blobs):
     X, y = blobs
     with pytest.warns(xent.ConvergenceWarning, match=r"not a finite number\. Scale the features$"):
         model = xent.LogisticRegression().fit(X * 1e300, y)
     assert np.isfinite(model.coef_).all()
-
-
-def test_score_without_any_weight(blobs):
-    X, y = blobs
-    model = xent.LogisticRegression().fit(X, y)
-    with pytest.raises(ValueError, match="sample_weight is 0 for every sample"):
-        model.score(X, y, np.zeros(300))
-    assert model.score(X, y, np.full(300, 1e308)) == model.score(X, y)
-
-
-def test_bad_data_types(blobs):
-    X, y = blobs
-    with pytest.raises(ValueError, match="X has dtype complex128; it must be real numbers"):
-        xent.LogisticRegression().fit(X * 1j, y)
-    with pytest.raises(TypeError, match="y has labels that cannot be sorted"):
-        xent.LogisticRegression().fit(X[:2], np.array(["a", 1], object))
-
-
-def test_use_before_fit_and_other_width(blobs):
-    X, y = blobs
-    with pytest.raises(xent.NotFittedError, match="not fitted yet"):
-        xent.LogisticRegression().predict(X)
-    with pytest.raises(ValueError, match="X has 4 features, but LogisticRegression is expecting 5"):
-        xent.LogisticRegression().fit(X, y).predict(X[:, :4])
-
-
-def test_memory_of_prediction():
-    """What is returned, and a block."""
-    rng = np.random.default_rng(7)
-    X = rng.normal(size=(100_000, 20))[:, ::2]      # strided: a product would copy all of it
-    model = xent.LogisticRegression().fit(X[:2000], np.arange(2000) % 30)
-    for method, returned in ((model.predict, 8), (model.predict_proba, 30 * 8), (model.predict_log_proba, 30 * 8)):
-        tracemalloc.start()
-        method(X)
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert peak < 100_000 * returned + 16e6
-
-
-def test_predictions_do_not_depend_on_the_blocks(blobs, monkeypatch):
-    X, y = blobs
-    model = xent.LogisticRegression().fit(X, y)
-    whole = model.predict(X), model.predict_proba(X), model.decision_function(X)
-    monkeypatch.setattr("xent._fit.logits.BLOCK_ELEMENTS", 1)
-    for one, two in zip(whole, (model.predict(X), model.predict_proba(X), model.decision_function(X)), strict=True):
-        np.testing.assert_allclose(one, two, rtol=1e-13)
 
 
 # --- distributions ---------------------------------------------------------------------------------------------------
@@ -427,120 +237,6 @@ def test_distributions_are_weighted_labels(n_classes):
     assert soft.objective_ == pytest.approx(hard.objective_, rel=1e-10)
 
 
-@pytest.mark.parametrize(
-    ("y", "message"),
-    [
-        ([[0.5, 0.5], [0.5, 0.6]], r"^y\[1\] sums to 1.1; each row must sum to 1 \(use sample_weight to weight rows\)"),
-        ([[0.5, 0.5], [1.5, -0.5]], r"^y\[1, 1\] is -0.5; probabilities must be at least 0"),
-        ([[0.5, 0.5], [np.nan, 1]], r"^y\[1, 0\] is nan"),
-        ([[0.5, 0.5]], r"^y has shape \(1, 2\); it must have 2 rows"),
-        ([[0, 1], [1, 0]], r"^y should be a 1d array of labels, or floats or bools of shape \(n_samples, n_classes\)"),
-        ([[[0.5, 0.5]] * 2], r"^y should be a 1d array"),
-    ],
-)
-def test_bad_distributions(y, message):
-    with pytest.raises(ValueError, match=message):
-        xent.LogisticRegression().fit([[0.0], [1.0]], y)
-
-
-# --- interrupts and progress -----------------------------------------------------------------------------------------
-
-
-class Stop:
-    """Ctrl-C in an iteration."""
-
-    def __init__(self, iteration):
-        self.iteration = iteration
-        self.losses = []
-
-    def __call__(self, progress):
-        self.losses.append(progress.loss)
-        if progress.iteration == self.iteration:
-            raise KeyboardInterrupt
-
-
-def test_ctrl_c_keeps_the_best_so_far(blobs):
-    X, y = blobs
-    whole = xent.LogisticRegression(tol=1e-9, max_iter=200).fit(X, y)
-    model, stop = xent.LogisticRegression(tol=1e-9, max_iter=200, warm_start=True), Stop(3)
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(X, y, callback=stop)
-    assert not model.converged_
-    assert model.n_iter_.tolist() == [3]
-    assert model.objective_ <= min(stop.losses)
-    loss = objective_by_hand(X, y, model.coef_, model.intercept_, 1 / len(y))[0]
-    assert model.objective_ == pytest.approx(loss, rel=1e-12)
-    assert model.score(X, y) > 0.5
-    model.fit(X, y)
-    assert model.converged_
-    np.testing.assert_allclose(model.coef_, whole.coef_, atol=1e-6)
-    assert model.n_iter_[0] < whole.n_iter_[0]
-
-
-def test_ctrl_c_within_an_evaluation(blobs, monkeypatch):
-    """Before the first one is done there is nothing to keep; later, what the last one found."""
-    X, y = blobs
-    model = xent.LogisticRegression(tol=1e-9)
-    plain, calls = Objective.__call__, []
-
-    def interrupted(self, x):
-        calls.append(1)
-        if len(calls) == limit:
-            raise KeyboardInterrupt
-        return plain(self, x)
-
-    monkeypatch.setattr(Objective, "__call__", interrupted)
-    limit = 1
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(X, y)
-    assert not hasattr(model, "coef_")
-    calls.clear()
-    limit = 5
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(X, y)
-    assert np.abs(model.coef_).max() > 0.1
-    before, curvature = model.coef_.copy(), model._curvature
-    calls.clear()
-    with pytest.raises(KeyboardInterrupt):
-        model.partial_fit(X * 2, y)
-    assert (model.coef_ != before).any()
-    assert curvature is None
-    assert model._curvature is not None
-
-
-def test_another_error_on_the_way_leaves_the_estimator_alone(blobs):
-    X, y = blobs
-    model = xent.LogisticRegression().fit(X, y)
-    before = dict(vars(model))
-    with pytest.raises(ZeroDivisionError):
-        model.fit(X * 2, y, callback=lambda progress: 1 / (2 - progress.iteration))
-    assert vars(model) == before
-
-
-@pytest.mark.parametrize("bar", [True, False])
-def test_verbose(blobs, capsys, monkeypatch, bar):
-    pytest.importorskip("tqdm")
-    monkeypatch.setattr("sys.stderr.isatty", lambda: bar, raising=False)
-    seen = []
-    model = xent.LogisticRegression(verbose=1).fit(*blobs, callback=seen.append)
-    out, err = capsys.readouterr()
-    shown = err if bar else out
-    for word in ("loss", "gradient", f"{model.objective_:.6f}", f"{model.grad_norm_:.{1 if bar else 2}e}"):
-        assert word in shown
-    assert (out == "") == bar
-    assert (err == "") != bar
-    assert len(seen) == model.n_iter_[0] + 1
-    if bar:
-        assert f"{model.n_iter_[0]}/{model.n_iter_[0]}" in err
-
-
-def test_verbose_without_tqdm(blobs, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tqdm", None)
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    xent.LogisticRegression(verbose=1).fit(*blobs)
-    assert "iteration 1: loss 0." in capsys.readouterr().out
-
-
 # --- the ends of C ---------------------------------------------------------------------------------------------------
 
 
@@ -565,15 +261,16 @@ def test_extremes_of_c(blobs, C, n_classes):
 
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1], [0, 1, 2, 2]])
 @pytest.mark.parametrize("tol", [1e-4, 1e-300])
-def test_separable_data_is_said_to_be_so(labels, tol):
+@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cg"])
+def test_separable_data_is_said_to_be_so(labels, tol, solver):
     X = np.array([[-2.0, 1.0], [-1.0, -3.0], [1.0, 0.0], [2.0, 0.5]])
-    model = xent.LogisticRegression(C=np.inf, tol=tol)
+    model = xent.LogisticRegression(C=np.inf, tol=tol, solver=solver)
     with pytest.warns(xent.ConvergenceWarning, match="linearly separable: .* no minimum.*Set C to a finite") as caught:
         model.fit(X, labels)
     assert len(caught) == 1
     assert np.isfinite(model.coef_).all()
     assert model.score(X, labels) == 1
-    xent.LogisticRegression(C=1e3, max_iter=1000).fit(X, labels)       # with a penalty there is nothing to warn of
+    xent.LogisticRegression(C=1e3, max_iter=1000, solver=solver).fit(X, labels)     # no warning
 
 
 def test_separable_but_for_a_row_without_weight():
@@ -590,25 +287,12 @@ def test_warm_start_needs_the_same_classes(blobs):
     np.testing.assert_array_equal(model.fit(X, 10 - y).coef_, cold.coef_)
 
 
-def test_a_column_of_labels_warns(blobs):
-    X, y = blobs
-    with pytest.warns(UserWarning, match="A column-vector y was passed when a 1d array was expected"):
-        model = xent.LogisticRegression().fit(X, y[:, None])
-    np.testing.assert_array_equal(model.coef_, xent.LogisticRegression().fit(X, y).coef_)
-
-
 def test_class_weights_of_a_class_that_is_not_there(blobs):
     """As in a fold without it."""
     X, y = blobs
     weights = {0: 2.0, 1: 1.0, 2: 0.5, 9: 7.0}
     one = xent.LogisticRegression(class_weight=weights).fit(X, y)
     np.testing.assert_array_equal(one.coef_, xent.LogisticRegression(class_weight={0: 2.0, 2: 0.5}).fit(X, y).coef_)
-
-
-def test_weights_that_sum_to_too_much(blobs):
-    X, y = blobs
-    with pytest.raises(ValueError, match="has a sum that overflows float64"):
-        xent.LogisticRegression().fit(X, y, np.full(len(y), 1e308))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -622,15 +306,3 @@ def test_dense_features_are_not_copied(dtype):
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < given.nbytes / 2 + 8e6
-
-
-def test_coefficients_from_elsewhere(blobs):
-    """An estimator may be put together by hand, as scikit-learn's."""
-    X, y = blobs
-    fitted = xent.LogisticRegression().fit(X, y)
-    model = xent.LogisticRegression()
-    model.classes_, model.coef_, model.intercept_ = fitted.classes_, fitted.coef_, fitted.intercept_
-    np.testing.assert_array_equal(model.predict_proba(X), fitted.predict_proba(X))
-    model.partial_fit(X[:50], y[:50])
-    with pytest.raises(ValueError, match="X has 4 features, but LogisticRegression is expecting 5"):
-        model.predict(X[:, :4])

@@ -27,13 +27,6 @@ from sklearn.utils.validation import check_is_fitted  # noqa: E402
 
 
 @pytest.fixture
-def blobs():
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 3, 300)
-    return rng.normal(size=(300, 5)) + np.eye(3, 5)[y], y
-
-
-@pytest.fixture
 def routing():
     with sklearn.config_context(enable_metadata_routing=True):
         yield

@@ -9,8 +9,8 @@ The life of a fit, each step with the file that does it. A wrong result comes fr
    block i of each column has the same rows.
 4. `tasks.py`, `make_partition`: on a worker, the blocks of one partition are checked (lengths, pandas indexes, values).
    A `Summary` of each partition (labels, weights, types) returns to the client.
-5. `xent._estimator.partitions`, `make_plan`: the summaries become one plan: classes, class weights, number of features,
-   dtype. With it, each partition becomes a `RowSums`, which computes the loss and its derivatives over its rows.
+5. `xent._estimator.partitions`, `make_plan`: the summaries become one plan: classes, class weights, features, dtype.
+   With it, each partition becomes a `RowSums`, which computes the loss and its derivatives over its rows.
 6. `sums.py`: how the solver gets sums over all rows: `local_rows` (all in this process), `cluster_rows` (partitions
    stay on the workers) or `reread_rows` (``persist=False``: read again for every evaluation, and compared with the
    first).
