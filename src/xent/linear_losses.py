@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from xent._calls import linear_losses
 from xent._calls.losses import Reduction, Target
+from xent._calls.options import GivenOptions
 
 MAX_SCRATCH = 32 << 20
 
@@ -119,6 +120,7 @@ def linear_cross_entropy(
     (3, 2)
     """
     return linear_losses.linear_cross_entropy(
-        (X, weight, bias), target, (class_weight, sample_weight, where),
-        (logit_scale, softcap, label_smoothing, z_loss), ignore_index, reduction, return_grad, max_scratch, n_threads,
+        (X, weight, bias), target,
+        GivenOptions(class_weight, sample_weight, where, logit_scale, softcap, label_smoothing, z_loss),
+        ignore_index, reduction, return_grad, max_scratch, n_threads,
     )

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from xent._calls import losses, threads
 from xent._calls.dispatch import kernels
 from xent._calls.losses import Array, Reduction, Target
+from xent._calls.options import DEFAULTS, GivenOptions
 
 
 def cross_entropy(
@@ -124,17 +125,18 @@ def cross_entropy(
     >>> round(xent.cross_entropy([[2.0, 4.0, 0.5]], ([[1, 0]], [[0.75, 0.25]])), 6)
     0.653178
     """
+    options = class_weight, sample_weight, where, logit_scale, softcap, label_smoothing, z_loss   # as in GivenOptions
     result = kernels.plain_cross_entropy(
-        logits, target, axis, class_weight, sample_weight, label_smoothing, ignore_index, where, logit_scale, softcap,
-        z_loss, reduction, return_grad, grad_out, n_threads, threads.THREAD_ELEMENTS, threads.BLOCK_ELEMENTS,
+        logits, target, axis, ignore_index, options, DEFAULTS, reduction, return_grad, grad_out, n_threads,
+        threads.THREAD_ELEMENTS, threads.BLOCK_ELEMENTS,
     )
     if isinstance(result, kernels.PlainCall):
         return threads.run_checked_call(result, n_threads)
     if result is not None:
         return result
     return losses.cross_entropy(
-        logits, target, axis, (class_weight, sample_weight, where), (logit_scale, softcap, label_smoothing, z_loss),
-        ignore_index, reduction=reduction, return_grad=return_grad, grad_out=grad_out, n_threads=n_threads,
+        logits, target, GivenOptions(*options), axis=axis, ignore_index=ignore_index, reduction=reduction,
+        return_grad=return_grad, grad_out=grad_out, n_threads=n_threads,
     )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from numpy.typing import ArrayLike, NDArray
 
 from xent._calls import softmax as calls
+from xent._calls import threads
+from xent._calls.dispatch import kernels
 
 
 def logsumexp(
@@ -71,6 +73,11 @@ def logsumexp(
     >>> round(float(log_size), 6), float(sign)
     (1.541325, -1.0)
     """
+    result = kernels.plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, threads.THREAD_ELEMENTS)
+    if isinstance(result, kernels.PlainCall):
+        return threads.run_checked_call(result, n_threads)
+    if result is not None:
+        return result
     return calls.logsumexp(x, axis, b, keepdims, return_sign, n_threads)
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from xent._calls.dispatch import kernels
 from xent._calls.losses import cross_entropy
-from xent._calls.options import Options
+from xent._calls.options import GivenOptions, Options
 from xent._calls.softmax import softmax
 from xent._calls.targets import Batch
 from xent._calls.threads import THREAD_ELEMENTS, Blocks, get_num_threads
@@ -236,7 +236,7 @@ class RowSums:
             if task == LOSS:
                 weight = None if self.sample_weight is None else self.sample_weight[block]
                 total += cross_entropy(
-                    scores, self.target[block], weights=(None, weight, None), reduction="sum", grad_out=scores,
+                    scores, self.target[block], GivenOptions(sample_weight=weight), reduction="sum", grad_out=scores,
                     n_threads=self.n_threads,
                 )[0]    # fmt: skip
             elif task == PROBABILITIES:
