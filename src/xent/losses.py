@@ -2,14 +2,77 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from numpy.typing import ArrayLike
 
 from xent._calls import losses, threads
 from xent._calls.dispatch import kernels
-from xent._calls.losses import Array, Reduction, Target
-from xent._calls.options import DEFAULTS, GivenOptions
+from xent._calls.losses import Array, Reduction, Scalar, Target
+from xent._calls.options import (
+    DEFAULTS,
+    BinaryKeywords,
+    BinaryProbaKeywords,
+    GivenOptions,
+    LossKeywords,
+    ProbaKeywords,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: Target, *,
+    reduction: Scalar = "mean", return_grad: Literal[False] = False, grad_out: None = None,
+    **options: Unpack[LossKeywords],
+) -> float: ...
+
+
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: Target, *,
+    reduction: Literal["none"], return_grad: Literal[False] = False, grad_out: None = None,
+    **options: Unpack[LossKeywords],
+) -> Array: ...
+
+
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: Target, *,
+    reduction: Scalar = "mean", return_grad: Literal[True], grad_out: Array | None = None,
+    **options: Unpack[LossKeywords],
+) -> tuple[float, Array]: ...
+
+
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: Target, *,
+    reduction: Literal["none"], return_grad: Literal[True], grad_out: Array | None = None,
+    **options: Unpack[LossKeywords],
+) -> tuple[Array, Array]: ...
+
+
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: Target, *,
+    reduction: Scalar = "mean", return_grad: bool = ..., grad_out: Array, **options: Unpack[LossKeywords],
+) -> tuple[float, Array]: ...
+
+
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: Target, *,
+    reduction: Literal["none"], return_grad: bool = ..., grad_out: Array, **options: Unpack[LossKeywords],
+) -> tuple[Array, Array]: ...
+
+
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: Target, *,
+    reduction: Reduction = ..., return_grad: bool = ..., grad_out: Array | None = ..., **options: Unpack[LossKeywords],
+) -> Any: ...
 
 
 def cross_entropy(
@@ -140,6 +203,24 @@ def cross_entropy(
     )
 
 
+@overload
+def categorical_cross_entropy(
+    proba: ArrayLike, target: Target, *, reduction: Scalar = "mean", **options: Unpack[ProbaKeywords],
+) -> float: ...
+
+
+@overload
+def categorical_cross_entropy(
+    proba: ArrayLike, target: Target, *, reduction: Literal["none"], **options: Unpack[ProbaKeywords],
+) -> Array: ...
+
+
+@overload
+def categorical_cross_entropy(
+    proba: ArrayLike, target: Target, *, reduction: Reduction = ..., **options: Unpack[ProbaKeywords],
+) -> float | Array: ...
+
+
 def categorical_cross_entropy(
     proba: ArrayLike,
     target: Target,
@@ -200,6 +281,60 @@ def categorical_cross_entropy(
     0.490415
     """
     return losses.categorical_cross_entropy(proba, target, axis, sample_weight, reduction, n_threads)
+
+
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike, target: ArrayLike, *,
+    reduction: Scalar = "mean", return_grad: Literal[False] = False, grad_out: None = None,
+    **options: Unpack[BinaryKeywords],
+) -> float: ...
+
+
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike, target: ArrayLike, *,
+    reduction: Literal["none"], return_grad: Literal[False] = False, grad_out: None = None,
+    **options: Unpack[BinaryKeywords],
+) -> Array: ...
+
+
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike, target: ArrayLike, *,
+    reduction: Scalar = "mean", return_grad: Literal[True], grad_out: Array | None = None,
+    **options: Unpack[BinaryKeywords],
+) -> tuple[float, Array]: ...
+
+
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike, target: ArrayLike, *,
+    reduction: Literal["none"], return_grad: Literal[True], grad_out: Array | None = None,
+    **options: Unpack[BinaryKeywords],
+) -> tuple[Array, Array]: ...
+
+
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike, target: ArrayLike, *,
+    reduction: Scalar = "mean", return_grad: bool = ..., grad_out: Array, **options: Unpack[BinaryKeywords],
+) -> tuple[float, Array]: ...
+
+
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike, target: ArrayLike, *,
+    reduction: Literal["none"], return_grad: bool = ..., grad_out: Array, **options: Unpack[BinaryKeywords],
+) -> tuple[Array, Array]: ...
+
+
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike, target: ArrayLike, *,
+    reduction: Reduction = ..., return_grad: bool = ..., grad_out: Array | None = ...,
+    **options: Unpack[BinaryKeywords],
+) -> Any: ...
 
 
 def binary_cross_entropy_with_logits(
@@ -272,6 +407,60 @@ def binary_cross_entropy_with_logits(
         "logits", logits, target, (pos_weight, sample_weight), label_smoothing, reduction, return_grad, grad_out,
         n_threads,
     )
+
+
+@overload
+def binary_cross_entropy(
+    proba: ArrayLike, target: ArrayLike, *,
+    reduction: Scalar = "mean", return_grad: Literal[False] = False, grad_out: None = None,
+    **options: Unpack[BinaryProbaKeywords],
+) -> float: ...
+
+
+@overload
+def binary_cross_entropy(
+    proba: ArrayLike, target: ArrayLike, *,
+    reduction: Literal["none"], return_grad: Literal[False] = False, grad_out: None = None,
+    **options: Unpack[BinaryProbaKeywords],
+) -> Array: ...
+
+
+@overload
+def binary_cross_entropy(
+    proba: ArrayLike, target: ArrayLike, *,
+    reduction: Scalar = "mean", return_grad: Literal[True], grad_out: Array | None = None,
+    **options: Unpack[BinaryProbaKeywords],
+) -> tuple[float, Array]: ...
+
+
+@overload
+def binary_cross_entropy(
+    proba: ArrayLike, target: ArrayLike, *,
+    reduction: Literal["none"], return_grad: Literal[True], grad_out: Array | None = None,
+    **options: Unpack[BinaryProbaKeywords],
+) -> tuple[Array, Array]: ...
+
+
+@overload
+def binary_cross_entropy(
+    proba: ArrayLike, target: ArrayLike, *,
+    reduction: Scalar = "mean", return_grad: bool = ..., grad_out: Array, **options: Unpack[BinaryProbaKeywords],
+) -> tuple[float, Array]: ...
+
+
+@overload
+def binary_cross_entropy(
+    proba: ArrayLike, target: ArrayLike, *,
+    reduction: Literal["none"], return_grad: bool = ..., grad_out: Array, **options: Unpack[BinaryProbaKeywords],
+) -> tuple[Array, Array]: ...
+
+
+@overload
+def binary_cross_entropy(
+    proba: ArrayLike, target: ArrayLike, *,
+    reduction: Reduction = ..., return_grad: bool = ..., grad_out: Array | None = ...,
+    **options: Unpack[BinaryProbaKeywords],
+) -> Any: ...
 
 
 def binary_cross_entropy(

@@ -17,6 +17,7 @@ from xent._calls.targets import Batch, check_batch, check_binary_batch, check_ig
 from xent._calls.threads import cut
 from xent._calls.weights import Number, scale_weights, sum_sample_weights, unit_exponent
 
+Scalar = Literal["mean", "sum"]      # the reductions to a float
 Reduction = Literal["mean", "sum", "none"]
 Array = NDArray[Any]
 Target = ArrayLike | tuple[ArrayLike, ArrayLike]

@@ -1,4 +1,4 @@
-"""The options of `cross_entropy`. A new one needs a line in each of the four lists here, in the same order."""
+"""The options of `cross_entropy`. A new one needs a line in each of the four lists with z_loss, in their order."""
 
 from __future__ import annotations
 
@@ -28,19 +28,44 @@ class GivenOptions(NamedTuple):
 DEFAULTS = tuple(GivenOptions())
 
 
-class LossKeywords(TypedDict, total=False):
-    """The types of the keywords of `cross_entropy` that do not change what it returns."""
-
-    axis: int
-    ignore_index: int
+class _Threads(TypedDict, total=False):
     n_threads: int | None
+
+
+class _ModelKeywords(_Threads, total=False):
     class_weight: ArrayLike | None
     sample_weight: ArrayLike | None
     where: ArrayLike | None
+    ignore_index: int
     logit_scale: float
     softcap: float | None
     label_smoothing: float
     z_loss: float
+
+
+class LossKeywords(_ModelKeywords, total=False):
+    """Of `cross_entropy`, like the others below those that do not change the type of what it returns."""
+
+    axis: int
+
+
+class LinearKeywords(_ModelKeywords, total=False):
+    bias: ArrayLike | None
+    max_scratch: int
+
+
+class ProbaKeywords(_Threads, total=False):
+    axis: int
+    sample_weight: ArrayLike | None
+
+
+class BinaryProbaKeywords(_Threads, total=False):
+    sample_weight: ArrayLike | None
+
+
+class BinaryKeywords(BinaryProbaKeywords, total=False):
+    pos_weight: ArrayLike | None
+    label_smoothing: float
 
 
 class _Range(NamedTuple):
