@@ -2,14 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from numpy.typing import ArrayLike
 
 from xent._calls import linear_losses
-from xent._calls.losses import Reduction, Target
+from xent._calls.losses import Array, Reduction, Scalar, Target
+from xent._calls.options import GivenOptions, LinearKeywords
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Gradients = tuple[Array, Array, Array | None]
 MAX_SCRATCH = 32 << 20
+
+
+@overload
+def linear_cross_entropy(
+    X: ArrayLike, weight: ArrayLike, target: Target, *,
+    reduction: Scalar = "mean", return_grad: Literal[False] = False, **options: Unpack[LinearKeywords],
+) -> float: ...
+
+
+@overload
+def linear_cross_entropy(
+    X: ArrayLike, weight: ArrayLike, target: Target, *,
+    reduction: Literal["none"], return_grad: Literal[False] = False, **options: Unpack[LinearKeywords],
+) -> Array: ...
+
+
+@overload
+def linear_cross_entropy(
+    X: ArrayLike, weight: ArrayLike, target: Target, *,
+    reduction: Scalar = "mean", return_grad: Literal[True], **options: Unpack[LinearKeywords],
+) -> tuple[float, Gradients]: ...
+
+
+@overload
+def linear_cross_entropy(
+    X: ArrayLike, weight: ArrayLike, target: Target, *,
+    reduction: Literal["none"], return_grad: Literal[True], **options: Unpack[LinearKeywords],
+) -> tuple[Array, Gradients]: ...
+
+
+@overload
+def linear_cross_entropy(
+    X: ArrayLike, weight: ArrayLike, target: Target, *,
+    reduction: Reduction = ..., return_grad: bool = ..., **options: Unpack[LinearKeywords],
+) -> Any: ...
 
 
 def linear_cross_entropy(
@@ -119,6 +159,7 @@ def linear_cross_entropy(
     (3, 2)
     """
     return linear_losses.linear_cross_entropy(
-        (X, weight, bias), target, (class_weight, sample_weight, where),
-        (logit_scale, softcap, label_smoothing, z_loss), ignore_index, reduction, return_grad, max_scratch, n_threads,
+        (X, weight, bias), target,
+        GivenOptions(class_weight, sample_weight, where, logit_scale, softcap, label_smoothing, z_loss),
+        ignore_index, reduction, return_grad, max_scratch, n_threads,
     )

@@ -2,13 +2,77 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from numpy.typing import ArrayLike
 
 from xent._calls import losses, threads
 from xent._calls.dispatch import kernels
-from xent._calls.losses import Array, Reduction, Target
+from xent._calls.losses import Array, Reduction, Scalar, Target
+from xent._calls.options import (
+    DEFAULTS,
+    BinaryKeywords,
+    BinaryProbaKeywords,
+    GivenOptions,
+    LossKeywords,
+    ProbaKeywords,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: Target, *,
+    reduction: Scalar = "mean", return_grad: Literal[False] = False, grad_out: None = None,
+    **options: Unpack[LossKeywords],
+) -> float: ...
+
+
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: Target, *,
+    reduction: Literal["none"], return_grad: Literal[False] = False, grad_out: None = None,
+    **options: Unpack[LossKeywords],
+) -> Array: ...
+
+
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: Target, *,
+    reduction: Scalar = "mean", return_grad: Literal[True], grad_out: Array | None = None,
+    **options: Unpack[LossKeywords],
+) -> tuple[float, Array]: ...
+
+
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: Target, *,
+    reduction: Literal["none"], return_grad: Literal[True], grad_out: Array | None = None,
+    **options: Unpack[LossKeywords],
+) -> tuple[Array, Array]: ...
+
+
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: Target, *,
+    reduction: Scalar = "mean", return_grad: bool = ..., grad_out: Array, **options: Unpack[LossKeywords],
+) -> tuple[float, Array]: ...
+
+
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: Target, *,
+    reduction: Literal["none"], return_grad: bool = ..., grad_out: Array, **options: Unpack[LossKeywords],
+) -> tuple[Array, Array]: ...
+
+
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: Target, *,
+    reduction: Reduction = ..., return_grad: bool = ..., grad_out: Array | None = ..., **options: Unpack[LossKeywords],
+) -> Any: ...
 
 
 def cross_entropy(
@@ -124,18 +188,37 @@ def cross_entropy(
     >>> round(xent.cross_entropy([[2.0, 4.0, 0.5]], ([[1, 0]], [[0.75, 0.25]])), 6)
     0.653178
     """
+    options = class_weight, sample_weight, where, logit_scale, softcap, label_smoothing, z_loss   # as in GivenOptions
     result = kernels.plain_cross_entropy(
-        logits, target, axis, class_weight, sample_weight, label_smoothing, ignore_index, where, logit_scale, softcap,
-        z_loss, reduction, return_grad, grad_out, n_threads, threads.THREAD_ELEMENTS, threads.BLOCK_ELEMENTS,
+        logits, target, axis, ignore_index, options, DEFAULTS, reduction, return_grad, grad_out, n_threads,
+        threads.THREAD_ELEMENTS, threads.BLOCK_ELEMENTS,
     )
     if isinstance(result, kernels.PlainCall):
         return threads.run_checked_call(result, n_threads)
     if result is not None:
         return result
     return losses.cross_entropy(
-        logits, target, axis, (class_weight, sample_weight, where), (logit_scale, softcap, label_smoothing, z_loss),
-        ignore_index, reduction=reduction, return_grad=return_grad, grad_out=grad_out, n_threads=n_threads,
+        logits, target, GivenOptions(*options), axis=axis, ignore_index=ignore_index, reduction=reduction,
+        return_grad=return_grad, grad_out=grad_out, n_threads=n_threads,
     )
+
+
+@overload
+def categorical_cross_entropy(
+    proba: ArrayLike, target: Target, *, reduction: Scalar = "mean", **options: Unpack[ProbaKeywords],
+) -> float: ...
+
+
+@overload
+def categorical_cross_entropy(
+    proba: ArrayLike, target: Target, *, reduction: Literal["none"], **options: Unpack[ProbaKeywords],
+) -> Array: ...
+
+
+@overload
+def categorical_cross_entropy(
+    proba: ArrayLike, target: Target, *, reduction: Reduction = ..., **options: Unpack[ProbaKeywords],
+) -> float | Array: ...
 
 
 def categorical_cross_entropy(
@@ -198,6 +281,60 @@ def categorical_cross_entropy(
     0.490415
     """
     return losses.categorical_cross_entropy(proba, target, axis, sample_weight, reduction, n_threads)
+
+
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike, target: ArrayLike, *,
+    reduction: Scalar = "mean", return_grad: Literal[False] = False, grad_out: None = None,
+    **options: Unpack[BinaryKeywords],
+) -> float: ...
+
+
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike, target: ArrayLike, *,
+    reduction: Literal["none"], return_grad: Literal[False] = False, grad_out: None = None,
+    **options: Unpack[BinaryKeywords],
+) -> Array: ...
+
+
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike, target: ArrayLike, *,
+    reduction: Scalar = "mean", return_grad: Literal[True], grad_out: Array | None = None,
+    **options: Unpack[BinaryKeywords],
+) -> tuple[float, Array]: ...
+
+
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike, target: ArrayLike, *,
+    reduction: Literal["none"], return_grad: Literal[True], grad_out: Array | None = None,
+    **options: Unpack[BinaryKeywords],
+) -> tuple[Array, Array]: ...
+
+
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike, target: ArrayLike, *,
+    reduction: Scalar = "mean", return_grad: bool = ..., grad_out: Array, **options: Unpack[BinaryKeywords],
+) -> tuple[float, Array]: ...
+
+
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike, target: ArrayLike, *,
+    reduction: Literal["none"], return_grad: bool = ..., grad_out: Array, **options: Unpack[BinaryKeywords],
+) -> tuple[Array, Array]: ...
+
+
+@overload
+def binary_cross_entropy_with_logits(
+    logits: ArrayLike, target: ArrayLike, *,
+    reduction: Reduction = ..., return_grad: bool = ..., grad_out: Array | None = ...,
+    **options: Unpack[BinaryKeywords],
+) -> Any: ...
 
 
 def binary_cross_entropy_with_logits(
@@ -270,6 +407,60 @@ def binary_cross_entropy_with_logits(
         "logits", logits, target, (pos_weight, sample_weight), label_smoothing, reduction, return_grad, grad_out,
         n_threads,
     )
+
+
+@overload
+def binary_cross_entropy(
+    proba: ArrayLike, target: ArrayLike, *,
+    reduction: Scalar = "mean", return_grad: Literal[False] = False, grad_out: None = None,
+    **options: Unpack[BinaryProbaKeywords],
+) -> float: ...
+
+
+@overload
+def binary_cross_entropy(
+    proba: ArrayLike, target: ArrayLike, *,
+    reduction: Literal["none"], return_grad: Literal[False] = False, grad_out: None = None,
+    **options: Unpack[BinaryProbaKeywords],
+) -> Array: ...
+
+
+@overload
+def binary_cross_entropy(
+    proba: ArrayLike, target: ArrayLike, *,
+    reduction: Scalar = "mean", return_grad: Literal[True], grad_out: Array | None = None,
+    **options: Unpack[BinaryProbaKeywords],
+) -> tuple[float, Array]: ...
+
+
+@overload
+def binary_cross_entropy(
+    proba: ArrayLike, target: ArrayLike, *,
+    reduction: Literal["none"], return_grad: Literal[True], grad_out: Array | None = None,
+    **options: Unpack[BinaryProbaKeywords],
+) -> tuple[Array, Array]: ...
+
+
+@overload
+def binary_cross_entropy(
+    proba: ArrayLike, target: ArrayLike, *,
+    reduction: Scalar = "mean", return_grad: bool = ..., grad_out: Array, **options: Unpack[BinaryProbaKeywords],
+) -> tuple[float, Array]: ...
+
+
+@overload
+def binary_cross_entropy(
+    proba: ArrayLike, target: ArrayLike, *,
+    reduction: Literal["none"], return_grad: bool = ..., grad_out: Array, **options: Unpack[BinaryProbaKeywords],
+) -> tuple[Array, Array]: ...
+
+
+@overload
+def binary_cross_entropy(
+    proba: ArrayLike, target: ArrayLike, *,
+    reduction: Reduction = ..., return_grad: bool = ..., grad_out: Array | None = ...,
+    **options: Unpack[BinaryProbaKeywords],
+) -> Any: ...
 
 
 def binary_cross_entropy(

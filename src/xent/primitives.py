@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from xent._calls import softmax as calls
+from xent._calls import threads
+from xent._calls.dispatch import kernels
+from xent._calls.softmax import Array, Axes
+
+
+@overload
+def logsumexp(
+    x: ArrayLike, axis: Axes = -1, *,
+    b: ArrayLike | None = None, keepdims: bool = False, return_sign: Literal[False] = False,
+    n_threads: int | None = None,
+) -> Array: ...
+
+
+@overload
+def logsumexp(
+    x: ArrayLike, axis: Axes = -1, *,
+    b: ArrayLike | None = None, keepdims: bool = False, return_sign: Literal[True], n_threads: int | None = None,
+) -> tuple[Array, Array]: ...
+
+
+@overload
+def logsumexp(
+    x: ArrayLike, axis: Axes = -1, *,
+    b: ArrayLike | None = None, keepdims: bool = False, return_sign: bool, n_threads: int | None = None,
+) -> Array | tuple[Array, Array]: ...
 
 
 def logsumexp(
     x: ArrayLike,
-    axis: int | tuple[int, ...] | None = -1,
+    axis: Axes = -1,
     *,
     b: ArrayLike | None = None,
     keepdims: bool = False,
@@ -71,16 +96,21 @@ def logsumexp(
     >>> round(float(log_size), 6), float(sign)
     (1.541325, -1.0)
     """
+    result = kernels.plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, threads.THREAD_ELEMENTS)
+    if isinstance(result, kernels.PlainCall):
+        return threads.run_checked_call(result, n_threads)
+    if result is not None:
+        return result
     return calls.logsumexp(x, axis, b, keepdims, return_sign, n_threads)
 
 
 def softmax(
     x: ArrayLike,
-    axis: int | tuple[int, ...] | None = -1,
+    axis: Axes = -1,
     *,
-    out: NDArray[Any] | None = None,
+    out: Array | None = None,
     n_threads: int | None = None,
-) -> NDArray[Any]:
+) -> Array:
     """Probabilities proportional to exp(x), along axes.
 
     Parameters
@@ -122,11 +152,11 @@ def softmax(
 
 def log_softmax(
     x: ArrayLike,
-    axis: int | tuple[int, ...] | None = -1,
+    axis: Axes = -1,
     *,
-    out: NDArray[Any] | None = None,
+    out: Array | None = None,
     n_threads: int | None = None,
-) -> NDArray[Any]:
+) -> Array:
     """Logarithm of the softmax, without its rounding: x - logsumexp(x), along axes.
 
     Parameters

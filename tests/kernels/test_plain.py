@@ -1,11 +1,14 @@
 """Whole calls on plain arrays, rows that are apart in memory, and outputs too large for the cache: other ways through
 the kernels, with the same bits."""
 
+import inspect
+
 import numpy as np
 import pytest
 
 import xent
 from xent._calls.dispatch import kernels
+from xent._calls.options import GivenOptions
 
 DTYPES = [np.float32, np.float64]
 LABELS = [np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32]
@@ -74,6 +77,30 @@ def test_labels_of_any_type(labels, general):
     plain = xent.cross_entropy(x, y.astype(labels), ignore_index=3, return_grad=True)
     with general:
         same(plain, xent.cross_entropy(x, y.astype(labels), ignore_index=3, return_grad=True))
+
+
+NOT_DEFAULT = {
+    "class_weight": np.arange(20.0), "sample_weight": np.arange(10.0), "where": np.arange(20) != 3, "logit_scale": 2.0,
+    "softcap": 5.0, "label_smoothing": 0.25, "z_loss": 0.5,
+}
+
+
+@pytest.mark.parametrize("name", GivenOptions._fields)
+def test_a_call_with_an_option_is_not_plain(name, general):
+    """The option counts; a bool is not taken for the number that it equals; the default, given, is the default."""
+    x, y = batch(10, 20, np.float32)
+    plain = xent.cross_entropy(x, y, return_grad=True)
+    result = xent.cross_entropy(x, y, return_grad=True, **{name: NOT_DEFAULT[name]})
+    assert not np.array_equal(result[1], plain[1])
+    with general:
+        same(result, xent.cross_entropy(x, y, return_grad=True, **{name: NOT_DEFAULT[name]}))
+    default = inspect.signature(xent.cross_entropy).parameters[name].default
+    assert default == GivenOptions._field_defaults[name]
+    same(xent.cross_entropy(x, y, return_grad=True, **{name: default}), plain)
+    if default is not None:
+        same(xent.cross_entropy(x, y, return_grad=True, **{name: float(repr(default))}), plain)
+        with pytest.raises(TypeError, match=f"{name} is"):
+            xent.cross_entropy(x, y, **{name: bool(default)})
 
 
 @pytest.mark.parametrize(

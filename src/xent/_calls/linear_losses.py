@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent._calls.dispatch import kernels
-from xent._calls.losses import Target, Weights, gradient_divisor, reduce_loss
+from xent._calls.losses import Target, gradient_divisor, reduce_loss
 from xent._calls.matmul_blocks import Products, Rows, check_operands, split
-from xent._calls.options import Options, check_options
+from xent._calls.options import GivenOptions, Options, check_options
 from xent._calls.scalars import check_n_threads, check_positive_integer, check_reduction
 from xent._calls.targets import Batch, check_batch, check_ignore_index
 from xent._calls.threads import BLOCK_ELEMENTS as KERNEL_ELEMENTS
@@ -108,18 +108,18 @@ class _Plan(NamedTuple):
 def linear_cross_entropy(
     operands: tuple[ArrayLike, ArrayLike, ArrayLike | None],
     target: Target,
-    weights: Weights,
-    options: tuple[object, ...],
+    options: GivenOptions,
     ignore_index: int,
     reduction: str,
     return_grad: bool,
     max_scratch: int,
     n_threads: int | None,
 ) -> Any:
-    """`xent.linear_cross_entropy`; `operands` are X, weight and bias, the rest is as in `losses.cross_entropy`."""
+    """`xent.linear_cross_entropy`; `operands` are X, weight and bias."""
     X, weight, bias, dtype = check_operands(*operands)
     like = np.broadcast_to(np.zeros((), dtype), (*X.shape[:-1], len(weight)))       # of the shape of the logits
-    batch = check_batch("X @ weight.T", like, target, -1, *weights)
+    given = options.class_weight, options.sample_weight, options.where
+    batch = check_batch("X @ weight.T", like, target, -1, *given)
     checked = check_options(options, check_ignore_index(ignore_index, batch.target))
     check_reduction(reduction)
     n_threads = check_n_threads(n_threads)

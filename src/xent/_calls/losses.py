@@ -10,17 +10,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from xent._calls.arrays import check_unit_interval, flatten, move_axis_last, to_floats, to_probabilities, widen
 from xent._calls.dispatch import kernels
-from xent._calls.options import DEFAULTS, Options, check_option, check_options
+from xent._calls.options import GivenOptions, Options, check_option, check_options
 from xent._calls.outputs import choose_grad
 from xent._calls.scalars import check_n_threads, check_reduction
 from xent._calls.targets import Batch, check_batch, check_binary_batch, check_ignore_index
 from xent._calls.threads import cut
 from xent._calls.weights import Number, scale_weights, sum_sample_weights, unit_exponent
 
+Scalar = Literal["mean", "sum"]      # the reductions to a float
 Reduction = Literal["mean", "sum", "none"]
 Array = NDArray[Any]
 Target = ArrayLike | tuple[ArrayLike, ArrayLike]
-Weights = tuple[ArrayLike | None, ArrayLike | None, ArrayLike | None]
 
 
 def reduce_loss(reduction: str, sums: Array, total_weight: Number, loss: Array | None) -> Any:
@@ -48,18 +48,17 @@ def new_loss(reduction: str, shape: tuple[int, ...], logits: Array) -> Array | N
 def cross_entropy(
     logits: ArrayLike,
     target: Target,
-    axis: int = -1,
-    weights: Weights = (None, None, None),
-    options: tuple[object, ...] = DEFAULTS,
-    ignore_index: int = -100,
+    options: GivenOptions,
     *,
+    axis: int = -1,
+    ignore_index: int = -100,
     reduction: str = "mean",
     return_grad: bool = False,
     grad_out: Array | None = None,
     n_threads: int | None = None,
 ) -> Any:
-    """`xent.cross_entropy`; `weights` are its class_weight, sample_weight and where, and `options` its numbers."""
-    batch = check_batch("logits", logits, target, axis, *weights)
+    """`xent.cross_entropy`."""
+    batch = check_batch("logits", logits, target, axis, options.class_weight, options.sample_weight, options.where)
     checked = check_options(options, check_ignore_index(ignore_index, batch.target))
     check_reduction(reduction)
     *shape, classes = batch.logits.shape

@@ -1,4 +1,4 @@
-"""The options of `cross_entropy` that are numbers. A new one needs a line in each of the three lists here."""
+"""The options of `cross_entropy`. A new one needs a line in each of the four lists with z_loss, in their order."""
 
 from __future__ import annotations
 
@@ -13,8 +13,77 @@ _LARGEST = float(np.finfo(np.float64).max)
 _SMALLEST = 5e-324      # above 0
 
 
+class GivenOptions(NamedTuple):
+    """Options as a caller gives them. The fast path takes the calls in which all of these have their default."""
+
+    class_weight: ArrayLike | None = None
+    sample_weight: ArrayLike | None = None
+    where: ArrayLike | None = None
+    logit_scale: object = 1.0
+    softcap: object = None
+    label_smoothing: object = 0.0
+    z_loss: object = 0.0
+
+
+DEFAULTS = tuple(GivenOptions())
+
+
+class _Threads(TypedDict, total=False):
+    n_threads: int | None
+
+
+class _ModelKeywords(_Threads, total=False):
+    class_weight: ArrayLike | None
+    sample_weight: ArrayLike | None
+    where: ArrayLike | None
+    ignore_index: int
+    logit_scale: float
+    softcap: float | None
+    label_smoothing: float
+    z_loss: float
+
+
+class LossKeywords(_ModelKeywords, total=False):
+    """Of `cross_entropy`, like the others below those that do not change the type of what it returns."""
+
+    axis: int
+
+
+class LinearKeywords(_ModelKeywords, total=False):
+    bias: ArrayLike | None
+    max_scratch: int
+
+
+class ProbaKeywords(_Threads, total=False):
+    axis: int
+    sample_weight: ArrayLike | None
+
+
+class BinaryProbaKeywords(_Threads, total=False):
+    sample_weight: ArrayLike | None
+
+
+class BinaryKeywords(BinaryProbaKeywords, total=False):
+    pos_weight: ArrayLike | None
+    label_smoothing: float
+
+
+class _Range(NamedTuple):
+    low: float
+    high: float
+    allowed: str
+
+
+_RANGES = {     # of the options that are numbers
+    "logit_scale": _Range(-_LARGEST, _LARGEST, "finite"),
+    "softcap": _Range(_SMALLEST, _LARGEST, "above 0 and finite, or None"),
+    "label_smoothing": _Range(0, 1, "in [0, 1]"),
+    "z_loss": _Range(0, _LARGEST, "at least 0 and finite"),
+}
+
+
 class Options(NamedTuple):
-    """Options as the kernels read them: checked, and a number for each (None is 0)."""
+    """Options as the kernels read them: checked, None as 0."""
 
     logit_scale: float = 1.0
     softcap: float = 0.0
@@ -24,43 +93,12 @@ class Options(NamedTuple):
     extreme: bool = False               # set by `weights.scale_weights`
 
 
-class _Range(NamedTuple):
-    default: float | None       # None is allowed only if it is the default
-    low: float
-    high: float
-    allowed: str                # what an error says
-
-
-_RANGES = {     # in the order of Options
-    "logit_scale": _Range(1.0, -_LARGEST, _LARGEST, "finite"),
-    "softcap": _Range(None, _SMALLEST, _LARGEST, "above 0 and finite, or None"),
-    "label_smoothing": _Range(0.0, 0.0, 1.0, "in [0, 1]"),
-    "z_loss": _Range(0.0, 0.0, _LARGEST, "at least 0 and finite"),
-}
-DEFAULTS = tuple(option.default for option in _RANGES.values())
-
-
-class LossKeywords(TypedDict, total=False):
-    """The types of the keywords of `cross_entropy` that do not change what it returns."""
-
-    axis: int
-    class_weight: ArrayLike | None
-    sample_weight: ArrayLike | None
-    label_smoothing: float
-    ignore_index: int
-    where: ArrayLike | None
-    logit_scale: float
-    softcap: float | None
-    z_loss: float
-    n_threads: int | None
-
-
-def check_options(given: tuple[object, ...], ignored: int | None) -> Options:
-    """Options from the values that a caller gave, in the order of `Options`, and the label to ignore."""
-    checked = [check_option(name, value) for name, value in zip(_RANGES, given, strict=True)]
-    return Options._make([*checked, ignored, False])
+def check_options(given: GivenOptions, ignored: int | None) -> Options:
+    checked = {name: check_option(name, getattr(given, name)) for name in _RANGES}
+    return Options(**checked, ignore_index=ignored, extreme=False)
 
 
 def check_option(name: str, value: object) -> float:
-    default, low, high, allowed = _RANGES[name]
-    return 0.0 if value is None and default is None else check_real_between(name, value, low, high, allowed)
+    if value is None and GivenOptions._field_defaults[name] is None:
+        return 0.0
+    return check_real_between(name, value, *_RANGES[name])

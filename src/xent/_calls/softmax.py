@@ -49,9 +49,6 @@ def logsumexp(
     x: ArrayLike, axis: Axes, b: ArrayLike | None, keepdims: bool, return_sign: bool, n_threads: int | None
 ) -> Any:
     """`xent.logsumexp`."""
-    fast = kernels.plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, threads.THREAD_ELEMENTS)
-    if fast is not None:
-        return threads.run_checked_call(fast, n_threads) if isinstance(fast, kernels.PlainCall) else fast
     array, factors, dtype = _check_terms(x, b)
     axes = check_axes(axis, array, "x")
     rows = move_axes_last(array, axes, array)

@@ -4,12 +4,28 @@
 
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
+from cpython.object cimport PyObject
 
 from math import fsum
 
+cdef extern from "Python.h":
+    # Borrowed references: those of cpython.tuple are counted.
+    PyObject* PyTuple_GET_ITEM(object items, Py_ssize_t i)
+    Py_ssize_t PyTuple_GET_SIZE(object items)
 
-cdef inline bint is_float(value, double wanted):
-    return PyFloat_CheckExact(value) and PyFloat_AS_DOUBLE(value) == wanted
+
+cdef inline bint are_default(tuple options, tuple defaults):
+    """Whether each option is its default, or an equal float."""
+    cdef Py_ssize_t i
+    cdef PyObject *given, *default
+    for i in range(PyTuple_GET_SIZE(defaults)):
+        given, default = PyTuple_GET_ITEM(options, i), PyTuple_GET_ITEM(defaults, i)
+        if given != default and not (
+            PyFloat_CheckExact(<object>given) and PyFloat_CheckExact(<object>default)
+            and PyFloat_AS_DOUBLE(<object>given) == PyFloat_AS_DOUBLE(<object>default)
+        ):
+            return False
+    return True
 
 
 cdef inline bint is_int(value, int64_t* number):
@@ -207,8 +223,8 @@ cdef class PlainLoss(PlainCall):
 
 
 def plain_cross_entropy(
-    logits, target, axis, class_weight, sample_weight, label_smoothing, ignore_index, where, logit_scale, softcap,
-    z_loss, reduction, return_grad, grad_out, n_threads, Py_ssize_t thread_elements, Py_ssize_t block_elements
+    logits, target, axis, ignore_index, tuple options, tuple defaults, reduction, return_grad, grad_out, n_threads,
+    Py_ssize_t thread_elements, Py_ssize_t block_elements
 ):
     """The same."""
     cdef cnp.ndarray x, labels
@@ -220,11 +236,7 @@ def plain_cross_entropy(
     cdef WeightSum weight
     cdef double unused = 0
     cdef Py_ssize_t bad
-    if class_weight is not None or sample_weight is not None or where is not None or softcap is not None:
-        return None
-    if not (is_float(label_smoothing, 0) and is_float(logit_scale, 1) and is_float(z_loss, 0)):
-        return None
-    if not is_thread_count(n_threads, &threads):
+    if not (are_default(options, defaults) and is_thread_count(n_threads, &threads)):
         return None
     if not (are_rows(logits, axis) and is_contiguous(target)):
         return None

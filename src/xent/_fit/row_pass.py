@@ -13,7 +13,7 @@ import numpy as np
 
 from xent._calls.dispatch import kernels
 from xent._calls.losses import cross_entropy
-from xent._calls.options import Options
+from xent._calls.options import GivenOptions, Options
 from xent._calls.softmax import softmax
 from xent._calls.targets import Batch
 from xent._calls.threads import THREAD_ELEMENTS, Blocks, get_num_threads
@@ -138,7 +138,7 @@ def _blas_pass(rows: Rows, task: int, matrix: Matrix, probabilities: Array | Non
         if task == LOSS:    # the gradient for the logits takes their place
             weight = None if rows.sample_weight is None else rows.sample_weight[block]
             total += cross_entropy(
-                logits, rows.target[block], weights=(None, weight, None), reduction="sum", grad_out=logits,
+                logits, rows.target[block], GivenOptions(sample_weight=weight), reduction="sum", grad_out=logits,
                 n_threads=rows.n_threads,
             )[0]    # fmt: skip
         else:

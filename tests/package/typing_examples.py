@@ -1,0 +1,43 @@
+"""What a type checker makes of calls. `mypy` checks this file; nothing runs it."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import assert_type
+
+import xent
+
+Array = NDArray[Any]
+Gradients = tuple[Array, Array, Array | None]
+x = np.zeros((2, 3))
+y = np.zeros(2, np.int64)
+
+assert_type(xent.cross_entropy(x, y), float)
+assert_type(xent.cross_entropy([[0.0, 1.0]], [0], reduction="sum", z_loss=0.1, where=[True, False]), float)
+assert_type(xent.cross_entropy(x, y, reduction="none"), Array)
+assert_type(xent.cross_entropy(x, (y[:, None], x[:, :1]), return_grad=True), tuple[float, Array])
+assert_type(xent.cross_entropy(x, y, grad_out=x), tuple[float, Array])
+assert_type(xent.cross_entropy(x, y, return_grad=True, reduction="none"), tuple[Array, Array])
+assert_type(xent.cross_entropy(x, y, grad_out=x, reduction="none"), tuple[Array, Array])
+xent.cross_entropy(x, y, reduction="median")  # type: ignore[call-overload]
+xent.cross_entropy(x, y, smoothing=0.1)  # type: ignore[call-overload]
+
+assert_type(xent.binary_cross_entropy_with_logits(x, x, pos_weight=2.0), float)
+assert_type(xent.binary_cross_entropy_with_logits(x, x, return_grad=True), tuple[float, Array])
+assert_type(xent.binary_cross_entropy(x, x, reduction="none"), Array)
+assert_type(xent.binary_cross_entropy(x, x, grad_out=x, reduction="none"), tuple[Array, Array])
+assert_type(xent.categorical_cross_entropy(x, y), float)
+assert_type(xent.categorical_cross_entropy(x, y, reduction="none", axis=0), Array)
+
+assert_type(xent.linear_cross_entropy(x, x, y, bias=y), float)
+assert_type(xent.linear_cross_entropy(x, x, y, reduction="none"), Array)
+assert_type(xent.linear_cross_entropy(x, x, y, return_grad=True), tuple[float, Gradients])
+assert_type(xent.linear_cross_entropy(x, x, y, return_grad=True, reduction="none"), tuple[Array, Gradients])
+
+assert_type(xent.softmax(x), Array)
+assert_type(xent.log_softmax(x, out=x), Array)
+assert_type(xent.logsumexp(x), Array)
+assert_type(xent.logsumexp(x, b=[1.0, -1.0, 1.0], return_sign=True), tuple[Array, Array])
+assert_type(xent.log_loss(["a", "b"], x), float)
+assert_type(xent.evaluate(x, y).topk, dict[int, float])
