@@ -1,6 +1,6 @@
-"""All benchmarks, one after the other: `python bench [--quick] [--json FOLDER]`.
+"""Runs all benchmarks, one after the other: `python bench [--quick] [--json FOLDER]`.
 
-Each runs in an interpreter of its own, so that no thread pool of one is awake in the next.
+Each runs in its own interpreter, so that it meets no thread pools of those before it.
 """
 
 import argparse
@@ -15,7 +15,7 @@ SCRIPTS = ("start", "fit", "linear", "options", "limits", "ops", "contention")
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python bench", description="Run every benchmark.")
     parser.add_argument("--quick", action="store_true", help="a few cells of each, in minutes")
-    parser.add_argument("--json", type=Path, metavar="FOLDER", help="save a file for each there")
+    parser.add_argument("--json", type=Path, metavar="FOLDER", help="save one file per benchmark there")
     options = parser.parse_args(arguments)
     failed = False
     for script in SCRIPTS:

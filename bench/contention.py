@@ -1,14 +1,13 @@
 """What busy neighbours cost: loss and gradient with one thread and with all, beside processes that never pause.
 
-A library whose threads wait for one another waits for the one that has lost its CPU to somebody else. The median does
-not show that; the slowest calls do.
+If threads wait for one another, all of them wait for the one whose CPU another process has taken. The slowest calls
+show that; the median does not.
 
 Usage:
 
     python bench/contention.py [--quick] [--neighbours N] [--calls N] [--json PATH]
 """
 
-import argparse
 import importlib.util
 import subprocess
 import sys
@@ -16,16 +15,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from statistics import quantiles
 from time import sleep
 
 import numpy as np
-import report
-from cases import Case, make_inputs, reference
-from harness import Candidate, no_collection, sample
+from harness import report
+from harness.cases import Case, compute_answer, make_inputs
+from harness.peers import make_torch
+from harness.timing import Candidate, sample, without_garbage_collection
 from ops import check
-from peers import torch_eager
 
 import xent
 
@@ -36,7 +34,7 @@ WARM_UP = 20    # calls
 
 @dataclass(frozen=True)
 class Row:
-    """Percentiles of the seconds a call, and how many times those with one thread."""
+    """Percentiles of the seconds per call, and their ratios to those with one thread."""
 
     neighbours: int
     library: str
@@ -46,8 +44,8 @@ class Row:
 
 
 @contextmanager
-def busy_processes(number: int) -> Iterator[None]:
-    """Processes that do nothing, without a pause."""
+def run_busy_processes(number: int) -> Iterator[None]:
+    """Keep `number` CPUs busy."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
     try:
         sleep(0.5)      # until they have started
@@ -58,22 +56,22 @@ def busy_processes(number: int) -> Iterator[None]:
             process.wait()
 
 
-def contenders(threads: Sequence[int]) -> list[list[tuple[Case, Candidate]]]:
-    """For each library, a candidate for each number of threads. xent fills a given array; PyTorch allocates its own."""
+def make_candidates(threads: Sequence[int]) -> list[list[tuple[Case, Candidate]]]:
+    """For each library, a candidate per number of threads. xent writes to a given array; PyTorch allocates its own."""
     logits, labels = make_inputs(SHAPE, "float32")
     grad = np.empty_like(logits)
     cases = [Case("loss+gradient", SHAPE, "float32", number) for number in threads]
     call = partial(xent.cross_entropy, logits, labels, grad_out=grad)
     libraries = [[(case, Candidate("xent", partial(call, n_threads=case.threads))) for case in cases]]
     if importlib.util.find_spec("torch") is not None:
-        prepared = [(case, torch_eager().prepare(case, logits, labels)) for case in cases]
+        prepared = [(case, make_torch().prepare(case, logits, labels)) for case in cases]
         libraries.append([(case, candidate) for case, candidate in prepared if candidate is not None])
     return libraries
 
 
-def faults(libraries: Sequence[Sequence[tuple[Case, Candidate]]]) -> list[str]:
-    """Wrong answers."""
-    expected = reference("loss+gradient", *make_inputs(SHAPE, "float32"))
+def find_faults(libraries: Sequence[Sequence[tuple[Case, Candidate]]]) -> list[str]:
+    """Descriptions of the answers that are wrong."""
+    expected = compute_answer("loss+gradient", *make_inputs(SHAPE, "float32"))
     found = []
     for case, candidate in (pair for library in libraries for pair in library):
         with candidate.scope():
@@ -84,10 +82,10 @@ def faults(libraries: Sequence[Sequence[tuple[Case, Candidate]]]) -> list[str]:
 
 
 def time_calls(candidates: Sequence[Candidate], calls: int) -> list[list[float]]:
-    """The seconds of so many calls of each candidate: call by call in turn."""
+    """Seconds of each call; the candidates take turns, call by call."""
     seconds: list[list[float]] = [[] for _ in candidates]
-    with no_collection():
-        for _ in report.progress(range(WARM_UP + calls), "contention"):
+    with without_garbage_collection():
+        for _ in report.show_progress(range(WARM_UP + calls), "contention"):
             for candidate, values in zip(candidates, seconds, strict=True):
                 values.append(sample(candidate, 1, warm_up_seconds=0))
     return [values[WARM_UP:] for values in seconds]
@@ -95,7 +93,7 @@ def time_calls(candidates: Sequence[Candidate], calls: int) -> list[list[float]]
 
 def measure(libraries: Sequence[Sequence[tuple[Case, Candidate]]], neighbours: int, calls: int) -> list[Row]:
     rows = []
-    with busy_processes(neighbours):
+    with run_busy_processes(neighbours):
         for library in libraries:
             serial: list[float] = []
             timed = time_calls([candidate for _, candidate in library], calls)
@@ -108,40 +106,38 @@ def measure(libraries: Sequence[Sequence[tuple[Case, Candidate]]], neighbours: i
     return rows
 
 
-def cells(row: Row) -> list[str]:
-    times = [f"{report.duration(s)} ({report.number(r)})" for s, r in zip(row.seconds, row.ratios, strict=True)]
+def format_row(row: Row) -> list[str]:
+    pairs = zip(row.seconds, row.ratios, strict=True)
+    times = [f"{report.format_seconds(seconds)} ({report.format_number(ratio)})" for seconds, ratio in pairs]
     return [str(row.neighbours), row.library, str(row.threads), *times]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    every = xent.get_num_threads()
-    parser = argparse.ArgumentParser(description="Time calls with one thread and with all, beside busy processes.")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the calls")
-    parser.add_argument("--neighbours", type=int, default=every, metavar="N", help="default: one for each CPU")
+    all_threads = xent.get_num_threads()
+    description = "Time calls with one thread and with all, beside busy processes."
+    parser = report.make_parser(description, quick="a tenth of the calls", grid=False)
+    parser.add_argument("--neighbours", type=int, default=all_threads, metavar="N", help="default: one for each CPU")
     parser.add_argument("--calls", type=int, metavar="N", help="default: 3000, or 300 if quick")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="save every number there")
     options = parser.parse_args(arguments)
     calls = options.calls or (300 if options.quick else 3000)
 
-    libraries = contenders(sorted({1, every}))
-    wrong = faults(libraries)
-    for fault in wrong:
-        print(f"WRONG: {fault}")
-    if wrong:
+    libraries = make_candidates(sorted({1, all_threads}))
+    if wrong := find_faults(libraries):
+        print(*(f"WRONG: {fault}" for fault in wrong), sep="\n")
         return 1
-    others = report.Neighbours()
+    this = report.Report()
     rows = measure(libraries, 0, calls)
-    environment = report.environment(others)    # before the neighbours, which it would count, too
+    this.print_head(        # before the busy processes start, or it would count them
+        "Busy neighbours",
+        f"""Loss and gradient at {SHAPE[0]} x {SHAPE[1]}, float32: percentiles of {calls} calls with each number of
+        threads in turn, and in parentheses their ratio to those with one thread.""",
+    )
     if options.neighbours:
         rows += measure(libraries, options.neighbours, calls)
-
-    print(f"# Busy neighbours\n\n{report.describe(environment)}\n")
-    print(f"Loss and gradient at {SHAPE[0]} x {SHAPE[1]}, float32: percentiles of {calls} calls with each number of")
-    print("threads in turn, and in parentheses how many times those with one thread.\n")
     header = ["neighbours", "library", "threads", *("median" if p == 50 else f"{p}th percentile" for p in PERCENTILES)]
-    print(report.table(header, [cells(row) for row in rows]))
+    print(report.format_table(header, [format_row(row) for row in rows]))
     found = {"shape": SHAPE, "calls": calls, "percentiles": PERCENTILES, "rows": [asdict(row) for row in rows]}
-    report.write_json(options.json, {"environment": environment, **found})
+    this.finish(options.json, [], **found)
     return 0
 
 

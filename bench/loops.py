@@ -1,4 +1,4 @@
-"""loops.c, compiled for this machine while the benchmark runs, and called in threads."""
+"""Compiles loops.c for this machine when the benchmark starts, and calls its loops in threads."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import Floats
+from harness.cases import Floats
 
 SOURCE = Path(__file__).with_name("loops.c")
 FLAGS = ("-O3", "-march=native", "-shared", "-fPIC")
@@ -25,15 +25,15 @@ Library = ctypes.CDLL
 
 
 def aligned(shape: tuple[int, ...], dtype: str) -> Floats:
-    """An empty array that starts with a cache line."""
+    """An uninitialised array whose first element starts a cache line."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    room = np.empty(size + ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % ALIGNMENT
-    return room[start : start + size].view(dtype).reshape(shape)
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def compiler() -> list[str]:
-    """The C compiler's command: that of CC, or the one that Python was built with, or cc."""
+def find_compiler() -> list[str]:
+    """The C compiler's command: from CC, or that of Python's own build, or cc."""
     command = shlex.split(os.environ.get("CC") or "")
     if not command:
         built_with = shlex.split(sysconfig.get_config_var("CC") or "cc")
@@ -44,16 +44,9 @@ def compiler() -> list[str]:
 
 
 def build(dtype: str, threads: int) -> list[Library]:
-    """The loops for a type, once for each of WAYS, verified on so many threads.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no C compiler.
-    RuntimeError
-        If it cannot compile them, with what it said; or if an answer of theirs is wrong.
-    """
-    command, bits = compiler(), 8 * np.dtype(dtype).itemsize
+    """Compile the loops for a dtype, once for each of WAYS, and verify them. Raises FileNotFoundError if there is no C
+    compiler, and RuntimeError if compilation fails or a loop's answer is wrong."""
+    command, bits = find_compiler(), 8 * np.dtype(dtype).itemsize
     libraries = []
     with tempfile.TemporaryDirectory() as folder:
         for ways in WAYS:
@@ -71,7 +64,7 @@ def build(dtype: str, threads: int) -> list[Library]:
 
 
 class Team:
-    """Threads that do their share of a job each, the caller the first one. ctypes lets go of the interpreter."""
+    """Threads that run one job each, the caller the first one. ctypes releases the GIL during a call."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -84,33 +77,33 @@ class Team:
             helper.result()
 
 
-def over_memory(library: Library, name: str, x: Floats, y: Floats, team: Team) -> Callable[[], None]:
-    """A loop over all of x, each thread over a part, into a y that is as large or has a number for each thread."""
+def bind_over_memory(library: Library, name: str, x: Floats, y: Floats, team: Team) -> Callable[[], None]:
+    """A call that runs a loop over all of x, a part for each thread. y has x's size, or one number per thread."""
     line = ALIGNMENT // x.itemsize
     part = -(-x.size // (team.threads * line)) * line
-    function = _function(library, name, lengths=1)
+    function = find_function(library, name, lengths=1)
     jobs = []
     for i, start in enumerate(range(0, x.size, part)):
         place = start if y.size == x.size else i
-        jobs.append(partial(function, _address(x, start), _address(y, place), min(part, x.size - start)))
+        jobs.append(partial(function, get_address(x, start), get_address(y, place), min(part, x.size - start)))
     return partial(team.run, jobs)
 
 
-def over_rows(library: Library, name: str, x: Floats, y: Floats, repeats: int, team: Team) -> Callable[[], None]:
-    """A loop over the rows of x, each thread over all of them, into its own of as many y as there are threads."""
-    function = _function(library, name, lengths=3)
-    return partial(team.run, [partial(function, _address(x), _address(own), *x.shape, repeats) for own in y])
+def bind_over_rows(library: Library, name: str, x: Floats, y: Floats, repeats: int, team: Team) -> Callable[[], None]:
+    """A call in which every thread runs a loop over all rows of x; the first axis of y has one output per thread."""
+    function = find_function(library, name, lengths=3)
+    return partial(team.run, [partial(function, get_address(x), get_address(own), *x.shape, repeats) for own in y])
 
 
-def _function(library: Library, name: str, lengths: int) -> Callable[..., None]:
+def find_function(library: Library, name: str, lengths: int) -> Callable[..., None]:
     function = library[name]
     function.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_long] * lengths
     function.restype = None
     return function
 
 
-def _address(x: Floats, start: int = 0) -> ctypes.c_void_p:
-    """A pointer to an element that keeps the array alive."""
+def get_address(x: Floats, start: int = 0) -> ctypes.c_void_p:
+    """A pointer to an element. It keeps the array alive."""
     pointer: ctypes.c_void_p = x.reshape(-1)[start:].ctypes.data_as(ctypes.c_void_p)
     return pointer
 
@@ -125,20 +118,20 @@ def verify(library: Library, dtype: str, threads: int) -> None:
             raise RuntimeError(f"loops.c: {name} is wrong for {dtype}")
 
     x, y = aligned((10_007,), dtype), aligned((10_007,), dtype)
-    x[:] = rng.integers(-8, 9, x.size)  # sums are exact
+    x[:] = rng.integers(-8, 9, x.size)  # sums of small integers are exact
     sums = np.zeros(threads, dtype)
-    over_memory(library, "read_all", x, sums, team)()
+    bind_over_memory(library, "read_all", x, sums, team)()
     agree("read_all", sums.sum(), x.sum())
     for name, want in (("copy", x), ("update", -x), ("copy_around", x), ("update", -x)):
-        over_memory(library, name, x, y, team)()
+        bind_over_memory(library, name, x, y, team)()
         agree(name, y, want)
 
     logits = aligned((5, 1024), dtype)
     logits[:] = 3 * rng.standard_normal(logits.shape)
     exps = np.exp(logits.astype(np.float64))
     pairs, probabilities = aligned((threads, 5, 2), dtype), aligned((threads, *logits.shape), dtype)
-    over_rows(library, "exp_sum", logits, pairs, 1, team)()
-    over_rows(library, "exp_sum_multiply", logits, probabilities, 1, team)()
+    bind_over_rows(library, "exp_sum", logits, pairs, 1, team)()
+    bind_over_rows(library, "exp_sum_multiply", logits, probabilities, 1, team)()
     for (value, exponent), probability in zip(np.moveaxis(pairs, 2, 1), probabilities, strict=True):
         agree("exp_sum", value * np.exp2(exponent.astype(np.float64)), exps.sum(axis=1), ulps=50)
         agree("exp_sum_multiply", probability, exps / exps.sum(axis=1, keepdims=True), ulps=50)

@@ -1,30 +1,29 @@
-"""What each option of cross_entropy costs: loss and gradient with it, as a multiple of the plain loss and gradient.
+"""What each option of cross_entropy costs: loss and gradient with it, relative to loss and gradient without options.
 
 Usage:
 
     python bench/options.py [--quick] [--shape 4096x1000] [--dtypes ...] [--threads 1 2 ...] [--json PATH]
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import report
-from cases import DTYPES, Floats, make_inputs
-from harness import Candidate, Result, check_and_time
+from harness import report
+from harness.cases import Floats, make_inputs
+from harness.timing import Candidate, Result, check_and_time
 
 import xent
 
-K = 8       # classes of a row of a sparse distribution
+K = 8       # classes per row of a sparse distribution
+SPARSE = f"sparse, k = {K}"
 LONG = (512, 32000)
 
 
-def problems(logits: Floats, labels: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """A target and options for each name; the first is what the others are compared with."""
+def make_problems(logits: Floats, labels: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
+    """A target and options for each name. The others are compared with the first."""
     rng = np.random.default_rng(1)
     rows, classes = logits.shape
     where = rng.random(logits.shape) < 0.9
@@ -47,13 +46,13 @@ def problems(logits: Floats, labels: Any) -> dict[str, tuple[Any, dict[str, Any]
     }
     return {
         **{name: (labels, options) for name, options in given.items()},
-        f"sparse, k = {K}": ((indices, mass), {}),
+        SPARSE: ((indices, mass), {}),
         "distribution": (dense, {}),
     }
 
 
-def expected(logits: Floats, target: Any, options: dict[str, Any]) -> tuple[Any, Floats]:
-    """The answer in plain float64."""
+def compute_answer(logits: Floats, target: Any, options: dict[str, Any]) -> tuple[Any, Floats]:
+    """The right answer, by plain NumPy in float64."""
     rows, classes = logits.shape
     x = logits.astype(np.float64) * options.get("logit_scale", 1.0)
     slope = np.full(x.shape, options.get("logit_scale", 1.0))
@@ -99,8 +98,8 @@ def check(right: dict[str, tuple[Any, Floats]], dtype: str, answer: tuple[str, A
 
 def measure(shape: tuple[int, int], dtype: str, threads: int, names: set[str] | None, budget: float) -> list[Result]:
     logits, labels = make_inputs(shape, dtype)
-    chosen = {name: p for name, p in problems(logits, labels).items() if names is None or name in names}
-    right = {name: expected(logits, target, options) for name, (target, options) in chosen.items()}
+    chosen = {name: p for name, p in make_problems(logits, labels).items() if names is None or name in names}
+    right = {name: compute_answer(logits, target, options) for name, (target, options) in chosen.items()}
     grad = np.empty_like(logits)
 
     def call(name: str, target: Any, options: dict[str, Any]) -> tuple[str, Any, Floats]:
@@ -111,47 +110,30 @@ def measure(shape: tuple[int, int], dtype: str, threads: int, names: set[str] | 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    def shape(text: str) -> tuple[int, int]:
-        rows, classes = text.split("x")
-        return int(rows), int(classes)
-
-    parser = argparse.ArgumentParser(description="Time each option of cross_entropy against none.")
-    parser.add_argument("--quick", action="store_true", help="float32 and all threads only, for less long")
-    parser.add_argument("--shape", type=shape, default=(4096, 1000), metavar="ROWSxCLASSES")
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES)
-    parser.add_argument("--threads", nargs="+", type=int, help="default: 1 and all")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="save every number there")
-    given = parser.parse_args(arguments)
-    every = xent.get_num_threads()
-    threads = given.threads or ([every] if given.quick else sorted({1, every}))
-    dtypes = given.dtypes or (DTYPES[:1] if given.quick else DTYPES)
+    quick = "float32 and all threads only, for less long"
+    parser = report.make_parser("Time each option of cross_entropy against none.", quick=quick)
+    parser.add_argument("--shape", type=report.parse_shape, default=(4096, 1000), metavar="ROWSxCLASSES")
+    given = report.parse(parser, arguments)
     budget = 3.0 if given.quick else 10.0
 
-    neighbours = report.Neighbours()
-    cells = [(dtype, t) for dtype in dtypes for t in threads]
-    columns = [measure(given.shape, dtype, t, None, budget) for dtype, t in report.progress(cells, "options")]
-    long = [measure(LONG, dtype, t, {"plain", f"sparse, k = {K}"}, budget) for dtype, t in cells]
+    this = report.Report()
+    cells = [(dtype, threads) for dtype in given.dtypes for threads in given.threads]
+    columns = [measure(given.shape, *cell, None, budget) for cell in report.show_progress(cells, "options")]
+    long = [measure(LONG, *cell, {"plain", SPARSE}, budget) for cell in cells]
 
-    environment = report.environment(neighbours)
-    print(f"# Options of cross_entropy\n\n{report.describe(environment)}\n")
-    print("Loss and gradient into a given array: how many times longer than without the option, median (quartiles).\n")
-    header = [f"{given.shape[0]} x {given.shape[1]}", *(f"{dtype}, {t} thread{'s' * (t > 1)}" for dtype, t in cells)]
-    rows = [[results[0].name, *map(cell, results)] for results in zip(*columns, strict=True)]
-    rows.append([f"sparse, k = {K}, at {LONG[0]} x {LONG[1]}", *(cell(column[1]) for column in long)])
-    print(report.table(header, rows))
-    faults = [result for column in (*columns, *long) for result in column if result.fault]
-    for result in faults:
-        print(f"\nWRONG: {result.name}: {result.fault}")
-    results = {f"{dtype} {t}": report.record(column) for (dtype, t), column in zip(cells, columns, strict=True)}
-    report.write_json(given.json, {"environment": environment, "shape": given.shape, "cells": results})
-    return int(bool(faults))
-
-
-def cell(result: Result) -> str:
-    """The plain time, or a ratio."""
-    if result.fault or result.seconds is None or result.ratio is None:
-        return "WRONG"
-    return report.duration(result.seconds.median) if result.name == "plain" else report.spread(result.ratio)
+    text = "Loss and gradient into a given array: how many times longer than without the option, median (quartiles)."
+    this.print_head("Options of cross_entropy", text)
+    header = [f"{given.shape[0]} x {given.shape[1]}", *(f"{d}, {report.format_threads(t)}" for d, t in cells)]
+    plain = [report.format_seconds(column[0].seconds.median) if column[0].seconds else "WRONG" for column in columns]
+    rows = [["plain", *plain]]
+    for results in list(zip(*columns, strict=True))[1:]:
+        rows.append([results[0].name, *(report.format_spread(result.ratio) for result in results)])
+    of_long = [report.format_spread(column[1].ratio) for column in long]
+    rows.append([f"{SPARSE}, at {LONG[0]} x {LONG[1]}", *of_long])
+    print(report.format_table(header, rows))
+    found = [(cell, result) for cell, column in zip(2 * cells, columns + long, strict=True) for result in column]
+    results = {f"{d} {t}": report.record(column) for (d, t), column in zip(cells, columns, strict=True)}
+    return int(bool(this.finish(given.json, found, shape=given.shape, cells=results)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The README's pictures, from the numbers that `python bench --json FOLDER` saved.
+"""Draws the pictures of the README and the docs from the numbers that `python bench --json FOLDER` saved.
 
-The only script here that imports matplotlib.
+This is the only script that imports matplotlib.
 
 Usage:
 
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import OPERATIONS
+from harness.cases import OPERATIONS
+from harness.report import format_threads
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,7 +24,7 @@ from matplotlib.figure import Figure
 Report = dict[str, Any]
 
 BLUE, ORANGE, GREY = "#1f5fa8", "#d1601f", "#666666"
-# A limit of memory and one of arithmetic for each operation whose rows are swept.
+# For each operation of the sweep, the loop that memory limits and the one that arithmetic limits.
 LIMITS = {
     "loss": ("read_all", "exp_sum"),
     "loss+gradient": ("copy_around", "exp_sum_multiply"),
@@ -33,25 +34,21 @@ ARITHMETIC = "arithmetic, in cache"
 MEMORY = {"read_all": "memory: read", "copy_around": "memory: read + write"}
 
 
-def plural(threads: int) -> str:
-    return f"{threads} thread{'s' * (threads > 1)}"
-
-
 def clean(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=GREY, alpha=0.2)
 
 
-def logarithmic(axes: Axes, ticks: Sequence[float], **limits: float) -> None:
-    """An x axis with these ticks, written as people write numbers."""
+def set_log_axis(axes: Axes, ticks: Sequence[float], **limits: float) -> None:
+    """Make the x axis logarithmic, with these ticks written as plain numbers."""
     axes.set_xscale("log")
     axes.set_xlim(**limits)
     axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks], fontsize=8)
     axes.minorticks_off()
 
 
-def limit_speeds(report: Report, threads: int) -> dict[str, float]:
-    """G elements/s of the loops that limit float32."""
+def collect_limits(report: Report, threads: int) -> dict[str, float]:
+    """10⁹ elements per second of each loop, in float32."""
     return {
         limit["loop"]: limit["elements"] / limit["seconds"]["median"] / 1e9
         for limit in report["limits"]
@@ -59,8 +56,8 @@ def limit_speeds(report: Report, threads: int) -> dict[str, float]:
     }
 
 
-def swept(report: Report, operation: str, threads: int, library: str) -> list[tuple[int, float]]:
-    """Lengths of rows and G elements/s."""
+def collect_sweep(report: Report, operation: str, threads: int, library: str) -> list[tuple[int, float]]:
+    """Row lengths, and 10⁹ elements per second."""
     points = []
     for cell in report["sweep"]:
         seconds = cell["results"].get(library, {}).get("seconds")
@@ -70,35 +67,35 @@ def swept(report: Report, operation: str, threads: int, library: str) -> list[tu
     return points
 
 
-def throughput_figure(report: Report, threads: int) -> Figure:
-    """Throughput by length of the rows, between the limits of the machine."""
+def draw_throughput(report: Report, threads: int) -> Figure:
+    """Throughput by row length, and the limits of the machine."""
     figure = Figure(figsize=(10, 4.6), dpi=100, layout="constrained")
     panels = figure.subplots(1, len(LIMITS), sharey=True)
-    speeds = limit_speeds(report, threads)
+    speeds = collect_limits(report, threads)
     for axes, (operation, limits) in zip(panels, LIMITS.items(), strict=True):
         for library, label, style in (
             ("torch", "PyTorch", {"color": ORANGE, "alpha": 0.6, "linewidth": 1.5, "markersize": 3}),
             ("xent", "xent", {"color": BLUE, "linewidth": 2.5, "markersize": 5}),
         ):
-            points = swept(report, operation, threads, library)
+            points = collect_sweep(report, operation, threads, library)
             if points:
                 axes.plot(*zip(*points, strict=True), marker="o", label=label, **style)
         memory, arithmetic = limits
         draw_limits(axes, {MEMORY[memory]: speeds[memory], ARITHMETIC: speeds[arithmetic]})
         axes.set(title=operation, xlabel="classes: length of a row")
-        logarithmic(axes, [2, 10, 100, 1000, 10_000, 100_000], left=1.6, right=160_000)
+        set_log_axis(axes, [2, 10, 100, 1000, 10_000, 100_000], left=1.6, right=160_000)
         clean(axes)
-    panels[0].set_ylabel("10⁹ logits a second")
+    panels[0].set_ylabel("10⁹ logits per second")
     panels[0].set_ylim(0, 1.12 * max(speeds[limit] for pair in LIMITS.values() for limit in pair))
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=2, frameon=False)
-    what = f"{report['bytes'] / 1e6:.0f} MB of float32 logits, {plural(threads)}"
+    what = f"{report['bytes'] / 1e6:.0f} MB of float32 logits, {format_threads(threads)}"
     figure.suptitle(f"Throughput and the limits of the machine: {what}", fontsize=12, fontweight="bold")
     return figure
 
 
 def draw_limits(axes: Axes, speeds: dict[str, float]) -> None:
-    """Lines, named above or below their left ends, where rows are short and nothing is near a limit."""
+    """Horizontal lines with a name at the left end, where no curve is near them."""
     (lower, low), (higher, high) = sorted(speeds.items(), key=lambda pair: pair[1])
     for name, speed, place, gap in ((lower, low, "top", -3), (higher, high, "bottom", 3)):
         axes.axhline(speed, color=GREY, linestyle=":" if name == ARITHMETIC else "--", linewidth=1.4)
@@ -106,8 +103,8 @@ def draw_limits(axes: Axes, speeds: dict[str, float]) -> None:
         axes.annotate(name, (1.8, speed), xytext=(0, gap), **text)
 
 
-def speed_up_figure(report: Report) -> Figure:
-    """How many times longer each peer takes: a dot for each shape, type, number of threads and kind of output."""
+def draw_speed_up(report: Report) -> Figure:
+    """How many times longer each peer takes: a dot per shape, dtype, number of threads and kind of output."""
     dots = [
         (cell["operation"], tuple(cell["shape"]), name, result["ratio"]["median"])
         for cell in report["cells"]
@@ -123,7 +120,7 @@ def speed_up_figure(report: Report) -> Figure:
 
     figure = Figure(figsize=(10, 6), dpi=100, layout="constrained")
     panels = figure.subplots(1, len(operations), sharex=True, sharey=True)
-    colours = colormaps["viridis"].resampled(len(shapes) + 1)  # the last one is too pale
+    colours = colormaps["viridis"].resampled(len(shapes) + 1)  # the last colour is too pale
     for axes, operation in zip(panels, operations, strict=True):
         axes.axvspan(least, 1, color=ORANGE, alpha=0.08, linewidth=0)
         axes.axvline(1, color=GREY, linewidth=1)
@@ -133,14 +130,14 @@ def speed_up_figure(report: Report) -> Figure:
             style = {"s": 15, "color": colours(i), "linewidths": 0, "alpha": 0.85}
             axes.scatter(*np.transpose(points or [(np.nan, 0)]), label=f"{shape[0]:,} x {shape[1]:,}", **style)
         axes.set_title(operation)
-        logarithmic(axes, ticks, left=least, right=most)
+        set_log_axis(axes, ticks, left=least, right=most)
         clean(axes)
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(len(names) - 0.4, -0.6)
     panels[len(panels) // 2].set_xlabel("time of the peer / time of xent: xent is faster to the right of 1")
     figure.legend(
         *panels[0].get_legend_handles_labels(),
-        title="rows x classes, as often as they were measured: by type, threads and output (fresh or given)",
+        title="rows x classes; one dot per dtype, number of threads and output (fresh or given)",
         loc="outside lower center",
         ncols=len(shapes),
         frameon=False,
@@ -154,8 +151,8 @@ def speed_up_figure(report: Report) -> Figure:
     return figure
 
 
-def convergence_figure(report: Report) -> Figure:
-    """Distance from the least objective against time, a panel for each set and type."""
+def draw_convergence(report: Report) -> Figure:
+    """Distance from the least objective against time, a panel per data set and dtype."""
     cells = report["cells"]
     columns = min(3, len(cells))
     lines = -(-len(cells) // columns)
@@ -184,7 +181,7 @@ def convergence_figure(report: Report) -> Figure:
         handles.update(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     order = [name for name in names if name in handles]
     figure.legend([handles[name] for name in order], order, loc="outside lower center", ncols=4, frameon=False)
-    title = f"Logistic regression: distance from the least objective, {plural(report['fit threads'])}"
+    title = f"Logistic regression: distance from the least objective, {format_threads(report['fit threads'])}"
     figure.suptitle(title, fontsize=12, fontweight="bold")
     return figure
 
@@ -192,15 +189,15 @@ def convergence_figure(report: Report) -> Figure:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Draw the README's pictures from saved numbers.")
     parser.add_argument("folder", type=Path, help="where limits.json, ops.json and fit.json are")
-    parser.add_argument("--threads", type=int, help="of the throughput; default: as many as were measured")
+    parser.add_argument("--threads", type=int, help="of the throughput; default: the most that were measured")
     parser.add_argument("--to", type=Path, default=Path(__file__).parents[1] / "docs", metavar="FOLDER")
     options = parser.parse_args(arguments)
     limits, ops, fit = (json.loads((options.folder / f"{n}.json").read_text("utf-8")) for n in ("limits", "ops", "fit"))
     threads = options.threads or max(cell["threads"] for cell in limits["sweep"])
     figures = {
-        "throughput": throughput_figure(limits, threads),
-        "speed-up": speed_up_figure(ops),
-        "convergence": convergence_figure(fit),
+        "throughput": draw_throughput(limits, threads),
+        "speed-up": draw_speed_up(ops),
+        "convergence": draw_convergence(fit),
     }
     options.to.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():

@@ -1,11 +1,11 @@
-"""What fitting on Dask costs: the overhead of one evaluation, rows per second, and a fit against the local one.
+"""What fitting on Dask costs: the overhead of one evaluation, rows per second, and a fit compared with a local one.
 
 Usage:
 
     python bench/scaling.py [overhead] [rates] [fit] [--quick]
 
-Needs the extra ``dask``. The clusters are of this machine: 2 worker processes of 1 thread each. `docs/scaling.md` says
-what follows for larger ones.
+Needs the extra ``dask``. The clusters run on this machine: 2 worker processes. `docs/scaling.md` says what follows for
+larger clusters.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import dask
@@ -30,8 +31,8 @@ from xent.dask.sums import cluster_rows
 WORKERS = 2
 
 
-def made(seed: int, rows: int, features: int, classes: int) -> tuple[Any, Any]:
-    """Rows of float32, and labels that depend on them."""
+def make_rows(seed: int, rows: int, features: int, classes: int) -> tuple[Any, Any]:
+    """Random float32 rows, and labels that depend on them."""
     random = np.random.default_rng(seed)
     X = random.standard_normal((rows, features), np.float32)
     coef = np.random.default_rng(0).standard_normal((features, classes), np.float32)
@@ -41,7 +42,7 @@ def made(seed: int, rows: int, features: int, classes: int) -> tuple[Any, Any]:
 
 
 @contextmanager
-def cluster(threads: int = 1) -> Iterator[Client]:
+def start_cluster(threads: int = 1) -> Iterator[Client]:
     with (
         LocalCluster(n_workers=WORKERS, threads_per_worker=threads, dashboard_address=":0", memory_limit=0) as workers,
         Client(workers) as client,
@@ -49,7 +50,7 @@ def cluster(threads: int = 1) -> Iterator[Client]:
         yield client
 
 
-def median_time(call: Callable[[], object], repeats: int) -> float:
+def time_median(call: Callable[[], object], repeats: int) -> float:
     call()
     times = []
     for _ in range(repeats):
@@ -59,24 +60,24 @@ def median_time(call: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-def overhead(quick: bool) -> None:
-    """One evaluation of partitions of 20 rows: nearly nothing to compute, so all of it is overhead."""
+def measure_overhead(quick: bool) -> None:
+    """Time one evaluation of partitions of 20 rows, which is nearly all overhead."""
     print("| coefficients | partitions | threads | one evaluation, ms |\n|---|---|---|---|")
     points = []
     for threads, counts in ((1, (10, 100, 1000)), (8, (1000,)), (64, (1000,))):
-        with cluster(threads) as client:
+        with start_cluster(threads) as client:
             if threads == 1:
-                nothing = median_time(lambda client=client: client.gather(client.map(same, range(100), pure=False)), 5)
+                nothing = time_median(partial(run_nothing, client), 5)
             for classes, features in ((3, 10), (100, 1000)):
                 for partitions in counts[:2] if quick else counts:
-                    seconds = evaluation_time(client, partitions, classes, features)
+                    seconds = time_evaluation(client, partitions, classes, features)
                     tasks, size = WORKERS * threads, classes * (features + 1) * 8e-6
                     points.append((1.0, tasks, partitions, tasks * size, partitions * size, seconds))
                     print(
                         f"| {classes} x {features + 1} | {partitions} | {tasks} | {1e3 * seconds:.1f} |", flush=True
                     )
     table = np.array(points)
-    # Relative errors count, lest the longest evaluation decide alone.
+    # Fit relative errors, so that the longest evaluation does not decide alone.
     model = np.linalg.lstsq(table[:, :-1] / table[:, -1:], np.ones(len(table)), rcond=None)[0]
     print(
         f"\nseconds = {model[0]:.4f} + {model[1]:.6f} tasks + {model[2]:.6f} partitions + MB of coefficients x "
@@ -86,24 +87,29 @@ def overhead(quick: bool) -> None:
     )
 
 
-def evaluation_time(client: Client, partitions: int, classes: int, features: int) -> float:
-    made_there = [dask.delayed(made)(i, 20, features, classes) for i in range(partitions)]
-    rows = cluster_rows(Cluster(client, 0), build_partitions({"X": made_there}), np.arange(classes), None, 1)
+def time_evaluation(client: Client, partitions: int, classes: int, features: int) -> float:
+    partitions_there = [dask.delayed(make_rows)(i, 20, features, classes) for i in range(partitions)]
+    rows = cluster_rows(Cluster(client, 0), build_partitions({"X": partitions_there}), np.arange(classes), None, 1)
     matrix = np.zeros((classes, features + 1))
     rows.sums.loss_gradient(matrix)
-    return median_time(lambda: rows.sums.loss_gradient(matrix), 15 if partitions < 1000 else 5)
+    return time_median(lambda: rows.sums.loss_gradient(matrix), 15 if partitions < 1000 else 5)
 
 
-def same(x: int) -> int:
+def run_nothing(client: Client) -> None:
+    """100 tasks without work."""
+    client.gather(client.map(identity, range(100), pure=False))
+
+
+def identity(x: int) -> int:
     return x
 
 
-def rates(client: Client, quick: bool) -> None:
-    """Rows a second of one evaluation in one thread of a worker, while all workers compute."""
-    print("| features x classes | rows | rows a second of one thread | GB/s of X | Gflop/s |\n|---|---|---|---|---|")
+def measure_rates(client: Client, quick: bool) -> None:
+    """Rows per second of one evaluation in one thread of a worker, while all workers compute."""
+    print("| features x classes | rows | rows per second of one thread | GB/s of X | Gflop/s |\n|---|---|---|---|---|")
     for features, classes in ((100, 3), (500, 10), (1000, 100)):
         n = (20 if quick else 100) * 1_000_000 // features
-        tasks = [client.submit(rate, i, n, features, classes, pure=False) for i in range(WORKERS)]
+        tasks = [client.submit(measure_rate, i, n, features, classes, pure=False) for i in range(WORKERS)]
         speed = n / statistics.mean(client.gather(tasks))
         flops = 4 * features * classes * speed / 1e9
         gigabytes = speed * features * 4e-9
@@ -111,27 +117,27 @@ def rates(client: Client, quick: bool) -> None:
     print()
 
 
-def rate(seed: int, n: int, features: int, classes: int) -> float:
-    X, y = made(seed, n, features, classes)
+def measure_rate(seed: int, n: int, features: int, classes: int) -> float:
+    X, y = make_rows(seed, n, features, classes)
     sums = RowSums(X, y.astype(np.int64), classes, np.ones(n), 1)
     matrix = np.random.default_rng(0).standard_normal((classes, features + 1)) * 0.01
-    return median_time(lambda: sums.loss_gradient(matrix), 3)
+    return time_median(lambda: sums.loss_gradient(matrix), 3)
 
 
-def fit(client: Client, quick: bool, iterations: int = 15) -> None:
-    """The same number of iterations of the local fit with 2 threads and of 2 workers, in turn."""
+def measure_fit(client: Client, quick: bool, iterations: int = 15) -> None:
+    """The same number of iterations on 2 local threads and on 2 workers, in turn."""
     print("| X | partitions | local, s | cluster, s | ratio | not computing |\n|---|---|---|---|---|---|")
     n, features, classes = (200_000 if quick else 1_000_000), 500, 10
     xent.set_num_threads(WORKERS)
     for partitions in (10, 40) if quick else (20, 100):
         rows = n // partitions
-        loads = client.compute([dask.delayed(made)(i, rows, features, classes) for i in range(partitions)])
+        loads = client.compute([dask.delayed(make_rows)(i, rows, features, classes) for i in range(partitions)])
         wait(loads)
         X = np.empty((n, features), np.float32)
         y = np.empty(n, np.int64)
         for i in range(partitions):
             part = slice(i * rows, (i + 1) * rows)
-            X[part], y[part] = made(i, rows, features, classes)
+            X[part], y[part] = make_rows(i, rows, features, classes)
         there = [dask.delayed(part) for part in loads]
         options: dict[str, Any] = {"tol": 1e-30, "max_iter": iterations, "solver": "lbfgs"}
         times: list[list[float]] = [[], []]
@@ -162,10 +168,10 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore", xent.ConvergenceWarning)
     if not options.parts or "overhead" in options.parts:
-        overhead(options.quick)
-    with cluster() as client:
-        for part in (rates, fit):
-            if not options.parts or part.__name__ in options.parts:
+        measure_overhead(options.quick)
+    with start_cluster() as client:
+        for part in (measure_rates, measure_fit):
+            if not options.parts or part.__name__.removeprefix("measure_") in options.parts:
                 part(client, options.quick)
 
 

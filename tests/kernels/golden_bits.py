@@ -1,8 +1,8 @@
-"""Hashes of results to the last bit, by instruction set: what a change that is to change nothing is held to.
+"""Hashes of results, for each instruction set: a change that claims to change no result must not change them.
 
-They are the same in every layout and with any number of threads. `python tests/kernels/golden_bits.py` writes those
-of the instruction set in use into golden_bits.json. Inputs are integers, scaled by powers of two, so that no generator
-of random numbers has a part in them; nothing here calls BLAS.
+The hashes are the same for every layout and number of threads. `python tests/kernels/golden_bits.py` writes those of
+the instruction set in use to golden_bits.json. Inputs are integers scaled by powers of two, so that they do not depend
+on a random number generator; nothing here calls BLAS.
 """
 
 import hashlib

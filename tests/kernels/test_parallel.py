@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from reference import DTYPES, WRITEABLE_LAYOUTS, assert_same_bits
+from reference import DTYPES, assert_same_bits
 
 import xent
 from xent._calls import cpus, threads
@@ -63,12 +63,20 @@ def calls(shape, dtype):
         "labels, mean": lambda n: xent.cross_entropy(x, labels, n_threads=n, **options),
         "labels, none": lambda n: xent.cross_entropy(x, labels, reduction="none", n_threads=n, **options),
         "distribution": lambda n: xent.cross_entropy(x, target, n_threads=n, **options),
+        "distribution, none": lambda n: xent.cross_entropy(x, target, reduction="none", n_threads=n, **options),
         "sparse": lambda n: xent.cross_entropy(x, sparse, n_threads=n, **options),
         "evaluate": evaluate,
         "categorical_cross_entropy": lambda n: xent.categorical_cross_entropy(proba, labels, n_threads=n),
         "binary": lambda n: xent.binary_cross_entropy_with_logits(x, proba, return_grad=True, n_threads=n),
+        "binary, none": lambda n: xent.binary_cross_entropy_with_logits(
+            x, proba, reduction="none", return_grad=True, n_threads=n
+        ),
         "probabilities": lambda n: xent.binary_cross_entropy(proba, proba, return_grad=True, n_threads=n),
     }
+
+
+UNREDUCED = ["logsumexp", "logsumexp with factors", "softmax", "log_softmax of the first axis", "labels, none",
+             "distribution, none", "binary, none"]      # fmt: skip
 
 
 def assert_equal_results(a, b):
@@ -79,14 +87,19 @@ def assert_equal_results(a, b):
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_number_of_threads(shape, dtype):
+def test_number_of_threads(shape, dtype, monkeypatch):
+    """What is not summed over the blocks does not depend on their size, either."""
     assert threads.cut(np.prod(shape[:-1]), shape[-1], 8).number > 1
-    for call in calls(shape, dtype).values():
-        serial = call(1)
+    serial = {name: call(1) for name, call in calls(shape, dtype).items()}
+    for name, call in calls(shape, dtype).items():
         for n_threads in (2, 3, 7):
-            assert_equal_results(call(n_threads), serial)
+            assert_equal_results(call(n_threads), serial[name])
         xent.set_num_threads(2)
-        assert_equal_results(call(None), serial)
+        assert_equal_results(call(None), serial[name])
+    for elements in (1, 777, 5000):
+        monkeypatch.setattr(threads, "BLOCK_ELEMENTS", elements)
+        for name in UNREDUCED:
+            assert_equal_results(calls(shape, dtype)[name](3), serial[name])
 
 
 @pytest.mark.parametrize("name", calls((1, 1), np.float32))
@@ -95,77 +108,6 @@ def test_large_arrays(name):
     call = calls((300, 4000), np.float32)[name]
     assert threads.cut(300, 4000, 8).threads == 8
     assert_equal_results(call(8), call(1))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ["softmax", "labels, mean", "labels, none", "distribution", "sparse"])
-def test_outputs_that_go_around_the_cache(name, dtype):
-    """A row is sent while the next one is computed, whichever rows a thread happens to take after one another: here
-    blocks of one row."""
-    rows = 480 // np.dtype(dtype).itemsize
-    call = calls((rows, 64_000), dtype)[name]
-    assert threads.cut(rows, 64_000, 2).size == 1
-    serial = call(1)
-    for _ in range(3):
-        assert_equal_results(call(2), serial)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.deep)])
-@pytest.mark.parametrize("layout", WRITEABLE_LAYOUTS)
-def test_outputs_around_the_cache_of_strided_logits(layout, dtype):
-    """Rows that are gathered into a scratch first, beside the results that are on their way."""
-    x = WRITEABLE_LAYOUTS[layout](arguments((1600 // np.dtype(dtype).itemsize, 12_000), dtype)[0])
-    assert x.nbytes > 1 << 24
-    out, labels = np.empty(x.shape, dtype), np.arange(len(x))
-    for call in (
-        lambda x, out, n: xent.softmax(x, out=out, n_threads=n),
-        lambda x, out, n: xent.log_softmax(x, out=out, n_threads=n),
-        lambda x, out, n: xent.cross_entropy(x, labels, grad_out=out, n_threads=n)[1],
-        lambda x, out, n: xent.cross_entropy(x, np.abs(x), grad_out=out, n_threads=n)[1],
-    ):
-        expected = call(np.ascontiguousarray(x), np.empty(x.shape, dtype), 1)
-        for n_threads in (1, 2):
-            assert_same_bits(call(x, out, n_threads), expected)
-
-
-@pytest.mark.usefixtures("small_blocks")
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_cut_of_the_batch(shape, dtype):
-    x, labels, weight = arguments(shape, dtype)
-    target = np.abs(x)
-    proba = target / (1 + target)
-    for call in (
-        lambda k: xent.log_softmax(x[k], n_threads=2),
-        lambda k: xent.cross_entropy(x[k], labels[k], reduction="none", return_grad=True, n_threads=2),
-        lambda k: xent.cross_entropy(x[k], target[k], sample_weight=weight[k], reduction="sum", return_grad=True)[1:],
-        lambda k: xent.binary_cross_entropy_with_logits(x[k], proba[k], reduction="none", return_grad=True),
-    ):
-        whole = call(slice(None))
-        for i in (1, len(x) // 3, len(x) - 1):
-            halves = [part if isinstance(part, tuple) else (part,) for part in (call(slice(i)), call(slice(i, None)))]
-            assert_equal_results(tuple(map(np.concatenate, zip(*halves, strict=True))), whole)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_size_of_the_blocks(shape, dtype, monkeypatch):
-    """What is not summed over the blocks does not depend on them."""
-    x, labels, weight = arguments(shape, dtype)
-    options = {"sample_weight": weight, "reduction": "none", "return_grad": True, "n_threads": 3}
-    calls = (
-        lambda: xent.logsumexp(x, n_threads=3),
-        lambda: xent.softmax(x, n_threads=3),
-        lambda: xent.cross_entropy(x, labels, **options),
-        lambda: xent.cross_entropy(x, np.abs(x), **options),
-        lambda: xent.binary_cross_entropy_with_logits(x, xent.softmax(x), **{**options, "sample_weight": None}),
-    )
-    expected = [call() for call in calls]
-    monkeypatch.setattr(threads, "THREAD_ELEMENTS", 500)
-    for elements in (1, 777, 5000):
-        monkeypatch.setattr(threads, "BLOCK_ELEMENTS", elements)
-        for call, result in zip(calls, expected, strict=True):
-            assert_equal_results(call(), result)
 
 
 @pytest.mark.parametrize("n_threads", [1, 2, 8])

@@ -252,6 +252,19 @@ def test_huge_and_tiny_logits(name, n, dtype):
             np.testing.assert_allclose(getattr(xent, name)(x), expected, rtol=32 * info.eps, atol=0)
 
 
+@each_dtype
+def test_probability_of_the_maximum(dtype):
+    """Exactly 1 where nothing else counts, and equal where maxima are, whatever their size."""
+    for m in (0.0, 0.3, -7.7, 123.456, 1e4, -3e5, 1e30):
+        x = np.full((3, 200), m - 5 if abs(m) < 1e6 else m / 2, dtype)
+        x[:, ::50] = m
+        p = xent.softmax(x)
+        assert (p[:, ::50] == p[0, 0]).all()
+        x[:] = -np.inf
+        x[:, 7] = m
+        np.testing.assert_array_equal(xent.softmax(x), np.eye(200, dtype=dtype)[[7, 7, 7]])
+
+
 # --- half precision --------------------------------------------------------------------------------------------------
 
 

@@ -195,6 +195,24 @@ def test_infinite_sums(name):
         assert getattr(xent, name)(x, np.zeros(n), reduction="sum", **options) == INF
 
 
+@each_dtype
+@pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.5, 1.0, 1e-6])
+def test_smoothing(epsilon, dtype):
+    rng = np.random.default_rng(0)
+    for n in SHORT_LENGTHS:
+        x = rng.normal(size=n, scale=10).astype(dtype)
+        for y in (rng.integers(2, size=n), rng.random(n).astype(dtype)):
+            options = {"pos_weight": rng.random(n), "sample_weight": rng.random(n), "label_smoothing": epsilon}
+            for reduction in REDUCTIONS:
+                actual = xent.binary_cross_entropy_with_logits(
+                    x, y, return_grad=True, reduction=reduction, **options
+                )
+                exact = reference.binary_cross_entropy_with_logits(x, y, reduction=reduction, **options)
+                for a, b in zip(actual, exact, strict=True):
+                    eps = np.finfo(dtype).eps
+                    np.testing.assert_allclose(np.asarray(a, reference.EXTENDED), b, rtol=8 * eps, atol=8 * eps)
+
+
 # --- the gradient's array --------------------------------------------------------------------------------------------
 
 
@@ -255,6 +273,8 @@ def test_infinite_logits_have_their_limits(dtype):
         loss, grad = xent.binary_cross_entropy_with_logits(x, y, reduction="none", return_grad=True)
         np.testing.assert_array_equal(loss, np.repeat([0, 0, INF, INF, INF, INF], n))
         np.testing.assert_array_equal(grad, np.repeat([0, 0, 1, -1, 0.75, -0.25], n))
+        smooth = xent.binary_cross_entropy_with_logits(x, y, reduction="none", label_smoothing=0.1)
+        assert (smooth == INF).all()
 
 
 @each_dtype

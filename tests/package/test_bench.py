@@ -1,4 +1,4 @@
-"""The parts of the benchmarks that are logic, not measurement."""
+"""The logic of the benchmarks: cases, answers, tables, data sets."""
 
 import sys
 from pathlib import Path
@@ -8,13 +8,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
-import cases
 import fit
 import fit_data
 import limits
-import numpy_ops
 import ops
-from harness import Result, Spread
+from harness import cases, numpy_ops
+from harness.timing import Result, Spread
 
 import xent
 
@@ -38,7 +37,7 @@ def test_plain_numpy_is_right(dtype, given):
     }
     for operation, answer in answers.items():
         case = cases.Case(operation, logits.shape, dtype, 1, given)
-        assert cases.fault(case, cases.as_arrays(answer), cases.reference(operation, logits, labels)) is None
+        assert cases.find_fault(case, cases.as_arrays(answer), cases.compute_answer(operation, logits, labels)) is None
     assert (answers["softmax"] is out) == given
     np.testing.assert_array_equal(logits, kept)
 
@@ -52,7 +51,7 @@ def test_the_summary_names_the_worst_cell():
         (small, [result("xent", 1.0), result("numpy", 2.0), result("torch", 0.5)]),
         (large, [result("xent", 1.0), result("numpy", 8.0), Result("torch", fault="wrong")]),
     ]
-    row = ops.summary_table(cells, ["numpy", "torch"]).splitlines()[-1]
+    row = ops.make_summary_table(cells, ["numpy", "torch"]).splitlines()[-1]
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
         "softmax", "4.00", "0.50", "2.00", "0.50: torch at (1, 10) float32 1 thread given",
     ]  # fmt: skip
@@ -62,7 +61,7 @@ def test_repeated_rows_have_the_answer_of_the_distinct_ones(monkeypatch):
     monkeypatch.setattr(limits, "DISTINCT", 30)
     inputs = limits.make_rows(100, 10, "float64")
     assert (inputs.logits.shape, inputs.distinct) == ((12, 10), 3)
-    whole, part = cases.reference("loss+gradient", inputs.logits, inputs.labels), inputs.expected("loss+gradient")
+    whole, part = cases.compute_answer("loss+gradient", inputs.logits, inputs.labels), inputs.expected("loss+gradient")
     np.testing.assert_allclose(whole[0], part[0], rtol=1e-14)
     np.testing.assert_allclose(whole[1][-3:], part[1], rtol=1e-14)
     case = cases.Case("loss+gradient", inputs.logits.shape, "float64", 1, True)
@@ -82,7 +81,7 @@ def test_the_time_to_a_gap_is_between_two_runs():
 
 def test_made_sets_are_what_they_say():
     pytest.importorskip("scipy")
-    images, text = fit_data.images(300), fit_data.made_text(200, 500)
+    images, text = fit_data.make_images(300), fit_data.make_text(200, 500)
     assert images.X.shape == (300, 784)
     assert 0 <= images.X.min() < images.X.max() <= 1
     assert 0.05 < (images.X > 0).mean() < 0.3
@@ -90,14 +89,14 @@ def test_made_sets_are_what_they_say():
     assert text.X.indices.dtype == text.X.indptr.dtype == np.int32  # scikit-learn's saga takes no others
     np.testing.assert_allclose(text.X.multiply(text.X).sum(axis=1), 1)
     model = xent.LogisticRegression(tol=1e-6, max_iter=1000).fit(images.X, images.y)
-    value = fit_data.objective(images.X, images.y, model.coef_, model.intercept_)
+    value = fit_data.compute_objective(images.X, images.y, model.coef_, model.intercept_)
     np.testing.assert_allclose(value, model.objective_, rtol=1e-9)
 
 
 def test_the_objective_is_as_exact_for_coefficients_of_float32():
     pytest.importorskip("scipy")
-    text = fit_data.made_text(50, 20_000)
+    text = fit_data.make_text(50, 20_000)
     coef = np.random.default_rng(0).normal(size=(20, 20_000)).astype(np.float32)
     intercept = np.zeros(20, np.float32)
-    expected = fit_data.objective(text.X, text.y, coef.astype(np.float64), intercept.astype(np.float64))
-    assert fit_data.objective(text.X, text.y, coef, intercept) == pytest.approx(expected, rel=1e-12)
+    expected = fit_data.compute_objective(text.X, text.y, coef.astype(np.float64), intercept.astype(np.float64))
+    assert fit_data.compute_objective(text.X, text.y, coef, intercept) == pytest.approx(expected, rel=1e-12)

@@ -1,7 +1,7 @@
-"""The libraries that xent is compared with, each called the way its own users would call it to go fast.
+"""The libraries that xent is compared with, each called as its own users would call it for speed.
 
-A peer that is not installed is left out. Inputs are converted before the clock starts. Arrays are returned in fresh
-memory, or written to memory that was given once: with the library's own means, or the peer is left out there.
+A peer that is not installed is left out. Inputs are converted before the clock starts. Where a case gives the output
+array, the library writes to it by its own means, or is left out of that case.
 """
 
 import importlib.util
@@ -13,11 +13,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy_ops
-from cases import Case, Floats, Labels
-from harness import Candidate
 
 import xent
+from harness import numpy_ops
+from harness.cases import Case, Floats, Labels
+from harness.timing import Candidate
 
 Calls = dict[str, Callable[..., Any]]
 Prepare = Callable[[Case, Floats, Labels], Candidate | None]
@@ -25,8 +25,8 @@ Prepare = Callable[[Case, Floats, Labels], Candidate | None]
 
 @dataclass(frozen=True)
 class Peer:
-    """A library: `prepare` turns a case and its inputs into a candidate, or None where it has no such operation or
-    cannot write to given memory. `failures` are the cases that it should have had but for an error, by that error."""
+    """A library. `prepare` turns a case and its inputs into a candidate, or None if the library lacks the operation or
+    cannot write to a given array. `failures` lists cases that raised an error, by its message."""
 
     name: str
     version: str
@@ -36,8 +36,8 @@ class Peer:
 
 
 @contextmanager
-def thread_count(get: Callable[[], int], put: Callable[[int], object], threads: int) -> Iterator[None]:
-    """A library's number of threads, set and restored."""
+def use_threads(get: Callable[[], int], put: Callable[[int], object], threads: int) -> Iterator[None]:
+    """Set a library's number of threads, and restore it."""
     before = get()
     put(threads)
     try:
@@ -46,7 +46,7 @@ def thread_count(get: Callable[[], int], put: Callable[[int], object], threads: 
         put(before)
 
 
-def xent_itself() -> Peer:
+def make_xent() -> Peer:
     def prepare(case: Case, logits: Floats, labels: Labels) -> Candidate:
         out = np.empty_like(logits) if case.given else None
         calls: Calls = {
@@ -56,14 +56,14 @@ def xent_itself() -> Peer:
             "softmax": partial(xent.softmax, logits, out=out),
             "log_softmax": partial(xent.log_softmax, logits, out=out),
         }
-        scope = partial(thread_count, xent.get_num_threads, xent.set_num_threads, case.threads)
+        scope = partial(use_threads, xent.get_num_threads, xent.set_num_threads, case.threads)
         return Candidate("xent", calls[case.operation], scope)
 
-    how = "cross_entropy(return_grad=True) and its kin; given: out=, grad_out="
+    how = "cross_entropy(return_grad=True), softmax, ...; given: out=, grad_out="
     return Peer("xent", xent.__version__, how, prepare)
 
 
-def numpy_plain() -> Peer:
+def make_numpy() -> Peer:
     def prepare(case: Case, logits: Floats, labels: Labels) -> Candidate:
         out = np.empty_like(logits) if case.given else None
         calls: Calls = {
@@ -78,7 +78,7 @@ def numpy_plain() -> Peer:
     return Peer("numpy", np.__version__, "plain formula, stable, in place; always 1 thread", prepare)
 
 
-def scipy_special() -> Peer:
+def make_scipy() -> Peer:
     import scipy
     from scipy import special
 
@@ -92,17 +92,17 @@ def scipy_special() -> Peer:
     return Peer("scipy", scipy.__version__, "scipy.special; always 1 thread", prepare)
 
 
-def torch_scope(threads: int, mode: Callable[[], AbstractContextManager[Any]] = nullcontext) -> ExitStack:
-    """PyTorch's threads, and a mode such as inference_mode."""
+def use_torch(threads: int, mode: Callable[[], AbstractContextManager[Any]] = nullcontext) -> ExitStack:
+    """Set PyTorch's number of threads, and a mode such as inference_mode."""
     import torch
 
     stack = ExitStack()
-    stack.enter_context(thread_count(torch.get_num_threads, torch.set_num_threads, threads))
+    stack.enter_context(use_threads(torch.get_num_threads, torch.set_num_threads, threads))
     stack.enter_context(mode())
     return stack
 
 
-def torch_eager() -> Peer:
+def make_torch() -> Peer:
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -113,7 +113,7 @@ def torch_eager() -> Peer:
         return loss, torch.autograd.grad(loss, leaf)[0]
 
     def loss_gradient_into(x: Any, y: Any, log_p: Any, one: Any, out: Any) -> tuple[Any, Any]:
-        # What autograd runs for the above. It has no way to be given memory, but its operators have.
+        # The operators that autograd runs for the above. Autograd cannot be given an array; they can.
         operators._log_softmax.out(x, 1, False, out=log_p)
         loss, weight = operators.nll_loss_forward(log_p, y, None, 1, -100)
         operators.nll_loss_backward.grad_input(one, log_p, y, None, 1, -100, weight, grad_input=out)
@@ -124,7 +124,7 @@ def torch_eager() -> Peer:
         out = torch.empty_like(x) if case.given else None
         if case.operation == "loss+gradient" and not case.given:
             call = partial(loss_gradient, x.detach().requires_grad_(), y)
-            return Candidate("torch", call, partial(torch_scope, case.threads))
+            return Candidate("torch", call, partial(use_torch, case.threads))
         calls: Calls = {
             "loss": partial(cross_entropy, x, y),
             "loss+gradient": partial(loss_gradient_into, x, y, torch.empty_like(x), x.new_ones(()), out),
@@ -132,7 +132,7 @@ def torch_eager() -> Peer:
             "softmax": partial(torch.softmax, x, 1, out=out),
             "log_softmax": partial(torch.log_softmax, x, 1, out=out),
         }
-        return Candidate("torch", calls[case.operation], partial(torch_scope, case.threads, torch.inference_mode))
+        return Candidate("torch", calls[case.operation], partial(use_torch, case.threads, torch.inference_mode))
 
     how = (
         "eager: nn.functional.cross_entropy + autograd.grad on a leaf; inference_mode where forward only; given: out=, "
@@ -141,7 +141,7 @@ def torch_eager() -> Peer:
     return Peer("torch", torch.__version__, how, prepare)
 
 
-def torch_compiled() -> Peer:
+def make_compiled_torch() -> Peer:
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -156,7 +156,7 @@ def torch_compiled() -> Peer:
     failures: dict[str, list[Case]] = {}
 
     def into(function: Callable[..., Any], x: Any, y: Any, out: Any) -> Any:
-        # Compiled, the copy is where the last loop writes to.
+        # The compiler fuses this copy into the last loop.
         answer = function(x, y)
         return (answer[0], out.copy_(answer[1])) if isinstance(answer, tuple) else out.copy_(answer)
 
@@ -166,31 +166,31 @@ def torch_compiled() -> Peer:
             function = partial(into, function)
             arguments.append(torch.empty_like(arguments[0]))
         mode = nullcontext if case.operation == "loss+gradient" else torch.inference_mode
-        scope = partial(torch_scope, case.threads, mode)
-        torch.compiler.reset()  # what is compiled for other shapes counts against a limit
+        scope = partial(use_torch, case.threads, mode)
+        torch.compiler.reset()  # there is a limit on how many shapes a function is compiled for
         call = partial(torch.compile(function, dynamic=False), *arguments)
         try:
             with scope():
                 call()  # compiles
-        except Exception as error:  # of many kinds: no C++ compiler, above all
+        except Exception as error:  # of many types; most often there is no C++ compiler
             failures.setdefault(str(error).strip().partition("\n")[0], []).append(case)
             return None
         return Candidate("torch.compile", call, scope)
 
     how = (
-        "dynamic=False, compiled before; loss+gradient is func.grad_and_value, compiled as a whole; given: a copy_ at "
-        "the end of what is compiled"
+        "dynamic=False, compiled beforehand; loss+gradient is func.grad_and_value, compiled as a whole; given: a copy_ "
+        "at the end of the compiled function"
     )
     return Peer("torch.compile", torch.__version__, how, prepare, failures)
 
 
-def jax_jitted() -> Peer:
+def make_jax() -> Peer:
     import jax
     from jax import numpy as jnp
     from jax.extend.backend import clear_backends
 
     def loss(x: jax.Array, y: jax.Array) -> jax.Array:
-        # About twice as fast on a CPU as picking the label from log_softmax or multiplying by a one-hot.
+        # On a CPU, about twice as fast as taking the label from log_softmax or multiplying by a one-hot array.
         return jnp.mean(jax.nn.logsumexp(x, axis=1) - jnp.take_along_axis(x, y[:, None], axis=1)[:, 0])
 
     functions: Calls = {
@@ -203,7 +203,7 @@ def jax_jitted() -> Peer:
     client_threads = 0
 
     def use_threads(threads: int) -> None:
-        # XLA sizes its pool once, when the client is made, and reads only this variable for it.
+        # XLA sets the size of its thread pool when the client is made, from this variable alone.
         nonlocal client_threads
         if threads != client_threads:
             before = os.environ.get("NPROC")
@@ -220,37 +220,37 @@ def jax_jitted() -> Peer:
         scope = partial(jax.enable_x64, case.dtype == "float64")
         operation = functions[case.operation]
         with scope():
-            function = jax.jit(lambda x, y, room: operation(x, y), donate_argnums=2, keep_unused=True)
+            function = jax.jit(lambda x, y, donated: operation(x, y), donate_argnums=2, keep_unused=True)
             x, y = jax.device_put(logits), jax.device_put(labels)
-            room = jnp.empty_like(x) if case.given else None
+            donated = jnp.empty_like(x) if case.given else None
 
         def call() -> Any:
-            nonlocal room
-            answer = jax.block_until_ready(function(x, y, room))
+            nonlocal donated
+            answer = jax.block_until_ready(function(x, y, donated))
             if case.given:
-                room = answer[1] if isinstance(answer, tuple) else answer
+                donated = answer[1] if isinstance(answer, tuple) else answer
             return answer
 
         with scope():
             call()  # compiles
         return Candidate("jax", call, scope)
 
-    how = "jit(value_and_grad), compiled before, on device arrays, block_until_ready; given: the last result is donated"
+    how = "jit(value_and_grad), compiled beforehand, on device arrays, block_until_ready; given: the last one, donated"
     return Peer("jax", jax.__version__, how, prepare)
 
 
-def sklearn_loss() -> Peer | None:
+def make_sklearn() -> Peer | None:
     import sklearn
 
     try:
         from sklearn._loss import HalfMultinomialLoss
-    except ImportError:  # private, so it may move
+    except ImportError:  # it is private and may move
         return None
 
     def prepare(case: Case, logits: Floats, labels: Labels) -> Candidate | None:
         rows, classes = case.shape
         loss = HalfMultinomialLoss(n_classes=classes)
-        # Labels are floats there; weights of 1/N make the gradient that of the mean in the same pass.
+        # It takes labels as floats. Weights of 1/N give the gradient of the mean in the same pass.
         arguments = {
             "y_true": labels.astype(logits.dtype),
             "raw_prediction": logits,
@@ -272,7 +272,7 @@ def sklearn_loss() -> Peer | None:
     return Peer("sklearn", sklearn.__version__, how, prepare)
 
 
-def onnx_runtime() -> Peer | None:
+def make_onnxruntime() -> Peer | None:
     if importlib.util.find_spec("onnx") is None:
         return None
     import onnxruntime
@@ -306,25 +306,24 @@ def onnx_runtime() -> Peer | None:
         return Candidate("onnxruntime", call)
 
     how = (
-        "a model of one node, a session with that many threads, which spin as they do by default; session.run; given: "
-        "IO binding"
+        "a model of one node, a session with that many threads, which spin by default; session.run; given: IO binding"
     )
     return Peer("onnxruntime", onnxruntime.__version__, how, prepare)
 
 
 PEERS: tuple[tuple[str, Callable[[], Peer | None]], ...] = (
-    ("numpy", numpy_plain),
-    ("scipy", scipy_special),
-    ("torch", torch_eager),
-    ("torch", torch_compiled),
-    ("jax", jax_jitted),
-    ("sklearn", sklearn_loss),
-    ("onnxruntime", onnx_runtime),
+    ("numpy", make_numpy),
+    ("scipy", make_scipy),
+    ("torch", make_torch),
+    ("torch", make_compiled_torch),
+    ("jax", make_jax),
+    ("sklearn", make_sklearn),
+    ("onnxruntime", make_onnxruntime),
 )
-SLOW = (torch_compiled,)  # they compile for seconds in each case
+SLOW = (make_compiled_torch,)  # takes seconds to compile each case
 
 
-def installed(quick: bool = False) -> list[Peer]:
-    """xent, then the peers that can be imported here; without the slow ones if `quick`."""
+def list_installed(quick: bool = False) -> list[Peer]:
+    """xent, then the peers that are installed; without the slow ones if `quick`."""
     makers = [make for package, make in PEERS if importlib.util.find_spec(package) and not (quick and make in SLOW)]
-    return [xent_itself(), *(peer for make in makers if (peer := make()) is not None)]
+    return [make_xent(), *(peer for make in makers if (peer := make()) is not None)]

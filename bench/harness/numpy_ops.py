@@ -1,8 +1,9 @@
-"""Plain NumPy as a careful user writes it: stable, and in place where that saves a temporary. Arrays go to `out`, if
-given."""
+"""The operations in NumPy as a careful user writes them: stable, and in place where that saves a temporary array.
+Results are written to `out`, if given."""
 
 import numpy as np
-from cases import Floats, Labels
+
+from harness.cases import Floats, Labels
 
 
 def logsumexp(x: Floats) -> Floats:

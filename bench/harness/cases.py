@@ -1,4 +1,4 @@
-"""What is benchmarked: operations, their inputs, their right answers, and when an answer counts as right."""
+"""What is measured: operations, their inputs, their right answers, and when an answer counts as right."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ Floats = NDArray[np.floating]
 Labels = NDArray[np.int64]
 
 OPERATIONS = ("loss", "loss+gradient", "logsumexp", "softmax", "log_softmax")
-ARRAYS = ("loss+gradient", "softmax", "log_softmax")  # what they return is as large as the logits
+ARRAYS = ("loss+gradient", "softmax", "log_softmax")  # they return an array as large as the logits
 DTYPES = ("float32", "float64")
 SHAPES = ((1, 10), (32, 10), (65536, 10), (256, 1000), (4096, 1000), (512, 32000), (64, 128256))
 
 
 @dataclass(frozen=True)
 class Case:
-    """One cell of the table. `loss` is the mean over the rows, `gradient` that of the mean. The array that is returned
-    is fresh memory in every call, or memory that was `given` once."""
+    """One cell of the table. The loss is the mean over the rows, the gradient that of the mean. If `given`, every call
+    writes to the same array; else it allocates the array that it returns."""
 
     operation: str
     shape: tuple[int, int]
@@ -31,7 +31,7 @@ class Case:
 
     @property
     def output(self) -> str:
-        """Where the array that is returned comes from; nothing is said of those that are small."""
+        """"given" or "fresh"; empty for operations that return no large array."""
         return "" if self.operation not in ARRAYS else "given" if self.given else "fresh"
 
     def __str__(self) -> str:
@@ -46,27 +46,27 @@ def make_cases(
     threads: Iterable[int],
     given: Iterable[bool] = (False, True),
 ) -> list[Case]:
-    """Every combination there is. Threads change slowest, since JAX starts anew for each number of them."""
+    """Every combination. Threads vary slowest, because JAX needs a new client for each number of them."""
     combinations = product(threads, dtypes, shapes, operations, given)
     return [Case(o, s, d, t, g) for t, d, s, o, g in combinations if o in ARRAYS or not g]
 
 
-@lru_cache(maxsize=1)  # the largest pair has 130 MB
+@lru_cache(maxsize=1)  # up to 130 MB
 def make_inputs(shape: tuple[int, int], dtype: str) -> tuple[Floats, Labels]:
-    """Logits from N(0, 3²) and labels: probabilities over several orders of magnitude, as in a trained model."""
+    """Labels, and logits from N(0, 3²): probabilities span several orders of magnitude, as in a trained model."""
     rng = np.random.default_rng(0)
     rows, classes = shape
     return 3 * rng.standard_normal(shape, dtype=np.dtype(dtype)), rng.integers(0, classes, rows)
 
 
 def as_arrays(answer: Any) -> tuple[Any, ...]:
-    """What a library returned, as a tuple of NumPy arrays."""
+    """What a library returned, as NumPy arrays."""
     parts = answer if isinstance(answer, tuple) else (answer,)
     return tuple(np.asarray(part.detach() if hasattr(part, "detach") else part) for part in parts)
 
 
-def reference(operation: str, logits: Floats, labels: Labels) -> tuple[Floats, ...]:
-    """The answer in plain float64."""
+def compute_answer(operation: str, logits: Floats, labels: Labels) -> tuple[Floats, ...]:
+    """The right answer, by plain NumPy in float64."""
     x = logits.astype(np.float64)
     rows = np.arange(len(labels))
     maximum = x.max(axis=1, keepdims=True)
@@ -88,11 +88,11 @@ def reference(operation: str, logits: Floats, labels: Labels) -> tuple[Floats, .
     return loss, gradient / len(labels)
 
 
-def fault(case: Case, answer: tuple[Floats, ...], expected: tuple[Floats, ...]) -> str | None:
+def find_fault(case: Case, answer: tuple[Floats, ...], expected: tuple[Floats, ...]) -> str | None:
     """What is wrong with `answer`, or None.
 
-    The bound is what ordinary single-pass code keeps, not what xent promises (the tests check that): 1000 eps of the
-    value, and 4 eps of the size of what it was subtracted from, since p - 1 and x - logsumexp cancel.
+    The tolerance is one that ordinary single-pass code meets (the tests hold xent to a much stricter one): 1000 eps of
+    the value, plus 4 eps of the operands' size where p - 1 or x - logsumexp cancel.
     """
     if len(answer) != len(expected):
         return f"{len(answer)} results, not {len(expected)}"
@@ -105,7 +105,7 @@ def fault(case: Case, answer: tuple[Floats, ...], expected: tuple[Floats, ...]) 
         elif want.ndim == 2 and case.operation == "loss+gradient":
             scale = 1 / case.shape[0]
         else:
-            scale = 16.0  # logits of N(0, 3²) stay about below it
+            scale = 16.0  # about the largest logit
         error = np.abs(got - want) / (1000 * eps * np.abs(want) + 4 * eps * scale)
         worst = float(error.max())
         if not worst <= 1:

@@ -1,7 +1,7 @@
-"""Timing callables in turn: A B C, B C A, C A B, ... in one process, after their answers were checked.
+"""Time callables in turn (A B C, B C A, C A B, ...) in one process, after checking their answers.
 
-Neighbours on the machine, clock changes and page caches drift over seconds. Ratios are therefore formed round by round,
-between samples taken milliseconds apart, and only then summarised by their median and quartiles.
+Other processes, the clock rate and page caches change over seconds. So a ratio is formed within each round, from
+samples taken milliseconds apart, and only the ratios are summarised, by their median and quartiles.
 """
 
 import gc
@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Candidate:
-    """A callable to time. `scope` is entered around each sample, outside the clock: thread counts, modes, filters."""
+    """A callable to time. `scope` is entered around each sample, before the clock starts: thread counts, modes."""
 
     name: str
     call: Callable[[], Any]
@@ -24,7 +24,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Spread:
-    """A median between its quartiles."""
+    """A median and its quartiles."""
 
     median: float
     low: float
@@ -38,7 +38,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Result:
-    """Seconds a call, and how many times longer than the first candidate; or the fault for which it was not timed."""
+    """Seconds per call, and their ratio to the first candidate's; or what was wrong with the answer, and no times."""
 
     name: str
     seconds: Spread | None = None
@@ -47,8 +47,8 @@ class Result:
 
 
 @contextmanager
-def no_collection() -> Iterator[None]:
-    """Keep the garbage collector out of the samples."""
+def without_garbage_collection() -> Iterator[None]:
+    """Keep the garbage collector from running within a sample."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -60,9 +60,8 @@ def no_collection() -> Iterator[None]:
 
 
 def settle(seconds: float, most: float = 0.2) -> None:
-    """Sleep `seconds`, and again while threads of this process were busy meanwhile: workers of other libraries spin
-    after their last call (OpenMP's for milliseconds, onnxruntime's for fifty), on a core that the next candidate needs.
-    """
+    """Sleep until this process is idle: worker threads of other libraries spin after their last call (OpenMP's for a
+    few milliseconds, onnxruntime's for fifty), on a core that the next candidate needs."""
     end = perf_counter() + most
     while perf_counter() < end:
         before = process_time()
@@ -71,18 +70,18 @@ def settle(seconds: float, most: float = 0.2) -> None:
             return
 
 
-WARM_UP_SECONDS = 0.02  # cores that have slept run at half their clock, and raise it over some 15 ms of work
+WARM_UP_SECONDS = 0.02  # a core that has slept may start at half its clock rate, and takes some 15 ms to raise it
 
 
 def warm_up(call: Callable[[], Any], seconds: float = WARM_UP_SECONDS) -> None:
-    """Call until the clock is up, and what other candidates pushed out of the caches is back."""
+    """Call until the clock rate is up and the caches hold this candidate's data again."""
     end = perf_counter() + seconds
     while perf_counter() < end:
         call()
 
 
 def sample(candidate: Candidate, loops: int, warm_up_seconds: float = WARM_UP_SECONDS) -> float:
-    """Seconds a call, over `loops` calls, after a warm-up."""
+    """Seconds per call, over `loops` calls, after a warm-up."""
     call = candidate.call
     with candidate.scope():
         warm_up(call, warm_up_seconds)
@@ -93,7 +92,7 @@ def sample(candidate: Candidate, loops: int, warm_up_seconds: float = WARM_UP_SE
 
 
 def calibrate(candidate: Candidate, seconds: float) -> int:
-    """The number of calls that lasts about `seconds`."""
+    """The number of calls that take about `seconds`."""
     loops, elapsed = 1, sample(candidate, 1)
     if elapsed > 10 * seconds:
         return 1
@@ -113,16 +112,16 @@ def time_in_turn(
     most: int = 61,
 ) -> list[Result]:
     """Time candidates against the first one, for about `budget` seconds, in `least` to `most` rounds."""
-    with no_collection():
+    with without_garbage_collection():
         loops = [calibrate(candidate, sample_seconds) for candidate in candidates]
         start = perf_counter()
         rounds: list[list[float]] = []
         while len(rounds) < most and (len(rounds) < least or perf_counter() - start < budget):
             seconds = [0.0] * len(candidates)
             for i in range(len(candidates)):
-                turn = (i + len(rounds)) % len(candidates)
+                k = (i + len(rounds)) % len(candidates)
                 settle(settle_seconds)
-                seconds[turn] = sample(candidates[turn], loops[turn])
+                seconds[k] = sample(candidates[k], loops[k])
             rounds.append(seconds)
     return [
         Result(candidate.name, Spread.of([r[i] for r in rounds]), Spread.of([r[i] / r[0] for r in rounds]))
