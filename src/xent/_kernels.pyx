@@ -1,14 +1,15 @@
 """Cross-entropy of logits: one row, then loops over rows, then what Python calls.
 
-One row x of C logits, with target mass t (class weights, smoothing, a label or a distribution all folded in) and T = sum(t):
+One row x of C logits, with target mass t (class weights, smoothing, a label or a distribution, all folded in) and
+T = sum(t):
 
     m = max x          k = an index where x_k = m          e_c = exp(x_c - m)
     r = sum of e_c over c != k            s = 1 + r        logsumexp = m + log1p(r)
     p_c = e_c / s                         log p_c = -((m - x_c) + log1p(r))
     loss = sum(t_c (m - x_c)) + T log1p(r)                 grad_c = T p_c - t_c
 
-(a) The maximum is left out of the sum and comes back through log1p. Every term of the loss is >= 0, so nothing cancels: a
-    confident row keeps every digit of its tiny loss.
+(a) The maximum is left out of the sum and comes back through log1p. Every term of the loss is >= 0, so nothing cancels:
+    a confident row keeps every digit of its tiny loss.
 (b) If all the mass is on one class y, the gradient there is -T (sum of e_c over c != y) / s, never T (p_y - 1).
 (c) x - m rounds, by up to half an ulp of a large number, and exp multiplies that error. So exponents are shifted by an
     integer near m log2(e), which is exact; the rest of m is one factor for the whole row (`Shift`).
@@ -16,19 +17,18 @@ One row x of C logits, with target mass t (class weights, smoothing, a label or 
     once, at the end.
 
 Every option is this formula with another t, another x, or one more term. With label smoothing,
-t = target_share (points + dense) + base_share base: points are a label or the classes of a sparse distribution, dense is
-a distribution, base is 1 (or the class weight) for each class that smoothing reaches. Logits that are scaled, capped or
-masked are computed first, as pairs, in scratch.
+t = target_share (points + dense) + base_share base: points are a label or the classes of a sparse distribution, dense
+is a distribution, base is 1 (or the class weight) for each class that smoothing reaches. Logits that are scaled, capped
+or masked are computed first, as pairs, in scratch.
 
-This file uses what is in _core: vectors (simd.pxd), pairs (numbers.pxd), exponentials and their sum (exponentials.pxd), one
-row (rows.pxd), reading a batch (batch.pxd, targets.pxd, reader.pxd), rows side by side for few classes (tiles.pxd), scratch
-(scratch.pxd), blocks of rows for threads (scheduler.pxi). Nothing here checks its arguments (see _calls/arguments.py), but
-for the calls of fast_path.pxi, which leave what is not plain to the checks in Python.
+From _core come vectors (simd.pxd), pairs (numbers.pxd), exponentials and their sum (exponentials.pxd), operations on a
+row (rows.pxd), reading a batch (batch.pxd, targets.pxd, reader.pxd), rows side by side for few classes (tiles.pxd),
+scratch (scratch.pxd) and blocks of rows for threads (scheduler.pxi). Arguments have been checked in Python
+(_calls/arguments.py), except for calls on plain arrays, which fast_path.pxi checks itself.
 """
 
-from libc.limits cimport INT_MIN
 from libc.math cimport INFINITY, NAN, fabs, frexp, isfinite, isinf, isnan
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
 
 cimport numpy as cnp
@@ -54,9 +54,10 @@ from xent._core.rows cimport (
     write_log_probabilities,
 )
 from xent._core.scratch cimport (
-    LINE_DOUBLES, MAX_TILE_CLASSES, MAX_TILE_VECTORS, SCRATCH_BYTES, EvaluateScratch, LogsumexpTask, LossScratch, Points,
-    PrimitiveScratch, RowScratch, SoftmaxTask, WeightScratch, WeightedScratch, lay_out_evaluate, lay_out_loss,
-    lay_out_primitive, lay_out_weighted, lay_out_weights, plan_batch, plan_logsumexp, plan_softmax, row_space, tile_space,
+    LINE_DOUBLES, MAX_TILE_CLASSES, MAX_TILE_VECTORS, SCRATCH_BYTES, EvaluateScratch, LogsumexpTask, LossScratch,
+    Points, PrimitiveScratch, RowScratch, SoftmaxTask, WeightScratch, WeightedScratch, lay_out_evaluate, lay_out_loss,
+    lay_out_primitive, lay_out_weighted, lay_out_weights, plan_batch, plan_logsumexp, plan_softmax, row_space,
+    tile_space,
 )
 from xent._core.simd cimport (
     XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, get, lanes, load_first, multiply_add, put, vec, vf32,
@@ -65,15 +66,15 @@ from xent._core.simd cimport (
 )
 from xent._core.streaming cimport Traffic, finish, no_traffic
 from xent._core.strided cimport (
-    ABSENT, F64, I8, I16, I32, I64, U8, U16, U32, Operand, Window, bind, bind_output, close_window, fits_float32, gather,
-    gather_through, is_plain, kind_of, next_place, next_row, open_window, place, place_of, place_through, read_integer,
-    read_number, row_of, scatter, scatter_through, weight_of, write_number,
+    ABSENT, F64, I8, I16, I32, I64, U8, U16, U32, Operand, Window, bind, bind_output, close_window, fits_float32,
+    gather, gather_through, is_plain, kind_of, next_place, next_row, open_window, place, place_of, place_through,
+    read_integer, read_number, row_of, scatter, scatter_through, weight_of, write_number,
 )
 from xent._core.target_weights cimport WeightSum, weigh_rows
 from xent._core.targets cimport INVALID, class_weight_of, is_class, read_points, scale_pair
 from xent._core.tiles cimport (
-    MAX_TILE_ROWS, LanePairs, add_lanes, add_one, copy_element, fill_lanes, invert, load_tile, log_pairs, multiply_pairs,
-    read_lane, set_lane, shift_vectors, store_tile, write_lanes,
+    MAX_TILE_ROWS, LanePairs, add_lanes, add_one, copy_element, fill_lanes, invert, load_tile, log_pairs,
+    multiply_pairs, read_lane, set_lane, shift_vectors, store_tile, write_lanes,
 )
 
 cnp.import_array()
@@ -87,10 +88,11 @@ include "_core/scheduler.pxi"
 
 
 cdef void add_exponentials(
-    const vec* x, const vec* low, vec* e, Py_ssize_t n, Py_ssize_t skip, const Shift* shift, vec* total, Traffic* traffic
+    const vec* x, const vec* low, vec* e, Py_ssize_t n, Py_ssize_t skip, const Shift* shift, vec* total,
+    Traffic* traffic
 ) noexcept nogil:
-    """total += the terms of n elements, exp(x + low - m) in units of the shift, but for element `skip` (which may be none
-    of them); `low` may be NULL. Writes the terms to e, which may be x or NULL.
+    """total += the terms of n elements, exp(x + low - m) in units of the shift, without element `skip` (which may be
+    none of them). `low` may be NULL; e (or NULL; may be x) = the terms.
 
     Not inline, and a loop for each kind of call, so that each has all registers.
     """
@@ -260,8 +262,8 @@ cdef struct GradientTerms:      # the gradient of a row: terms scaled, less targ
 
 
 cdef GradientTerms gradient_of(const Row* row, Pair scale, double top, double own_term) noexcept nogil:
-    """`scale` times the gradient of `loss_of`. `top` is the maximum's term, `own_term` that of the class that has all the
-    mass, if one has."""
+    """`scale` times the gradient of `loss_of`. `top` is the term of the maximum, `own_term` that of the class that has
+    all the mass, if one has."""
     cdef GradientTerms terms
     cdef Pair factor = divide(scale, one_more(row.sums.rest))      # of e_c, for each unit of T
     cdef Pair mass = row.target_mass, pull = single(0), others, own
@@ -372,7 +374,8 @@ cdef void write_constant(const Reader* reader, Py_ssize_t i, vec* grad, double x
 
 
 cdef Pair loss_row(Reader* reader, Row* row, vec* grad, bint wants_grad, Traffic* traffic, vec* like) noexcept nogil:
-    """The loss of a row whose maximum, mass and distances are known; and its gradient, in `grad` if whole rows are read."""
+    """The loss of a row whose maximum, mass and distances are known; and its gradient, in `grad` if rows are read
+    whole."""
     # Terms can wait in the gradient's place, unless that is narrower than the kernel's type.
     cdef bint keeps_terms = wants_grad and (
         reader.reads_whole_rows or (is_plain(&reader.batch.grad, like) and not transforms(reader.batch))
@@ -917,9 +920,9 @@ cdef double cross_entropy_block(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What Python calls, with arrays that are known to be good. A worker is what each thread does: it claims blocks of rows and
-# computes them, in float32 or in float64. What a block adds up to goes to a place of its own, so that a total does not
-# depend on which thread did which block.
+# What Python calls, with arrays that are known to be good. A worker is what each thread does: it claims blocks of rows
+# and computes them, in float32 or in float64. What a block adds up to goes to a place of its own, so that a total does
+# not depend on which thread did which block.
 # ---------------------------------------------------------------------------------------------------------------------
 
 BINARY_CHUNK = CHUNK    # elements in a unit of binary_cross_entropy
@@ -972,8 +975,8 @@ cdef void logsumexp_worker(const void* task, double* memory, BlockClaim* claim) 
 
 
 def logsumexp(x, weight, out, sign, int row_axes, Work work):
-    """out = logsumexp of the rows of x, its last axes, weighted or (None) not; sign (or None) = the sign of the weighted
-    sums."""
+    """out = logsumexp of the rows of x, its last axes, weighted or (None) not; sign (or None) = the sign of the
+    weighted sums."""
     cdef LogsumexpTask task
     bind(&task.x, x, row_axes)
     bind(&task.weight, weight, row_axes)
@@ -1063,8 +1066,8 @@ cdef void target_weight_worker(const void* task, double* memory, BlockClaim* cla
 
 
 def target_weight(problem, options, sums, Work work):
-    """sums = sample weight times target mass of each block, three numbers each: high, low, and the exponent of their unit.
-    Return the place in the target of the first label or class that is out of range, or -1."""
+    """sums = sample weight times target mass of each block, three numbers each: high, low, and the exponent of their
+    unit. Return the place in the target of the first label or class that is out of range, or -1."""
     cdef BatchTask task
     cdef WeightScratch unused
     bind_batch(&task.batch, problem, options, 0)
@@ -1093,8 +1096,8 @@ cdef void cross_entropy_worker(const void* task, double* memory, BlockClaim* cla
 
 
 def cross_entropy(problem, options, int weight_exponent, double divisor, loss, grad, sums, Work work):
-    """loss (or None) = the loss of each row, grad (or None; may be logits) = the gradient of their sum / divisor, sums =
-    the loss of each block, all in units of two to the weight_exponent."""
+    """loss (or None) = the loss of each row, grad (or None; may be logits) = the gradient of their sum / divisor,
+    sums = the loss of each block, all in units of two to the weight_exponent."""
     cdef BatchTask task
     bind_batch(&task.batch, problem, options, weight_exponent)
     task.batch.divisor = divisor

@@ -51,7 +51,7 @@ cdef inline bint smooths(const Batch* batch) noexcept nogil:
 
 
 cdef inline bint has_plain_formula(const Batch* batch) noexcept nogil:
-    """Whether no option is in use that changes the loss of a row whose mass is all on one class by more than a factor."""
+    """Whether the loss of a row with all its mass on one class is the formula without options, but for a factor."""
     return (
         batch.smoothing == 0 and batch.z_loss == 0 and not transforms(batch) and not batch.has_extreme_weights
     )

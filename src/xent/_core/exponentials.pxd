@@ -1,8 +1,8 @@
-# The maximum of a row, the exponentials of its distances to it, and their sum: n contiguous elements, read as n // lanes
-# vectors and a shorter last one. Logits x are numbers, or pairs x + low where they were computed (see transforms.pxd);
-# `low` is NULL otherwise.
+# The maximum of a row, the exponentials of its distances to it, and their sum: n contiguous elements, read as
+# n // lanes vectors and a shorter last one. Logits x are numbers, or pairs x + low where they were computed (see
+# transforms.pxd); `low` is NULL otherwise.
 #
-# A row that does not fit the scratch comes in pieces. Each piece but the last is a whole number of four vectors, and sums
+# A row that does not fit the scratch comes in pieces. Each piece but the last is a multiple of four vectors, and sums
 # go on from piece to piece, so that a result has the same bits however the row is cut.
 #
 # A sum of vectors is an array of two: sum[HIGH], and in sum[LOW] what its roundings lost.
@@ -10,8 +10,8 @@
 from libc.math cimport INFINITY, exp, expm1, fabs, rint
 
 from xent._core.numbers cimport (
-    Pair, accumulate, accumulate_largest, add_pair, exp_parts, exponent_range, log1p_pair, multiply, shifted_zero, single,
-    sum_pairs, two_sum,
+    Pair, accumulate, accumulate_largest, add_pair, exp_parts, exponent_range, log1p_pair, multiply, shifted_zero,
+    single, sum_pairs, two_sum,
 )
 from xent._core.simd cimport (
     any_equal, fill, first_equal_of_four, get, lanes, load_first, max_lanes, maximum, multiply_add, scaled, store_first,
@@ -21,7 +21,7 @@ from xent._core.streaming cimport Traffic, finish, move_four
 
 cdef extern from *:
     """
-    /* log 2 = LN2_HIGH + LN2_LOW; LN2_HIGH has 33 bits, so that its product with an exponent is exact (FreeBSD's e_exp.c). */
+    /* log 2 = LN2_HIGH + LN2_LOW, from FreeBSD's e_exp.c. LN2_HIGH has 33 bits, so exponent * LN2_HIGH is exact. */
     #define XENT_LN2_HIGH 0.693147180369123816490
     #define XENT_LN2_LOW 1.90821492927058770002e-10
     #define XENT_LN2 0.69314718055994530942
@@ -47,8 +47,8 @@ cdef struct Peak:
     Py_ssize_t index            # k, the first place of m
 
 
-cdef struct Shift:              # how the exponentials of a row are computed: e_c = exp(x_c - m) is `unit` times what the
-                                # loops call a term, 2^exponent exp(x_c - offset)
+cdef struct Shift:              # how the exponentials of a row are computed: as terms 2^exponent exp(x_c - offset);
+                                # e_c = exp(x_c - m) is `unit` times that
     Peak peak                   # m
     double offset               # m where subtracting it is exact, or 0
     double offset_low
@@ -131,8 +131,8 @@ cdef inline double choose_offset(const vec* like, double m) noexcept nogil:
 
 
 cdef inline void set_shift(Shift* shift, const Peak* peak, const vec* like) noexcept nogil:
-    """For a peak that is finite. The exponent is the integer for which `unit`, exp(offset - m) 2^-exponent, is nearest to
-    2^-EXPONENT_HEADROOM."""
+    """For a peak that is finite. The exponent is the integer for which `unit`, exp(offset - m) 2^-exponent, is nearest
+    to 2^-EXPONENT_HEADROOM."""
     cdef double offset = choose_offset(like, peak.high), k = rint((peak.high - offset) * LOG2_E)
     cdef Pair d = two_sum(k * LN2_HIGH, offset - peak.high)         # exact
     shift.peak = peak[0]
@@ -166,8 +166,8 @@ cdef inline void accumulate_fours(
 ) noexcept nogil:
     """The vectors of `accumulate_exponentials` that come in fours, with the traffic meanwhile.
 
-    Four are added while the next are computed: additions wait for one another, and would keep the processor from looking
-    far enough ahead.
+    Four are added while the next are computed: additions wait for one another, and would keep the processor from
+    looking far enough ahead.
     """
     cdef Py_ssize_t i = 0, last = n // (4 * lanes(x)) * 4, with_skip = skip // (4 * lanes(x)) * 4
     cdef vec p[4]
@@ -219,8 +219,8 @@ cdef inline void accumulate_rest(
             if low is not NULL:
                 lower = load_first(low + i, count, 0)
         exp_parts(
-            &y, low if low is NULL else &lower, shift[OFFSET], shift[OFFSET_LOW], shift[POWER], shift[LEAST], &p, &scale,
-            &lost, 1
+            &y, low if low is NULL else &lower, shift[OFFSET], shift[OFFSET_LOW], shift[POWER], shift[LEAST], &p,
+            &scale, &lost, 1
         )
         y = multiply_add(p, scale, scale)
         if e is not NULL:
@@ -235,7 +235,8 @@ cdef inline void accumulate_rest(
 
 
 cdef inline void accumulate_exponentials(
-    const vec* x, const vec* low, vec* e, Py_ssize_t n, Py_ssize_t skip, const Shift* shift, vec* total, Traffic* traffic
+    const vec* x, const vec* low, vec* e, Py_ssize_t n, Py_ssize_t skip, const Shift* shift, vec* total,
+    Traffic* traffic
 ) noexcept nogil:
     """See `add_exponentials` in _kernels.pyx, for which this is compiled once for each kind of call."""
     cdef vec vectors[SHIFT_VECTORS]

@@ -37,7 +37,7 @@ cdef struct Reader:             # of the rows of a batch
     Pair scale                  # of the gradient, for each unit of weight
 
 
-cdef struct Row:                # what is known of a row; its target mass is target_share (points + target) + base_share base
+cdef struct Row:                # what is known of a row; t = target_share (points + target) + base_share base
     Py_ssize_t i
     RowPiece all                # if whole rows are read
     Points points               # a label, or the classes of a sparse distribution
@@ -109,7 +109,9 @@ cdef inline vec* read_masked_logits(
     return x
 
 
-cdef inline vec* read_logits(Reader* reader, Py_ssize_t i, Py_ssize_t start, Py_ssize_t count, vec* like) noexcept nogil:
+cdef inline vec* read_logits(
+    Reader* reader, Py_ssize_t i, Py_ssize_t start, Py_ssize_t count, vec* like
+) noexcept nogil:
     cdef vec* x = read_masked_logits(reader, i, start, count, like)
     return transform_piece(reader, x, count) if transforms(reader.batch) else x
 

@@ -12,7 +12,7 @@ from xent._core.simd cimport (
 
 cdef enum:
     MASK_BYTES = 64             # at least the lanes of any vector
-    MIN_COMPENSATED_VECTORS = 16        # a row of fewer vectors keeps what its terms lose; in a longer one that averages out
+    MIN_COMPENSATED_VECTORS = 16        # in a row of more, what single terms lose averages out
     PIECE_ELEMENTS = 2048       # elements of a piece: a multiple of four vectors of any length
 
 cdef enum:                      # in place of a class: how many have mass
@@ -43,8 +43,8 @@ cdef inline Py_ssize_t find_nonzero(const vec* x, Py_ssize_t first, Py_ssize_t n
 
 
 cdef inline Py_ssize_t find_only_class(const vec* t, Py_ssize_t n, Py_ssize_t start, Py_ssize_t before) noexcept nogil:
-    """The class of the only element that is not 0; n elements from class `start` on, and `before` says what those before
-    them have: a class, NO_CLASS or SEVERAL."""
+    """The class of the only element that is not 0, or NO_CLASS, or SEVERAL: of n elements from class `start` on, and of
+    those before them, for which `before` is the answer."""
     cdef Py_ssize_t i = find_nonzero(t, 0, n)
     if i == n or before == SEVERAL:
         return before
@@ -109,7 +109,7 @@ cdef inline void add_distance(vec x, vec v, vec m, vec* total) noexcept nogil:
 
 
 cdef inline int distance_exponent(Py_ssize_t n) noexcept nogil:
-    """Distances of a row of n are added up over 2^exponent > n, so that their sum fits the type if each of them does."""
+    """Distances of a row of n are divided by 2^exponent > n, so that their sum fits the type if each of them does."""
     cdef int exponent = 0
     frexp(<double>n, &exponent)
     return exponent
@@ -177,8 +177,8 @@ cdef inline Pair sum_products(const vec* e, const vec* b, Py_ssize_t n) noexcept
 # --- elementwise -----------------------------------------------------------------------------------------------------
 
 
-cdef struct Scaling:            # terms of a row become `factor` times them, but the maximum's becomes at_top: its term has
-    double factor               # lost digits that at_top has
+cdef struct Scaling:            # multiplies the terms of a row by a factor, but sets that of the maximum to at_top: its
+    double factor               # product would lack digits that the term lost
     double top                  # the maximum's term
     double at_top
 

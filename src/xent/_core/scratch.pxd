@@ -1,5 +1,5 @@
-# The scratch of a thread, laid out as structs with named fields. Each layout is a function that is called twice: without
-# memory, for the length that it needs, and with it. Lengths are in float64 numbers, whatever type the rows are of.
+# The scratch of a thread, laid out as structs with named fields. Each layout is a function that is called twice:
+# without memory, for the length that it needs, and with it. Lengths count float64 numbers, whatever the type of rows.
 
 from libc.stdint cimport int64_t
 
@@ -33,7 +33,7 @@ cdef inline double* take(Memory* memory, bint wanted, Py_ssize_t length) noexcep
 
 
 cdef inline Py_ssize_t row_space(Py_ssize_t n) noexcept nogil:
-    """The length of a row of n numbers, and one cache line: rows a power of two apart would compete for places in it."""
+    """The length of a row of n numbers, and one line more: rows a power of two apart would compete for cache sets."""
     return (n + LINE_DOUBLES - 1) // LINE_DOUBLES * LINE_DOUBLES + LINE_DOUBLES
 
 

@@ -1,5 +1,5 @@
-# What the rows of a batch weigh: sample weight times target mass, by whose sum a mean divides. Labels and sparse classes
-# are checked along the way.
+# What the rows of a batch weigh: sample weight times target mass, by whose sum a mean divides. Labels and sparse
+# classes are checked along the way.
 
 from libc.math cimport frexp, isfinite
 from libc.stdint cimport int32_t, int64_t, uint8_t
@@ -31,8 +31,8 @@ ctypedef fused label_type:
 cdef inline Py_ssize_t count_labels(
     const label_type* label, Py_ssize_t n, Py_ssize_t classes, bint ignores, int64_t ignore_index
 ) noexcept nogil:
-    """How many labels are classes; -1 if any is neither a class nor ignored. Without a branch, so that the compiler does
-    several at a time."""
+    """How many labels are classes; -1 if any is neither a class nor ignored. Without branches, so that the compiler
+    vectorizes it."""
     cdef Py_ssize_t i, counted = 0, ignored = 0
     cdef int64_t c
     cdef bint within, skips

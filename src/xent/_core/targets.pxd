@@ -1,6 +1,6 @@
-# The target of one row: which classes have mass, and how much under their class weights. Weights may be so large or small
-# that their products leave the range of float64 ("extreme weights"); masses are in units of a power of two then, one for
-# each row.
+# The target of one row: which classes have mass, and how much under their class weights. Weights may be so large or
+# small that their products leave the range of float64 ("extreme weights"); masses are in units of a power of two then,
+# one for each row.
 
 from libc.limits cimport INT_MIN
 from libc.math cimport frexp, ldexp
@@ -82,8 +82,8 @@ cdef inline int target_exponent_of(const Batch* batch, Py_ssize_t i) noexcept no
 
 
 cdef inline int exponent_of_row(const Batch* batch, Py_ssize_t i, bint with_options) noexcept nogil:
-    """The exponent of the largest number that multiplies a part of row i's loss, so that in units of two to it none
-    overflows, and none that counts vanishes; `with_options`: of smoothing and z_loss too. 0 unless weights are extreme."""
+    """The exponent of the largest factor in row i's loss (`with_options`: of smoothing and z_loss too): in units of
+    two to it none overflows, and none that counts vanishes. 0 unless weights are extreme."""
     cdef Py_ssize_t j
     cdef int largest
     cdef double weight
@@ -118,7 +118,9 @@ cdef inline Py_ssize_t find_point(const LossScratch* scratch, Py_ssize_t found, 
     return found
 
 
-cdef inline Points read_label(const Batch* batch, Py_ssize_t i, const LossScratch* scratch, int exponent) noexcept nogil:
+cdef inline Points read_label(
+    const Batch* batch, Py_ssize_t i, const LossScratch* scratch, int exponent
+) noexcept nogil:
     cdef Points points = scratch.points
     cdef int64_t c = read_integer(row_of(&batch.target, i), batch.target.kind)
     if is_ignored(batch, c):
@@ -132,7 +134,9 @@ cdef inline Points read_label(const Batch* batch, Py_ssize_t i, const LossScratc
     return points
 
 
-cdef inline Points read_points(const Batch* batch, Py_ssize_t i, const LossScratch* scratch, int exponent) noexcept nogil:
+cdef inline Points read_points(
+    const Batch* batch, Py_ssize_t i, const LossScratch* scratch, int exponent
+) noexcept nogil:
     """The label or the sparse distribution of row i, in units of two to the exponent. One that is out of range has
     changed since it was checked."""
     cdef Points points = scratch.points

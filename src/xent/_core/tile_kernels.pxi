@@ -68,8 +68,8 @@ cdef inline void loss_tile(
     const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, bint wants_grad, const Py_ssize_t* label,
     const vec* weight, const vec* scale, vec* loss
 ) noexcept nogil:
-    """The losses of rows with all their mass on their label, times `weight`; with `wants_grad`, e = their gradients times
-    `scale` (else scratch). `loss`, `weight` and `scale` are pairs; a loss without probabilities is NaN."""
+    """The losses of rows with all their mass on their label, times `weight`; with `wants_grad`, e = their gradients
+    times `scale` (else scratch). `loss`, `weight` and `scale` are pairs; a loss without probabilities is NaN."""
     cdef Py_ssize_t width = n_vectors * lanes(x), j, c, h
     cdef vec zero = fill(x, 0), one = fill(x, 1)
     cdef vec m[MAX_TILE_VECTORS]
@@ -322,7 +322,7 @@ cdef inline void compute_loss_tile(
 cdef void cross_entropy_tiles(
     const Batch* batch, LossScratch* scratch, Py_ssize_t first, Py_ssize_t last, Pair* total, vec* like
 ) noexcept nogil:
-    """Add up the losses; write each loss and gradient where they are wanted. For batches that are `has_plain_formula`."""
+    """Add up the losses; write each loss and gradient where they are wanted. The batch `has_plain_formula`."""
     cdef Py_ssize_t i, j, count
     cdef bint wants_grad = batch.grad.kind != ABSENT, has_labels
     cdef Pair one = single(1), grad_scale = divide(single(1), single(batch.divisor)), row_total

@@ -1,14 +1,14 @@
-# Rows side by side, for few classes, where a vector along a row would be mostly empty. A tile is n_vectors vectors for each
-# class: 2, since each alone would be a chain of steps that wait for one another, or 1 where there are no more rows. Vector
-# n_vectors * c + h is class c, and its lane j row h * lanes + j. What a lane computes does not depend on its neighbours.
+# Rows side by side, for few classes, where a vector along a row would be mostly empty. A tile is n_vectors vectors for
+# each class: 2, since each alone would be a chain of steps that wait for one another, or 1 where no more rows are left.
+# Vector n_vectors * c + h is class c, and its lane j row h * lanes + j. What a lane computes does not depend on its
+# neighbours.
 #
 # A pair of vectors is an array of two: number[HIGH] and number[LOW]; number + 2 * h is that of the vectors h of a tile.
 
 from xent._core.exponentials cimport HIGH, LOW
 from xent._core.numbers cimport (
-    MAX_LANES, Pair, accumulate, exps_shifted, finite_or_zero, log_of_pair, single, two_sum,
+    MAX_LANES, Pair, accumulate, exps_shifted, log_of_pair, single, two_sum,
 )
-from xent._core.rows cimport log_probability
 from xent._core.scratch cimport MAX_TILE_VECTORS
 from xent._core.simd cimport (
     fill, get, lanes, maximum, multiply_add, multiply_rest, put, residual, to_columns, to_rows, vec, vf32, where_equal,

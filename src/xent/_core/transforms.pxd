@@ -1,11 +1,12 @@
-# Logits that are computed from those that were given: scaled, or capped. They come out as pairs z + low, since exp would
-# multiply their rounding errors.
+# Logits that are computed from those that were given: scaled, or capped. They come out as pairs z + low, since exp
+# would multiply their rounding errors.
 
 from libc.math cimport INFINITY, exp, fabs, fma, isfinite, tanh
 
 from xent._core.numbers cimport Pair, expm1_pair, finite_or_zero, multiply, single
 from xent._core.simd cimport (
-    absolute, fill, flip, get, lanes, load_first, multiply_add, multiply_rest, put, residual, store_first, vec, where_equal,
+    absolute, fill, flip, get, lanes, load_first, multiply_add, multiply_rest, put, residual, store_first, vec,
+    where_equal,
 )
 
 
@@ -79,8 +80,8 @@ cdef inline void transform_number(
 cdef inline void transform_row(
     const vec* x, vec* z, vec* low, vec* cap_slope, Py_ssize_t n, const Transform* wanted
 ) noexcept nogil:
-    """z + low = the logits that x stands for; -inf stays -inf. dz/dx = scale cap_slope; without a softcap the slope is 1
-    and not written."""
+    """z + low = the logits that x stands for; -inf stays -inf. dz/dx = scale cap_slope; without a softcap that slope is
+    1 and not written."""
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
     cdef bint caps = wanted.softcap != 0, has_origin = wanted.origin != 0
     cdef Pair factor = single(wanted.scale)
