@@ -195,20 +195,21 @@ cdef inline void read_plain_labels(
     """The labels of rows i to i + count; weights and scales stay as they are."""
     cdef const Operand* target = &batch.target
     cdef const char* row = row_of(target, i)
-    cdef Py_ssize_t step = target.strides[0] if target.ndim == 1 else 0, n = batch.logits.n, j, c
+    cdef Py_ssize_t step = target.strides[0] if target.ndim == 1 else 0, n = batch.logits.n, j, skipped = 0
+    cdef Py_ssize_t* label = targets.label
+    cdef bint* skip = targets.skip
     # The usual type in a loop of its own.
     if target.kind == I64:
         for j in range(count):
-            targets.label[j] = (<const int64_t*>(row + j * step))[0]
+            label[j] = (<const int64_t*>(row + j * step))[0]
     else:
         for j in range(count):
-            targets.label[j] = read_integer(row + j * step, target.kind)
-    targets.skipped = 0
+            label[j] = read_integer(row + j * step, target.kind)
     for j in range(count):
-        c = targets.label[j]
-        targets.skip[j] = (c < 0) | (c >= n) | (batch.ignores & (c == batch.ignore_index))
-        targets.label[j] = 0 if targets.skip[j] else c
-        targets.skipped += targets.skip[j]
+        skip[j] = (label[j] < 0) | (label[j] >= n) | (batch.ignores & (label[j] == batch.ignore_index))
+        label[j] = 0 if skip[j] else label[j]
+        skipped += skip[j]
+    targets.skipped = skipped
 
 
 cdef inline bint find_label(
