@@ -240,6 +240,35 @@ cdef void sum_exponentials(
     row.sums = sum_row(&row.shift, total)
 
 
+cdef inline Pair negate(Pair x) noexcept nogil:
+    x.high, x.low = -x.high, -x.low
+    return x
+
+
+cdef double term_at(const Reader* reader, const Row* row, Py_ssize_t c, const vec* grad, bint has_terms) noexcept nogil:
+    """The term of one class; `has_terms` says whether terms are in the place of the gradient."""
+    cdef const Batch* batch = reader.batch
+    cdef Pair x
+    if has_terms and reader.reads_whole_rows:
+        return get(grad, c)
+    if has_terms:
+        return read_number(place_of(&batch.grad, row.i, c), batch.grad.kind)
+    x = logit_at(reader, row, c, <vec*>grad)
+    return compute_term(grad, x.high, x.low, transforms(batch), &row.shift).high
+
+
+cdef void separate_label(
+    const Reader* reader, Row* row, const vec* grad, bint has_terms
+) noexcept nogil:
+    """row.own and row.others, of a row with all its mass on one class."""
+    cdef double own_term = term_at(reader, row, row.only_class, grad, has_terms)
+    row.own = single(1) if own_term == row.top else multiply(row.shift.unit, single(own_term))
+    row.others = row.sums.rest
+    if row.only_class != row.shift.peak.index:
+        add_pair(&row.others, negate(row.own))
+        add(&row.others, 1)
+
+
 cdef inline Pair multiply_mass(Pair x, Pair mass) noexcept nogil:
     """A product that is 0 where x is, even if the mass has overflowed."""
     return multiply(x, mass) if x.high != 0 or not isinf(mass.high) else single(0)
@@ -261,32 +290,26 @@ cdef struct GradientTerms:      # the gradient of a row: terms scaled, less targ
     double at_label             # the gradient at the class that has all the mass, if one has
 
 
-cdef GradientTerms gradient_of(const Row* row, Pair scale, double top, double own_term) noexcept nogil:
-    """`scale` times the gradient of `loss_of`. `top` is the term of the maximum, `own_term` that of the class that has
-    all the mass, if one has."""
+cdef GradientTerms gradient_of(const Row* row, Pair scale) noexcept nogil:
+    """`scale` times the gradient of `loss_of`."""
     cdef GradientTerms terms
     cdef Pair factor = divide(scale, one_more(row.sums.rest))      # of e_c, for each unit of T
-    cdef Pair mass = row.target_mass, pull = single(0), others, own
+    cdef Pair mass = row.target_mass, pull = single(0), at_label
     terms.target_share = terms.base_share = terms.at_label = 0
     if row.z_loss != 0:
         pull = multiply(row.sums.logsumexp, single(2 * row.z_loss))
     if row.only_class >= 0:     # the difference T p - t would cancel
-        own = single(-1) if own_term == top else multiply(row.shift.unit, single(-own_term))
-        others = row.sums.rest
-        if row.only_class != row.shift.peak.index:
-            add_pair(&others, own)
-            add(&others, 1)
-        others = multiply_mass(others, mass)
+        at_label = multiply_mass(row.others, mass)
         if row.z_loss != 0:
-            add_pair(&others, multiply_mass(own, pull))
-            add_pair(&mass, pull)
-        terms.at_label = -value(multiply_mass(others, factor))
+            add_pair(&at_label, multiply_mass(negate(row.own), pull))
+        terms.at_label = -value(multiply_mass(at_label, factor))
     else:
-        add_pair(&mass, pull)
         terms.target_share = value(multiply(row.target_share, scale))
         terms.base_share = value(multiply(row.base_share, scale))
+    if row.z_loss != 0:
+        add_pair(&mass, pull)
     factor = multiply(factor, mass)
-    terms.scaling.top, terms.scaling.at_top = top, value(factor)
+    terms.scaling.top, terms.scaling.at_top = row.top, value(factor)
     terms.scaling.factor = value(multiply(factor, row.shift.unit))
     return terms
 
@@ -314,29 +337,14 @@ cdef void finish_gradient(
         multiply_row(grad, <vec*>piece.cap_slope, grad, count)
 
 
-cdef double term_at(const Reader* reader, const Row* row, Py_ssize_t c, const vec* grad, bint has_terms) noexcept nogil:
-    """The term of one class; `has_terms` says whether terms are in the place of the gradient."""
-    cdef const Batch* batch = reader.batch
-    cdef Pair x
-    if has_terms and reader.reads_whole_rows:
-        return get(grad, c)
-    if has_terms:
-        return read_number(place_of(&batch.grad, row.i, c), batch.grad.kind)
-    x = logit_at(reader, row, c, <vec*>grad)
-    return compute_term(grad, x.high, x.low, transforms(batch), &row.shift).high
-
-
 cdef void write_gradient(
     Reader* reader, const Row* row, vec* grad, bint has_terms, Traffic* traffic, vec* like
 ) noexcept nogil:
     """From terms that are in the place of the gradient, or that are computed again now that their sum is known."""
     cdef const Batch* batch = reader.batch
     cdef Py_ssize_t n = batch.logits.n, start = 0, count
-    cdef const Peak* peak = &row.shift.peak
-    cdef double top = compute_term(like, peak.high, peak.low, transforms(batch), &row.shift).high
-    cdef double own_term = term_at(reader, row, row.only_class, grad, has_terms) if row.only_class >= 0 else 0
     cdef Pair scale = scale_pair(multiply(row.weight, reader.scale), row.result_exponent)
-    cdef GradientTerms terms = gradient_of(row, scale, top, own_term)
+    cdef GradientTerms terms = gradient_of(row, scale)
     cdef RowPiece piece
     cdef vec unused[2]
     while start < n:
@@ -388,6 +396,9 @@ cdef Pair loss_row(Reader* reader, Row* row, vec* grad, bint wants_grad, Traffic
     set_shift(&row.shift, &peak, like)
     sum_exponentials(reader, row, grad, keeps_terms, traffic, like)
     if wants_grad:
+        row.top = compute_term(like, peak.high, peak.low, transforms(reader.batch), &row.shift).high
+        if row.only_class >= 0:
+            separate_label(reader, row, grad, keeps_terms)
         write_gradient(reader, row, grad, keeps_terms, traffic, like)
     return scale_pair(multiply(loss_of(row), row.weight), row.result_exponent)
 

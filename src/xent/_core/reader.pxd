@@ -53,6 +53,9 @@ cdef struct Row:                # what is known of a row; t = target_share (poin
     Pair weighted_distance      # the sum of t (m - x)
     Shift shift
     RowSum sums
+    double top                  # the term of the maximum
+    Pair own                    # e_y of the class y that has all the mass, if one has
+    Pair others                 # and the sum of the others: 1 - p_y by subtraction would lose its digits
 
 
 cdef inline void open_reader(
