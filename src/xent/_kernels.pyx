@@ -1,444 +1,939 @@
-"""Blocks of rows, and what Python calls. Nothing here starts a thread or raises for an argument; only whole calls
-(_plain.pxi) look at theirs, to leave what is not plain to _arguments.py.
+"""Cross-entropy of logits: one row, then loops over rows, then what Python calls.
 
-One row x of C logits, with target mass t and T = sum(t):
+One row x of C logits, with target mass t (class weights, smoothing, a label or a distribution, all folded in) and
+T = sum(t):
 
     m = max x          k = an index where x_k = m          e_c = exp(x_c - m)
     r = sum of e_c over c != k            s = 1 + r        logsumexp = m + log1p(r)
     p_c = e_c / s                         log p_c = -((m - x_c) + log1p(r))
     loss = sum(t_c (m - x_c)) + T log1p(r)                 grad_c = T p_c - t_c
 
-(a) The maximum is left out of the sum and comes back through log1p, so the loss is a sum of terms that are all >= 0:
+(a) The maximum is left out of the sum and comes back through log1p. Every term of the loss is >= 0, so nothing cancels:
     a confident row keeps every digit of its tiny loss.
-(b) With all the mass on one class y the gradient there is -T (sum of e_c over c != y) / s, never T (p_y - 1).
-(c) x - m rounds, by half a unit in the last place of a number that may be large, and exp multiplies that. So exponents
-    are shifted by an integer near m log2(e), which is exact; what is left of m is one factor for the whole row.
-(d) Sums keep what their roundings lose, in vectors as in float64, and so do the last few operations of a row: they
-    round once, at the end.
+(b) If all the mass is on one class y, the gradient there is -T (sum of e_c over c != y) / s, never T (p_y - 1).
+(c) x - m rounds, by up to half an ulp of a large number, and exp multiplies that error. So exponents are shifted by an
+    integer near m log2(e), which is exact; the rest of m is one factor for the whole row (`Shift`).
+(d) Sums keep what their roundings lose, in vectors and in float64, as do the last few operations of a row: they round
+    once, at the end.
 
-Every option is this formula with another t or another x. The mass of a row is share (points + t) + even base: points
-are a label, or the classes of a sparse distribution; t is a dense one; base is 1 (or the class weights) for each class
-that smoothing reaches. Logits that are scaled, capped or masked are computed first, as pairs, in a scratch.
+Every option is this formula with another t, another x, or one more term. With label smoothing,
+t = target_share (points + dense) + base_share base: points are a label or the classes of a sparse distribution, dense
+is a distribution, base is 1 (or the class weight) for each class that smoothing reaches. Logits that are scaled, capped
+or masked are computed first, as pairs, in scratch.
 
-Layers, each using only those above it: numbers (_numbers.pxd) -> one row, or a vector of rows side by side (_rows.pxd,
-_columns.pxi, _binary.pxd) -> a block of rows (here and in _losses.pxi) -> the functions that Python calls, which take
-arrays that are known to be good (see _arguments.py) and work in blocks, which threads share (_work.pxi) -> whole calls
-on plain arrays (_plain.pxi).
+From _core come vectors (simd.pxd), pairs (numbers.pxd), exponentials and their sum (exponentials.pxd), operations on a
+row (rows.pxd), reading a batch (batch.pxd, targets.pxd, reader.pxd), rows side by side for few classes (tiles.pxd),
+scratch (scratch.pxd) and blocks of rows for threads (scheduler.pxi). Arguments have been checked in Python
+(_calls/arguments.py), except for calls on plain arrays, which fast_path.pxi checks itself.
 """
 
-from libc.limits cimport INT_MIN
-from libc.math cimport INFINITY, NAN, fabs, frexp, isfinite, isinf, isnan, ldexp
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.math cimport INFINITY, NAN, fabs, frexp, isfinite, isinf, isnan
+from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
 
 cimport numpy as cnp
 
-from xent._core.binary cimport CHUNK, BinaryBatch, binary_chunks
-from xent._core.numbers cimport (
-    Pair, Sum, add, add_exactly, add_pair, divide, log_pair, minus_log, multiply, one_more, single, sum_pairs,
-    two_sum, value,
+from xent._core.batch cimport (
+    DISTRIBUTION, LABELS, SPARSE, Batch, has_plain_formula, needs_float64, set_defaults, transforms,
 )
-from xent._core.strided cimport (
-    ABSENT, F64, Kind, I8, I16, I32, I64, Operand, U8, U16, U32, Window, bind, bind_output, close_window, fits_float32,
-    WINDOW_BYTES, gather, gather_through, has_window, is_plain, kind_of, open_window, place_of, place_through, scatter,
-    scatter_through, next_place, next_row, place, read_integer, read_number, row_of, weight_of, write_number,
+from xent._core.binary cimport CHUNK, BinaryBatch, binary_chunks
+from xent._core.exponentials cimport (
+    HIGH, LN2_HIGH, LN2_LOW, LOW, Peak, RowSum, Shift, accumulate_exponentials, compute_term, find_maximum, no_peak,
+    raise_peak, set_shift, sum_row,
+)
+from xent._core.numbers cimport (
+    Pair, Sum, accumulate, add, add_exactly, add_pair, divide, finite_or_zero, log_pair, minus_log, multiply, one_more,
+    single, sum_pairs, two_sum, value,
+)
+from xent._core.reader cimport (
+    Reader, Row, RowPiece, describe_row, logit_at, open_reader, read_mask, read_peak, read_piece, read_target_piece,
 )
 from xent._core.rows cimport (
-    NO_CLASS, PIECE_ELEMENTS, Peak, RowSum, SEVERAL, Shift, Transform, add_distances, add_elements, add_exponentials, combine_row,
-    Softmax, count_ahead, exponential, fill_row, has_many, has_nan, is_moderate, is_usual_transform, log_probabilities,
-    log_softmax_row, mask_row, multiply_row, no_peak, only_class, raise_peak, set_shift, softmax_of, softmax_row,
-    sum_of_distances, sum_of_row, times as times_number, transform_row, weighted_sum,
+    NO_CLASS, PIECE_ELEMENTS, Scaling, add_distances, add_elements, count_ahead, fill_row, find_only_class, has_many,
+    has_nan, is_moderate, log_probability, multiply_or_zero, multiply_row, scale_row, sum_distances, sum_products,
+    write_log_probabilities,
+)
+from xent._core.scratch cimport (
+    LINE_DOUBLES, MAX_TILE_CLASSES, MAX_TILE_VECTORS, SCRATCH_BYTES, EvaluateScratch, LogsumexpTask, LossScratch,
+    Points, PrimitiveScratch, RowScratch, SoftmaxTask, WeightScratch, WeightedScratch, lay_out_evaluate, lay_out_loss,
+    lay_out_primitive, lay_out_weighted, lay_out_weights, plan_batch, plan_logsumexp, plan_softmax, row_space,
+    tile_space,
 )
 from xent._core.simd cimport (
     XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, get, lanes, load_first, multiply_add, put, vec, vf32,
-    vf64, xent_add_lanes_f32, xent_add_lanes_f64, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_prefetch,
-    xent_transpose_rows_f32, xent_transpose_rows_f64,
+    vf64, where_equal, xent_add_lanes_f32, xent_add_lanes_f64, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain,
+    xent_prefetch, xent_transpose_rows_f32, xent_transpose_rows_f64,
 )
 from xent._core.streaming cimport Traffic, finish, no_traffic
+from xent._core.strided cimport (
+    ABSENT, F64, I8, I16, I32, I64, U8, U16, U32, Operand, Window, bind, bind_output, close_window, fits_float32,
+    gather, gather_through, is_plain, kind_of, next_place, next_row, open_window, place, place_of, place_through,
+    read_integer, read_number, row_of, scatter, scatter_through, weight_of, write_number,
+)
+from xent._core.target_weights cimport WeightSum, weigh_rows
+from xent._core.targets cimport INVALID, class_weight_of, is_class, read_points, scale_pair
+from xent._core.tiles cimport (
+    MAX_TILE_ROWS, LanePairs, add_lanes, add_one, copy_element, fill_lanes, invert, load_tile, log_pairs,
+    multiply_pairs, read_lane, set_lane, shift_vectors, store_tile, write_lanes,
+)
 
 cnp.import_array()
 
-include "_core/tiles.pxi"
+include "_core/scheduler.pxi"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Softmax and its kin: rows first <= i < last of a batch
+# One row
 # ---------------------------------------------------------------------------------------------------------------------
 
-cdef enum:
-    LINE_DOUBLES = 8                    # numbers in a cache line, as in the longest vector
-    SCRATCH_BYTES = 1000 << 10  # for the rows that all threads of a call hold: within a MiB, what is small included
-    TILE_ROWS = 3               # in the scratch before the tiles
 
-
-cdef inline vec* aligned(const double* scratch, const vec* like) noexcept nogil:
-    """From the next cache line on."""
-    return <vec*>((<size_t>scratch + 63) // 64 * 64)
-
-
-cdef inline Py_ssize_t row_space(Py_ssize_t n) noexcept nogil:
-    """Of a row of n elements of float64, in whole cache lines, and one line more: rows a power of two apart collide."""
-    return (n + LINE_DOUBLES - 1) // LINE_DOUBLES * LINE_DOUBLES + LINE_DOUBLES
-
-
-cdef inline bint fits(Py_ssize_t rows, Py_ssize_t n, Kind kind, Py_ssize_t windows, Py_ssize_t threads) noexcept nogil:
-    """Whether each of so many threads may keep so many rows of n elements, and windows beside them."""
-    cdef Py_ssize_t size = 8 if kind == F64 else 4
-    return rows * n * size <= SCRATCH_BYTES // threads - windows * WINDOW_BYTES
-
-
-cdef inline bint is_in_place(const Operand* x) noexcept nogil:
-    """Whether a kernel of its own type reads or writes its rows where they are."""
-    return is_plain(x, <vf32*>NULL) or is_plain(x, <vf64*>NULL)
-
-
-cdef inline Py_ssize_t result_rows(const Operand* out) noexcept nogil:
-    """How many rows of scratch results take: in claim, if they stream."""
-    return 0 if out.kind == ABSENT else 2 if out.streams else not is_in_place(out)
-
-
-# Not inline, so that their loops have all registers: sums of exponentials and, with _terms, the exponentials themselves; of
-# logits, and of logits that are pairs.
-
-cdef void exp_sum(
-    const vec* x, Py_ssize_t n, Py_ssize_t skip, const Shift* shift, vec* total, vec* total_low, Traffic* traffic
-) noexcept nogil:
-    add_exponentials(x, <vec*>NULL, <vec*>x, n, skip, shift, False, total, total_low, traffic)
-
-
-cdef void exp_terms(
-    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t skip, const Shift* shift, vec* total, vec* total_low,
-    Traffic* traffic
-) noexcept nogil:
-    add_exponentials(x, <vec*>NULL, e, n, skip, shift, True, total, total_low, traffic)
-
-
-cdef void exp_sum_of_pairs(
-    const vec* x, const vec* low, Py_ssize_t n, Py_ssize_t skip, const Shift* shift, vec* total, vec* total_low,
-    Traffic* traffic
-) noexcept nogil:
-    add_exponentials(x, low, <vec*>x, n, skip, shift, False, total, total_low, traffic)
-
-
-cdef void exp_terms_of_pairs(
+cdef void add_exponentials(
     const vec* x, const vec* low, vec* e, Py_ssize_t n, Py_ssize_t skip, const Shift* shift, vec* total,
-    vec* total_low, Traffic* traffic
+    Traffic* traffic
 ) noexcept nogil:
-    add_exponentials(x, low, e, n, skip, shift, True, total, total_low, traffic)
+    """total += the terms of n elements, exp(x + low - m) in units of the shift, without element `skip` (which may be
+    none of them). `low` may be NULL; e (or NULL; may be x) = the terms.
+
+    Not inline, and a loop for each kind of call, so that each has all registers.
+    """
+    if low is NULL and e is NULL:
+        accumulate_exponentials(x, <vec*>NULL, <vec*>NULL, n, skip, shift, total, traffic)
+    elif low is NULL:
+        accumulate_exponentials(x, <vec*>NULL, e, n, skip, shift, total, traffic)
+    elif e is NULL:
+        accumulate_exponentials(x, low, <vec*>NULL, n, skip, shift, total, traffic)
+    else:
+        accumulate_exponentials(x, low, e, n, skip, shift, total, traffic)
+
+
+cdef inline bint shift_row(const vec* x, Py_ssize_t n, bint finds_index, Shift* shift) noexcept nogil:
+    """Shift a row by its maximum, whose index is found if it is needed; False if the maximum is not finite."""
+    cdef Peak peak = no_peak()
+    if finds_index:
+        raise_peak(&peak, x, <vec*>NULL, 0, n)
+    else:
+        peak.high = find_maximum(x, n)
+    if not isfinite(peak.high):
+        return False
+    set_shift(shift, &peak, x)
+    return True
+
+
+cdef inline Scaling scale_to_probabilities(const Shift* shift, const vec* total) noexcept nogil:
+    """How terms become probabilities. From the sum with the maximum: a probability needs no digits near 1."""
+    cdef Scaling scaling
+    cdef Pair sum = sum_pairs(total[HIGH], total[LOW]), top = compute_term(total, shift.peak.high, 0, False, shift)
+    scaling.factor = value(divide(single(1), sum))
+    scaling.top, scaling.at_top = top.high, value(divide(top, sum))
+    return scaling
+
+
+cdef void softmax_row(const vec* x, vec* out, Py_ssize_t n, Traffic* traffic) noexcept nogil:
+    cdef Shift shift
+    cdef Scaling scaling
+    cdef vec total[2]
+    if not shift_row(x, n, False, &shift):
+        fill_row(out, n, NAN)
+        return
+    total[HIGH] = total[LOW] = fill(x, 0)
+    add_exponentials(x, <vec*>NULL, out, n, -1, &shift, total, traffic)
+    scaling = scale_to_probabilities(&shift, total)
+    scale_row(out, <vec*>NULL, n, &scaling, 0)
+
+
+cdef void log_softmax_row(const vec* x, vec* out, Py_ssize_t n, Traffic* traffic) noexcept nogil:
+    cdef Shift shift
+    cdef vec total[2]
+    if not shift_row(x, n, True, &shift):
+        fill_row(out, n, NAN)
+        return
+    total[HIGH] = total[LOW] = fill(x, 0)
+    add_exponentials(x, <vec*>NULL, <vec*>NULL, n, shift.peak.index, &shift, total, traffic)
+    write_log_probabilities(x, out, n, shift.peak.high, value(sum_row(&shift, total).log_sum))
+
+
+# --- the loss of one row, and its gradient ---------------------------------------------------------------------------
+
+
+cdef void weigh_points(const Reader* reader, Row* row, vec* like) noexcept nogil:
+    """T and the sum of t (m - x), of the points alone."""
+    cdef Py_ssize_t j
+    cdef Pair x, distance
+    row.target_mass = row.weighted_distance = single(0)
+    for j in range(row.points.count):
+        if reader.reads_whole_rows:
+            x.high = get(<vec*>row.all.x, row.points.index[j])
+            x.low = get(<vec*>row.all.low, row.points.index[j]) if row.all.low is not NULL else 0.0
+        else:
+            x = logit_at(reader, row, row.points.index[j], like)
+        distance = two_sum(row.shift.peak.high, -x.high)
+        distance.low += row.shift.peak.low - x.low
+        add_pair(&row.target_mass, row.points.mass[j])
+        add_pair(&row.weighted_distance, multiply(distance, row.points.mass[j]))
+
+
+cdef void weigh_row(Reader* reader, Row* row, const vec* soon_target, vec* like) noexcept nogil:
+    """T, and the sum of t (m - x). The target at `soon_target` is fetched from memory meanwhile."""
+    cdef Py_ssize_t n = reader.batch.logits.n, start = 0, count
+    cdef bint many = has_many(like, n), has_base = row.base_share.high != 0
+    cdef const Peak* peak = &row.shift.peak
+    cdef const vec* soon
+    cdef RowPiece piece
+    cdef Pair base_mass
+    cdef vec mass[2]
+    cdef vec distance[2]
+    cdef vec base[2]
+    cdef vec base_distance[2]
+    weigh_points(reader, row, like)
+    if not (row.is_dense or has_base):
+        return
+    mass[HIGH] = mass[LOW] = distance[HIGH] = distance[LOW] = fill(like, 0)
+    base[HIGH] = base[LOW] = base_distance[HIGH] = base_distance[LOW] = fill(like, 0)
+    piece.base = NULL
+    while start < n:
+        count = min(PIECE_ELEMENTS, n - start)
+        read_piece(reader, row, start, count, &piece, like)
+        if row.is_dense:
+            soon = element(soon_target, start) if reader.reads_whole_rows else <const vec*>piece.target
+            add_elements(<vec*>piece.target, count, many, mass)
+            add_distances(<vec*>piece.x, <vec*>piece.low, <vec*>piece.target, count, peak, n, soon, distance)
+        if has_base:
+            if piece.base is not NULL:
+                add_elements(<vec*>piece.base, count, many, base)
+            add_distances(
+                <vec*>piece.x, <vec*>piece.low, <vec*>piece.base, count, peak, n, <vec*>piece.x, base_distance
+            )
+        start += count
+    if row.is_dense:
+        add_pair(&row.target_mass, sum_pairs(mass[HIGH], mass[LOW]))
+        add_pair(&row.weighted_distance, sum_distances(distance, n))
+    if has_base:
+        base_mass = single(<double>n) if piece.base is NULL else sum_pairs(base[HIGH], base[LOW])
+        row.target_mass = multiply(row.target_mass, row.target_share)
+        row.weighted_distance = multiply(row.weighted_distance, row.target_share)
+        add_pair(&row.target_mass, multiply(row.base_share, base_mass))
+        add_pair(&row.weighted_distance, multiply(row.base_share, sum_distances(base_distance, n)))
+
+
+cdef void sum_exponentials(
+    Reader* reader, Row* row, vec* grad, bint keeps_terms, Traffic* traffic, vec* like
+) noexcept nogil:
+    """row.sums, and with `keeps_terms` the terms in the place of the gradient: of a whole row, `grad`."""
+    cdef const Batch* batch = reader.batch
+    cdef Py_ssize_t n = batch.logits.n, start = 0, count
+    cdef RowPiece piece
+    cdef vec total[2]
+    cdef vec* e
+    total[HIGH] = total[LOW] = fill(like, 0)
+    while start < n:
+        count = min(reader.piece, n - start)
+        read_piece(reader, row, start, count, &piece, like)
+        if not reader.reads_whole_rows:
+            traffic.soon = <const char*>piece.x
+        e = NULL
+        if keeps_terms:
+            e = grad if reader.reads_whole_rows else place(&batch.grad, row.i, start, <vec*>reader.scratch.grad[0])
+        add_exponentials(
+            <vec*>piece.x, <vec*>piece.low, e, count, row.shift.peak.index - start, &row.shift, total, traffic
+        )
+        start += count
+    row.sums = sum_row(&row.shift, total)
+
+
+cdef inline Pair negate(Pair x) noexcept nogil:
+    x.high, x.low = -x.high, -x.low
+    return x
+
+
+cdef double term_at(const Reader* reader, const Row* row, Py_ssize_t c, const vec* grad, bint has_terms) noexcept nogil:
+    """The term of one class; `has_terms` says whether terms are in the place of the gradient."""
+    cdef const Batch* batch = reader.batch
+    cdef Pair x
+    if has_terms and reader.reads_whole_rows:
+        return get(grad, c)
+    if has_terms:
+        return read_number(place_of(&batch.grad, row.i, c), batch.grad.kind)
+    x = logit_at(reader, row, c, <vec*>grad)
+    return compute_term(grad, x.high, x.low, transforms(batch), &row.shift).high
+
+
+cdef void separate_label(
+    const Reader* reader, Row* row, const vec* grad, bint has_terms
+) noexcept nogil:
+    """row.own and row.others, of a row with all its mass on one class."""
+    cdef double own_term = term_at(reader, row, row.only_class, grad, has_terms)
+    row.own = single(1) if own_term == row.top else multiply(row.shift.unit, single(own_term))
+    row.others = row.sums.rest
+    if row.only_class != row.shift.peak.index:
+        add_pair(&row.others, negate(row.own))
+        add(&row.others, 1)
+
+
+cdef inline Pair multiply_mass(Pair x, Pair mass) noexcept nogil:
+    """A product that is 0 where x is, even if the mass has overflowed."""
+    return multiply(x, mass) if x.high != 0 or not isinf(mass.high) else single(0)
+
+
+cdef Pair loss_of(const Row* row) noexcept nogil:
+    """The loss of a row, for each unit of its weight."""
+    cdef Pair loss = multiply(row.sums.log_sum, row.target_mass)
+    add_pair(&loss, row.weighted_distance)
+    if row.z_loss != 0:
+        add_pair(&loss, multiply(multiply(row.sums.logsumexp, single(row.z_loss)), row.sums.logsumexp))
+    return loss
+
+
+cdef struct GradientTerms:      # the gradient of a row: terms scaled, less target_share t, less base_share base
+    Scaling scaling
+    double target_share
+    double base_share
+    double at_label             # the gradient at the class that has all the mass, if one has
+
+
+cdef GradientTerms gradient_of(const Row* row, Pair scale) noexcept nogil:
+    """`scale` times the gradient of `loss_of`."""
+    cdef GradientTerms terms
+    cdef Pair factor = divide(scale, one_more(row.sums.rest))      # of e_c, for each unit of T
+    cdef Pair mass = row.target_mass, pull = single(0), at_label
+    terms.target_share = terms.base_share = terms.at_label = 0
+    if row.z_loss != 0:
+        pull = multiply(row.sums.logsumexp, single(2 * row.z_loss))
+    if row.only_class >= 0:     # the difference T p - t would cancel
+        at_label = multiply_mass(row.others, mass)
+        if row.z_loss != 0:
+            add_pair(&at_label, multiply_mass(negate(row.own), pull))
+        terms.at_label = -value(multiply_mass(at_label, factor))
+    else:
+        terms.target_share = value(multiply(row.target_share, scale))
+        terms.base_share = value(multiply(row.base_share, scale))
+    if row.z_loss != 0:
+        add_pair(&mass, pull)
+    factor = multiply(factor, mass)
+    terms.scaling.top, terms.scaling.at_top = row.top, value(factor)
+    terms.scaling.factor = value(multiply(factor, row.shift.unit))
+    return terms
+
+
+cdef void finish_gradient(
+    const Row* row, const RowPiece* piece, const GradientTerms* terms, vec* grad, Py_ssize_t start, Py_ssize_t count
+) noexcept nogil:
+    """The terms of a piece become its gradient."""
+    cdef Py_ssize_t j, c
+    cdef Scaling unscaled
+    if row.is_dense:
+        scale_row(grad, <vec*>piece.target, count, &terms.scaling, terms.target_share)
+        if row.base_share.high != 0:
+            unscaled.factor, unscaled.top, unscaled.at_top = 1, NAN, 0
+            scale_row(grad, <vec*>piece.base, count, &unscaled, terms.base_share)
+    else:
+        scale_row(grad, <vec*>piece.base, count, &terms.scaling, terms.base_share)
+    for j in range(row.points.count):
+        c = row.points.index[j] - start
+        if 0 <= c < count and row.only_class < 0:
+            put(grad, c, get(grad, c) - multiply_or_zero(value(row.points.mass[j]), terms.target_share))
+        elif 0 <= c < count:
+            put(grad, c, terms.at_label)
+    if piece.cap_slope is not NULL:
+        multiply_row(grad, <vec*>piece.cap_slope, grad, count)
+
+
+cdef void write_gradient(
+    Reader* reader, const Row* row, vec* grad, bint has_terms, Traffic* traffic, vec* like
+) noexcept nogil:
+    """From terms that are in the place of the gradient, or that are computed again now that their sum is known."""
+    cdef const Batch* batch = reader.batch
+    cdef Py_ssize_t n = batch.logits.n, start = 0, count
+    cdef Pair scale = scale_pair(multiply(row.weight, reader.scale), row.result_exponent)
+    cdef GradientTerms terms = gradient_of(row, scale)
+    cdef RowPiece piece
+    cdef vec unused[2]
+    while start < n:
+        count = min(reader.piece, n - start)
+        if not reader.reads_whole_rows:
+            grad = place(&batch.grad, row.i, start, <vec*>reader.scratch.grad[0])
+        if has_terms and not reader.reads_whole_rows:
+            if batch.where.kind != ABSENT and row.base_share.high != 0:
+                read_mask(reader, row.i, start, count)
+            read_target_piece(reader, row, start, count, &piece, like)
+            piece.cap_slope = NULL
+        else:
+            read_piece(reader, row, start, count, &piece, like)
+        if not has_terms:
+            unused[HIGH] = unused[LOW] = fill(like, 0)
+            add_exponentials(<vec*>piece.x, <vec*>piece.low, grad, count, -1, &row.shift, unused, traffic)
+        finish_gradient(row, &piece, &terms, grad, start, count)
+        if not reader.reads_whole_rows:
+            scatter(&batch.grad, row.i, start, count, grad)
+        start += count
+
+
+cdef void write_constant(const Reader* reader, Py_ssize_t i, vec* grad, double x, const vec* like) noexcept nogil:
+    """A gradient that is x everywhere."""
+    cdef Py_ssize_t n = reader.batch.logits.n, start = 0, count
+    if reader.reads_whole_rows:
+        fill_row(grad, n, x)
+        return
+    while start < n:
+        count = min(reader.piece, n - start)
+        grad = place(&reader.batch.grad, i, start, <vec*>reader.scratch.grad[0])
+        fill_row(grad, count, x)
+        scatter(&reader.batch.grad, i, start, count, grad)
+        start += count
+
+
+cdef Pair loss_row(Reader* reader, Row* row, vec* grad, bint wants_grad, Traffic* traffic, vec* like) noexcept nogil:
+    """The loss of a row whose maximum, mass and distances are known; and its gradient, in `grad` if rows are read
+    whole."""
+    # Terms can wait in the gradient's place, unless that is narrower than the kernel's type.
+    cdef bint keeps_terms = wants_grad and (
+        reader.reads_whole_rows or (is_plain(&reader.batch.grad, like) and not transforms(reader.batch))
+    )
+    cdef Peak peak = row.shift.peak
+    if not isfinite(peak.high):
+        if wants_grad:
+            write_constant(reader, row.i, grad, NAN, like)
+        return single(NAN)
+    set_shift(&row.shift, &peak, like)
+    sum_exponentials(reader, row, grad, keeps_terms, traffic, like)
+    if wants_grad:
+        row.top = compute_term(like, peak.high, peak.low, transforms(reader.batch), &row.shift).high
+        if row.only_class >= 0:
+            separate_label(reader, row, grad, keeps_terms)
+        write_gradient(reader, row, grad, keeps_terms, traffic, like)
+    return scale_pair(multiply(loss_of(row), row.weight), row.result_exponent)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows first <= i < last. `like` is a pointer of the kernel's type, for its type alone.
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+cdef inline Peak find_peak(const Operand* x, Py_ssize_t i, Py_ssize_t piece, vec* buffer) noexcept nogil:
+    """The maximum of a row, piece by piece."""
+    cdef Py_ssize_t start = 0, count
+    cdef Peak peak = no_peak()
+    while start < x.n:
+        count = min(piece, x.n - start)
+        raise_peak(&peak, gather(x, i, start, count, buffer), <vec*>NULL, start, count)
+        start += count
+    return peak
+
+
+cdef inline bint lacks_numbers(const Operand* x, Py_ssize_t i, Py_ssize_t piece, vec* buffer) noexcept nogil:
+    """Whether there is a NaN in a row."""
+    cdef Py_ssize_t start = 0, count
+    while start < x.n:
+        count = min(piece, x.n - start)
+        if has_nan(gather(x, i, start, count, buffer), count):
+            return True
+        start += count
+    return False
 
 
 cdef void logsumexp_rows(
-    const Operand* x, const Operand* out, vec* scratch, Py_ssize_t piece, Py_ssize_t first, Py_ssize_t last
+    const LogsumexpTask* task, const PrimitiveScratch* scratch, Py_ssize_t first, Py_ssize_t last, vec* like
 ) noexcept nogil:
+    cdef const Operand* x = &task.x
     cdef Py_ssize_t i, start, count
-    cdef bint lacks
-    cdef vec* row
+    cdef bint reads_whole_rows = task.piece == x.n
+    cdef vec* buffer = <vec*>scratch.x
+    cdef vec* row = buffer
     cdef Peak peak
     cdef Shift shift
     cdef Window window
-    cdef vec total, total_low
-    cdef Traffic traffic = no_traffic(scratch)
-    open_window(&window, x, first, last if piece == x.n else first, scratch)
+    cdef vec total[2]
+    cdef Traffic traffic = no_traffic(like)
+    open_window(&window, x, first, last if reads_whole_rows else first, like)
     for i in range(first, last):
-        peak = no_peak()
-        start = 0
-        while start < x.n:
-            row = gather_through(&window, x, i, last, start, min(piece, x.n - start), scratch)
-            raise_peak(&peak, row, <vec*>NULL, start, min(piece, x.n - start))
-            start += piece
-        lacks = False
-        total = total_low = fill(scratch, 0)
-        if isfinite(peak.high):
-            shift.peak = peak
-            set_shift(&shift, scratch)
-        start = 0
-        while start < x.n:
-            count = min(piece, x.n - start)
-            if piece < x.n:
-                row = gather(x, i, start, count, scratch)
-            traffic.soon = <const char*>(next_row(x, i, row) if piece == x.n else row)
-            if isfinite(peak.high):
-                exp_sum(row, count, peak.index - start, &shift, &total, &total_low, &traffic)
-            else:
-                lacks = lacks or has_nan(row, count)
-            start += piece
-        if isfinite(peak.high):
-            write_number(out, i, value(sum_of_row(&shift, total, total_low).logsumexp))
+        if reads_whole_rows:
+            row = gather_through(&window, x, i, last, 0, x.n, buffer)
+            peak = no_peak()
+            raise_peak(&peak, row, <vec*>NULL, 0, x.n)
         else:
-            write_number(out, i, NAN if lacks else peak.high)
+            peak = find_peak(x, i, task.piece, buffer)
+        if not isfinite(peak.high):
+            write_number(&task.out, i, NAN if lacks_numbers(x, i, task.piece, buffer) else peak.high)
+            continue
+        set_shift(&shift, &peak, like)
+        total[HIGH] = total[LOW] = fill(like, 0)
+        start = 0
+        while start < x.n:
+            count = min(task.piece, x.n - start)
+            if not reads_whole_rows:
+                row = gather(x, i, start, count, buffer)
+            traffic.soon = <const char*>(next_row(x, i, row) if reads_whole_rows else row)
+            add_exponentials(row, <vec*>NULL, <vec*>NULL, count, peak.index - start, &shift, total, &traffic)
+            start += count
+        write_number(&task.out, i, value(sum_row(&shift, total).logsumexp))
     close_window(&window)
 
 
-cdef void logsumexp_tiles(
-    const Operand* x, const Operand* out, vec* scratch, vec* tile, Py_ssize_t first, Py_ssize_t last
+cdef void softmax_rows(
+    const SoftmaxTask* task, const PrimitiveScratch* scratch, Py_ssize_t first, Py_ssize_t last, vec* like
 ) noexcept nogil:
-    cdef Py_ssize_t i, j, count
-    cdef vec sums[MAX_TILE_VECTORS]
-    cdef vec result[MAX_TILE_VECTORS]
-    i = first
-    while i < last:
-        count = min(last - i, MAX_TILE_VECTORS * lanes(tile))
-        if count > lanes(tile):
-            load_tile(x, i, count, tile, 2, scratch)
-            logsumexp_tile(tile, tile + MAX_TILE_VECTORS * x.n, result, x.n, 2, sums)
+    cdef const Operand* x = &task.x
+    cdef const Operand* out = &task.out
+    cdef Py_ssize_t i
+    cdef vec* row
+    cdef vec* result
+    cdef Window window, window_out
+    cdef Traffic traffic = no_traffic(like)
+    open_window(&window, x, first, last, like)
+    open_window(&window_out, out, first, last, like)
+    for i in range(first, last):
+        row = gather_through(&window, x, i, last, 0, x.n, <vec*>scratch.x)
+        result = place_through(&window_out, out, i, last, <vec*>scratch.result[traffic.free_buffer])
+        traffic.soon = <const char*>next_row(x, i, row)
+        traffic.soon_out = <const char*>next_place(out, i, result)
+        if task.logarithm:
+            log_softmax_row(row, result, x.n, &traffic)
         else:
-            load_tile(x, i, count, tile, 1, scratch)
-            logsumexp_tile(tile, tile + MAX_TILE_VECTORS * x.n, result, x.n, 1, sums)
-        for j in range(count):
-            if isnan(get(sums, j)):
-                logsumexp_rows(x, out, scratch, x.n, i + j, i + j + 1)
+            softmax_row(row, result, x.n, &traffic)
+        scatter_through(&window_out, out, i, result, &traffic)
+    finish(&traffic, 0, like)
+    close_window(&window)
+    close_window(&window_out)
+
+
+cdef void softmax_long_rows(
+    const SoftmaxTask* task, const PrimitiveScratch* scratch, Py_ssize_t first, Py_ssize_t last, vec* like
+) noexcept nogil:
+    """The same piece by piece: the maximum, the sum, and results, whose exponentials are computed again."""
+    cdef const Operand* x = &task.x
+    cdef Py_ssize_t i, start, count
+    cdef vec* buffer = <vec*>scratch.x
+    cdef vec* row
+    cdef vec* result
+    cdef Peak peak
+    cdef Shift shift
+    cdef Scaling scaling
+    cdef double log_sum = NAN
+    cdef vec total[2]
+    cdef vec unused[2]
+    cdef Traffic traffic = no_traffic(like)
+    for i in range(first, last):
+        peak = find_peak(x, i, PIECE_ELEMENTS, buffer)
+        total[HIGH] = total[LOW] = fill(like, 0)
+        if isfinite(peak.high):
+            set_shift(&shift, &peak, like)
+            start = 0
+            while start < x.n:
+                count = min(PIECE_ELEMENTS, x.n - start)
+                row = gather(x, i, start, count, buffer)
+                add_exponentials(
+                    row, <vec*>NULL, <vec*>NULL, count, peak.index - start if task.logarithm else -1, &shift, total,
+                    &traffic
+                )
+                start += count
+            if task.logarithm:
+                log_sum = value(sum_row(&shift, total).log_sum)
             else:
-                write_number(out, i + j, get(result, j))
-        i += count
+                scaling = scale_to_probabilities(&shift, total)
+        start = 0
+        while start < x.n:
+            count = min(PIECE_ELEMENTS, x.n - start)
+            row = gather(x, i, start, count, buffer)
+            result = place(&task.out, i, start, <vec*>scratch.result[0])
+            if not isfinite(peak.high):
+                fill_row(result, count, NAN)
+            elif task.logarithm:
+                write_log_probabilities(row, result, count, peak.high, log_sum)
+            else:
+                unused[HIGH] = unused[LOW] = fill(like, 0)
+                add_exponentials(row, <vec*>NULL, result, count, -1, &shift, unused, &traffic)
+                scale_row(result, <vec*>NULL, count, &scaling, 0)
+            scatter(&task.out, i, start, count, result)
+            start += count
 
 
-cdef double infinite_terms(const vf64* x, const vf64* b, Py_ssize_t n) noexcept nogil:
+# --- weighted logsumexp ----------------------------------------------------------------------------------------------
+
+
+cdef double sum_infinite_terms(const vf64* x, const vf64* b, Py_ssize_t n) noexcept nogil:
     """The sum of b exp(x) in a row whose largest element is infinite or NaN."""
     cdef Py_ssize_t i
     cdef double total = 0
     for i in range(n):
         if isnan(get(x, i)) or isnan(get(b, i)):
             total = NAN
-        elif get(x, i) == INFINITY:     # factors that are not 0 by now
+        elif get(x, i) == INFINITY:     # b is not 0 here
             total += INFINITY if get(b, i) > 0 else -INFINITY
     return total
 
 
-cdef inline double moderate_factor(double b, double* log_rest, double* log_rest_low) noexcept nogil:
-    """b, or for one of extreme size its mantissa, and the logarithm of the rest."""
+cdef inline double moderate_factor(double b, Pair* log_rest) noexcept nogil:
+    """b; if it is of extreme size its mantissa, and the logarithm of the rest."""
     cdef int exponent = 0
     cdef double mantissa = frexp(b, &exponent)
-    log_rest[0] = log_rest_low[0] = 0
+    log_rest[0] = single(0)
     if -64 < exponent < 64 or not isfinite(b):
         return b
-    log_rest[0] = exponent * 0.693147180369123816490      # exact: the constant has 33 bits
-    log_rest_low[0] = exponent * 1.90821492927058770002e-10
+    log_rest.high = exponent * LN2_HIGH     # exact
+    log_rest.low = exponent * LN2_LOW
     return mantissa
 
 
-cdef void terms_of(
-    const Operand* x, const Operand* weight, Py_ssize_t i, Py_ssize_t first, Py_ssize_t n, vf64* scratch
+cdef void read_weighted_terms(
+    const LogsumexpTask* task, Py_ssize_t i, Py_ssize_t start, Py_ssize_t n, const WeightedScratch* scratch
 ) noexcept nogil:
-    """b exp(x) of n elements of row i, as factor exp(e + low): three rows of the scratch, of five."""
-    cdef Py_ssize_t j, rows = (n + lanes(scratch) - 1) // lanes(scratch)
-    cdef double log_rest = 0, log_rest_low = 0
-    cdef const vf64* row = gather(x, i, first, n, scratch + 3 * rows)
-    cdef const vf64* b = gather(weight, i, first, n, scratch + 4 * rows)
-    cdef Pair total
+    """n elements b exp(x) of row i, as factor exp(exponent + exponent_low)."""
+    cdef Py_ssize_t j
+    cdef const vf64* row = gather(&task.x, i, start, n, <vf64*>scratch.x)
+    cdef const vf64* b = gather(&task.weight, i, start, n, <vf64*>scratch.weight)
+    cdef Pair exponent, log_rest
     for j in range(n):
-        put(scratch + 2 * rows, j, moderate_factor(get(b, j), &log_rest, &log_rest_low))
-        total = two_sum(get(row, j), log_rest)
-        put(scratch, j, total.high if get(b, j) != 0 else -INFINITY)
-        put(scratch + rows, j, total.low + log_rest_low if isfinite(total.high) else 0.0)
+        scratch.factor[j] = moderate_factor(get(b, j), &log_rest)
+        exponent = two_sum(get(row, j), log_rest.high)
+        scratch.exponent[j] = exponent.high if get(b, j) != 0 else -INFINITY
+        scratch.exponent_low[j] = exponent.low + log_rest.low if isfinite(exponent.high) else 0.0
+
+
+cdef Pair log_magnitude(Pair total, const Peak* peak, double* sign) noexcept nogil:
+    """log |total| + m, and the sign of the total."""
+    total = two_sum(total.high, total.low) if isfinite(total.low) else single(total.high)
+    sign[0] = (total.high > 0) - (total.high < 0) if not isnan(total.high) else NAN
+    if sign[0] < 0:
+        total.high, total.low = -total.high, -total.low
+    if 0 < total.high < INFINITY:
+        total = log_pair(total)
+    else:
+        total = single(-INFINITY if sign[0] == 0 else total.high)
+    add(&total, peak.high)
+    total.low += peak.low
+    return total
 
 
 cdef void weighted_logsumexp_rows(
-    const Operand* x, const Operand* weight, const Operand* out, const Operand* sign, vf64* scratch, Py_ssize_t first,
-    Py_ssize_t last
+    const LogsumexpTask* task, const WeightedScratch* scratch, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
-    """log |sum(b exp(x))| and the sign of that sum, in float64 whatever the type: terms may cancel. A long row is in
-    pieces, which are computed twice: for the largest of all, and for their sums."""
-    cdef Py_ssize_t i, start, n = x.n, size = min(n, PIECE_ELEMENTS), count, rows
-    cdef double direction, infinite
-    cdef vf64* e = scratch
-    cdef Peak highest
-    cdef Shift shift
-    cdef vf64 unused, unused_low
-    cdef Pair total
-    cdef Traffic traffic = no_traffic(scratch)
-    for i in range(first, last):
-        highest = no_peak()
-        start = 0
-        while start < n:
-            count = min(n - start, size)
-            rows = (count + lanes(e) - 1) // lanes(e)
-            terms_of(x, weight, i, start, count, scratch)
-            raise_peak(&highest, e, e + rows, start, count)
-            start += PIECE_ELEMENTS
-        total = single(0)
-        infinite = 0
-        if isfinite(highest.high):
-            shift.peak = highest
-            set_shift(&shift, e)
-        start = 0
-        while start < n:
-            count = min(n - start, size)
-            rows = (count + lanes(e) - 1) // lanes(e)
-            if size < n:
-                terms_of(x, weight, i, start, count, scratch)
-            if isfinite(highest.high):
-                unused = unused_low = fill(e, 0)
-                exp_terms_of_pairs(e, e + rows, e, count, -1, &shift, &unused, &unused_low, &traffic)
-                add_pair(&total, multiply(weighted_sum(e, e + 2 * rows, count), shift.unit))
-            else:
-                infinite += infinite_terms(e, e + 2 * rows, count)
-            start += PIECE_ELEMENTS
-        if isfinite(highest.high):
-            total = two_sum(total.high, total.low) if isfinite(total.low) else single(total.high)
-            direction = (total.high > 0) - (total.high < 0) if not isnan(total.high) else NAN
-            if direction < 0:
-                total.high, total.low = -total.high, -total.low
-            total = log_pair(total) if 0 < total.high < INFINITY else single(-INFINITY if direction == 0 else total.high)
-            add(&total, highest.high)
-            total.low += highest.low
-        else:
-            direction = (infinite > 0) - (infinite < 0) if not isnan(infinite) else NAN
-            total = single(-INFINITY if infinite == 0 else fabs(infinite))
-        if sign.kind == ABSENT and direction < 0:
-            total = single(NAN)
-        write_number(out, i, value(total))
-        write_number(sign, i, direction)
-
-
-cdef void softmax_rows(
-    const Operand* x, const Operand* out, bint logarithm, vec* scratch, Py_ssize_t first, Py_ssize_t last
-) noexcept nogil:
-    """`scratch`: rows for results, and one for x."""
-    cdef Py_ssize_t i, space = row_space(x.n) * sizeof(double) // sizeof(vec)
-    cdef vec* row
-    cdef vec* result
-    cdef Window window, window_out
-    cdef Traffic traffic = no_traffic(scratch)
-    open_window(&window, x, first, last, scratch)
-    open_window(&window_out, out, first, last, scratch)
-    for i in range(first, last):
-        row = gather_through(&window, x, i, last, 0, x.n, scratch + result_rows(out) * space)
-        result = place_through(&window_out, out, i, last, scratch + traffic.free_buffer * space)
-        traffic.soon = <const char*>next_row(x, i, row)
-        traffic.soon_out = <const char*>next_place(out, i, result)
-        if logarithm:
-            log_softmax_row(row, result, x.n, &traffic)
-        else:
-            softmax_row(row, result, x.n, &traffic)
-        scatter_through(&window_out, out, i, result, &traffic)
-    finish(&traffic, 0, scratch)
-    close_window(&window)
-    close_window(&window_out)
-
-
-cdef void softmax_long_rows(
-    const Operand* x, const Operand* out, bint logarithm, vec* scratch, Py_ssize_t first, Py_ssize_t last
-) noexcept nogil:
-    """The same piece by piece: the maximum, the sum, and results, whose exponentials are computed again."""
-    cdef Py_ssize_t i, start, count
-    cdef vec* x_row = scratch + row_space(PIECE_ELEMENTS) * sizeof(double) // sizeof(vec)
-    cdef vec* row
-    cdef vec* result
+    """log |sum(b exp(x))| and the sign of that sum, in float64 whatever the type: terms may cancel. A long row comes in
+    pieces, which are computed twice: for the largest term, and for the sum."""
+    cdef Py_ssize_t i, start, count, n = task.x.n
+    cdef double sign, infinite
+    cdef vf64* e = <vf64*>scratch.exponent
+    cdef vf64* low = <vf64*>scratch.exponent_low
+    cdef vf64* factor = <vf64*>scratch.factor
     cdef Peak peak
     cdef Shift shift
-    cdef Softmax softmax
-    cdef RowSum sums
-    cdef vec total, total_low, unused, unused_low
-    cdef Traffic traffic = no_traffic(scratch)
+    cdef vf64 unused[2]
+    cdef Pair total
+    cdef Traffic traffic = no_traffic(e)
     for i in range(first, last):
         peak = no_peak()
         start = 0
-        while start < x.n:
-            count = min(PIECE_ELEMENTS, x.n - start)
-            raise_peak(&peak, gather(x, i, start, count, x_row), <vec*>NULL, start, count)
+        while start < n:
+            count = min(n - start, PIECE_ELEMENTS)
+            read_weighted_terms(task, i, start, count, scratch)
+            raise_peak(&peak, e, low, start, count)
             start += count
-        total = total_low = fill(scratch, 0)
+        total = single(0)
+        infinite = 0
         if isfinite(peak.high):
-            shift.peak = peak
-            set_shift(&shift, scratch)
+            set_shift(&shift, &peak, e)
         start = 0
-        while start < x.n and isfinite(peak.high):
-            count = min(PIECE_ELEMENTS, x.n - start)
-            row = gather(x, i, start, count, x_row)
-            exp_sum(row, count, peak.index - start if logarithm else -1, &shift, &total, &total_low, &traffic)
-            start += count
-        if isfinite(peak.high):
-            sums = sum_of_row(&shift, total, total_low)
-            softmax = softmax_of(scratch, &shift, total, total_low)
-        start = 0
-        while start < x.n:
-            count = min(PIECE_ELEMENTS, x.n - start)
-            row = gather(x, i, start, count, x_row)
-            result = place(out, i, start, scratch)
-            if not isfinite(peak.high):
-                fill_row(result, count, NAN)
-            elif logarithm:
-                log_probabilities(row, result, count, peak.high, value(sums.log_sum))
+        while start < n:
+            count = min(n - start, PIECE_ELEMENTS)
+            if n > PIECE_ELEMENTS:
+                read_weighted_terms(task, i, start, count, scratch)
+            if isfinite(peak.high):
+                unused[HIGH] = unused[LOW] = fill(e, 0)
+                add_exponentials(e, low, e, count, -1, &shift, unused, &traffic)
+                add_pair(&total, multiply(sum_products(e, factor, count), shift.unit))
             else:
-                unused = unused_low = fill(scratch, 0)
-                exp_terms(row, result, count, -1, &shift, &unused, &unused_low, &traffic)
-                combine_row(result, <vec*>NULL, count, softmax.factor, 0, softmax.top, softmax.at_top)
-            scatter(out, i, start, count, result)
+                infinite += sum_infinite_terms(e, factor, count)
             start += count
+        if isfinite(peak.high):
+            total = log_magnitude(total, &peak, &sign)
+        else:
+            sign = (infinite > 0) - (infinite < 0) if not isnan(infinite) else NAN
+            total = single(-INFINITY if infinite == 0 else fabs(infinite))
+        if task.sign.kind == ABSENT and sign < 0:
+            total = single(NAN)
+        write_number(&task.out, i, value(total))
+        write_number(&task.sign, i, sign)
 
 
-cdef void softmax_tiles(
-    const Operand* x, const Operand* out, bint logarithm, vec* scratch, vec* tile, Py_ssize_t first, Py_ssize_t last
+# --- losses ----------------------------------------------------------------------------------------------------------
+
+
+cdef inline bint overflows(const Batch* batch, const Row* row, const vec* like) noexcept nogil:
+    """Whether logits that were scaled, or distances in float32, may be infinite for that alone."""
+    if isfinite(row.shift.peak.high) and isfinite(row.weighted_distance.high) or batch.transform.softcap != 0:
+        return False
+    if vec is vf32:
+        return batch.transform.scale != 1 or isfinite(row.shift.peak.high)
+    return batch.transform.scale != 1 and batch.transform.origin == 0
+
+
+cdef double choose_origin(const Batch* batch, Py_ssize_t i) noexcept nogil:
+    """The logit that is the largest when all are scaled; 0 if none overflows then, or if one is NaN or infinite."""
+    cdef Py_ssize_t j
+    cdef double x, sign = 1 if batch.transform.scale > 0 else -1, most = -INFINITY, least = INFINITY
+    for j in range(batch.logits.n):
+        x = read_number(place_of(&batch.logits, i, j), batch.logits.kind)
+        if x == -INFINITY or (batch.where.kind != ABSENT and not row_of(&batch.where, i)[j * batch.where.step]):
+            continue
+        if not isfinite(x):
+            return 0
+        most, least = max(most, sign * x), min(least, sign * x)
+    if not isfinite(most) or isfinite(batch.transform.scale * max(fabs(most), fabs(least))):
+        return 0
+    return sign * most
+
+
+cdef bint repeats_row(const Batch* batch, const Row* row, const vec* like) noexcept nogil:
+    """Whether a row overflows here and need not in `repeat_row`. (A z_loss overflows all the same.)"""
+    if not overflows(batch, row, like):
+        return False
+    return vec is vf32 or (batch.z_loss == 0 and choose_origin(batch, row.i) != 0)
+
+
+cdef void repeat_row(const Batch* batch, LossScratch* scratch, Py_ssize_t i, Pair* total, vec* like) noexcept nogil:
+    """Compute a row in float64; if it overflows there too, from the distances of its logits to the largest."""
+    cdef Batch moved
+    finish(&scratch.traffic, 0, like)
+    if vec is vf64:
+        moved = batch[0]
+        moved.transform.origin = choose_origin(batch, i)
+        cross_entropy_rows(&moved, scratch, i, i + 1, total, <vf64*>NULL)
+    else:
+        cross_entropy_rows(batch, scratch, i, i + 1, total, <vf64*>NULL)
+
+
+cdef void cross_entropy_rows(
+    const Batch* batch, LossScratch* scratch, Py_ssize_t first, Py_ssize_t last, Pair* total, vec* like
 ) noexcept nogil:
-    cdef Py_ssize_t i, j, count
-    cdef bint skip[MAX_TILE_ROWS]
-    cdef bint skips
-    cdef vec sums[MAX_TILE_VECTORS]
-    cdef vec* results = tile + MAX_TILE_VECTORS * x.n
-    i = first
-    while i < last:
-        count = min(last - i, MAX_TILE_VECTORS * lanes(tile))
-        if count > lanes(tile):
-            load_tile(x, i, count, tile, 2, scratch)
-            if logarithm:
-                log_softmax_tile(tile, results, x.n, 2, sums)
-            else:
-                softmax_tile(tile, results, x.n, 2, sums)
+    """Add up the losses; write each loss and gradient where they are wanted."""
+    cdef Py_ssize_t i
+    cdef bint wants_grad = batch.grad.kind != ABSENT
+    cdef Traffic* traffic = &scratch.traffic
+    cdef Reader reader
+    cdef Window window_out
+    cdef Row row
+    cdef Pair loss
+    cdef double constant
+    cdef vec* grad = NULL
+    cdef vec* soon_target = NULL
+    open_reader(&reader, batch, scratch, first, last, like)
+    open_window(&window_out, &batch.grad, first, last if reader.reads_whole_rows else first, like)
+    for i in range(first, last):
+        describe_row(&reader, i, weight_of(&batch.sample_weight, i), scratch, &row, like)
+        if wants_grad and reader.reads_whole_rows:
+            grad = place_through(
+                &window_out, &batch.grad, i, last, <vec*>reader.scratch.grad[traffic.free_buffer]
+            )
+        if row.weight.high == 0 or row.points.count < 0:
+            constant = NAN if row.weight.high != 0 and row.points.count == INVALID else 0
+            loss = single(constant)
+            if wants_grad:
+                write_constant(&reader, i, grad, constant, like)
         else:
-            load_tile(x, i, count, tile, 1, scratch)
-            if logarithm:
-                log_softmax_tile(tile, results, x.n, 1, sums)
-            else:
-                softmax_tile(tile, results, x.n, 1, sums)
-        skips = False
-        for j in range(count):
-            skip[j] = isnan(get(sums, j))
-            skips = skips or skip[j]
-            if skip[j]:
-                softmax_rows(x, out, logarithm, scratch, i + j, i + j + 1)
-        if count > lanes(tile):
-            store_tile(out, i, count, results, 2, skip, skips, scratch)
-        else:
-            store_tile(out, i, count, results, 1, skip, skips, scratch)
-        i += count
+            row.shift.peak = read_peak(&reader, &row, like)
+            if reader.reads_whole_rows:
+                traffic.soon = <const char*>next_row(&batch.logits, i, <vec*>row.all.x)
+                traffic.soon_out = <const char*>next_place(&batch.grad, i, grad) if wants_grad else NULL
+                soon_target = next_row(&batch.target, i, <vec*>row.all.target) if row.is_dense else NULL
+            weigh_row(&reader, &row, soon_target, like)
+            if repeats_row(batch, &row, like):
+                repeat_row(batch, scratch, i, total, like)
+                if window_out.most > 0:     # the window would overwrite what the other call wrote
+                    gather(&batch.grad, i, 0, batch.grad.n, grad)
+                    scatter_through(&window_out, &batch.grad, i, grad, traffic)
+                continue
+            loss = loss_row(&reader, &row, grad, wants_grad, traffic, like)
+        if wants_grad and reader.reads_whole_rows:
+            scatter_through(&window_out, &batch.grad, i, grad, traffic)
+        write_number(&batch.loss, i, value(loss))
+        add_pair(total, loss)
+    close_window(&reader.window)
+    close_window(&window_out)
 
 
-cdef inline vec* tiles_in(vec* scratch, Py_ssize_t n) noexcept nogil:
-    return aligned(<double*>scratch + TILE_ROWS * row_space(n), scratch)
+cdef Pair negative_log_likelihood(const Batch* batch, const LossScratch* scratch, Py_ssize_t i) noexcept nogil:
+    """-sum(t_c log p_c) of a row of probabilities."""
+    cdef Py_ssize_t j
+    cdef double t
+    cdef char* target = row_of(&batch.target, i)
+    cdef Points points
+    cdef Pair loss = single(0)
+    if batch.form == DISTRIBUTION:
+        for j in range(batch.logits.n):
+            t = read_number(target + j * batch.target.step, batch.target.kind)
+            if t != 0:
+                add_pair(&loss, multiply(minus_log_at(batch, i, j), single(t)))
+        return loss
+    points = read_points(batch, i, scratch, 0)
+    if points.count == INVALID:
+        return single(NAN)
+    for j in range(points.count):
+        add_pair(&loss, multiply(minus_log_at(batch, i, points.index[j]), points.mass[j]))
+    return loss
+
+
+cdef inline Pair minus_log_at(const Batch* batch, Py_ssize_t i, Py_ssize_t c) noexcept nogil:
+    return minus_log(read_number(place_of(&batch.logits, i, c), batch.logits.kind))
+
+
+cdef double log_loss_rows(
+    const Batch* batch, const LossScratch* scratch, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef double weight
+    cdef int exponent = 0
+    cdef Pair loss, total = single(0)
+    for i in range(first, last):
+        weight = weight_of(&batch.sample_weight, i)
+        loss = negative_log_likelihood(batch, scratch, i) if weight != 0 else single(0)
+        if batch.has_extreme_weights:
+            weight = frexp(weight, &exponent)
+            exponent -= batch.weight_exponent
+        loss = scale_pair(multiply(loss, single(weight)), exponent)
+        write_number(&batch.loss, i, value(loss))
+        add_pair(&total, loss)
+    return value(total)
+
+
+# --- what is measured of a batch -------------------------------------------------------------------------------------
+
+
+cdef struct RowMeasures:
+    Pair loss
+    Pair entropy
+    Py_ssize_t n_ahead          # larger logits than the label's, and equal ones of earlier classes
+    bint has_rank               # False where the row has no probabilities
+
+
+cdef RowMeasures measure_row(
+    const Batch* batch, const EvaluateScratch* scratch, Py_ssize_t i, Py_ssize_t label, vec* like
+) noexcept nogil:
+    cdef const Operand* logits = &batch.logits
+    cdef Py_ssize_t start, count, n = logits.n
+    cdef double own = read_number(place_of(logits, i, label), logits.kind)
+    cdef RowMeasures measures
+    cdef Peak peak = no_peak()
+    cdef Shift shift
+    cdef RowSum sums
+    cdef vec* x
+    cdef vec* e = <vec*>scratch.term
+    cdef vec* buffer = <vec*>scratch.x
+    cdef vec total[2]
+    cdef vec distance[2]
+    cdef Traffic traffic = no_traffic(e)
+    measures.n_ahead = 0
+    start = 0
+    while start < n:
+        count = min(PIECE_ELEMENTS, n - start)
+        x = gather(logits, i, start, count, buffer)
+        raise_peak(&peak, x, <vec*>NULL, start, count)
+        measures.n_ahead += count_ahead(x, count, label - start, own)
+        start += count
+    if not isfinite(peak.high):
+        measures.loss = measures.entropy = single(NAN)
+        measures.has_rank = peak.high > -INFINITY and not lacks_numbers(logits, i, PIECE_ELEMENTS, buffer)
+        return measures
+    set_shift(&shift, &peak, like)
+    total[HIGH] = total[LOW] = distance[HIGH] = distance[LOW] = fill(like, 0)
+    start = 0
+    while start < n:
+        count = min(PIECE_ELEMENTS, n - start)
+        x = gather(logits, i, start, count, buffer)
+        add_exponentials(x, <vec*>NULL, e, count, peak.index - start, &shift, total, &traffic)
+        add_distances(x, <vec*>NULL, e, count, &peak, n, x, distance)
+        start += count
+    sums = sum_row(&shift, total)
+    measures.has_rank = not isnan(sums.rest.high)
+    measures.loss = two_sum(peak.high, -own)
+    add_pair(&measures.loss, sums.log_sum)
+    measures.entropy = divide(multiply(sum_distances(distance, n), shift.unit), one_more(sums.rest))
+    add_pair(&measures.entropy, sums.log_sum)
+    return measures
+
+
+cdef inline void add_product(Sum* total, Pair x, Pair y) noexcept nogil:
+    cdef Pair product = multiply(x, y)
+    add_exactly(total, product.high)
+    if isfinite(product.low):
+        add_exactly(total, product.low)
+
+
+cdef void evaluate_rows(
+    const BatchTask* task, const EvaluateScratch* scratch, Py_ssize_t first, Py_ssize_t last, Sum* sums, vec* like
+) noexcept nogil:
+    """Add up loss, entropy, weight and, for each k, the weight of the rows whose label is among the k largest."""
+    cdef const Batch* batch = &task.batch
+    cdef Py_ssize_t i, j
+    cdef int64_t label
+    cdef double weight
+    cdef RowMeasures measures
+    for j in range(3 + task.n_topk):
+        sums[j].high = sums[j].low = sums[j].lowest = 0
+    for i in range(first, last):
+        weight = weight_of(&batch.sample_weight, i)
+        label = read_integer(row_of(&batch.target, i), batch.target.kind)
+        if weight == 0 or (batch.ignores and label == batch.ignore_index):
+            continue
+        if not 0 <= label < batch.logits.n:     # it has changed since it was checked
+            add_exactly(&sums[0], NAN)
+            continue
+        measures = measure_row(batch, scratch, i, label, like)
+        add_product(&sums[0], measures.loss, single(weight))
+        add_product(&sums[1], measures.entropy, single(weight))
+        add_exactly(&sums[2], weight)
+        for j in range(task.n_topk):
+            if measures.has_rank and measures.n_ahead < task.topk[j]:
+                add_exactly(&sums[3 + j], weight)
+    for j in range(3 + task.n_topk):
+        if not isfinite(sums[j].low + sums[j].lowest):      # of infinity or NaN
+            sums[j].low = sums[j].lowest = 0
+
+
+include "_core/tile_kernels.pxi"
+
+
+# --- one block -------------------------------------------------------------------------------------------------------
 
 
 cdef void logsumexp_block(
-    const Operand* x, const Operand* out, vec* scratch, Py_ssize_t piece, Py_ssize_t first, Py_ssize_t last
+    const LogsumexpTask* task, Py_ssize_t first, Py_ssize_t last, vec* memory
 ) noexcept nogil:
-    if 0 < x.n <= MAX_TILE_CLASSES:
-        logsumexp_tiles(x, out, scratch, tiles_in(scratch, x.n), first, last)
+    cdef PrimitiveScratch scratch
+    cdef Operand absent
+    absent.kind = ABSENT
+    lay_out_primitive(&task.x, &absent, task.piece, <double*>memory, &scratch)
+    if 0 < task.x.n <= MAX_TILE_CLASSES:
+        logsumexp_tiles(task, &scratch, first, last, memory)
     else:
-        logsumexp_rows(x, out, scratch, piece, first, last)
+        logsumexp_rows(task, &scratch, first, last, memory)
 
 
-cdef void softmax_block(
-    const Operand* x, const Operand* out, bint logarithm, vec* scratch, Py_ssize_t piece, Py_ssize_t first,
-    Py_ssize_t last
-) noexcept nogil:
-    if 0 < x.n <= MAX_TILE_CLASSES:
-        softmax_tiles(x, out, logarithm, scratch, tiles_in(scratch, x.n), first, last)
-    elif piece == x.n:
-        softmax_rows(x, out, logarithm, scratch, first, last)
+cdef void softmax_block(const SoftmaxTask* task, Py_ssize_t first, Py_ssize_t last, vec* memory) noexcept nogil:
+    cdef PrimitiveScratch scratch
+    lay_out_primitive(&task.x, &task.out, task.piece, <double*>memory, &scratch)
+    if 0 < task.x.n <= MAX_TILE_CLASSES:
+        softmax_tiles(task, &scratch, first, last, memory)
+    elif task.piece == task.x.n:
+        softmax_rows(task, &scratch, first, last, memory)
     else:
-        softmax_long_rows(x, out, logarithm, scratch, first, last)
-    if out.streams:
+        softmax_long_rows(task, &scratch, first, last, memory)
+    if task.out.streams:
         xent_drain()
 
 
-include "_core/scheduler.pxi"
-include "_core/losses.pxi"
+cdef double cross_entropy_block(
+    const Batch* batch, LossScratch* scratch, Py_ssize_t first, Py_ssize_t last, vec* like
+) noexcept nogil:
+    cdef Pair total = single(0)
+    if 0 < batch.logits.n <= MAX_TILE_CLASSES and has_plain_formula(batch):
+        cross_entropy_tiles(batch, scratch, first, last, &total, like)
+    else:
+        cross_entropy_rows(batch, scratch, first, last, &total, like)
+    return value(total)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What Python calls, with arrays that are known to be good, and what each thread does then, a `part`. The work is rows, or
-# chunks of elements, in blocks. sums[i] is what block i adds up to, so that a total does not depend on which thread did
-# which block.
+# What Python calls, with arrays that are known to be good. A worker is what each thread does: it claims blocks of rows
+# and computes them, in float32 or in float64. What a block adds up to goes to a place of its own, so that a total does
+# not depend on which thread did which block.
 # ---------------------------------------------------------------------------------------------------------------------
 
 BINARY_CHUNK = CHUNK    # elements in a unit of binary_cross_entropy
@@ -448,13 +943,8 @@ cpdef enum:
 
 
 cpdef Py_ssize_t block_size(Py_ssize_t units, Py_ssize_t elements, Py_ssize_t block_elements):
-    """How many of so many units, of so many elements each, make a block."""
+    """Units per block, of `elements` elements each."""
     return max(1, block_elements // max(elements, 1), (units + MAX_BLOCKS - 1) // MAX_BLOCKS)
-
-
-cdef inline Py_ssize_t tile_space(Py_ssize_t n) noexcept nogil:
-    """The length of the scratch of rows that are done in tiles. Of float64, as all scratch is."""
-    return TILE_ROWS * row_space(n) + 2 * MAX_TILE_VECTORS * LINE_DOUBLES * n + LINE_DOUBLES
 
 
 def cpu_sets():
@@ -462,38 +952,42 @@ def cpu_sets():
     return [name for name, present in (("avx2", xent_cpu_has_avx2()), ("avx512", xent_cpu_has_avx512())) if present]
 
 
-cdef struct LogsumexpTask:
-    Operand x
-    Operand weight
-    Operand out
-    Operand sign
-    Py_ssize_t piece        # elements of a row that are read at a time
+cdef double* data_of_blocks(sums, Work work, Py_ssize_t per_block) except? NULL:
+    """The data of a float64 array that holds so many numbers for each block of the work."""
+    cdef Py_ssize_t size = cnp.PyArray_SIZE(<cnp.ndarray>sums)
+    if size != work.job.number * per_block:
+        raise ValueError(f"sums holds {size} numbers; {work.job.number} blocks of {per_block} expected")
+    return <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
 
 
-cdef Py_ssize_t plan_logsumexp(LogsumexpTask* task, Py_ssize_t threads) noexcept:
-    """Choose the piece; the length of the scratch of each thread."""
-    cdef Py_ssize_t n = task.x.n
-    cdef Py_ssize_t rows = 0 if is_in_place(&task.x) else 1
-    task.piece = n if n <= PIECE_ELEMENTS or fits(rows, n, task.x.kind, has_window(&task.x), threads) else PIECE_ELEMENTS
-    if task.weight.kind != ABSENT:
-        return 5 * row_space(min(n, PIECE_ELEMENTS))
-    return tile_space(n) if n <= MAX_TILE_CLASSES else rows * row_space(task.piece) + LINE_DOUBLES
+# --- logsumexp and softmax -------------------------------------------------------------------------------------------
 
 
-cdef void logsumexp_worker(const void* task, double* scratch, BlockClaim* claim) noexcept nogil:
-    cdef const LogsumexpTask* t = <const LogsumexpTask*>task
+cdef void weighted_logsumexp_blocks(const LogsumexpTask* task, double* memory, BlockClaim* claim) noexcept nogil:
+    cdef WeightedScratch scratch
+    lay_out_weighted(task.x.n, memory, &scratch)
     while claim_blocks(claim):
-        if t.weight.kind != ABSENT:
-            weighted_logsumexp_rows(&t.x, &t.weight, &t.out, &t.sign, <vf64*>scratch, claim.first, claim.last)
-        elif t.x.kind != F64:
-            logsumexp_block(&t.x, &t.out, <vf32*>scratch, t.piece, claim.first, claim.last)
-        else:
-            logsumexp_block(&t.x, &t.out, <vf64*>scratch, t.piece, claim.first, claim.last)
+        weighted_logsumexp_rows(task, &scratch, claim.first, claim.last)
+
+
+cdef void logsumexp_blocks(const LogsumexpTask* task, vec* memory, BlockClaim* claim) noexcept nogil:
+    while claim_blocks(claim):
+        logsumexp_block(task, claim.first, claim.last, memory)
+
+
+cdef void logsumexp_worker(const void* task, double* memory, BlockClaim* claim) noexcept nogil:
+    cdef const LogsumexpTask* t = <const LogsumexpTask*>task
+    if t.weight.kind != ABSENT:
+        weighted_logsumexp_blocks(t, memory, claim)
+    elif t.x.kind == F64:
+        logsumexp_blocks(t, <vf64*>memory, claim)
+    else:
+        logsumexp_blocks(t, <vf32*>memory, claim)
 
 
 def logsumexp(x, weight, out, sign, int row_axes, Work work):
-    """out = logsumexp of the rows of x, its last axes, weighted or (None) not; sign (or None) = the sign of the weighted
-    sums."""
+    """out = logsumexp of the rows of x, its last axes, weighted or (None) not; sign (or None) = the sign of the
+    weighted sums."""
     cdef LogsumexpTask task
     bind(&task.x, x, row_axes)
     bind(&task.weight, weight, row_axes)
@@ -502,31 +996,17 @@ def logsumexp(x, weight, out, sign, int row_axes, Work work):
     work.do(logsumexp_worker, &task, plan_logsumexp(&task, work.job.threads))
 
 
-cdef struct SoftmaxTask:
-    Operand x
-    Operand out
-    bint logarithm
-    Py_ssize_t piece
-
-
-cdef Py_ssize_t plan_softmax(SoftmaxTask* task, Py_ssize_t threads) noexcept:
-    """Choose the piece, and whether the output streams; the length of the scratch of each thread."""
-    cdef Py_ssize_t n = task.x.n, rows = 0 if is_in_place(&task.x) else 1
-    cdef Py_ssize_t windows = has_window(&task.x) + has_window(&task.out)
-    if not fits(rows + result_rows(&task.out), n, task.x.kind, windows, threads):
-        task.out.streams = False
-    rows += result_rows(&task.out)
-    task.piece = n if n <= PIECE_ELEMENTS or fits(rows, n, task.x.kind, windows, threads) else PIECE_ELEMENTS
-    return tile_space(n) if n <= MAX_TILE_CLASSES else max(rows, 2 * (task.piece < n)) * row_space(task.piece) + LINE_DOUBLES
-
-
-cdef void softmax_worker(const void* task, double* scratch, BlockClaim* claim) noexcept nogil:
-    cdef const SoftmaxTask* t = <const SoftmaxTask*>task
+cdef void softmax_blocks(const SoftmaxTask* task, vec* memory, BlockClaim* claim) noexcept nogil:
     while claim_blocks(claim):
-        if t.x.kind != F64:
-            softmax_block(&t.x, &t.out, t.logarithm, <vf32*>scratch, t.piece, claim.first, claim.last)
-        else:
-            softmax_block(&t.x, &t.out, t.logarithm, <vf64*>scratch, t.piece, claim.first, claim.last)
+        softmax_block(task, claim.first, claim.last, memory)
+
+
+cdef void softmax_worker(const void* task, double* memory, BlockClaim* claim) noexcept nogil:
+    cdef const SoftmaxTask* t = <const SoftmaxTask*>task
+    if t.x.kind == F64:
+        softmax_blocks(t, <vf64*>memory, claim)
+    else:
+        softmax_blocks(t, <vf32*>memory, claim)
 
 
 def softmax(x, out, bint logarithm, int row_axes, Work work):
@@ -538,29 +1018,30 @@ def softmax(x, out, bint logarithm, int row_axes, Work work):
     work.do(softmax_worker, &task, plan_softmax(&task, work.job.threads))
 
 
+# --- batches of logits and targets -----------------------------------------------------------------------------------
+
+
 cdef int bind_batch(Batch* batch, problem, options, int weight_exponent) except -1:
-    cdef bint dense = cnp.PyArray_NDIM(<cnp.ndarray>problem.target) == cnp.PyArray_NDIM(<cnp.ndarray>problem.logits)
-    batch.form = LABELS
+    cdef bint is_dense = cnp.PyArray_NDIM(<cnp.ndarray>problem.target) == cnp.PyArray_NDIM(<cnp.ndarray>problem.logits)
+    set_defaults(batch)
     if problem.mass is not None:
         batch.form = SPARSE
-    elif dense:
+    elif is_dense:
         batch.form = DISTRIBUTION
     batch.ignores = options.ignore_index is not None
     batch.ignore_index = options.ignore_index if batch.ignores else 0
     batch.transform.scale = options.logit_scale
     batch.transform.softcap = options.softcap
-    batch.transform.origin = 0
     batch.smoothing = options.label_smoothing
     batch.z_loss = options.z_loss
-    batch.extreme = options.extreme
+    batch.has_extreme_weights = options.extreme
     batch.weight_exponent = weight_exponent
     bind(&batch.logits, problem.logits, 1)
     bind(&batch.target, problem.target, batch.form != LABELS)
-    bind(&batch.mass, problem.mass, 1)
+    bind(&batch.target_probs, problem.mass, 1)
     bind(&batch.where, problem.where, 1)
     bind(&batch.class_weight, problem.class_weight, 1)
     bind(&batch.sample_weight, problem.sample_weight, 0)
-    batch.loss.kind = batch.grad.kind = ABSENT
     return 0
 
 
@@ -568,115 +1049,153 @@ cdef struct BatchTask:
     Batch batch
     WeightSum* weights      # of each block
     double* sums            # of each block
-    xent_shared bad         # the first label or class that is out of range, or more than there are
+    xent_shared bad         # the first label or class that is out of range, or PY_SSIZE_T_MAX
     const int64_t* topk
     Py_ssize_t n_topk
     Sum* totals             # of each block, 3 + n_topk of them
 
 
-cdef void target_weight_worker(const void* task, double* scratch, BlockClaim* claim) noexcept nogil:
-    cdef BatchTask* t = <BatchTask*>task
+cdef void target_weight_blocks(BatchTask* task, vec* memory, BlockClaim* claim) noexcept nogil:
+    cdef WeightScratch scratch
     cdef Py_ssize_t bad
     cdef int64_t first
+    lay_out_weights(&task.batch, <double*>memory, &scratch)
     while next_block(claim):
-        if t.batch.logits.kind != F64:
-            bad = weight_rows(&t.batch, <vf32*>scratch, claim.first, claim.last, &t.weights[claim.block])
-        else:
-            bad = weight_rows(&t.batch, <vf64*>scratch, claim.first, claim.last, &t.weights[claim.block])
+        bad = weigh_rows(&task.batch, &scratch, claim.first, claim.last, &task.weights[claim.block], memory)
         if bad >= 0:
-            first = xent_load(&t.bad)
-            while bad < first and not xent_replace(&t.bad, first, bad):
-                first = xent_load(&t.bad)
+            first = xent_load(&task.bad)
+            while bad < first and not xent_replace(&task.bad, first, bad):
+                first = xent_load(&task.bad)
+
+
+cdef void target_weight_worker(const void* task, double* memory, BlockClaim* claim) noexcept nogil:
+    cdef BatchTask* t = <BatchTask*>task
+    if t.batch.logits.kind == F64:
+        target_weight_blocks(t, <vf64*>memory, claim)
+    else:
+        target_weight_blocks(t, <vf32*>memory, claim)
 
 
 def target_weight(problem, options, sums, Work work):
-    """sums = sample weight times target mass, three numbers each: high, low, and the exponent of their unit; returns the
-    place in the target of the first label or class that is out of range, or -1."""
+    """sums = sample weight times target mass of each block, three numbers each: high, low, and the exponent of their
+    unit. Return the place in the target of the first label or class that is out of range, or -1."""
     cdef BatchTask task
+    cdef WeightScratch unused
     bind_batch(&task.batch, problem, options, 0)
-    task.weights = <WeightSum*>cnp.PyArray_DATA(<cnp.ndarray>sums)
+    task.weights = <WeightSum*>data_of_blocks(sums, work, 3)
     task.bad = PY_SSIZE_T_MAX
-    # Labels need no room for a row.
-    work.do(target_weight_worker, &task, 2 * row_space(PIECE_ELEMENTS) if task.batch.form == DISTRIBUTION else 0)
+    work.do(target_weight_worker, &task, lay_out_weights(&task.batch, NULL, &unused))
     return task.bad if task.bad < PY_SSIZE_T_MAX else -1
 
 
-cdef void cross_entropy_worker(const void* task, double* scratch, BlockClaim* claim) noexcept nogil:
+cdef void cross_entropy_blocks(const BatchTask* task, vec* memory, BlockClaim* claim) noexcept nogil:
+    cdef LossScratch scratch
+    lay_out_loss(&task.batch, <double*>memory, &scratch)
+    while next_block(claim):
+        task.sums[claim.block] = cross_entropy_block(&task.batch, &scratch, claim.first, claim.last, memory)
+    finish(&scratch.traffic, 0, memory)
+    if task.batch.grad.streams:
+        xent_drain()
+
+
+cdef void cross_entropy_worker(const void* task, double* memory, BlockClaim* claim) noexcept nogil:
     cdef const BatchTask* t = <const BatchTask*>task
-    cross_entropy_blocks(&t.batch, scratch, t.sums, claim)
+    if needs_float64(&t.batch):
+        cross_entropy_blocks(t, <vf64*>memory, claim)
+    else:
+        cross_entropy_blocks(t, <vf32*>memory, claim)
 
 
 def cross_entropy(problem, options, int weight_exponent, double divisor, loss, grad, sums, Work work):
-    """loss (or None) = the loss of each row, grad (or None; may be logits) = the gradient of their sum / divisor, both
-    in units of two to the weight_exponent."""
+    """loss (or None) = the loss of each row, grad (or None; may be logits) = the gradient of their sum / divisor,
+    sums = the loss of each block, all in units of two to the weight_exponent."""
     cdef BatchTask task
     bind_batch(&task.batch, problem, options, weight_exponent)
     task.batch.divisor = divisor
     bind(&task.batch.loss, loss, 0)
     bind_output(&task.batch.grad, grad, 1, &task.batch.logits)
-    task.sums = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
+    task.sums = data_of_blocks(sums, work, 1)
     work.do(cross_entropy_worker, &task, plan_batch(&task.batch, work.job.threads))
 
 
 cpdef Py_ssize_t batch_scratch(Py_ssize_t classes, Py_ssize_t points):
     """The most that `plan_batch` asks for, whatever the options."""
-    cdef Py_ssize_t rows = sizeof(RowScratch) // sizeof(double*) * row_space(min(classes, PIECE_ELEMENTS))
-    rows = max(rows, min(sizeof(RowScratch) // sizeof(double*) * row_space(classes), SCRATCH_BYTES // sizeof(double)))
-    return rows + 7 * max(points, 1) + (tile_space(classes) if classes <= MAX_TILE_CLASSES else 0) + 4 * LINE_DOUBLES
+    cdef Py_ssize_t most_rows = sizeof(RowScratch) // sizeof(double*)
+    cdef Py_ssize_t rows = most_rows * row_space(min(classes, PIECE_ELEMENTS))
+    cdef Py_ssize_t tiles = 0
+    rows = max(rows, min(most_rows * row_space(classes), SCRATCH_BYTES // sizeof(double)))
+    if classes <= MAX_TILE_CLASSES:
+        tiles = 3 * row_space(classes) + 2 * tile_space(classes) + LINE_DOUBLES
+    return rows + 7 * max(points, 1) + tiles + 4 * LINE_DOUBLES
 
 
-cdef void log_loss_worker(const void* task, double* scratch, BlockClaim* claim) noexcept nogil:
+cdef void log_loss_worker(const void* task, double* memory, BlockClaim* claim) noexcept nogil:
     cdef const BatchTask* t = <const BatchTask*>task
-    cdef Room room = room_of(&t.batch, scratch)
+    cdef LossScratch scratch
+    lay_out_loss(&t.batch, memory, &scratch)
     while next_block(claim):
-        t.sums[claim.block] = log_loss_rows(&t.batch, &room, claim.first, claim.last)
+        t.sums[claim.block] = log_loss_rows(&t.batch, &scratch, claim.first, claim.last)
 
 
 def log_loss(problem, options, int weight_exponent, loss, sums, Work work):
-    """loss (or None) = minus the logarithm of the probability of each row's target."""
+    """loss (or None) = minus the logarithm of the probability of each row's target; sums = the loss of each block."""
     cdef BatchTask task
     bind_batch(&task.batch, problem, options, weight_exponent)
     bind(&task.batch.loss, loss, 0)
-    task.sums = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
+    task.sums = data_of_blocks(sums, work, 1)
     work.do(log_loss_worker, &task, plan_batch(&task.batch, work.job.threads))
 
 
-cdef void evaluate_worker(const void* task, double* scratch, BlockClaim* claim) noexcept nogil:
-    cdef const BatchTask* t = <const BatchTask*>task
-    cdef Sum* totals
+cdef void evaluate_blocks(const BatchTask* task, vec* memory, BlockClaim* claim) noexcept nogil:
+    cdef EvaluateScratch scratch
+    lay_out_evaluate(<double*>memory, &scratch)
     while next_block(claim):
-        totals = t.totals + claim.block * (3 + t.n_topk)
-        if t.batch.logits.kind != F64:
-            evaluate_rows(&t.batch, <vf32*>scratch, t.topk, t.n_topk, claim.first, claim.last, totals)
-        else:
-            evaluate_rows(&t.batch, <vf64*>scratch, t.topk, t.n_topk, claim.first, claim.last, totals)
+        evaluate_rows(
+            task, &scratch, claim.first, claim.last, task.totals + claim.block * (3 + task.n_topk), memory
+        )
+
+
+cdef void evaluate_worker(const void* task, double* memory, BlockClaim* claim) noexcept nogil:
+    cdef const BatchTask* t = <const BatchTask*>task
+    if t.batch.logits.kind == F64:
+        evaluate_blocks(t, <vf64*>memory, claim)
+    else:
+        evaluate_blocks(t, <vf32*>memory, claim)
 
 
 def evaluate(problem, options, topk, sums, Work work):
     """sums[i] = what the rows of block i add up to, each as three numbers: loss, entropy, weight, and for each k the
     weight of the rows whose label is among the k largest logits."""
     cdef BatchTask task
+    cdef EvaluateScratch unused
     bind_batch(&task.batch, problem, options, 0)
     task.topk = <int64_t*>cnp.PyArray_DATA(<cnp.ndarray>topk)
     task.n_topk = cnp.PyArray_DIM(<cnp.ndarray>topk, 0)
-    task.totals = <Sum*>cnp.PyArray_DATA(<cnp.ndarray>sums)
-    work.do(evaluate_worker, &task, 2 * row_space(PIECE_ELEMENTS))
+    task.totals = <Sum*>data_of_blocks(sums, work, 3 * (3 + task.n_topk))
+    work.do(evaluate_worker, &task, lay_out_evaluate(NULL, &unused))
+
+
+# --- binary losses ---------------------------------------------------------------------------------------------------
 
 
 cdef struct BinaryTask:
     BinaryBatch batch
     bint from_logits
-    bint narrow
+    bint fits_float32
     double* sums
 
 
-cdef void binary_worker(const void* task, double* scratch, BlockClaim* claim) noexcept nogil:
-    cdef const BinaryTask* t = <const BinaryTask*>task
+cdef void binary_blocks(const BinaryTask* task, vec* memory, BlockClaim* claim) noexcept nogil:
     while next_block(claim):
-        if t.narrow:
-            t.sums[claim.block] = binary_chunks(&t.batch, t.from_logits, <vf32*>scratch, claim.first, claim.last)
-        else:
-            t.sums[claim.block] = binary_chunks(&t.batch, t.from_logits, <vf64*>scratch, claim.first, claim.last)
+        task.sums[claim.block] = binary_chunks(&task.batch, task.from_logits, memory, claim.first, claim.last)
+
+
+cdef void binary_worker(const void* task, double* memory, BlockClaim* claim) noexcept nogil:
+    cdef const BinaryTask* t = <const BinaryTask*>task
+    if t.fits_float32:
+        binary_blocks(t, <vf32*>memory, claim)
+    else:
+        binary_blocks(t, <vf64*>memory, claim)
 
 
 def binary_cross_entropy(
@@ -696,10 +1215,10 @@ def binary_cross_entropy(
     bind(&batch.loss, loss, 1)
     bind(&batch.grad, grad, 1)
     # Targets and weights are not rounded to float32: the widest operand decides.
-    task.narrow = fits_float32(&batch.x) and fits_float32(&batch.target) and fits_float32(&batch.pos_weight)
-    task.narrow = task.narrow and fits_float32(&batch.sample_weight)
+    task.fits_float32 = fits_float32(&batch.x) and fits_float32(&batch.target) and fits_float32(&batch.pos_weight)
+    task.fits_float32 = task.fits_float32 and fits_float32(&batch.sample_weight)
     task.from_logits = from_logits
-    task.sums = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
+    task.sums = data_of_blocks(sums, work, 1)
     work.do(binary_worker, &task, 7 * CHUNK)
 
 

@@ -231,10 +231,10 @@ def plain_cross_entropy(
     cdef LossCall call
     cdef Batch* batch = &call.task.batch
     cdef PlainLoss job
-    cdef int64_t threads = 2
+    cdef int64_t threads = 2, ignored
     cdef int axes
     cdef WeightSum weight
-    cdef double unused = 0
+    cdef WeightScratch unused
     cdef Py_ssize_t bad
     if not (are_default(options, defaults) and is_thread_count(n_threads, &threads)):
         return None
@@ -244,7 +244,7 @@ def plain_cross_entropy(
     axes = cnp.PyArray_NDIM(x) - 1
     if axes == 0 or axes != cnp.PyArray_NDIM(labels) or not same_shape(x, labels, axes):
         return None
-    if kind_of(labels) not in (I8, I16, I32, I64, U8, U16, U32) or not is_int(ignore_index, &batch.ignore_index):
+    if kind_of(labels) not in (I8, I16, I32, I64, U8, U16, U32) or not is_int(ignore_index, &ignored):
         return None
     if reduction not in ("mean", "sum", "none") or (return_grad is not True and return_grad is not False):
         return None
@@ -254,17 +254,12 @@ def plain_cross_entropy(
     if threads > 1 and call.count >= 2 * thread_elements:       # the labels alone are work for several threads
         return None
 
+    set_defaults(batch)
     bind(&batch.logits, x, 1)
     bind(&batch.target, labels, 0)
-    batch.form = LABELS
-    batch.ignores = True
-    batch.mass.kind = batch.where.kind = batch.class_weight.kind = batch.sample_weight.kind = ABSENT
-    batch.transform.scale = 1
-    batch.extreme = False
-    batch.weight_exponent = 0
-    batch.transform.softcap = batch.transform.origin = batch.smoothing = batch.z_loss = 0
+    batch.ignores, batch.ignore_index = True, ignored
     with nogil:
-        bad = weight_rows(batch, <vf64*>&unused, 0, call.count, &weight)    # of labels: without scratch
+        bad = weigh_rows(batch, &unused, 0, call.count, &weight, <vf64*>NULL)     # of labels: without scratch
     if bad >= 0 or (weight.high == 0 and reduction == "mean"):
         return None
     call.size = block_size(call.count, batch.logits.n, block_elements)

@@ -396,8 +396,8 @@ cdef double linear_block(
     """Rows first <= i < last; tile: their logits, then a padded row; sums: a dense gradient in the type of X, zeros;
     rows_room: for a tile of rows; gradient: of float64 with the intercept last, or of sparse rows the intercept alone."""
     cdef Batch batch = problem.batch
-    cdef Room room
-    cdef Operand rows
+    cdef LossScratch loss_scratch
+    cdef SoftmaxTask softmax
     cdef Py_ssize_t classes = batch.logits.n, offset = classes - problem.rows, width = 0, step = problem.features + 1
     cdef Py_ssize_t i = first, j, k, d, count, added = 0
     cdef vec* z = from_element(tile, offset)
@@ -409,7 +409,7 @@ cdef double linear_block(
     cdef Py_ssize_t stride = problem.stride
     cdef char* target = problem.batch.target.data
     cdef char* weight = problem.batch.sample_weight.data
-    room = room_of(&batch, <double*>scratch)
+    lay_out_loss(&batch, <double*>scratch, &loss_scratch)
     width = (problem.features + lanes(tile) - 1) // lanes(tile) * lanes(tile)
     while i < last:
         count = min(problem.tile, last - i)
@@ -432,11 +432,12 @@ cdef double linear_block(
         if problem.task == LOSS:
             move_to(&batch.target, target, i)
             move_to(&batch.sample_weight, weight, i)
-            total += cross_entropy_block(&batch, scratch, &room, 0, count)
+            total += cross_entropy_block(&batch, &loss_scratch, 0, count, scratch)
         elif problem.task == PROBABILITIES:
-            rows = batch.logits
-            rows.data = <char*>element(<vec*>problem.kept, i * classes)
-            softmax_block(&batch.logits, &rows, False, scratch, classes, 0, count)
+            softmax.x = softmax.out = batch.logits
+            softmax.out.data = <char*>element(<vec*>problem.kept, i * classes)
+            softmax.logarithm, softmax.piece = False, classes
+            softmax_block(&softmax, 0, count, scratch)
             i += count
             continue
         elif problem.task == CURVATURE:
@@ -606,5 +607,5 @@ def linear_sums(
     work.do(
         linear_worker, &linear,
         sums_scratch(&linear) + tile_length(&linear) + rows_scratch(&linear) + plan_batch(&linear.batch, work.job.threads)
-        + tile_space(linear.batch.logits.n)
+        + 2 * tile_space(linear.batch.logits.n)
     )

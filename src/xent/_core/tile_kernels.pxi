@@ -1,0 +1,375 @@
+# Part of _kernels.pyx, since functions that are not inline cannot be in a .pxd: the formulas for tiles (see tiles.pxd).
+# Rows that a tile has no answer for (NaN, infinities, several classes with mass) are left to the kernels of one row.
+
+# Not inline, so that their loops have all registers.
+
+cdef void shift_one(const vec* x, vec* e, Py_ssize_t n, vec* peak, vec* rest) noexcept nogil:
+    shift_vectors(x, e, n, 1, peak, rest)
+
+
+cdef void shift_two(const vec* x, vec* e, Py_ssize_t n, vec* peak, vec* rest) noexcept nogil:
+    shift_vectors(x, e, n, 2, peak, rest)
+
+
+cdef inline void shift_tile(
+    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, vec* peak, vec* rest
+) noexcept nogil:
+    """e = exp(x - m), m the maximum, and r, their sum without one maximum, as pairs: NaN where m is NaN or infinite."""
+    if n_vectors == 2:
+        shift_two(x, e, n, peak, rest)
+    else:
+        shift_one(x, e, n, peak, rest)
+
+
+cdef inline void softmax_tile(
+    const vec* x, vec* out, Py_ssize_t n, Py_ssize_t n_vectors, bint logarithm, vec* sums
+) noexcept nogil:
+    """Writes the sums as well, which are NaN where there are no probabilities."""
+    cdef Py_ssize_t c, h
+    cdef vec m[MAX_TILE_VECTORS]
+    cdef vec rest[2 * MAX_TILE_VECTORS]
+    cdef vec total[2]
+    cdef vec pair[2]
+    cdef vec factor, log_sum
+    shift_tile(x, out, n, n_vectors, m, rest)
+    for h in range(n_vectors):
+        add_one(rest + 2 * h, total)
+        sums[h] = total[HIGH]
+        if logarithm:
+            log_pairs(total, pair)
+            log_sum = pair[HIGH] + pair[LOW]
+            for c in range(n):
+                out[c * n_vectors + h] = log_probability(x[c * n_vectors + h], m[h], log_sum)
+        else:
+            invert(total, pair)
+            factor = pair[HIGH] + pair[LOW]
+            for c in range(n):
+                out[c * n_vectors + h] = out[c * n_vectors + h] * factor
+
+
+cdef inline void logsumexp_tile(
+    const vec* x, vec* e, vec* out, Py_ssize_t n, Py_ssize_t n_vectors, vec* sums
+) noexcept nogil:
+    cdef Py_ssize_t h
+    cdef vec m[MAX_TILE_VECTORS]
+    cdef vec rest[2 * MAX_TILE_VECTORS]
+    cdef vec total[2]
+    cdef vec log_sum[2]
+    shift_tile(x, e, n, n_vectors, m, rest)
+    for h in range(n_vectors):
+        add_one(rest + 2 * h, total)
+        sums[h] = total[HIGH]
+        log_pairs(total, log_sum)
+        accumulate(log_sum[HIGH], &m[h], &log_sum[LOW])
+        out[h] = m[h] + log_sum[LOW]
+
+
+cdef inline void loss_tile(
+    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, bint wants_grad, const Py_ssize_t* label,
+    const vec* weight, const vec* scale, vec* loss
+) noexcept nogil:
+    """The losses of rows with all their mass on their label, times `weight`; with `wants_grad`, e = their gradients
+    times `scale` (else scratch). `loss`, `weight` and `scale` are pairs; a loss without probabilities is NaN."""
+    cdef Py_ssize_t width = n_vectors * lanes(x), j, c, h
+    cdef vec zero = fill(x, 0), one = fill(x, 1)
+    cdef vec m[MAX_TILE_VECTORS]
+    cdef vec others[2 * MAX_TILE_VECTORS]
+    cdef vec total[2 * MAX_TILE_VECTORS]
+    cdef vec logit[MAX_TILE_VECTORS]
+    cdef vec own[MAX_TILE_VECTORS]
+    cdef vec row_loss[2]
+    cdef vec log_sum[2]
+    cdef vec factor[2]
+    cdef vec product[2]
+    cdef vec d, back
+    shift_tile(x, e, n, n_vectors, m, others)
+    for j in range(width):
+        copy_element(logit, j, x, label[j] * width + j)
+    for h in range(n_vectors):
+        add_one(others + 2 * h, total + 2 * h)
+        log_pairs(total + 2 * h, log_sum)
+        d = m[h] - logit[h]
+        back = d + logit[h]
+        row_loss[HIGH] = d
+        row_loss[LOW] = finite_or_zero((m[h] - back) - ((d - back) + logit[h])) + log_sum[LOW]
+        accumulate(log_sum[HIGH], &row_loss[HIGH], &row_loss[LOW])
+        row_loss[LOW] = finite_or_zero(row_loss[LOW])
+        multiply_pairs(row_loss, weight + 2 * h, loss + 2 * h)
+    if not wants_grad:
+        return
+
+    for j in range(width):
+        copy_element(own, j, e, label[j] * width + j)
+    for h in range(n_vectors):
+        # The sum without the label: r where that is a maximum, else r + (1 - its own).
+        d = one - own[h]
+        back = (one - d) - own[h]
+        others[2 * h + LOW] = others[2 * h + LOW] + where_equal(logit[h], m[h], zero, back)
+        accumulate(where_equal(logit[h], m[h], zero, d), &others[2 * h + HIGH], &others[2 * h + LOW])
+        invert(total + 2 * h, product)
+        multiply_pairs(product, scale + 2 * h, factor)
+        multiply_pairs(others + 2 * h, factor, product)
+        own[h] = zero - (product[HIGH] + product[LOW])
+        d = factor[HIGH] + factor[LOW]
+        for c in range(n):
+            e[c * n_vectors + h] = e[c * n_vectors + h] * d
+    for j in range(width):
+        copy_element(e, label[j] * width + j, own, j)
+
+
+# --- tiles of a batch: rows first <= i < last ------------------------------------------------------------------------
+
+
+cdef inline Py_ssize_t vectors_of(Py_ssize_t count, const vec* tile) noexcept nogil:
+    return 2 if count > lanes(tile) else 1
+
+
+cdef void logsumexp_tiles(
+    const LogsumexpTask* task, const PrimitiveScratch* scratch, Py_ssize_t first, Py_ssize_t last, vec* like
+) noexcept nogil:
+    cdef Py_ssize_t i, j, count, n_vectors, n = task.x.n
+    cdef vec sums[MAX_TILE_VECTORS]
+    cdef vec result[MAX_TILE_VECTORS]
+    cdef vec* tile = <vec*>scratch.tile
+    i = first
+    while i < last:
+        count = min(last - i, MAX_TILE_VECTORS * lanes(like))
+        n_vectors = vectors_of(count, like)
+        load_tile(&task.x, i, count, tile, n_vectors, <vec*>scratch.x)
+        logsumexp_tile(tile, <vec*>scratch.tile_result, result, n, n_vectors, sums)
+        for j in range(count):
+            if isnan(get(sums, j)):
+                logsumexp_rows(task, scratch, i + j, i + j + 1, like)
+            else:
+                write_number(&task.out, i + j, get(result, j))
+        i += count
+
+
+cdef void softmax_tiles(
+    const SoftmaxTask* task, const PrimitiveScratch* scratch, Py_ssize_t first, Py_ssize_t last, vec* like
+) noexcept nogil:
+    cdef Py_ssize_t i, j, count, n_vectors, skipped, n = task.x.n
+    cdef bint skip[MAX_TILE_ROWS]
+    cdef vec sums[MAX_TILE_VECTORS]
+    cdef vec* tile = <vec*>scratch.tile
+    cdef vec* result = <vec*>scratch.tile_result
+    i = first
+    while i < last:
+        count = min(last - i, MAX_TILE_VECTORS * lanes(like))
+        n_vectors = vectors_of(count, like)
+        load_tile(&task.x, i, count, tile, n_vectors, <vec*>scratch.x)
+        # Two calls, so that what is constant in each costs nothing in its loops.
+        if n_vectors == 2:
+            softmax_tile(tile, result, n, 2, task.logarithm, sums)
+        else:
+            softmax_tile(tile, result, n, 1, task.logarithm, sums)
+        skipped = 0
+        for j in range(count):
+            skip[j] = isnan(get(sums, j))
+            skipped += skip[j]
+            if skip[j]:
+                softmax_rows(task, scratch, i + j, i + j + 1, like)
+        store_tile(&task.out, i, count, result, n_vectors, skip if skipped else NULL, <vec*>scratch.result[0])
+        i += count
+
+
+cdef struct TileTargets:        # of the rows of a tile
+    Py_ssize_t label[MAX_TILE_ROWS]
+    bint skip[MAX_TILE_ROWS]    # rows that are left to `cross_entropy_rows`
+    Py_ssize_t skipped
+    LanePairs weight            # sample weight times target mass
+    LanePairs scale             # of the gradient
+
+
+cdef inline bint has_plain_labels(const Batch* batch) noexcept nogil:
+    """Whether targets are labels along one axis, without weights."""
+    return (
+        batch.form == LABELS and batch.target.ndim <= 1 and batch.sample_weight.kind == ABSENT
+        and batch.class_weight.kind == ABSENT
+    )
+
+
+cdef inline void read_plain_labels(
+    const Batch* batch, Py_ssize_t i, Py_ssize_t count, TileTargets* targets
+) noexcept nogil:
+    """The labels of rows i to i + count; weights and scales stay as they are."""
+    cdef const Operand* target = &batch.target
+    cdef const char* row = row_of(target, i)
+    cdef Py_ssize_t step = target.strides[0] if target.ndim == 1 else 0, n = batch.logits.n, j, skipped = 0
+    cdef Py_ssize_t* label = targets.label
+    cdef bint* skip = targets.skip
+    # The usual type in a loop of its own.
+    if target.kind == I64:
+        for j in range(count):
+            label[j] = (<const int64_t*>(row + j * step))[0]
+    else:
+        for j in range(count):
+            label[j] = read_integer(row + j * step, target.kind)
+    for j in range(count):
+        skip[j] = (label[j] < 0) | (label[j] >= n) | (batch.ignores & (label[j] == batch.ignore_index))
+        label[j] = 0 if skip[j] else label[j]
+        skipped += skip[j]
+    targets.skipped = skipped
+
+
+cdef inline bint find_label(
+    const Batch* batch, Py_ssize_t i, const LossScratch* scratch, Py_ssize_t* label, Pair* mass, vec* like
+) noexcept nogil:
+    """Whether all the mass of row i is on one class: on which, and how much under its class weight."""
+    cdef Points points
+    cdef int64_t c
+    cdef vec* t
+    if batch.form == LABELS:
+        c = read_integer(row_of(&batch.target, i), batch.target.kind)
+        if not is_class(batch, c):
+            return False
+        mass[0] = single(class_weight_of(batch, c))
+    elif batch.form == SPARSE:
+        points = read_points(batch, i, scratch, 0)
+        if points.count != 1:
+            return False
+        c = points.index[0]
+        mass[0] = points.mass[0]
+    else:
+        t = gather(&batch.target, i, 0, batch.logits.n, <vec*>scratch.rows)
+        c = find_only_class(t, batch.logits.n, 0, NO_CLASS)
+        if c < 0:
+            return False
+        mass[0] = multiply(single(get(t, c)), single(class_weight_of(batch, c)))
+    label[0] = c
+    return True
+
+
+cdef inline void read_weighted_labels(
+    const Batch* batch, Py_ssize_t i, Py_ssize_t count, const LossScratch* scratch, Pair scale, TileTargets* targets,
+    vec* like
+) noexcept nogil:
+    """Labels, weights and scales of rows i to i + count."""
+    cdef Py_ssize_t j
+    cdef double sample_weight
+    cdef Pair mass, weight, row_scale
+    targets.skipped = 0
+    for j in range(count):
+        targets.label[j] = 0
+        sample_weight = weight_of(&batch.sample_weight, i + j)
+        mass = single(1)
+        targets.skip[j] = (
+            not find_label(batch, i + j, scratch, &targets.label[j], &mass, like) or sample_weight == 0
+        )
+        weight = multiply(single(sample_weight), mass)
+        row_scale = multiply(weight, scale)
+        set_lane(&targets.weight, j, weight)
+        set_lane(&targets.scale, j, row_scale)
+        if not (is_moderate(like, weight.high) and is_moderate(like, row_scale.high)):
+            targets.skip[j] = True
+        targets.skipped += targets.skip[j]
+
+
+cdef inline void load_masked_tile(
+    const Batch* batch, Py_ssize_t i, Py_ssize_t count, vec* tile, Py_ssize_t n_vectors, vec* row_buffer
+) noexcept nogil:
+    """Logits, -inf where `where` masks them."""
+    cdef Py_ssize_t j, c
+    cdef char* mask
+    load_tile(&batch.logits, i, count, tile, n_vectors, row_buffer)
+    if batch.where.kind == ABSENT:
+        return
+    for j in range(count):
+        mask = row_of(&batch.where, i + j)
+        for c in range(batch.logits.n):
+            if not mask[c * batch.where.step]:
+                put(tile, c * n_vectors * lanes(tile) + j, -INFINITY)
+
+
+cdef inline void skip_infinite(const vec* loss, Py_ssize_t count, TileTargets* targets) noexcept nogil:
+    """Skip rows whose loss is NaN, or infinite: it may be the difference of two logits that a float64 holds."""
+    cdef Py_ssize_t j, h, n_vectors = vectors_of(count, loss)
+    cdef bint is_finite = True
+    cdef vec odd[MAX_TILE_VECTORS]
+    for h in range(n_vectors):
+        odd[h] = loss[2 * h + HIGH] + loss[2 * h + LOW]
+        odd[h] = odd[h] - odd[h]
+        is_finite = is_finite and all_equal(odd[h], fill(loss, 0))
+    if is_finite:
+        return
+    for j in range(count):
+        if not targets.skip[j] and get(odd, j) != 0:
+            targets.skip[j] = True
+            targets.skipped += 1
+
+
+cdef inline void compute_loss_tile(
+    const Batch* batch, Py_ssize_t count, const LossScratch* scratch, TileTargets* targets, const vec* weight,
+    const vec* scale, vec* loss
+) noexcept nogil:
+    cdef bint wants_grad = batch.grad.kind != ABSENT
+    cdef Py_ssize_t n = batch.logits.n, n_vectors = vectors_of(count, loss), j
+    cdef vec* x = <vec*>scratch.tile
+    cdef vec* e = <vec*>scratch.tile_grad
+    for j in range(count, n_vectors * lanes(loss)):
+        targets.label[j] = 0
+    # Four calls, so that what is constant in each costs nothing in its loops.
+    if n_vectors == 2 and wants_grad:
+        loss_tile(x, e, n, 2, True, targets.label, weight, scale, loss)
+    elif n_vectors == 2:
+        loss_tile(x, e, n, 2, False, targets.label, weight, scale, loss)
+    elif wants_grad:
+        loss_tile(x, e, n, 1, True, targets.label, weight, scale, loss)
+    else:
+        loss_tile(x, e, n, 1, False, targets.label, weight, scale, loss)
+    skip_infinite(loss, count, targets)
+
+
+cdef void cross_entropy_tiles(
+    const Batch* batch, LossScratch* scratch, Py_ssize_t first, Py_ssize_t last, Pair* total, vec* like
+) noexcept nogil:
+    """Add up the losses; write each loss and gradient where they are wanted. The batch `has_plain_formula`."""
+    cdef Py_ssize_t i, j, count
+    cdef bint wants_grad = batch.grad.kind != ABSENT, has_labels
+    cdef Pair one = single(1), grad_scale = divide(single(1), single(batch.divisor)), row_total
+    cdef TileTargets targets
+    cdef LanePairs totals
+    cdef vec weight[2 * MAX_TILE_VECTORS]
+    cdef vec scale[2 * MAX_TILE_VECTORS]
+    cdef vec loss[2 * MAX_TILE_VECTORS]
+    cdef vec* row_buffer = <vec*>scratch.rows
+    fill_lanes(&totals, single(0))
+    fill_lanes(&targets.weight, one)
+    fill_lanes(&targets.scale, grad_scale)
+    write_lanes(&targets.weight, weight)
+    write_lanes(&targets.scale, scale)
+    has_labels = has_plain_labels(batch) and is_moderate(like, grad_scale.high)
+    i = first
+    while i < last:
+        count = min(last - i, MAX_TILE_VECTORS * lanes(like))
+        if has_labels:
+            read_plain_labels(batch, i, count, &targets)
+        else:
+            read_weighted_labels(batch, i, count, scratch, grad_scale, &targets, like)
+            write_lanes(&targets.weight, weight)
+            write_lanes(&targets.scale, scale)
+        if targets.skipped < count:
+            load_masked_tile(batch, i, count, <vec*>scratch.tile, vectors_of(count, like), row_buffer)
+            compute_loss_tile(batch, count, scratch, &targets, weight, scale, loss)
+        if targets.skipped == 0 and count == MAX_TILE_VECTORS * lanes(like):
+            add_lanes(&totals, loss)
+        else:
+            for j in range(count):
+                if targets.skip[j]:
+                    cross_entropy_rows(batch, scratch, i + j, i + j + 1, total, like)
+                else:
+                    add_pair(total, read_lane(loss, j))
+        if batch.loss.kind != ABSENT:
+            for j in range(count):
+                if not targets.skip[j]:
+                    row_total = read_lane(loss, j)
+                    write_number(&batch.loss, i + j, row_total.high + row_total.low)
+        if wants_grad and targets.skipped < count:
+            store_tile(
+                &batch.grad, i, count, <vec*>scratch.tile_grad, vectors_of(count, like),
+                targets.skip if targets.skipped else NULL, row_buffer
+            )
+        i += count
+    for j in range(MAX_TILE_ROWS):
+        row_total.high, row_total.low = totals.high[j], totals.low[j]
+        add_pair(total, row_total)
