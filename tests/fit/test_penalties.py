@@ -7,7 +7,7 @@ import pytest
 from fit_problems import HOLDERS, PRECONDITIONERS, make_rows, minimise, use_preconditioner
 
 from xent._fit.objective import Objective
-from xent._fit.penalties import L2, NO_PENALTY, curvature_of_columns
+from xent._fit.penalties import L2, NO_PENALTY, expand_curvature
 from xent._fit.row_sums import RowSums
 
 
@@ -46,7 +46,7 @@ def test_derivatives(penalty):
         h[place] = 1e-4
         above, below, here = penalty.value(matrix + h), penalty.value(matrix - h), penalty.value(matrix)
         assert gradient[place] - 1 == pytest.approx((above - below) / 2e-4, abs=1e-9)
-        assert curvature_of_columns(penalty, 4)[place[1]] == pytest.approx((above - 2 * here + below) / 1e-8, abs=1e-6)
+        assert expand_curvature(penalty, 4)[place[1]] == pytest.approx((above - 2 * here + below) / 1e-8, abs=1e-6)
 
 
 @pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cg"])

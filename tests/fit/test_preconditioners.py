@@ -97,9 +97,9 @@ def test_blocks_of_all_rows_are_those_of_the_hessian(n_classes, layout):
     diagonal = np.einsum("kii->ki", expected)
     X = X if layout == "dense" else sparse.csr_array(X)
     subsample = Candidates(X, weight, n_classes, are_all=True).draw(matrix)
-    blocks = preconditioners.class_blocks(subsample, matrix, diagonal)
+    blocks = preconditioners.estimate_class_blocks(subsample, matrix, diagonal)
     np.testing.assert_allclose(blocks, expected, rtol=1e-4, atol=1e-6)
-    basis, curvatures = preconditioners.eigen_factors(subsample, matrix, diagonal, L2(0.3))
+    basis, curvatures = preconditioners.estimate_eigen_factors(subsample, matrix, diagonal, L2(0.3))
     penalty = 0.3 * np.diag([1.0] * 4 + [0])
     mean = np.linalg.inv(expected.mean(axis=0) + penalty)
     np.testing.assert_allclose((basis / curvatures.mean(axis=0)) @ basis.T, mean, rtol=1e-3, atol=1e-4)
@@ -113,9 +113,9 @@ def test_a_column_that_no_row_of_the_sample_has_keeps_its_curvature():
     weight, matrix = np.ones(len(X)), 0.1 * rng.standard_normal((3, 4))
     diagonal = np.array([[0.2, 0.2, 22.0, 0.2]] * 3)
     subsample = Candidates(X[1::10], weight[1::10], 3).draw(matrix)
-    blocks = preconditioners.class_blocks(subsample, matrix, diagonal)
+    blocks = preconditioners.estimate_class_blocks(subsample, matrix, diagonal)
     np.testing.assert_allclose(np.einsum("kii->ki", blocks), diagonal)
-    basis, curvatures = preconditioners.eigen_factors(subsample, matrix, diagonal, NO_PENALTY)
+    basis, curvatures = preconditioners.estimate_eigen_factors(subsample, matrix, diagonal, NO_PENALTY)
     inverse = (basis / curvatures[0]) @ basis.T
     assert inverse[2, 2] == pytest.approx(1 / 22, rel=0.1)
 

@@ -1,4 +1,4 @@
-"""The state of a fit in a file, for a process that dies: the coefficients, and the iterations that they took."""
+"""The state of a fit in a file, so that a fit survives its process: coefficients, and the number of iterations."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _KIND, _VERSION = "xent checkpoint", 1
 
 
 class Checkpoint:
-    """A file that holds the coefficients of a fit, written whole or not at all.
+    """A file with the coefficients of a fit, written atomically.
 
-    What a solver remembers of its last steps is not in it: a fit that is resumed learns that again.
+    It does not hold what a solver remembers of its last steps: a resumed fit learns that again.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class Checkpoint:
     every : int
         Iterations between two writes.
     problem : dict
-        What a fit that is resumed must have in common with the one that was saved: numbers, bools, strings and None.
+        What the resumed fit must have in common with the saved one: numbers, bools, strings and None.
     """
 
     def __init__(self, path: str | os.PathLike[str], every: int, problem: dict[str, Any]) -> None:
@@ -37,7 +37,7 @@ class Checkpoint:
         self._done = 0
 
     def resume(self, start: Array, classes: Array) -> tuple[Array, int]:
-        """Coefficients to start from, and the iterations done: those of the file if there is one."""
+        """Coefficients to start from and the number of iterations done: from the file, if it exists."""
         self.problem = {**self.problem, "classes": [str(c) for c in classes.tolist()]}
         if not os.path.exists(self.path):
             return start, 0
@@ -48,12 +48,13 @@ class Checkpoint:
             what = ", ".join(differing) or f"the shape of the coefficients, {saved.shape} and not {start.shape}"
             raise ValueError(
                 f"checkpoint {os.fspath(self.path)!r} is of another fit, which differs in {what}; remove the file, or "
-                "name another"
+                "use another path"
             )
         self._done = int(content["iterations"])
         return saved, self._done
 
     def keep(self, progress: Progress, coefficients: Array) -> None:
+        """Write the coefficients if it is time."""
         if progress.iteration and progress.iteration % self.every == 0:
             self.write(self._done + progress.iteration, coefficients)
 

@@ -50,7 +50,7 @@ class Objective:
         value = loss / self.sums.weight + self.penalty.value(matrix)
         gradient /= self.sums.weight
         self.penalty.add_gradient(matrix, gradient)
-        return value, self._free(gradient)
+        return value, self._zero_fixed(gradient)
 
     def hessian_product_at(self, coefficients: Vector) -> Operator:
         """v -> H v, with H the Hessian at the coefficients."""
@@ -61,7 +61,7 @@ class Objective:
             result = product_of_sums(matrix)
             result /= self.sums.weight
             result[:, :-1] += self.penalty.curvature * matrix[:, :-1]
-            return self._free(result)
+            return self._zero_fixed(result)
 
         return product
 
@@ -71,7 +71,7 @@ class Objective:
 
         def apply(gradient: Vector) -> Vector:
             result = precondition(self.to_matrix(self.centred(gradient)))
-            return self._centre(self._free(result))
+            return self._centre(self._zero_fixed(result))
 
         return apply
 
@@ -96,7 +96,7 @@ class Objective:
             matrix -= np.add.reduce(matrix, axis=0) / len(matrix)
         return coefficients
 
-    def _free(self, matrix: Matrix) -> Vector:
+    def _zero_fixed(self, matrix: Matrix) -> Vector:
         """A derivative, with 0 for intercepts that are not fitted."""
         if not self.fit_intercept:
             matrix[:, -1] = 0

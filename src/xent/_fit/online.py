@@ -24,7 +24,7 @@ from xent._fit.curvature import add_class_blocks, softmax_variance
 from xent._fit.inverses import invert
 from xent._fit.logits import compute_probabilities
 from xent._fit.objective import Objective
-from xent._fit.penalties import NO_PENALTY, Penalty, curvature_of_columns
+from xent._fit.penalties import NO_PENALTY, Penalty, expand_curvature
 from xent._fit.row_pass import Rows, cut_rows
 from xent._fit.row_sums import RowSums
 from xent._fit.solver import Operator
@@ -192,7 +192,7 @@ def _target_block(rows: Rows, block: slice, n_coef_rows: int, dtype: Any) -> Arr
 def _start_curvature(shape: tuple[int, int], penalty: Penalty) -> Matrix:
     """The penalty's curvature, in blocks if they are small enough to keep, else its diagonal."""
     n_coef_rows, n_columns = shape
-    diagonal = curvature_of_columns(penalty, n_columns)
+    diagonal = expand_curvature(penalty, n_columns)
     if n_coef_rows * n_columns**2 > MAX_BLOCK_ELEMENTS:
         return np.tile(diagonal, (n_coef_rows, 1))
     return np.tile(np.diag(diagonal), (n_coef_rows, 1, 1))

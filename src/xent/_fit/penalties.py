@@ -56,7 +56,7 @@ class L2(NamedTuple):
 NO_PENALTY = L2(0.0)
 
 
-def curvature_of_columns(penalty: Penalty, n_columns: int) -> Vector:
+def expand_curvature(penalty: Penalty, n_columns: int) -> Vector:
     """The penalty's curvature for each column of a matrix of coefficients."""
     result = np.full(n_columns, penalty.curvature)
     result[-1] = 0

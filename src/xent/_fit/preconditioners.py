@@ -21,7 +21,7 @@ import numpy as np
 
 from xent._fit.curvature import add_class_blocks, cut_blocks
 from xent._fit.inverses import invert
-from xent._fit.penalties import Penalty, curvature_of_columns
+from xent._fit.penalties import Penalty, expand_curvature
 from xent._fit.subsample import Subsample
 from xent._fit.sums import Sums
 from xent._fit.types import Array, Matrix, Vector
@@ -49,16 +49,16 @@ def make(sums: Sums, penalty: Penalty, fit_intercept: bool, matrix: Matrix) -> P
     """The preconditioner at these coefficients."""
     kind = choose_kind(matrix.shape)
     if kind == BLOCKS:
-        return _make_blocks(sums, penalty, fit_intercept, matrix)
-    return (_make_factors if kind == FACTORS else _make_diagonal)(sums, penalty, matrix)
+        return _make_from_blocks(sums, penalty, fit_intercept, matrix)
+    return (_make_from_factors if kind == FACTORS else _make_from_diagonal)(sums, penalty, matrix)
 
 
 # --- diagonal --------------------------------------------------------------------------------------------------------
 
 
-def _make_diagonal(sums: Sums, penalty: Penalty, matrix: Matrix) -> Precondition:
+def _make_from_diagonal(sums: Sums, penalty: Penalty, matrix: Matrix) -> Precondition:
     diagonal = sums.diagonal(matrix)
-    diagonal += curvature_of_columns(penalty, matrix.shape[1])
+    diagonal += expand_curvature(penalty, matrix.shape[1])
     diagonal[~(diagonal > 0)] = 1.0     # columns of zeros
 
     def precondition(gradient: Matrix) -> Matrix:
@@ -71,17 +71,17 @@ def _make_diagonal(sums: Sums, penalty: Penalty, matrix: Matrix) -> Precondition
 # --- blocks ----------------------------------------------------------------------------------------------------------
 
 
-def _make_blocks(sums: Sums, penalty: Penalty, fit_intercept: bool, matrix: Matrix) -> Precondition:
-    inverses = class_blocks(sums.subsample(matrix), matrix, sums.diagonal(matrix))
+def _make_from_blocks(sums: Sums, penalty: Penalty, fit_intercept: bool, matrix: Matrix) -> Precondition:
+    inverses = estimate_class_blocks(sums.subsample(matrix), matrix, sums.diagonal(matrix))
     n_columns = matrix.shape[1]
-    inverses[:, range(n_columns), range(n_columns)] += curvature_of_columns(penalty, n_columns)
+    inverses[:, range(n_columns), range(n_columns)] += expand_curvature(penalty, n_columns)
     if not fit_intercept:
         inverses[:, -1, :-1] = inverses[:, :-1, -1] = 0
     invert(inverses)
     return lambda gradient: np.matmul(inverses, gradient[:, :, None])[:, :, 0]
 
 
-def class_blocks(subsample: Subsample, matrix: Matrix, diagonal: Matrix) -> Matrix:
+def estimate_class_blocks(subsample: Subsample, matrix: Matrix, diagonal: Matrix) -> Matrix:
     """The diagonal blocks of the Hessian with this diagonal: one for each class; one for all where coefficients are 0.
 
     Returns
@@ -92,10 +92,10 @@ def class_blocks(subsample: Subsample, matrix: Matrix, diagonal: Matrix) -> Matr
     hessian = np.zeros((blocks, matrix.shape[1], matrix.shape[1]))
     for block, variance in subsample.variance_blocks(matrix):
         add_class_blocks(hessian, subsample.scaled_rows(block), variance[:, :blocks])
-    diagonal = _trusted(diagonal[:blocks], np.einsum("kii->ki", hessian) * np.square(subsample.scale))
-    common = _correlations(_mean_block(subsample))
+    diagonal = _prefer_exact(diagonal[:blocks], np.einsum("kii->ki", hessian) * np.square(subsample.scale))
+    common = _scale_to_correlations(_average_blocks(subsample))
     for classes in cut_blocks(blocks, hessian[0].nbytes):
-        correlations = _correlations(hessian[classes])
+        correlations = _scale_to_correlations(hessian[classes])
         correlations += _common_share(subsample) * (common - correlations)
         deviations = np.sqrt(diagonal[classes])
         correlations *= deviations[:, :, None]
@@ -106,8 +106,8 @@ def class_blocks(subsample: Subsample, matrix: Matrix, diagonal: Matrix) -> Matr
 # --- factors ---------------------------------------------------------------------------------------------------------
 
 
-def _make_factors(sums: Sums, penalty: Penalty, matrix: Matrix) -> Precondition:
-    basis, curvatures = eigen_factors(sums.subsample(matrix), matrix, sums.diagonal(matrix), penalty)
+def _make_from_factors(sums: Sums, penalty: Penalty, matrix: Matrix) -> Precondition:
+    basis, curvatures = estimate_eigen_factors(sums.subsample(matrix), matrix, sums.diagonal(matrix), penalty)
     np.maximum(curvatures, curvatures.max(initial=0.0) * 1e-9, out=curvatures)
     curvatures[~(curvatures > 0)] = 1.0
 
@@ -120,7 +120,7 @@ def _make_factors(sums: Sums, penalty: Penalty, matrix: Matrix) -> Precondition:
     return precondition
 
 
-def eigen_factors(
+def estimate_eigen_factors(
     subsample: Subsample, matrix: Matrix, diagonal: Matrix, penalty: Penalty
 ) -> tuple[Matrix, Matrix]:
     """V, and curvatures along its columns, such that V diag(1 / curvatures[k]) V' is roughly the inverse of class k's
@@ -131,10 +131,10 @@ def eigen_factors(
     ndarray of shape (n_columns, n_columns) and ndarray of shape (n_coef_rows, n_columns)
     """
     scale = subsample.scale
-    of_penalty = curvature_of_columns(penalty, matrix.shape[1]) / np.square(scale)     # in scaled columns, as all below
-    average = _mean_block(subsample).astype(np.float64)
+    of_penalty = expand_curvature(penalty, matrix.shape[1]) / np.square(scale)     # in scaled columns, as all below
+    average = _average_blocks(subsample).astype(np.float64)
     found = average.diagonal().copy()
-    exact = _trusted(diagonal / np.square(scale), found)
+    exact = _prefer_exact(diagonal / np.square(scale), found)
     expected = np.add.reduce(exact, axis=0) / len(exact)
     stretch = np.sqrt(np.divide(expected, found, out=np.zeros_like(found), where=found > RARE * expected))
     _scale_both_sides(average, stretch)
@@ -148,7 +148,7 @@ def eigen_factors(
     del average
     basis: Matrix = unit[:, None] * vectors
     del vectors
-    of_columns, of_basis = _sampled_curvatures(subsample, matrix, stretch, basis)
+    of_columns, of_basis = _sample_curvatures(subsample, matrix, stretch, basis)
     squares = np.square(basis)
     of_penalty = of_penalty @ squares
     common = np.maximum(0, eigenvalues - of_penalty)
@@ -165,7 +165,7 @@ def eigen_factors(
     return basis, exact
 
 
-def _sampled_curvatures(
+def _sample_curvatures(
     subsample: Subsample, matrix: Matrix, stretch: Vector, basis: Matrix
 ) -> tuple[Array, Array]:
     """The curvature of each class along each stretched column of the subsample, and along each vector of the basis."""
@@ -186,7 +186,7 @@ def _common_share(subsample: Subsample) -> float:
     return 0.0 if subsample.is_exact else COMMON_SHARE
 
 
-def _mean_block(subsample: Subsample) -> Array:
+def _average_blocks(subsample: Subsample) -> Array:
     """The mean over the classes of their blocks of the Hessian, in scaled columns, float32.
 
     The mean of p (1 - p) is (1 - sum p^2) / n_classes.
@@ -201,12 +201,12 @@ def _mean_block(subsample: Subsample) -> Array:
     return mean
 
 
-def _trusted(exact: Matrix, sampled: Array) -> Matrix:
+def _prefer_exact(exact: Matrix, sampled: Array) -> Matrix:
     """The exact diagonal, but where its squares have left the range of the type: the subsample's columns are scaled."""
     return np.where(np.isfinite(exact) & (exact > 0), exact, sampled)
 
 
-def _correlations(hessian: Array) -> Matrix:
+def _scale_to_correlations(hessian: Array) -> Matrix:
     """One matrix or several, scaled to 1 on the diagonal."""
     diagonal = np.einsum("...ii->...i", hessian).astype(np.float64)
     scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1))

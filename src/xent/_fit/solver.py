@@ -65,7 +65,7 @@ class Result(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """When a solver stops, and whom it tells of its progress.
+    """When a solver stops, and what it calls on the way.
 
     Attributes
     ----------
@@ -76,8 +76,8 @@ class Settings(NamedTuple):
     noise : float
         Relative rounding error of the function's value.
     callback : callable, optional
-        Called with a `Progress` and the point, before the first iteration and after each. Solvers never write into a
-        point that they have shown.
+        Called with a `Progress` and the point, before the first iteration and after each. It may keep the point without
+        a copy: solvers make a new array for each.
     """
 
     tol: float
