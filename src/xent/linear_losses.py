@@ -51,7 +51,7 @@ def linear_cross_entropy(
 def linear_cross_entropy(
     X: ArrayLike, weight: ArrayLike, target: Target, *,
     reduction: Reduction = ..., return_grad: bool = ..., **options: Unpack[LinearKeywords],
-) -> Any: ...
+) -> float | Array | tuple[float | Array, Gradients]: ...
 
 
 def linear_cross_entropy(

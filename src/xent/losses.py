@@ -79,7 +79,7 @@ def cross_entropy(
 def cross_entropy(
     logits: ArrayLike, target: Target, *,
     reduction: Reduction = ..., return_grad: bool = ..., grad_out: Array | None = ..., **options: Unpack[LossKeywords],
-) -> Any: ...
+) -> float | Array | tuple[float | Array, Array]: ...
 
 
 def cross_entropy(
@@ -343,7 +343,7 @@ def binary_cross_entropy_with_logits(
     logits: ArrayLike, target: ArrayLike, *,
     reduction: Reduction = ..., return_grad: bool = ..., grad_out: Array | None = ...,
     **options: Unpack[BinaryKeywords],
-) -> Any: ...
+) -> float | Array | tuple[float | Array, Array]: ...
 
 
 def binary_cross_entropy_with_logits(
@@ -469,7 +469,7 @@ def binary_cross_entropy(
     proba: ArrayLike, target: ArrayLike, *,
     reduction: Reduction = ..., return_grad: bool = ..., grad_out: Array | None = ...,
     **options: Unpack[BinaryProbaKeywords],
-) -> Any: ...
+) -> float | Array | tuple[float | Array, Array]: ...
 
 
 def binary_cross_entropy(
