@@ -177,8 +177,8 @@ class StreamingLoss:
             If an argument has a wrong type, shape or value, or the number of classes is not that of the batches before.
             Nothing is added then.
         """
-        call = evaluation.Call(self.topk, self.axis, self.ignore_index, self.n_threads, self._classes)
-        self._classes, sums = evaluation.sum_measures(logits, target, sample_weight, call)
+        options = evaluation.MeasureOptions(self.topk, self.axis, self.ignore_index, self.n_threads, self._classes)
+        self._classes, sums = evaluation.sum_measures(logits, target, sample_weight, options)
         self._add(sums)
         return self
 
