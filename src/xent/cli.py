@@ -1,6 +1,6 @@
-"""``python -m xent``: a worked example, then a classifier of handwritten digits; ``info``: what it runs on.
+"""``python -m xent``: a worked example, then a classifier of handwritten digits; ``info``: versions and hardware.
 
-Glue: the numbers come from xent, and are arranged here. Everything printed is ASCII.
+The numbers come from xent; this module prints them, in ASCII.
 """
 
 from __future__ import annotations
@@ -107,19 +107,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m xent",
-        description="Work through one cross-entropy by hand, then train a classifier on 1,797 handwritten digits.",
+        usage="%(prog)s [--out PATH | --no-plot]\n       %(prog)s info",
+        description="Work through one cross-entropy by hand, then train a classifier on 1,797 handwritten digits and "
+        "save a picture of the result.",
     )
     parser.add_argument("--version", action="version", version=f"xent {xent.__version__}")
     picture = parser.add_mutually_exclusive_group()
     picture.add_argument("--out", type=Path, metavar="PATH", help=f"the picture to save (default: {DEFAULT_PICTURE})")
     picture.add_argument("--no-plot", action="store_true", help="draw no picture")
     commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
-    commands.add_parser("info", help="print the version, the instruction set, threads, Python, NumPy and its BLAS")
+    commands.add_parser("info", help="print the versions of xent, Python, NumPy and BLAS, the instruction set, threads")
     return parser
 
 
 def _picture_path(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Path | None:
-    """Where to save the picture, or None for no picture; found out before any work is done."""
+    """Where to save the picture, or None for no picture. Raises here, before any work, if it cannot be saved."""
     if arguments.no_plot:
         return None
     path: Path = arguments.out or DEFAULT_PICTURE
@@ -281,12 +283,12 @@ def _scikit_learn(split: Split, objective: float) -> Any:
 
 
 def _ignore_convergence_warning() -> None:
-    """Let scikit-learn's line search give up at the tightest tolerances; the objective is printed and tells where."""
+    """scikit-learn's line search gives up at the tightest tolerances; the objective is printed anyway."""
     warnings.simplefilter("ignore", importlib.import_module("sklearn.exceptions").ConvergenceWarning)
 
 
 def _objective(model: Any, split: Split) -> float:
-    """The mean objective that both libraries minimise, taken the same way for both."""
+    """The mean objective that both libraries minimise, computed in one way for both."""
     loss = xent.cross_entropy(model.decision_function(split.X), split.y)
     return float(loss + np.sum(model.coef_**2) / (2 * model.C * len(split.y)))
 

@@ -1,5 +1,5 @@
-"""How good a classifier's logits are: loss, accuracy, perplexity and entropy, in one pass or batch by batch; and
-scikit-learn's log loss of its probabilities.
+"""Measures of a classifier: loss, accuracy, perplexity and entropy from logits, in one pass or batch by batch; and
+scikit-learn's log loss from probabilities.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ from xent._calls import evaluation
 from xent._calls.dispatch import kernels
 from xent._calls.scalars import check_integer, check_n_threads, check_positive_integers
 
+__all__ = ["Evaluation", "StreamingLoss", "evaluate", "log_loss"]
+
 
 class Evaluation(NamedTuple):
-    """What :func:`evaluate` returns: weighted means over the rows; all nan if there are none with weight.
+    """The result of :func:`evaluate`: weighted means over the rows, all nan if the total weight is 0.
 
     Attributes
     ----------
     loss : float
         The cross-entropy, in nats.
     accuracy : float
-        The share of the rows whose label is the first of the largest logits. A row with NaN, or with nothing but -inf,
-        counts as wrong.
+        The share of the rows whose label is the class of the largest logit, the first one if several are equal. A row
+        with NaN, or with nothing but -inf, counts as wrong.
     topk : dict of int to float
-        For each k, the share of the rows in which fewer than k logits are larger than that of the label, or equal to it
-        and of an earlier class.
+        For each k, the share of the rows whose label is among the k largest logits; of equal ones, those of earlier
+        classes come first.
     perplexity : float
         exp(loss); inf if that overflows.
     entropy : float
@@ -68,8 +70,8 @@ def evaluate(
     axis : int, default -1
         The class axis of `logits`.
     sample_weight : array_like, optional
-        Weights of the rows; at least 0, broadcast to the shape of `target`. A row of weight 0 is left out. Weights are
-        summed as they are: below 1e-290 they lose digits, and their sum should fit a float64 many times.
+        Weights of the rows; at least 0, broadcast to the shape of `target`. A row of weight 0 is left out. Weights
+        below 1e-290 lose digits, and their sum must stay well below the largest float64.
     ignore_index : int, default -100
         A label whose row is left out.
     n_threads : int, optional
@@ -78,12 +80,12 @@ def evaluate(
     Returns
     -------
     Evaluation
-        A named tuple ``(loss, accuracy, topk, perplexity, entropy, weight)`` of floats; `topk` is a dict.
+        A named tuple ``(loss, accuracy, topk, perplexity, entropy, weight)`` of floats, and `topk` a dict from k.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument has a wrong type, shape or value, a label out of range among them.
+        If an argument has a wrong type, shape or value, such as a label out of range.
 
     See Also
     --------
@@ -107,11 +109,11 @@ def evaluate(
 
 
 class StreamingLoss:
-    """The same as :func:`evaluate` over data that comes in batches, on one machine or several.
+    """The measures of :func:`evaluate` over data that comes in batches, on one machine or several.
 
-    Sums are kept with what their roundings lose (of each batch, to three times the digits of a float64; between batches
-    all of it), so that the result is that of one pass over all the data, to the last bit, whatever the batches and the
-    order in which they are merged. An object can be pickled.
+    The result is that of one pass over all the data, to the last bit, whatever the batches and the order in which
+    objects are merged: the sums of a batch have three times the digits of a float64, and adding them loses nothing. An
+    object can be pickled.
 
     Parameters
     ----------
@@ -153,7 +155,7 @@ class StreamingLoss:
         self.ignore_index = check_integer("ignore_index", ignore_index)
         self.n_threads = check_n_threads(n_threads)
         self._classes: int | None = None        # of the batches so far
-        # Of loss, entropy, weight, weight of the right rows, and for each k: numbers that add up to the sum, exactly.
+        # For loss, entropy, weight, weight of the right rows and each k: numbers that add up to the sum, exactly.
         self._sums: list[list[float]] = [[] for _ in range(4 + len(self.topk))]
 
     def update(self, logits: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = None) -> StreamingLoss:
@@ -172,11 +174,11 @@ class StreamingLoss:
         Raises
         ------
         TypeError, ValueError
-            If an argument has a wrong type, shape or value, or other batches had another number of classes; nothing has
-            been added then.
+            If an argument has a wrong type, shape or value, or the number of classes is not that of the batches before.
+            Nothing is added then.
         """
-        call = evaluation.Call(self.topk, self.axis, self.ignore_index, self.n_threads, self._classes)
-        self._classes, sums = evaluation.sum_measures(logits, target, sample_weight, call)
+        options = evaluation.MeasureOptions(self.topk, self.axis, self.ignore_index, self.n_threads, self._classes)
+        self._classes, sums = evaluation.sum_measures(logits, target, sample_weight, options)
         self._add(sums)
         return self
 
@@ -196,7 +198,7 @@ class StreamingLoss:
         Raises
         ------
         TypeError, ValueError
-            If `other` is something else, or one of these differs; nothing has been added then.
+            If `other` is something else, or one of these differs. Nothing is added then.
         """
         if not isinstance(other, StreamingLoss):
             raise TypeError(f"other is a {type(other).__name__}; it must be a StreamingLoss")
@@ -248,28 +250,28 @@ def log_loss(
     Parameters
     ----------
     y_true : array_like of shape (n,)
-        The label of each row: integers, strings, booleans or anything else that can be sorted. Also of the shape
-        (n, C) of `y_proba`, a distribution over the classes for each row.
+        The label of each row: integers, strings, booleans or anything else that can be sorted. Or a distribution over
+        the classes for each row, of the shape (n, C) of `y_proba`.
     y_proba : array_like of shape (n, C) or (n,)
-        Predicted probabilities in [0, 1], a column for each label, in sorted order. With one column or axis they are
-        those of the greater of two labels.
+        Predicted probabilities in [0, 1], a column for each label, in sorted order. A single column, or a 1-D array, is
+        the probability of the greater of two labels.
     normalize : bool, default True
         Return the (weighted) mean; otherwise the sum.
     sample_weight : array_like of shape (n,), optional
         Weights of the rows; at least 0.
     labels : array_like of shape (C,), optional
-        All labels, where `y_true` may lack some; otherwise they are those in `y_true`.
+        All labels, if `y_true` may lack some; by default those in `y_true`.
 
     Returns
     -------
     float
-        In nats; nan for the mean of rows without weight.
+        In nats; nan if the mean is over rows of total weight 0.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument has a wrong type, shape or value: a label that is none of `labels`, another number of labels than
-        of columns, probabilities outside [0, 1] and NaN among them.
+        If an argument has a wrong type, shape or value, such as a label that is none of `labels`, a number of labels
+        that is not that of the columns, or a probability that is NaN or outside [0, 1].
 
     Warns
     -----
@@ -282,7 +284,7 @@ def log_loss(
 
     Notes
     -----
-    -log of the probability of the label, for two classes -y log(p) - (1 - y) log1p(-p) [1]_.
+    The loss of a row is -log of the probability of its label; for two classes -y log(p) - (1 - y) log1p(-p) [1]_.
 
     References
     ----------

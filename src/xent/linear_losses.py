@@ -13,6 +13,8 @@ from xent._calls.options import GivenOptions, LinearKeywords
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+__all__ = ["linear_cross_entropy"]
+
 Gradients = tuple[Array, Array, Array | None]
 MAX_SCRATCH = 32 << 20
 
@@ -49,7 +51,7 @@ def linear_cross_entropy(
 def linear_cross_entropy(
     X: ArrayLike, weight: ArrayLike, target: Target, *,
     reduction: Reduction = ..., return_grad: bool = ..., **options: Unpack[LinearKeywords],
-) -> Any: ...
+) -> float | Array | tuple[float | Array, Gradients]: ...
 
 
 def linear_cross_entropy(
@@ -73,15 +75,14 @@ def linear_cross_entropy(
 ) -> Any:
     """Cross-entropy of the logits ``X @ weight.T + bias``, and its gradients, without all the logits in memory at once.
 
-    What :func:`cross_entropy` would say of them, with all its options; see there for what they mean.
+    The result is that of :func:`cross_entropy` on these logits; all its options are explained there.
 
     Parameters
     ----------
     X : array_like of shape (..., D)
-        Rows of features. float32, float64, float16 and bfloat16 (of ``ml_dtypes``); integers are computed with as
-        float64.
+        Rows of D features: float32, float64, float16 or bfloat16 (of ``ml_dtypes``); integers become float64.
     weight : array_like of shape (C, D)
-        A row for each class.
+        One row for each of the C classes.
     target : array_like, or tuple of two
         Labels of the shape of `X` without its last axis; a distribution, of the shape of the logits, (..., C); or a
         sparse distribution, a tuple ``(indices, probabilities)``.
@@ -94,9 +95,9 @@ def linear_cross_entropy(
     label_smoothing : float, default 0.0
         In [0, 1].
     ignore_index : int, default -100
-        A label whose loss is 0; nothing in its row of `X` has any effect then, NaN included.
+        Rows with this label have loss 0, and nothing in their row of `X` has any effect, NaN included.
     where : array_like of bool, optional
-        The classes that can happen, broadcast to the shape of the logits.
+        True for the classes that can occur, broadcast to the shape of the logits.
     logit_scale : float, default 1.0
         Multiplies the logits.
     softcap : float, optional
@@ -108,9 +109,9 @@ def linear_cross_entropy(
     return_grad : bool, default False
         Also return the gradients of the result (of the sum, if ``reduction="none"``).
     max_scratch : int, default 32 MiB
-        The largest number of bytes to allocate at a time beside what is returned. More memory makes larger blocks and
-        larger matrix products of them, up to 512 rows. Targets, masks and weights that :func:`cross_entropy` would
-        convert first are, and are not counted.
+        The largest number of bytes to hold at a time beside what is returned. More memory makes larger blocks, and so
+        larger matrix products, up to 512 rows. Targets, masks and weights that have to be converted, as in
+        :func:`cross_entropy`, are not counted.
     n_threads : int, optional
         The largest number of threads, but for the matrix products: those use as many as NumPy's BLAS is set to. Results
         do not depend on it.
@@ -122,25 +123,27 @@ def linear_cross_entropy(
         is the widest of the operands and at least float32.
     grads : tuple of ndarray
         ``(grad_X, grad_weight, grad_bias)``, each of the shape and type of what it is the gradient for (float64 for
-        integers), and None without `bias`. Only if asked for.
+        integers), and `grad_bias` None without `bias`. Only with `return_grad`.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument has a wrong type, shape or value, a label out of range among them, or if nothing can be computed
-        within `max_scratch`; the message says how much is needed.
+        If an argument has a wrong type, shape or value, such as a label out of range, or if `max_scratch` is too
+        little; the message says how much is needed.
 
     Notes
     -----
-    Of the logits G = dloss/dlogits, the gradients are G @ weight, G.T @ X and the sum of the rows of G [1]_. Logits and
-    products are as exact as NumPy's matrix products, and what is in between as exact as :func:`cross_entropy`. NaN and
-    infinities spread as products spread them, but for rows that are ignored or have no weight: their gradient is 0, and
-    they change no other. Rows are taken in blocks; where fewer than a hundred or so fit in the scratch, as with
-    100,000 classes, `weight` also is, which for labels without smoothing, mask or cap takes less time (the logits are
-    then computed twice).
+    With G the gradient for the logits, those for `X`, `weight` and `bias` are G @ weight, G.T @ X and the sum of the
+    rows of G [1]_. Logits and products are as exact as NumPy's matrix products, and what is in between as exact as
+    :func:`cross_entropy`. NaN and infinities spread as products spread them, except from rows that are ignored or have
+    weight 0: their gradient is 0, and they change no other.
 
-    A `weight` of half precision needs room for the sum of its gradient in float32, C x D, unless all rows fit in one
-    block.
+    The logits are computed for a block of rows at a time. Where fewer than a hundred or so rows fit in the scratch, as
+    with 100,000 classes, they are computed for a chunk of classes at a time, twice, which is faster than products of
+    few rows; this is so for labels without smoothing, mask or cap.
+
+    The gradient of a `weight` of half precision is summed in float32, in an array of C x D of the scratch, unless all
+    rows fit in one block.
 
     References
     ----------

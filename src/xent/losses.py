@@ -1,4 +1,4 @@
-"""The losses: how wrong logits or probabilities are, and in which direction."""
+"""The losses of logits and of probabilities, and their gradients."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ from xent._calls.options import (
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "categorical_cross_entropy",
+    "cross_entropy",
+]
 
 
 @overload
@@ -72,7 +79,7 @@ def cross_entropy(
 def cross_entropy(
     logits: ArrayLike, target: Target, *,
     reduction: Reduction = ..., return_grad: bool = ..., grad_out: Array | None = ..., **options: Unpack[LossKeywords],
-) -> Any: ...
+) -> float | Array | tuple[float | Array, Array]: ...
 
 
 def cross_entropy(
@@ -103,8 +110,8 @@ def cross_entropy(
     target : array_like, or tuple of two
         Labels: integers in [0, C) or `ignore_index`, of the shape of `logits` without `axis`. Or a distribution over
         the classes, of the shape of `logits`. Or a sparse distribution, a tuple ``(indices, probabilities)``, both of
-        the shape of labels and a last axis of k more: repeated indices add up, and an index that is `ignore_index` is
-        padding. Distributions are used as they are, neither checked nor normalised; dense ones are read in the type of
+        the shape of labels with one more axis, of length k, at the end: repeated indices add up, and an index equal to
+        `ignore_index` is padding. Distributions are neither checked nor normalised; dense ones are read in the type of
         the computation.
     axis : int, default -1
         The class axis of `logits`.
@@ -117,16 +124,17 @@ def cross_entropy(
         In [0, 1]: a target t becomes (1 - label_smoothing) t + label_smoothing / C, over the C classes that `where`
         leaves.
     ignore_index : int, default -100
-        A label whose loss and gradient are 0; so are those of a sparse distribution that is all padding.
+        Rows with this label have loss and gradient 0, and so do sparse distributions that are all padding.
     where : array_like of bool, optional
-        The classes that can happen, broadcast to the shape of `logits`; elsewhere a logit counts as -inf, whatever it
-        is.
+        True for the classes that can occur, broadcast to the shape of `logits`; other logits count as -inf, whatever
+        they are.
     logit_scale : float, default 1.0
         Multiplies the logits (an inverse temperature).
     softcap : float, optional
         Above 0: logits become ``softcap * tanh(logit_scale * logits / softcap)``. A logit of -inf stays -inf.
     z_loss : float, default 0.0
-        At least 0: ``z_loss * logsumexp(logits) ** 2`` is added to each loss, under its sample weight alone.
+        At least 0: ``z_loss * logsumexp(logits) ** 2`` is added to each loss, times its sample weight but no class
+        weight.
     reduction : {"mean", "sum", "none"}, default "mean"
         ``"mean"`` divides the sum by the total weight: the sum of sample weight times the (class-weighted) target mass
         before smoothing. Without any weight it is nan, and the gradient 0.
@@ -144,13 +152,14 @@ def cross_entropy(
         A Python float, accumulated in float64; with ``reduction="none"`` an array of the type of `logits` (float32 for
         half precision).
     grad : ndarray
-        Of the shape and type of `logits`, or `grad_out`; only if asked for. The gradient of a mean over many rows
-        underflows in float16 (at 65,536 rows most of it does): give a float32 `grad_out`, or take the sum.
+        Of the shape and type of `logits`, or `grad_out`; only with `return_grad` or `grad_out`. The gradient of a mean
+        over many rows underflows in float16 (at 65,536 rows most of it does): pass a float32 `grad_out`, or use
+        ``reduction="sum"``.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument has a wrong type, shape or value, a label out of range among them. No output is written then.
+        If an argument has a wrong type, shape or value, such as a label out of range. Nothing is written then.
 
     Notes
     -----
@@ -159,7 +168,7 @@ def cross_entropy(
     label that gradient is formed as minus the probability of the other classes. So a confident row keeps its digits:
     losses of 1e-18 come out as such. Smoothing is from [2]_, the squared logsumexp from [3]_, the cap from [4]_.
 
-    A logit of -inf is a class that cannot happen; a NaN, or a logit of +inf without a cap, makes the loss and gradient
+    A logit of -inf is a class that cannot occur; a NaN, or a logit of +inf without a cap, makes the loss and gradient
     of its row NaN. Finite logits, scales and weights may have any size and ratio: a row whose scaled logits overflow
     float32 is computed in float64, and weights are summed with their exponents. Beside its results a call allocates at
     most 1 MiB with up to two threads, however long a row is (and up to 56 bytes a point of a sparse row).
@@ -259,7 +268,7 @@ def categorical_cross_entropy(
     Raises
     ------
     TypeError, ValueError
-        If an argument has a wrong type, shape or value; probabilities outside [0, 1] and NaN among them.
+        If an argument has a wrong type, shape or value, such as a probability that is NaN or outside [0, 1].
 
     See Also
     --------
@@ -268,7 +277,7 @@ def categorical_cross_entropy(
 
     Notes
     -----
-    -sum(t log p) [1]_.
+    The loss of a row with target distribution t is -sum(t log p) [1]_.
 
     References
     ----------
@@ -334,7 +343,7 @@ def binary_cross_entropy_with_logits(
     logits: ArrayLike, target: ArrayLike, *,
     reduction: Reduction = ..., return_grad: bool = ..., grad_out: Array | None = ...,
     **options: Unpack[BinaryKeywords],
-) -> Any: ...
+) -> float | Array | tuple[float | Array, Array]: ...
 
 
 def binary_cross_entropy_with_logits(
@@ -381,17 +390,17 @@ def binary_cross_entropy_with_logits(
         A Python float, accumulated in float64; with ``reduction="none"`` an array of the type of `logits` (float32 for
         half precision).
     grad : ndarray
-        Of the shape and type of `logits`, or `grad_out`; only if asked for.
+        Of the shape and type of `logits`, or `grad_out`; only with `return_grad` or `grad_out`.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument has a wrong type, shape or value. No output is written then.
+        If an argument has a wrong type, shape or value. Nothing is written then.
 
     Notes
     -----
-    y w softplus(-x) + (1 - y) softplus(x) for a target y with positive weight w [1]_. Infinite logits have their
-    limits: x = -inf with y = 0 is loss 0.
+    The loss of a logit x with target y and `pos_weight` w is y w softplus(-x) + (1 - y) softplus(x) [1]_. At infinite
+    logits it takes its limits: x = -inf with y = 0 has loss 0.
 
     References
     ----------
@@ -460,7 +469,7 @@ def binary_cross_entropy(
     proba: ArrayLike, target: ArrayLike, *,
     reduction: Reduction = ..., return_grad: bool = ..., grad_out: Array | None = ...,
     **options: Unpack[BinaryProbaKeywords],
-) -> Any: ...
+) -> float | Array | tuple[float | Array, Array]: ...
 
 
 def binary_cross_entropy(
@@ -501,17 +510,17 @@ def binary_cross_entropy(
         A Python float, accumulated in float64; with ``reduction="none"`` an array of the type of `proba` (float32 for
         half precision). Certain and right is 0, certain and wrong is inf.
     grad : ndarray
-        Of the shape and type of `proba`, or `grad_out`; only if asked for.
+        Of the shape and type of `proba`, or `grad_out`; only with `return_grad` or `grad_out`.
 
     Raises
     ------
     TypeError, ValueError
-        If an argument has a wrong type, shape or value; probabilities outside [0, 1] and NaN among them. No output is
-        written then.
+        If an argument has a wrong type, shape or value, such as a probability that is NaN or outside [0, 1]. Nothing
+        is written then.
 
     Notes
     -----
-    -y log(p) - (1 - y) log1p(-p) [1]_; gradient (1 - y) / (1 - p) - y / p.
+    The loss is -y log(p) - (1 - y) log1p(-p) [1]_, and its gradient (1 - y) / (1 - p) - y / p.
 
     References
     ----------

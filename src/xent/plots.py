@@ -1,6 +1,6 @@
-"""Pictures. The only module that imports matplotlib, and only when a picture is asked for.
+"""The picture of ``python -m xent``. Matplotlib is imported here alone, and only when a picture is wanted.
 
-Figures are built with matplotlib's objects, not with pyplot: no window opens and none of the caller's settings change.
+Figures are built without pyplot: no window opens, and no setting of the caller changes.
 """
 
 from __future__ import annotations

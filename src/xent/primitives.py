@@ -11,6 +11,8 @@ from xent._calls import threads
 from xent._calls.dispatch import kernels
 from xent._calls.softmax import Array, Axes
 
+__all__ = ["log_softmax", "logsumexp", "softmax"]
+
 
 @overload
 def logsumexp(

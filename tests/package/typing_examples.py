@@ -12,6 +12,7 @@ Array = NDArray[Any]
 Gradients = tuple[Array, Array, Array | None]
 x = np.zeros((2, 3))
 y = np.zeros(2, np.int64)
+flag = bool(x[0, 0])
 
 assert_type(xent.cross_entropy(x, y), float)
 assert_type(xent.cross_entropy([[0.0, 1.0]], [0], reduction="sum", z_loss=0.1, where=[True, False]), float)
@@ -20,6 +21,7 @@ assert_type(xent.cross_entropy(x, (y[:, None], x[:, :1]), return_grad=True), tup
 assert_type(xent.cross_entropy(x, y, grad_out=x), tuple[float, Array])
 assert_type(xent.cross_entropy(x, y, return_grad=True, reduction="none"), tuple[Array, Array])
 assert_type(xent.cross_entropy(x, y, grad_out=x, reduction="none"), tuple[Array, Array])
+assert_type(xent.cross_entropy(x, y, return_grad=flag), float | Array | tuple[float | Array, Array])
 xent.cross_entropy(x, y, reduction="median")  # type: ignore[call-overload]
 xent.cross_entropy(x, y, smoothing=0.1)  # type: ignore[call-overload]
 
@@ -34,6 +36,7 @@ assert_type(xent.linear_cross_entropy(x, x, y, bias=y), float)
 assert_type(xent.linear_cross_entropy(x, x, y, reduction="none"), Array)
 assert_type(xent.linear_cross_entropy(x, x, y, return_grad=True), tuple[float, Gradients])
 assert_type(xent.linear_cross_entropy(x, x, y, return_grad=True, reduction="none"), tuple[Array, Gradients])
+assert_type(xent.linear_cross_entropy(x, x, y, return_grad=flag), float | Array | tuple[float | Array, Gradients])
 
 assert_type(xent.softmax(x), Array)
 assert_type(xent.log_softmax(x, out=x), Array)

@@ -15,7 +15,7 @@ from xent._calls.threads import cut
 from xent._calls.weights import sum_target_weights
 
 
-class Call(NamedTuple):
+class MeasureOptions(NamedTuple):
     topk: tuple[int, ...]
     axis: int
     ignore_index: int
@@ -24,19 +24,19 @@ class Call(NamedTuple):
 
 
 def sum_measures(
-    logits: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None, call: Call
+    logits: ArrayLike, target: ArrayLike, sample_weight: ArrayLike | None, given: MeasureOptions
 ) -> tuple[int, list[list[float]]]:
     """The number of classes, and for each measure numbers that add up to its sum over the rows: loss, entropy, weight,
     and the weights of the rows whose label is among the k largest logits, for k = 1 and each k of `topk`."""
-    batch = check_batch("logits", logits, target, call.axis, sample_weight=sample_weight)
+    batch = check_batch("logits", logits, target, given.axis, sample_weight=sample_weight)
     refuse_distribution(batch)
-    options = Options(ignore_index=check_ignore_index(call.ignore_index, batch.target))
+    options = Options(ignore_index=check_ignore_index(given.ignore_index, batch.target))
     classes = batch.logits.shape[-1]
-    if call.classes not in (None, classes):
-        raise ValueError(f"logits have {classes} classes; it must be {call.classes}, as in the batches before")
-    blocks = cut(batch.target.size, classes, call.n_threads)
-    sum_target_weights(batch, options, blocks, call.ignore_index)      # checks the labels
-    topk = np.array([1, *(min(k, classes) for k in call.topk)], np.int64)
+    if given.classes not in (None, classes):
+        raise ValueError(f"logits have {classes} classes; it must be {given.classes}, as in the batches before")
+    blocks = cut(batch.target.size, classes, given.n_threads)
+    sum_target_weights(batch, options, blocks, given.ignore_index)      # checks the labels
+    topk = np.array([1, *(min(k, classes) for k in given.topk)], np.int64)
     sums = np.empty((blocks.number, 3 + len(topk), 3))
     blocks.run(kernels.evaluate, batch, options, topk, sums)
     return classes, [measure.ravel().tolist() for measure in sums.swapaxes(0, 1)]

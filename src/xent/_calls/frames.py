@@ -1,8 +1,8 @@
 """Frames of pandas, polars and Arrow, and their columns, as arrays.
 
-A row group of a Parquet file is an Arrow table, so that a frame and a file are converted by the same code: bools,
-integers, floats and decimals are numbers, and so is a category that stands for one. Strings, dates, durations and
-nested values are refused. A column of lists of one fixed length is as many columns. What is missing becomes NaN.
+A row group of a Parquet file is an Arrow table, so the same code converts a frame and a file. Bools, integers, floats
+and decimals are numbers, and so are categories of them. Strings, dates, durations and nested values are refused. A
+column of lists of one fixed length becomes as many columns. Missing values become NaN.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-# Arrow stores an index of pandas that has no name under such a name, and other readers take it for a column.
+# The column in which Arrow stores a pandas index that has no name; other readers take it for a feature.
 _INDEX = re.compile(r"__index_level_\d+__")
 _NUMBERS = "real numbers (bools, integers, floats or decimals)"
 
 
 def _is(value: Any, library: str, *names: str) -> bool:
-    """Whether a value is of one of the classes of a library, which has been imported if it is."""
+    """Whether a value is an instance of one of these classes of a library, which need not be imported."""
     module = sys.modules.get(library)
     return module is not None and any(isinstance(value, getattr(module, name, ())) for name in names)
 
@@ -41,12 +41,12 @@ def is_lazy(value: Any) -> bool:
 
 
 def labels_of(frame: Any) -> list[Any]:
-    """What the columns are called."""
+    """The names of the columns."""
     return list(frame.column_names if _is_table(frame) else frame.columns)
 
 
 def columns_of(frame: Any) -> list[Any] | None:
-    """The columns; None if the frame is of an unknown library."""
+    """The columns; None for a frame of an unknown library."""
     if _is_table(frame):
         return list(frame.columns)
     if _is(frame, "polars", "DataFrame"):
@@ -60,14 +60,14 @@ def columns_of(frame: Any) -> list[Any] | None:
 
 
 def index_columns(schema: Any) -> set[str]:
-    """The columns of an Arrow schema that hold the index of a pandas frame, and so are no features."""
+    """The columns of an Arrow schema that hold the index of a pandas frame, not features."""
     stored = (schema.pandas_metadata or {}).get("index_columns", [])
-    named = {name for name in stored if isinstance(name, str)}      # a dict is a range, which has no column
+    named = {name for name in stored if isinstance(name, str)}      # a dict describes a range, which has no column
     return named | {name for name in schema.names if _INDEX.fullmatch(name)}
 
 
 def without_index(frame: Any) -> Any:
-    """A frame as it is; an Arrow table without the columns that hold an index."""
+    """An Arrow table without the columns that hold an index; any other frame as it is."""
     if not _is_table(frame):
         return frame
     index = index_columns(frame.schema)
@@ -75,7 +75,7 @@ def without_index(frame: Any) -> Any:
 
 
 def stored_index(labels: Iterable[Any]) -> str | None:
-    """The first label that only the index of a pandas frame has."""
+    """The first label that is Arrow's name of a pandas index, or None."""
     return next((label for label in labels if isinstance(label, str) and _INDEX.fullmatch(label)), None)
 
 
@@ -83,9 +83,9 @@ def stored_index(labels: Iterable[Any]) -> str | None:
 
 
 def to_matrix(name: str, frame: Any, dtype: Any = None) -> tuple[Array, list[Any]]:
-    """The values of a frame, and a label for each column of the matrix.
+    """The values of a frame, of the given type or the common one of its columns, and a label for each column.
 
-    The type is the given one, or the common one of the columns; without a copy where the frame has such a matrix.
+    Nothing is copied if the frame holds such a matrix.
     """
     labels = labels_of(frame)
     columns = columns_of(frame)
@@ -117,7 +117,7 @@ def to_matrix(name: str, frame: Any, dtype: Any = None) -> tuple[Array, list[Any
 
 
 def _has_one_type(frame: Any) -> bool:
-    """Whether all columns are plain numbers of one type, of which a library makes a matrix itself, or has one."""
+    """Whether all columns are plain numbers of one type: the library itself then converts them, or holds a matrix."""
     dtypes = set() if _is_table(frame) else set(frame.dtypes)
     if len(dtypes) != 1:
         return False
@@ -142,7 +142,7 @@ def _common_type(name: str, labels: list[Any], blocks: list[Array]) -> np.dtype[
 
 
 def _numbers(name: str, place: int, label: Any, column: Any) -> Array:
-    """The values of a column, (n,) or for lists (n, length), of bools, integers or floats."""
+    """The values of a column as bools, integers or floats, of shape (n,) or, for lists, (n, length)."""
     title = f"column {label!r} of {name}"
     values: Array = series(title, column)
     kind = values.dtype.kind
@@ -157,9 +157,9 @@ def _numbers(name: str, place: int, label: Any, column: Any) -> Array:
 
 
 def numbers_of_objects(name: str, array: Array, first: int | None = None, where: str = "") -> Array:
-    """Objects as float64, NaN for None and pandas.NA; or an error that names the first one that is no number.
+    """Objects as float64, with NaN for None and pandas.NA. Raises for the first one that is not a number.
 
-    The array may be one column of a matrix or several, the `first` of which is given.
+    The array may be columns of a matrix; `first` is the place of the first one there, for the error.
     """
     result = np.empty(array.shape)
     numbers = result.reshape(-1)
@@ -176,7 +176,7 @@ def numbers_of_objects(name: str, array: Array, first: int | None = None, where:
         if isinstance(value, str | bytes):
             raise ValueError(f"{found}, not a string")
         try:
-            if isinstance(value, np.timedelta64 | np.ndarray):      # some of which have a float()
+            if isinstance(value, np.timedelta64 | np.ndarray):      # float() would accept some of them
                 raise TypeError(f"found {type(value).__name__}")
             numbers[i] = float(value)
         except (TypeError, ValueError, OverflowError) as error:
@@ -193,7 +193,7 @@ def _is_arrow(value: Any) -> bool:
 
 
 def arrow_to_array(name: str, value: Any) -> Any:
-    """The values of an Arrow array or table, without the index that pandas stored; anything else as it is."""
+    """The values of an Arrow array or table, without a stored pandas index; anything else as it is."""
     if _is_arrow(value):
         return _from_arrow(name, value)
     if not _is_table(value):
@@ -207,7 +207,7 @@ def arrow_to_array(name: str, value: Any) -> Any:
 
 
 def series(name: str, value: Any) -> Any:
-    """The values of a column of pandas, polars or Arrow as NumPy has them; anything else as it is."""
+    """A column of pandas, polars or Arrow as a NumPy array; anything else as it is."""
     if _is(value, "pandas", "Series", "Index") or _is(value, "pandas.api.extensions", "ExtensionArray"):
         return _from_pandas(name, value)
     if _is(value, "polars", "Series"):
@@ -237,14 +237,14 @@ def _from_polars(column: Any) -> Array:
 
 
 def objects(values: Any) -> Array:
-    """An array of objects, whatever they are."""
+    """An array of objects, even if they are sequences."""
     result = np.empty(len(values), object)
     result[:] = values
     return result
 
 
 def check_field(name: str, field: Any) -> None:
-    """Raise for a column of an extension type that is not known here, of which Arrow sees the storage only."""
+    """Raise for a column of an extension type that is not registered: Arrow would read it as its storage type."""
     extension = (field.metadata or {}).get(b"ARROW:extension:name")
     if extension is not None:
         _refuse(name, f"extension<{extension.decode(errors='replace')}>")
@@ -259,11 +259,11 @@ def _from_arrow(name: str, column: Any) -> Array:
     from pyarrow import compute, types
 
     kind = column.type
-    if isinstance(kind, pyarrow.BaseExtensionType):     # what is stored of a period, say, is a number
+    if isinstance(kind, pyarrow.BaseExtensionType):     # a period, for example, is stored as a number
         if kind.extension_name != "arrow.bool8" and getattr(kind, "shape", [0, 0])[1:]:
             _refuse(name, kind)
         return _from_arrow(name, column.cast(kind.storage_type))
-    if types.is_dictionary(kind):       # NumPy would get the last word where there is none
+    if types.is_dictionary(kind):       # np.asarray would put the last category where a value is missing
         return _from_arrow(name, column.cast(kind.value_type))
     if types.is_run_end_encoded(kind):
         return _from_arrow(name, compute.run_end_decode(column))
@@ -274,7 +274,7 @@ def _from_arrow(name: str, column: Any) -> Array:
 
 
 def _from_lists(name: str, lists: Any) -> Array:
-    """Lists of one length; a list that is missing has NaN."""
+    """Lists of one length, as rows of a matrix; a missing list is a row of NaN."""
     length = lists.type.list_size
     elements = lists.values.slice(lists.offset * length, len(lists) * length)
     values = _from_arrow(name, elements).reshape(len(lists), length)
