@@ -212,7 +212,7 @@ def test_errors_name_the_partition(both):
         model.fit(parts)
     with pytest.raises(ValueError, match=r"^partition 1: y has shape"):
         model.fit([parts[0], dask.delayed((X[500:], y[:500]))])
-    with pytest.raises(TypeError, match="partition 1, but int64 in partition 0; labels must be of one kind"):
+    with pytest.raises(TypeError, match="string labels in partition 1, but number labels in partition 0; they must"):
         model.fit([parts[0], dask.delayed((X[500:], y[500:].astype(str)))])
     with pytest.raises(ValueError, match=r"is labels in partition 1, but distributions"):
         model.fit([dask.delayed((X[:500], np.eye(CLASSES)[y[:500]])), dask.delayed((X[500:], y[500:]))])

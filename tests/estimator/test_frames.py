@@ -346,61 +346,6 @@ def test_an_index_that_another_library_has_read(tmp_path):
             fit()
 
 
-# --- files that differ -----------------------------------------------------------------------------------------------
-
-
-def test_columns_are_found_by_name(tmp_path):
-    random = np.random.default_rng(0)
-    X, y = random.normal(size=(60, 3)), random.integers(0, 2, 60)
-    data = {**dict(zip("abc", X.T, strict=True)), "y": y}
-    parquet.write_table(pyarrow.table({k: v[:30] for k, v in data.items()}), tmp_path / "0.parquet")
-    parquet.write_table(pyarrow.table({k: data[k][30:] for k in "cyba"}), tmp_path / "1.parquet")
-    model = xent.LogisticRegression(tol=1e-8).fit(Blocks.from_parquet(tmp_path, target="y", dtype=np.float64))
-    np.testing.assert_allclose(model.coef_, xent.LogisticRegression(tol=1e-8).fit(X, y).coef_, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda t: t.drop_columns("b"), r"1\.parquet' has no column 'b'; available: \['a', 'y'\]"),
-        (lambda t: t.drop_columns("y"), r"1\.parquet' has no column 'y'; available"),
-        (lambda t: t.append_column("b", t["a"]), r"1\.parquet' has 2 columns 'b'; it must have one"),
-        (
-            lambda t: t.set_column(1, "b", [["x"] * 6]),
-            r"row group 0 of '.*1\.parquet': X\[0, 1\] is 'x' in column 'b'; it must be a real number, not a string",
-        ),
-        (lambda t: t.set_column(1, "b", [[1e300] * 6]), r"column 'b' of X has numbers that are too large for float32"),
-        (
-            lambda t: t.set_column(2, "y", [[0, 1, 0, None, 1, 0]]),
-            r"^block 1 \(row group 0 of '.*1\.parquet'\): y\[3\] is nan; labels must be",
-        ),
-        (lambda t: t.set_column(2, "y", [["0"] * 6]), r"y has dtype object in block 1 .* but int64 in block 0"),
-    ],
-)
-def test_files_that_do_not_fit_together(change, message, tmp_path):
-    table = pyarrow.table({"a": np.arange(6.0), "b": np.arange(6), "y": [0, 1] * 3})
-    parquet.write_table(table, tmp_path / "0.parquet")
-    parquet.write_table(change(table), tmp_path / "1.parquet")
-    with pytest.raises((TypeError, ValueError), match=message):
-        xent.LogisticRegression().fit(Blocks.from_parquet(tmp_path, target="y"))
-
-
-def test_arguments_of_from_parquet(tmp_path):
-    file = tmp_path / "a.parquet"
-    parquet.write_table(pyarrow.table({"a": np.arange(6.0), "y": [0, 1] * 3}), file)
-    for options, message in (
-        ({"target": "z"}, r"has no column 'z'; available: \['a', 'y'\]"),
-        ({"target": "y", "features": "a"}, "features is 'a', a string; it must be a sequence"),
-        ({"target": "y", "features": ["a", "y"]}, "features has 'y', which is the target; it must not be a feature"),
-        ({"target": "y", "dtype": np.int32}, "dtype is int32; it must be float32 or float64"),
-    ):
-        with pytest.raises((TypeError, ValueError), match=message):
-            Blocks.from_parquet(file, **options)
-    file.write_bytes(b"no file of Parquet")
-    with pytest.raises(ValueError, match=r"^'.*a\.parquet': "):
-        Blocks.from_parquet(file, target="y")
-
-
 @pytest.mark.parametrize("labels", [["x", "y", None], [1, 2, None], [True, False, None]])
 def test_labels_that_are_missing_in_a_dictionary(labels, tmp_path):
     """NumPy would take the last word of the dictionary for them."""

@@ -147,11 +147,12 @@ def find_partition_classes(name: str, value: Any, length: int, stacklevel: int) 
     soft = to_distribution(name, array, length)
     if soft is not None:
         return np.arange(soft.shape[1]), soft
-    return find_unique(check_labels(name, to_column(name, array, length, stacklevel + 1)))
+    return find_unique(name, to_column(name, array, length, stacklevel + 1))
 
 
-def find_unique(array: Array) -> tuple[Array, Array]:
-    labels, indices = np.unique(array, return_inverse=True)
+def find_unique(name: str, array: Array) -> tuple[Array, NDArray[np.int64]]:
+    """Check labels; return the distinct ones, sorted, and the index of each label among these."""
+    labels, indices = np.unique(check_labels(name, array), return_inverse=True)
     return labels, indices.astype(np.int64, copy=False)
 
 
@@ -189,7 +190,7 @@ def check_classes(value: Any) -> Array:
     array = to_target("classes", value)
     if array.ndim != 1:
         raise ValueError(f"classes has shape {array.shape}; it must be a 1d array of labels")
-    labels, _ = find_unique(check_labels("classes", array))
+    labels, _ = find_unique("classes", array)
     if len(labels) < 2:
         raise ValueError(f"classes has {len(labels)} class(es); it must have at least 2")
     return labels
@@ -234,7 +235,7 @@ def encode_labels(name: str, array: Array, length: int, known: Array, stacklevel
 
     A label of another kind than the classes, such as a string among numbers, is an error.
     """
-    labels, indices = find_unique(check_labels(name, to_column(name, array, length, stacklevel + 1)))
+    labels, indices = find_unique(name, to_column(name, array, length, stacklevel + 1))
     found, wanted = kind_of(labels), kind_of(known)
     if found != wanted:
         raise ValueError(

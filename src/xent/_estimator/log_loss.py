@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from xent._calls.arrays import check_between, check_unit_interval, to_array, to_floats, to_numbers
 from xent._calls.losses import binary_loss, categorical_loss
 from xent._calls.targets import check_batch, check_binary_batch
-from xent._estimator.labels import check_labels, find_indices, find_unique, to_target
+from xent._estimator.labels import find_indices, find_unique, to_target
 
 Array = NDArray[Any]
 
@@ -96,7 +96,7 @@ def _check_truth(y_true: ArrayLike, proba: Array, labels: ArrayLike | None) -> A
         if target.dtype.kind in "iu":
             check_between("y_true", target, 0, 1, "an indicator of classes must be 0 or 1")
         return target
-    found, indices = find_unique(check_labels("y_true", array))
+    found, indices = find_unique("y_true", array)
     if known is not None:
         return _find_places(found, indices, known)
     if len(found) < 2:
@@ -113,11 +113,11 @@ def _check_truth(y_true: ArrayLike, proba: Array, labels: ArrayLike | None) -> A
 
 
 def _check_labels(labels: ArrayLike) -> Array:
-    """Sorted."""
+    """The argument `labels`, sorted."""
     array = to_target("labels", labels)
     if array.ndim != 1:
         raise ValueError(f"labels has shape {array.shape}; it must have one axis")
-    known, _ = find_unique(check_labels("labels", array))
+    known, _ = find_unique("labels", array)
     if len(known) < 2:
         raise ValueError(f"The labels array needs to contain at least two labels, got {known.tolist()}.")
     if len(known) == len(array) and (known != array).any():
@@ -131,7 +131,7 @@ def _check_labels(labels: ArrayLike) -> Array:
 
 
 def _find_places(found: Array, indices: Array, known: Array) -> Array:
-    """The index of each row's label among known ones."""
+    """The index of each row's label among the known labels."""
     places = find_indices(found, known)
     if (places < 0).any():
         row = int(np.argmax(places[indices] < 0))

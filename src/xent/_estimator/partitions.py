@@ -203,10 +203,10 @@ def _check_alike(s: Summary, first: Summary) -> None:
             f"y has {len(s.labels)} columns in {s.place}, but {len(first.labels)} in {first.place}; all must have one "
             "for each class"
         )
-    if kind_of(s.labels) != kind_of(first.labels):
+    found, expected = kind_of(s.labels), kind_of(first.labels)
+    if found != expected:
         raise TypeError(
-            f"y has dtype {s.labels.dtype} in {s.place}, but {first.labels.dtype} in {first.place}; labels must be of "
-            "one kind"
+            f"y has {found} labels in {s.place}, but {expected} labels in {first.place}; they must be of one kind"
         )
 
 

@@ -143,15 +143,15 @@ class LogisticRegression(xent.logistic.LogisticRegression):
         known = None if classes is None else check_classes(classes)
         engine = present_engine(retries)
 
-        def make_rows(partitions: Partitions) -> FitData:
+        def make_fit_data(partitions: Partitions) -> FitData:
             if not persist:
                 return reread_rows(engine, partitions, known, self.class_weight, self._n_threads() or 1)
             if isinstance(engine, Cluster):
                 return cluster_rows(engine, partitions, known, self.class_weight, self._n_threads() or 1)
             return local_rows(engine, partitions, known, self.class_weight, self._n_threads())
 
-        rows = use_aligned(_build_partitions(X, y, sample_weight), engine, persist, make_rows)
-        self._fit(rows, callback, state)
+        data = use_aligned(_build_partitions(X, y, sample_weight), engine, persist, make_fit_data)
+        self._fit(data, callback, state)
         if isinstance(engine, Cluster):
             self.timing_ = engine.timing()
             if self.verbose:

@@ -12,7 +12,7 @@ from dask._task_spec import DataNode, TaskRef
 from numpy.typing import NDArray
 
 from xent._estimator.partitions import FitData, Plan, Summary, make_plan
-from xent._fit.partitioned import PartitionedSums, SequentialSums, concat_samples
+from xent._fit.partitioned import PartitionedSums, SequentialSums, concat_samples, sum_diagonal, take_rows
 from xent._fit.subsample import Candidates
 from xent._fit.types import Matrix, Vector
 from xent.dask import tasks
@@ -123,12 +123,12 @@ class RereadSums(PartitionedSums):
 
     def _read_candidates(self) -> Candidates:
         slices = self.layout.candidate_slices()
-        graph, keys = self._tasks("sample", tasks.reread_subsample, tasks.take_subsample, *slices)
+        graph, keys = self._tasks("sample", tasks.reread_subsample, take_rows, *slices)
         samples = [sample for sample in self.engine.compute(graph, keys) if sample is not None]
         return concat_samples(samples, self.layout.n_classes)
 
     def _sum_diagonals(self, matrix: Matrix) -> Matrix:
-        return self._total("diagonal", tasks.diagonal, matrix).reshape(matrix.shape)
+        return self._total("diagonal", sum_diagonal, matrix).reshape(matrix.shape)
 
     def _total(self, name: str, function: Callable[..., Array], *arguments: Array) -> Vector:
         """The exact sum of what a function returns of each partition, added up by tasks."""
@@ -206,9 +206,9 @@ class ClusterSums(PartitionedSums):
 
     def _read_candidates(self) -> Candidates:
         slices = self.layout.candidate_slices()
-        samples = self.cluster.map("sample", tasks.take_subsample, self.prepared, [slices[i] for i in self.numbers])
+        samples = self.cluster.map("sample", take_rows, self.prepared, [slices[i] for i in self.numbers])
         found = self.cluster.gather(samples, one_per_partition(self.numbers, self.prepared))
         return concat_samples(found, self.layout.n_classes)
 
     def _sum_diagonals(self, matrix: Matrix) -> Matrix:
-        return self.cluster.round("diagonal", tasks.diagonal, self.groups, matrix).reshape(matrix.shape)
+        return self.cluster.round("diagonal", sum_diagonal, self.groups, matrix).reshape(matrix.shape)

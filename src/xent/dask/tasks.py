@@ -23,7 +23,7 @@ from xent._calls.dispatch import kernels
 from xent._estimator.labels import encode_labels, to_distribution, to_target
 from xent._estimator.partitions import NamedMatrix, Partition, Plan, Summary, check_partition, prefix_errors, summarise
 from xent._estimator.weights import weigh_classes
-from xent._fit.partitioned import sum_diagonal, take_rows
+from xent._fit.partitioned import take_rows
 from xent._fit.row_sums import RowSums
 from xent._fit.types import Matrix
 from xent.evaluation import StreamingLoss
@@ -158,17 +158,9 @@ def apply_hessian_product(product: Callable[[Matrix], Matrix], direction: Matrix
     return product(direction)
 
 
-def diagonal(sums: RowSums, matrix: Matrix) -> Matrix:
-    return sum_diagonal(sums, matrix)
-
-
 def not_separated(sums: RowSums, coef: Array, intercept: Array) -> Vector:
     """1 if a row is not on the side of its class, else 0: the sum is 0 if all partitions are separated."""
     return np.array([0.0 if sums.are_separated(coef, intercept) else 1.0])
-
-
-def take_subsample(sums: RowSums, rows: slice) -> tuple[Any, Vector]:
-    return take_rows(sums, rows)
 
 
 # --- exact sums over partitions --------------------------------------------------------------------------------------
@@ -263,9 +255,9 @@ _AGAIN = "with persist=False a source must give the same rows each time that it 
 
 
 def reread_subsample(i: int, seen: FirstPass, task: RereadTask, *blocks: Any) -> tuple[Any, Vector] | None:
-    """As `take_subsample`; the arguments of the task are the slices of all partitions."""
+    """As `take_rows`; the arguments of the task are the slices of all partitions."""
     sums = reread_sums(i, seen, task, *blocks)
-    return None if sums is None else take_subsample(sums, task.arguments[i])
+    return None if sums is None else take_rows(sums, task.arguments[i])
 
 
 def reread_and_sum(i: int, seen: FirstPass, task: RereadTask, *blocks: Any) -> tuple[Array, float]:
