@@ -1,4 +1,4 @@
-"""The examples of the README and of the docstrings do what they say."""
+"""The examples in the README and the docstrings print what they show."""
 
 import doctest
 import importlib
