@@ -103,6 +103,8 @@ def test_overlap_with_the_input(argument, like, call):
     x = memory[:3, :4]
     for out in (memory[1:4, :4], memory[:3, 1:5], x[::-1], x[:, ::-1]):
         fails(ValueError, message, call, out, x)
+    rows = np.full((4, 4), 0.5)     # contiguous parts, as the fast path takes them
+    fails(ValueError, message, call, rows[1:], rows[:-1])
     square = memory[:3, :3]
     with pytest.raises(ValueError, match="overlaps"):
         xent.softmax(square, out=square.T)
