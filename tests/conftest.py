@@ -1,4 +1,4 @@
-"""Settings for all tests, and how to run a script in an interpreter of its own."""
+"""Settings of all tests, and a fixture that runs a script in a new interpreter."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 
 hypothesis.settings.register_profile("usual", max_examples=25, deadline=None, derandomize=True, database=None)
-# New examples at every deep run, but for CI, where a failure must be of the change at hand.
+# Deep runs draw new examples each time, except in CI, where a failure must come from the change at hand.
 hypothesis.settings.register_profile(
     "deep", max_examples=500, deadline=None, derandomize=bool(os.environ.get("CI")), database=None
 )
@@ -24,21 +24,21 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """A deep run repeats the properties, with more examples."""
+    """Deep runs include the property tests, with more examples."""
     for item in items:
         if is_deep(config) and getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
             item.add_marker("deep")
 
 
 @pytest.fixture(autouse=True)
-def _never_alone(monkeypatch):
-    """Threads take part in the tests however busy the machine is."""
+def _always_use_threads(monkeypatch):
+    """Calls use their threads however busy the machine is; else they would work alone for a while."""
     monkeypatch.setattr("xent._calls.threads.LONGEST_PAUSE", 0.0)
 
 
 @pytest.fixture
 def python(tmp_path):
-    """Run a script in a new interpreter, with environment variables; what it prints."""
+    """Run a script in a new interpreter, with these environment variables, and return what it prints."""
 
     def run(script, *, fails=False, **environment):
         path = tmp_path / "script.py"

@@ -1,4 +1,4 @@
-"""Small arguments that every function takes, for tests that spoil one of them; and what an error says, exactly."""
+"""Small good arguments, of which tests spoil one at a time; and a check of the error's type and exact message."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ except ImportError:
 X = np.zeros((3, 4))
 PROBA = np.full((3, 4), 0.25)
 LABELS = np.array([0, 1, 2])
-SIXTEENTHS = np.arange(1, 13).reshape(3, 4) / 16       # of any float type, and of use as anything
+SIXTEENTHS = np.arange(1, 13).reshape(3, 4) / 16       # exact in every float type; good as any argument
 INDICES, MASS = np.array([[0, 1], [1, 2], [2, 3]]), np.full((3, 2), 0.25)
 LOSSES = {
     "cross_entropy": (X, LABELS),
@@ -24,7 +24,7 @@ LOSSES = {
 FIRST = {name: "proba" if args[0] is PROBA else "logits" for name, args in LOSSES.items()}
 PRIMITIVES = ["logsumexp", "softmax", "log_softmax"]
 WITH_GRAD = [name for name in LOSSES if name != "categorical_cross_entropy"]
-MANY = 100_000      # rows, in several blocks of work
+MANY = 100_000      # rows: enough for several blocks
 FLOATS = "float16, bfloat16, float32 or float64"
 OTHER_FLOATS = [np.longdouble] if np.dtype(np.longdouble).itemsize > 8 else []
 nan, inf = np.nan, np.inf

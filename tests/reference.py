@@ -1,6 +1,6 @@
-"""The NumPy twin: every operation from its definition, in extended precision, and what tests need to compare with it.
+"""NumPy twins: every public function from its definition in a few lines, in extended precision; and comparisons.
 
-Nothing cancels here, so that the twin is exact to about 2**-60 where a long double has 64 bits of mantissa.
+Nothing cancels here, so a twin is exact to about 2**-60 if a long double has a mantissa of 64 bits.
 """
 
 import math
@@ -19,7 +19,7 @@ quiet = np.errstate(all="ignore")
 
 
 def parts(x, axis):
-    """The maximum m of x, e = exp(x - m), and the sum r of e over everything but one maximum."""
+    """x, its maximum m, e = exp(x - m), and the sum r of all e but that of one maximum."""
     x = np.asarray(x, EXTENDED)
     m = x.max(axis, keepdims=True, initial=-np.inf)
     e = np.exp(x - m)
@@ -37,7 +37,7 @@ def logsumexp(x, axis=-1, keepdims=False):
 
 @quiet
 def weighted_logsumexp(x, b, axis=-1):
-    """log |sum(b exp(x))| and the sign of that sum."""
+    """log |Σ b exp(x)| and the sign of that sum."""
     x, b = np.broadcast_arrays(np.asarray(x, EXTENDED), np.asarray(b, EXTENDED))
     x = np.where(b == 0, -np.inf, x)
     m = x.max(axis, keepdims=True, initial=-np.inf)
@@ -90,14 +90,15 @@ def cross_entropy(
     total = t.sum(-1, keepdims=True)
     lse = m + np.log1p(r)
     loss = times(t, m - x).sum(-1) + (total * np.log1p(r) + times(EXTENDED(z_loss), lse * lse))[..., 0]
-    grad = (total - t) * p - t * other + times(2 * EXTENDED(z_loss), lse * p)   # total * p - t, and of the z_loss
+    grad = (total - t) * p - t * other      # total * p - t, without cancellation
+    grad = grad + times(2 * EXTENDED(z_loss), lse * p)
     loss, grad = times(s, loss), times(s[..., None], grad * slope)
     return reduce(loss, np.moveaxis(grad, -1, axis), weight, reduction)
 
 
 @quiet
 def linear_cross_entropy(X, weight, target, *, bias=None, **options):
-    """The loss of X @ weight.T + bias, and its gradients for the three."""
+    """The loss of X @ weight.T + bias, and its gradients with respect to the three."""
     X, weight = (np.asarray(array).astype(EXTENDED) for array in (X, weight))
     logits = X @ weight.T + (0 if bias is None else np.asarray(bias).astype(EXTENDED))
     loss, grad = cross_entropy(logits, target, **options)
@@ -107,8 +108,8 @@ def linear_cross_entropy(X, weight, target, *, bias=None, **options):
 
 
 class Exact:
-    """What a test of labels or sparse targets compares errors with: the exponentials e, probabilities p and target mass
-    t of each class, the slope of its logit, and how far logsumexp moves the loss."""
+    """What bounds the errors for labels or sparse targets: per class, e, the probability p, the target mass t and the
+    derivative of the transformed logit (slope); per row, the derivative of the loss by logsumexp."""
 
     @quiet
     def __init__(self, logits, target, *, label_smoothing=0, logit_scale=1, softcap=None, z_loss=0):
@@ -122,7 +123,7 @@ class Exact:
 
 @quiet
 def transform(x, scale, cap):
-    """cap tanh(scale x / cap) and its derivative; -inf stays -inf."""
+    """cap tanh(scale x / cap) and its derivative. -inf stays -inf."""
     z, slope = scale * x, np.broadcast_to(scale, x.shape)
     if cap is not None:
         slope = np.where(x == -np.inf, 0, scale / np.cosh(z / EXTENDED(cap)) ** 2)
@@ -140,7 +141,7 @@ def categorical_cross_entropy(proba, target, *, axis=-1, sample_weight=None, red
 
 @quiet
 def evaluate(logits, labels, *, topk=(1, 5), axis=-1, sample_weight=None, ignore_index=-100):
-    """A dict of what xent.evaluate returns."""
+    """What xent.evaluate returns, as a dict."""
     x = np.moveaxis(np.asarray(logits).astype(EXTENDED), axis, -1)
     loss, _ = cross_entropy(x, labels, ignore_index=ignore_index, reduction="none")
     _, s = masses(x, labels, -1, sample_weight, ignore_index)
@@ -148,7 +149,7 @@ def evaluate(logits, labels, *, topk=(1, 5), axis=-1, sample_weight=None, ignore
     entropy = times(p, -log_softmax(x)).sum(-1)
     label = np.where(s == 0, 0, labels)[..., None]
     at = np.take_along_axis(x, label, -1)
-    ahead = (x > at) | ((x == at) & (np.arange(x.shape[-1]) < label))      # ties never help
+    ahead = (x > at) | ((x == at) & (np.arange(x.shape[-1]) < label))      # of equal logits, the first ranks first
     above = np.where(np.isnan(x).any(-1) | (x == -np.inf).all(-1), 1 << 60, ahead.sum(-1))
 
     def mean(value):
@@ -189,7 +190,7 @@ def binary_cross_entropy(proba, target, *, sample_weight=1, reduction="mean"):
 
 
 def masses(x, target, axis, sample_weight, ignore_index):
-    """The target mass of each class of each row, classes last, and the weight of each row, 0 if it is ignored."""
+    """The target mass of every class, classes last, and the weight of every row, 0 if it is ignored."""
     s = np.broadcast_to(np.asarray(1 if sample_weight is None else sample_weight, EXTENDED), x.shape[:-1])
     if not isinstance(target, tuple):
         target = np.asarray(target)
@@ -203,7 +204,7 @@ def masses(x, target, axis, sample_weight, ignore_index):
 
 
 def times(mass, x):
-    """A product in which a mass of 0 hides everything."""
+    """The product, but 0 where the mass is 0, even if x is NaN or infinite."""
     return np.where(mass == 0, 0, mass * x)
 
 
@@ -218,7 +219,7 @@ def reduce(loss, grad, weight, reduction):
 
 
 def extended(exact):
-    """mpmath numbers, or anything else, as long doubles."""
+    """As long doubles; the numbers may be mpmath's."""
     high = np.asarray(exact).astype(np.float64)
     if np.asarray(exact).dtype != object:
         return np.asarray(exact, EXTENDED)
@@ -226,7 +227,7 @@ def extended(exact):
 
 
 def ulp(x, dtype):
-    """The distance of neighbouring numbers of a type around x."""
+    """The distance between neighbouring numbers of a type around x."""
     info = np.finfo(dtype)
     exponent = np.frexp(np.maximum(np.abs(extended(x)), info.smallest_normal))[1]
     return np.ldexp(EXTENDED(1), exponent - 1 - info.nmant)
@@ -234,8 +235,10 @@ def ulp(x, dtype):
 
 @quiet
 def assert_ulp(actual, exact, bound, *, at=None, dropped=0, dtype=None):
-    """At most `bound` ulp (of a type, that of `actual` if not given) off, but for results that are no normal numbers,
-    and but for `dropped`: what terms below the smallest normal number add up to, which may be taken as 0.
+    """The error is at most `bound` ulp of `at` (default: `exact`) in `dtype` (default: that of `actual`).
+
+    `dropped` is added to the bound: the sum of the terms below the smallest normal number, which may be taken as 0.
+    Results that are no normal numbers may be off by the smallest normal number; those that overflow must be infinite.
     """
     actual, exact = np.asarray(actual), extended(exact)
     dtype = dtype or actual.dtype
@@ -254,7 +257,7 @@ def assert_ulp(actual, exact, bound, *, at=None, dropped=0, dtype=None):
 
 
 def assert_close(actual, expected, dtype):
-    """Equal but for rounding (for how much of it, see test_accuracy.py), in type and shape too."""
+    """The same type, shape and, up to rounding, values. (test_accuracy.py has the bounds that are promised.)"""
     assert np.asarray(actual).dtype == dtype
     assert np.shape(actual) == np.shape(expected)
     eps = np.finfo(dtype).eps
@@ -262,7 +265,7 @@ def assert_close(actual, expected, dtype):
 
 
 def assert_same_bits(actual, expected):
-    """Equal to the last bit, but for what kind of NaN a NaN is."""
+    """Equal to the last bit, except that any NaN equals any other."""
     assert actual.dtype == expected.dtype
     np.testing.assert_array_equal(actual, expected)
     np.testing.assert_array_equal(np.signbit(actual) & ~np.isnan(actual), np.signbit(expected) & ~np.isnan(expected))
@@ -323,11 +326,11 @@ LAYOUTS = {
 WRITEABLE_LAYOUTS = {name: LAYOUTS[name] for name in ("C", "Fortran", "reversed", "every other", "rolled axes")}
 DTYPES = (np.float32, np.float64)
 
-# Bodies and tails of every vector width (up to 16 lanes), and the edges of the blocks of a sum (64 vectors of 2 to 16).
+# Vectors have up to 16 lanes: bodies and tails of all. Sums are blocks of 64 vectors: the edges of these.
 SHORT_LENGTHS = range(1, 2 * 16 + 2)
 EDGE_LENGTHS = sorted({64 * lanes * k + d for lanes in (2, 4, 8, 16) for k in (1, 2) for d in (-1, 0, 1)})
 
-# Of both signs, quiet and signalling, with payloads.
+# Of both signs, quiet and signalling, with and without a payload.
 NANS = {
     np.float32: np.array([0x7FC00000, 0xFFC00000, 0x7F800001, 0xFFFFFFFF, 0x7FC12345], "u4").view("f4"),
     np.float64: np.array([0x7FF8 << 48, 0xFFF8 << 48, (0x7FF0 << 48) + 1, (1 << 64) - 1], "u8").view("f8"),
@@ -335,7 +338,7 @@ NANS = {
 
 
 def rows_with_every_maximum(n, dtype, seed=0):
-    """A row for each place at which its maximum may be (the edges and some between, if there are many)."""
+    """A row for each place of the maximum; of long rows, for places at the edges and in the middle."""
     places = range(n) if n <= 64 else sorted({0, 1, n // 2, n - 18, n - 9, n - 2, n - 1})
     x = np.random.default_rng(seed).normal(size=(len(places), n), scale=2)
     x[range(len(places)), places] = x.max(axis=1) + 0.125
@@ -343,21 +346,21 @@ def rows_with_every_maximum(n, dtype, seed=0):
 
 
 def guarded(array, guard=123.0):
-    """A writeable C-ordered copy inside a larger array, and a function that asserts that the rest is untouched."""
-    room = np.full(array.size + 64, guard, array.dtype)
-    inside = room[32 : 32 + array.size].reshape(array.shape)
+    """A writeable C-ordered copy inside a larger array, and a function that asserts that the rest is unchanged."""
+    outer = np.full(array.size + 64, guard, array.dtype)
+    inside = outer[32 : 32 + array.size].reshape(array.shape)
     inside[...] = array
 
     def intact():
-        assert (room[:32] == guard).all()
-        assert (room[32 + array.size :] == guard).all()
+        assert (outer[:32] == guard).all()
+        assert (outer[32 + array.size :] == guard).all()
 
     return inside, intact
 
 
 @st.composite
 def arrays(draw, dtypes=DTYPES, min_dims=1, scales=(1e-3, 1, 10, 80)):
-    """Real arrays, ties among them. Hypothesis chooses what matters, and a generator the elements, which is faster."""
+    """Arrays of floats, some with ties. Hypothesis draws shape, scale and type; a generator the elements: faster."""
     shape = draw(hnp.array_shapes(min_dims=min_dims, max_dims=3, max_side=20))
     x = np.random.default_rng(draw(st.integers(0, 2**32))).normal(size=shape, scale=draw(st.sampled_from(scales)))
     return (np.rint(x) if draw(st.booleans()) else x).astype(draw(st.sampled_from(dtypes)))

@@ -1,4 +1,4 @@
-"""The CPU quotas of control groups, in made-up trees of files."""
+"""CPU quotas of control groups, read from made-up trees of files."""
 
 import math
 import os
@@ -47,11 +47,11 @@ def version_1(folder, quota, period=100_000):
         ("/a/b", {"": "700000 100000\n", "/a/b": "800000 100000\n"}, 7),
         ("/a/b", {"/a/c": "100000 100000\n"}, INF),
         ("/a:b/c d", {"/a:b/c d": "20000 10000\n"}, 2),
-        ("/a/../../b", {"/a": "50000 100000\n", "": "50000 100000\n"}, INF),    # outside of what is mounted
+        ("/a/../../b", {"/a": "50000 100000\n", "": "50000 100000\n"}, INF),    # outside of the mounted tree
     ],
 )
 def test_version_2(group, files, expected, tree):
-    """The least of a group and of those above it."""
+    """The smallest quota of a group and its ancestors."""
     root = tree(f"0::{group}\n", [MOUNT_2], files={f"{V2}{folder}/cpu.max": text for folder, text in files.items()})
     assert cpus.quota(root) == expected
 
@@ -91,7 +91,7 @@ ODD = [
 
 @pytest.mark.parametrize("content", ODD, ids=range(len(ODD)))
 def test_odd_files(content, tree):
-    """They limit nothing, or to a positive number; nothing is raised."""
+    """They give no quota or a positive one, and raise nothing."""
     root = tree("0::/a\n", [MOUNT_2], files={f"{V2}/a/cpu.max": content})
     assert cpus.quota(root) >= 0
     assert cpus.available(root) >= 1
@@ -119,7 +119,7 @@ def test_no_tree(tmp_path):
 
 @pytest.mark.parametrize(("quota", "expected"), [("max", 3), ("1000", 1), ("100000", 1), ("100001", 2), ("900000", 3)])
 def test_available(quota, expected, tree, monkeypatch):
-    """A part of a CPU counts as one; no more than the affinity."""
+    """Part of a CPU counts as one; never more than the affinity."""
     root = tree("0::/\n", [MOUNT_2], files={f"{V2}/cpu.max": f"{quota} 100000\n"})
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 5}, raising=False)
     assert cpus.available(root) == expected
@@ -135,7 +135,7 @@ print(*map(check_n_jobs, (-1, -2, -3, -9, 1, 7, None)))
 
 
 def test_jobs(python):
-    """-1 is what this process may use, and not every CPU of the machine; -2 is one less; at least one, as in joblib."""
+    """-1 means all CPUs that this process may use, -2 one fewer, and at least one, as in joblib."""
     assert python(JOBS) == "3 2 1 1 1 7 None"
 
 

@@ -1,4 +1,4 @@
-"""Which build of the kernels runs."""
+"""Which instruction set's kernels run."""
 
 import os
 from importlib.util import find_spec
@@ -23,7 +23,7 @@ def module(name):
 
 
 def usable():
-    """On this CPU, slowest first."""
+    """The instruction sets that work on this CPU, slowest first."""
     return ["baseline", *(name for name in _kernels.cpu_sets() if find_spec(module(name)))]
 
 

@@ -1,4 +1,4 @@
-"""Finite logits, scales and weights of any size and ratio: right wherever the result is a number."""
+"""Finite logits, scales and weights of any size and ratio: exact wherever the result is finite."""
 
 import ml_dtypes
 import numpy as np
@@ -24,7 +24,7 @@ def target_of(kind, rows, n, seed=0):
 
 @reference.quiet
 def check(x, target, dtype, sizes=("none", "mean", "sum"), **options):
-    """Of each reduction: the loss is the twin's, infinite where that is too large, and so is the gradient."""
+    """For each reduction, loss and gradient are the twin's, and infinite where these are too large."""
     eps = float(np.finfo(dtype).eps)
     for reduction in sizes:
         loss, grad = xent.cross_entropy(x, target, reduction=reduction, return_grad=True, **options)
@@ -34,7 +34,7 @@ def check(x, target, dtype, sizes=("none", "mean", "sum"), **options):
             actual, desired = np.asarray(actual, EXTENDED), np.asarray(desired, EXTENDED)
             fits = np.abs(desired) <= info.max
             np.testing.assert_array_equal(np.isfinite(actual), fits)
-            # The terms of a gradient are up to the weight of a row, and 1 if there is none.
+            # The terms of a gradient are as large as the weight of the row, or 1.
             terms = 8 * eps * max(np.abs(desired[fits]).max(initial=0), 1) if name == "gradient" else 0
             np.testing.assert_allclose(actual[fits], desired[fits], 64 * eps, 4 * info.smallest_normal + terms)
 
@@ -43,7 +43,7 @@ def check(x, target, dtype, sizes=("none", "mean", "sum"), **options):
 
 
 def test_a_capped_mask():
-    """What people write for "never" stays at the cap."""
+    """A large negative logit that stands for "never" saturates at minus the cap."""
     assert xent.cross_entropy(np.float32([[1, 2, -1e30]]), [0], softcap=30.0) == pytest.approx(1.311371, rel=1e-6)
     x = np.float32([[6, 0, -2e14]])
     exact = reference.cross_entropy(x, [2], softcap=30.0)[0]
@@ -86,7 +86,7 @@ def test_a_capped_linear_layer(dtype):
 @each_kind
 @pytest.mark.parametrize("scale", [2.0, -3.0, 1e3])
 def test_scaled_logits_that_overflow(kind, dtype, scale):
-    """The largest finite masks, in a whole row too, under an inverse temperature."""
+    """Logits of the largest finite size, in a part of a row and in all of it, times an inverse temperature."""
     largest = float(np.finfo(dtype).max)
     for n in LENGTHS:
         rng = np.random.default_rng(n)
@@ -116,7 +116,7 @@ def test_options_of_any_size(options, dtype):
 
 @each_dtype
 def test_logits_near_the_cap(dtype):
-    """Where exp(-2 x / cap) is about the rounding error of 1, a cap keeps the digits of small differences."""
+    """Where exp(-2 x / cap) is about eps, small differences keep their digits."""
     bits = 24 if dtype == np.float32 else 53
     for cap in (5.0, 30.0):
         edge = np.linspace(bits * np.log(2) / 2 - 2, bits * np.log(2) / 2 + 2, 200)
@@ -128,7 +128,7 @@ def test_logits_near_the_cap(dtype):
 
 
 def test_labels_that_cannot_happen():
-    """Beside one, scaled logits are not computed from their distances: the gradient keeps its digits."""
+    """Beside a logit of -inf, the gradient of scaled logits keeps its digits."""
     x = np.array([[-np.inf, -33.1, 0.7]])
     for label in (0, 2):
         grad = xent.cross_entropy(x, [label], logit_scale=1.5, return_grad=True, reduction="sum")[1]
@@ -145,7 +145,7 @@ def test_distances_that_overflow():
 
 
 def test_scales_that_round():
-    """In a linear layer too, whatever the scratch."""
+    """In a linear layer too, the bits do not depend on the size of the scratch."""
     rng = np.random.default_rng(0)
     weight, X = (rng.normal(size=(5000, 1)) * 30).astype(np.float32), np.ones((400, 1), np.float32)
     labels = np.full(400, weight.argmax())
@@ -198,7 +198,7 @@ def test_sample_weights_of_any_ratio(name, kind, dtype):
 @each_dtype
 @each_kind
 def test_the_heaviest_row_is_ignored(kind, dtype):
-    """The weights that count are 1e-600 of it."""
+    """The other weights are 1e-600 times as large."""
     x = np.random.default_rng(0).normal(size=(3, 4)).astype(dtype)
     weight = np.array([1e300, 1e-300, 1e-300])
     for target in ([-100, 0, 1], (np.array([[-100], [0], [1]]), np.ones((3, 1)))):

@@ -1,4 +1,4 @@
-"""Results are what they were, to the last bit, whatever was rebuilt (see golden_bits.py)."""
+"""Results have not changed by a bit (see golden_bits.py)."""
 
 import json
 
@@ -13,5 +13,5 @@ import xent
 def test_golden_bits(dtype, layout):
     known = json.loads(golden_bits.FILE.read_text()).get(xent.isa())
     if known is None or known["libm"] != golden_bits.libm():
-        pytest.skip("nothing is known of this instruction set with this C library")
+        pytest.skip("no hashes for this instruction set and C library")
     assert golden_bits.hashes(dtype, layout) == known[dtype]

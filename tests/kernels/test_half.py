@@ -1,4 +1,4 @@
-"""float16 and bfloat16: every number is read exactly, and gradients are those of float32, rounded to nearest even."""
+"""float16 and bfloat16: every number is read exactly, and a gradient is that of float32, rounded to nearest even."""
 
 import numpy as np
 import pytest
@@ -42,27 +42,26 @@ def everything(shape, dtype, kind, seed=0, ignored=-7):
 
 
 def patterns(half):
-    """Every number, infinity and NaN there is."""
+    """All 65,536 numbers, infinities and NaN."""
     return np.arange(1 << 16, dtype=np.uint16).view(half)
 
 
 @quiet
 def cast(x, dtype):
-    """What NumPy and ml_dtypes make of it: to nearest, ties to even, overflow to infinity."""
+    """Convert as NumPy and ml_dtypes do: to nearest, ties to even, overflow to infinity."""
     return x.astype(dtype)
 
 
 def assert_same(actual, expected):
-    """The same numbers in the same type; bfloat16 is compared as float32."""
+    """The same type and bits; bfloat16 is compared as float32."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.dtype == expected.dtype
     assert_same_bits(*(cast(a, np.float32) if a.itemsize == 2 else a for a in (actual, expected)))
 
 
 def check(name, x, target, reductions=REDUCTIONS, **options):
-    """The loss is that of the same float32 numbers, and so is a float32 gradient; others are its rounding. Returns the
-    loss and the half-precision gradient of the last reduction.
-    """
+    """Loss and float32 gradient are those of the same numbers in float32; the half-precision gradient is its rounding.
+    Returns the loss and the half-precision gradient of the last reduction."""
     function = getattr(xent, name)
     for reduction in reductions:
         given = {"reduction": reduction, **options}
@@ -84,7 +83,7 @@ def check(name, x, target, reductions=REDUCTIONS, **options):
 
 
 def rows_of(numbers, n, places):
-    """A row for each number, at one place; all else is -inf."""
+    """A row for each number; all other classes are -inf."""
     x = np.full((len(numbers), n), -INF, numbers.dtype)
     x[range(len(numbers)), places] = numbers
     return x
@@ -95,7 +94,7 @@ def rows_of(numbers, n, places):
 
 @each_half
 def test_every_number_at_every_place_of_all_lengths(half):
-    """A class alone in its row has probability 1, and the gradient of half its squared logsumexp is the logit."""
+    """If all other classes are -inf, the gradient of half the squared logsumexp is the logit itself."""
     numbers = patterns(half)
     wide = cast(numbers, np.float32)
     wide[np.isinf(wide)] = NAN      # no probabilities
@@ -112,7 +111,7 @@ def test_every_number_at_every_place_of_all_lengths(half):
 @each_half
 @pytest.mark.parametrize("sign", [1, -1])
 def test_rounding_at_all_lengths(half, sign):
-    """Weights next to and half-way between all numbers, below the smallest and above the largest, as gradients."""
+    """Gradients next to and half-way between all numbers, below the smallest and above the largest."""
     exact = cast(patterns(half)[: 1 << 15], np.float64)
     exact = exact[exact < INF]
     exact = np.append(exact, 2 * exact[-1] - exact[-2])     # where the next one would be
@@ -184,7 +183,7 @@ def test_primitives_of_all_lengths(name, half):
 @each_target
 @pytest.mark.parametrize("weight", [1, 1e-7, 1e-39, 1e5])
 def test_all_lengths(weight, kind, half):
-    """Alone and under every option; gradients that are subnormal, or too large."""
+    """Without options and with all; gradients that are normal, subnormal, or too large."""
     for n in (*SHORT_LENGTHS, *EDGE_LENGTHS[-3:]) if weight == 1 else FEW_LENGTHS:
         x, target, options = everything((4, n), half, kind, seed=n)
         options["sample_weight"] = options["sample_weight"] * weight
@@ -196,7 +195,7 @@ def test_all_lengths(weight, kind, half):
 @each_half
 @each_target
 def test_overflow(kind, half):
-    """To infinities of both signs, where a float32 gradient does or does not overflow too."""
+    """Gradients overflow to infinities of both signs, whether the float32 gradient overflows too or not."""
     x, target, _ = everything((20, LENGTH), half, kind)
     for weight in (3.4e38, 1e39) if half is bfloat16 else (1e4, 1e39, 1e6):
         _, grad = check("cross_entropy", x, target, ["sum"], sample_weight=weight, ignore_index=-7)
@@ -265,7 +264,7 @@ def test_categorical_cross_entropy(kind, half):
 
 
 def with_masses(target, change):
-    """A target whose masses are changed; labels have none."""
+    """Change the masses of a target; labels have none."""
     if isinstance(target, tuple):
         return target[0], change(target[1])
     return target if target.dtype.kind == "i" else change(target)
@@ -275,7 +274,7 @@ def with_masses(target, change):
 @each_target
 @pytest.mark.parametrize("layout", ["C", "every other", "reversed", "unaligned"])
 def test_targets_and_weights(layout, kind, half):
-    """Half-precision masses and weights are the numbers they are, whatever the logits' type."""
+    """Half-precision masses and weights are read exactly, whatever the type of the logits."""
     for dtype in (*DTYPES, half):
         for n in (1, 2, 17, 40):
             x, target, options = everything((5, n), dtype, kind, seed=n)
@@ -330,7 +329,7 @@ def test_types(half):
 
 @each_half
 def test_mean_of_many_rows(half):
-    """Most of its gradient is below the smallest float16, but no number of float32 or bfloat16."""
+    """Most elements of its gradient are below the smallest float16, but not below that of float32 or bfloat16."""
     rows = 1 << 16
     x = np.random.default_rng(0).normal(size=(rows, 20), scale=4).astype(half)
     labels = np.arange(rows) % 20

@@ -1,6 +1,6 @@
-"""Peak memory: beyond its operands and its results, a call needs no more than a scratch for a few rows.
+"""Peak memory: beyond its operands and results, a call allocates at most a scratch for a few rows.
 
-NumPy and the kernels report what they allocate to tracemalloc.
+NumPy and the kernels report their allocations to tracemalloc.
 """
 
 import tracemalloc
@@ -12,11 +12,11 @@ from reference import WRITEABLE_LAYOUTS
 
 import xent
 
-ELEMENTS = 2_000_000        # of every operand of full shape: 8 MB of float32, 2 of bool
+ELEMENTS = 2_000_000        # of every operand of full shape: 8 MB of float32, 2 MB of bool
 BOUND = 1 << 20             # bytes
 LAYOUTS = {name: WRITEABLE_LAYOUTS[name] for name in ("C", "Fortran", "every other")}
 
-# Class axis and shape: of many classes, and of so few that what is one for each row is large as well.
+# Class axis and shape: with many classes; and with few, so that an array with one element per row is large, too.
 SHAPES = {
     "last axis, many classes": (-1, (1000, 2000)),
     "last axis, few classes": (-1, (250_000, 8)),
@@ -28,7 +28,7 @@ SHAPES = {
     "last axis, one row": (-1, (1, 2_000_000)),
 }
 TARGETS = ["labels", "distribution", "sparse"]
-K = 4       # classes of a row of a sparse distribution
+K = 4       # classes per row of a sparse distribution
 
 
 @cache
@@ -53,7 +53,7 @@ def target_for(form, shape, axis, dtype, move):
     return move(indices), move(filled((*rows, K)))
 
 
-# --- the calls: each takes a layout for its operands, and returns what to call and the array that is to be filled -----
+# --- the calls: each takes a layout for its operands, and returns a call and the output array that it fills -----------
 
 
 def cross_entropy(move, form="labels", at="last axis, few classes", dtype=np.float32, grad=None, options=None):
@@ -105,7 +105,7 @@ def row_weights(shape, axis, move):
 
 
 def mask_of_classes(shape, axis, move):
-    """The same in all rows: broadcast."""
+    """A mask that is broadcast over the rows."""
     line = np.ones(len(shape), int)
     line[axis] = shape[axis]
     return np.arange(shape[axis]).reshape(line) % 7 != 5
@@ -210,13 +210,13 @@ def cells():
             long = "vocabulary" in name or "one row" in name
             if layout == "every other" and not long:
                 continue
-            usual = layout == "C" or "vocabulary" in name      # the usual run is to be short
+            usual = layout == "C" or "vocabulary" in name      # the others are for the deep run
             marks = [] if usual else [pytest.mark.deep]
             yield pytest.param(prepare, layout, id=f"{name}, {layout}", marks=marks)
 
 
 def peak(call, given):
-    """The bytes that a call allocates at once, beyond the arrays it returns."""
+    """Peak bytes that a call allocates beyond the arrays that it returns."""
     tracemalloc.start()
     try:
         results = call()
@@ -229,7 +229,7 @@ def peak(call, given):
 
 @pytest.fixture(scope="module", autouse=True)
 def _once():
-    """What is needed once: threads, and modules that NumPy imports when they are first used."""
+    """Allocate what is needed once: threads, and modules that NumPy imports lazily."""
     xent.cross_entropy(np.zeros((1000, 1000), order="F"), np.zeros(1000, int), n_threads=2)
 
 

@@ -1,4 +1,4 @@
-"""Threads: the same bits for any number of them, and calls that work wherever Python does."""
+"""Threads: the same bits for any number of them; calls from other threads and processes, and at exit."""
 
 import os
 import sysconfig
@@ -31,7 +31,7 @@ SHAPES = [(40, 500), (2000, 11), (7, 3, 1000), (2, 10_000), (20_000, 1)]
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Small arrays are cut and shared out as large ones are."""
+    """Cut small arrays into blocks and share them among threads, as large ones are."""
     monkeypatch.setattr(threads, "BLOCK_ELEMENTS", 1000)
     monkeypatch.setattr(threads, "THREAD_ELEMENTS", 2000)
 
@@ -43,7 +43,7 @@ def arguments(shape, dtype):
 
 
 def calls(shape, dtype):
-    """Every function as one of the number of threads."""
+    """Every function, as a function of the number of threads."""
     x, labels, weight = arguments(shape, dtype)
     target = np.abs(x)
     proba = target / (1 + target)
@@ -133,7 +133,7 @@ def test_blocks_cover_the_work(units, elements):
 
 
 def sums_of_rows(n_threads):
-    """A kernel's results, of 20 blocks of a row."""
+    """A kernel's results for 20 blocks of one row."""
     x = np.random.default_rng(0).normal(size=(20, 50_000))
     out = np.full(20, np.nan)
     threads.Blocks(20, 1, 20, n_threads).run(kernels.logsumexp, x, None, out, None, 1)
@@ -148,7 +148,7 @@ def test_every_block_is_done(n_threads):
 
 
 def test_no_thread_can_start(monkeypatch):
-    """A process may run out of threads, after the first or before."""
+    """The system may refuse to start a thread, the first one or a later one."""
 
     class Pool(ThreadPoolExecutor):
         submitted = 0
@@ -169,8 +169,8 @@ def test_no_thread_can_start(monkeypatch):
     assert pool.submitted == 4      # 2, and then 1 for each call, which fails
 
 
-def test_busy_helpers_are_not_awaited(monkeypatch):
-    """A call that finishes before its helpers begin takes the work back."""
+def test_busy_workers_are_not_awaited(monkeypatch):
+    """If a call finishes before a worker starts, it does not wait for the worker."""
     expected = sums_of_rows(1)
     release = threading.Event()
     with ThreadPoolExecutor(1) as pool:
@@ -181,8 +181,8 @@ def test_busy_helpers_are_not_awaited(monkeypatch):
         release.set()
 
 
-def test_helpers_are_not_called_again_and_again(monkeypatch):
-    """While none comes, another call of one more would only be work for later."""
+def test_workers_are_not_asked_for_again_and_again(monkeypatch):
+    """While no worker starts, later calls do not ask for more of them again and again."""
     expected = sums_of_rows(1)
     release = threading.Event()
     monkeypatch.setattr(threads, "MAX_WORKERS", 3)
@@ -198,7 +198,7 @@ def test_helpers_are_not_called_again_and_again(monkeypatch):
 
 @pytest.fixture
 def learning(monkeypatch):
-    """As outside of the tests, from the beginning."""
+    """Learn from the times of runs, as outside of the tests, from a fresh start."""
     monkeypatch.setattr(threads, "LONGEST_PAUSE", 1.0)
     monkeypatch.setattr(threads, "_pause", 0.0)
     monkeypatch.setattr(threads, "_alone_until", 0.0)
@@ -210,7 +210,7 @@ def threads_of_a_run():
 
 @pytest.mark.usefixtures("learning")
 def test_threads_that_only_wait_are_no_help(monkeypatch):
-    """After a run that got little of the CPUs, the calling thread works alone for a while."""
+    """After a run whose threads got little CPU time, calls work alone for a while."""
     assert threads_of_a_run() == 2
     with monkeypatch.context() as patch:
         patch.setattr(threads, "_learn", lambda seconds, busy, learn=threads._learn: learn(0.02, 0.01))
@@ -225,7 +225,7 @@ def test_threads_that_only_wait_are_no_help(monkeypatch):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_time_of_a_run(threads):
-    """Of all threads, for what is learned from it."""
+    """The wall time of a run and the CPU time of its threads, from which the pause is learned."""
     x = np.random.default_rng(0).normal(size=(2000, 4000))
     work = kernels.Work(2000, 10, 200, threads)
     start = time.perf_counter()
@@ -233,7 +233,7 @@ def test_time_of_a_run(threads):
     elapsed = time.perf_counter() - start
     assert work.threads == threads
     if threads == 1:
-        assert work.seconds == work.busy == 0       # nothing to learn
+        assert work.seconds == work.busy == 0       # with one thread, nothing to learn
     else:
         assert 0 < work.seconds <= elapsed
         assert 0 < work.busy <= 2 * elapsed
@@ -247,8 +247,8 @@ def test_pauses_grow_and_shrink():
 
     shortest, longest = threads.SHORTEST_PAUSE, threads.LONGEST_PAUSE
     short = threads.TELLING_TIME / 2
-    assert learn(short, 0.0) == 0           # tells nothing
-    assert learn(0.002, 0.004) == 0         # two CPUs' work
+    assert learn(short, 0.0) == 0           # too short to tell
+    assert learn(0.002, 0.004) == 0         # both CPUs were ours
     assert threads._alone_until == 0
     assert [learn(0.002, 0.001) for _ in range(3)] == [shortest, 2 * shortest, 4 * shortest]
     assert learn(short, 0.0) == 4 * shortest
@@ -274,7 +274,7 @@ def test_default_number_of_threads(monkeypatch):
     monkeypatch.setattr(cpus, "available", lambda: 5)
     assert xent.get_num_threads() == 5
     monkeypatch.setattr(cpus, "available", lambda: 6)
-    assert xent.get_num_threads() == 5      # found out once
+    assert xent.get_num_threads() == 5      # determined once
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", " 2", "2,1"])
@@ -303,7 +303,7 @@ print(threading.active_count())
 
 
 def test_environment_and_the_threads_that_start(python):
-    """A small call starts none; a large one no more than it may."""
+    """A small call starts no thread, a large one at most XENT_NUM_THREADS - 1."""
     assert python(SMALL_AND_LARGE, XENT_NUM_THREADS="1").split() == ["1", "1", "1"]
     number, small, large = python(SMALL_AND_LARGE, XENT_NUM_THREADS="2").split()
     assert (number, small) == ("2", "1")
@@ -362,7 +362,7 @@ if __name__ == "__main__":
     print(all((a == b).all() for one, other in zip(expected, found) for a, b in zip(one, other)))
 """
 
-# More threads than CPUs and than helpers, none of which may wait for another for ever.
+# More threads than CPUs and workers; none may wait for another for ever.
 MANY_THREADS = """
 import faulthandler, threading
 faulthandler.dump_traceback_later(90, exit=True)
@@ -384,7 +384,7 @@ for thread in threads: thread.join()
 print(len(right), all(right))
 """
 
-# Threads of the pool that call in turn, so that nobody is left to help them.
+# Threads of the pool that make calls themselves, so that no worker is left.
 NESTED = """
 import faulthandler
 from xent._calls import threads
@@ -398,14 +398,14 @@ def test_calls_from_many_threads_at_once(python):
     assert python(PREPARE + MANY_THREADS) == "288 True"
 
 
-def test_calls_from_a_helper(python):
+def test_calls_from_a_worker(python):
     assert python(PREPARE + NESTED) == "True"
 
 
 @pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this interpreter has a GIL")
 @pytest.mark.parametrize("script", [MANY_THREADS, NESTED], ids=["many threads", "nested"])
 def test_without_gil(script, python):
-    """Importing xent does not bring it back: Python would warn, and warnings are errors here."""
+    """Importing xent does not enable it: Python would warn, and warnings are errors here."""
     off = "\nimport sys\nassert not sys._is_gil_enabled()\n"
     assert python(PREPARE + off + script + off).endswith("True")
 
@@ -418,7 +418,7 @@ def test_joblib(backend, python):
 
 @needs_fork
 def test_fork(python):
-    """Of a process whose pool is at work: the child makes its own."""
+    """Of a process whose pool is at work; the child makes its own pool."""
     assert python(PREPARE + FORK) == "True"
 
 
@@ -429,7 +429,7 @@ def test_multiprocessing(method, python):
 
 @pytest.mark.parametrize("used_before", [False, True])
 def test_calls_work_while_the_interpreter_shuts_down(used_before, python):
-    """When no thread can be started any more, in atexit and after it; the pool may not even be there yet."""
+    """In atexit and after it, when no thread can be started any more; whether there is a pool already or not."""
     script = PREPARE + f"""
 import atexit, sys
 if {used_before}:

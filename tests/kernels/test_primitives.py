@@ -1,6 +1,4 @@
-"""logsumexp, softmax and log_softmax against the twin: types, layouts, axes, shapes, lengths, outputs, infinities,
-factors and signs.
-"""
+"""logsumexp, softmax and log_softmax against the twins: types, layouts, axes, lengths, outputs, infinities, factors."""
 
 import itertools
 
@@ -43,7 +41,7 @@ def both(name, x, axis=-1, **options):
 
 
 def every_axis(ndim):
-    """Each axis counted from both ends, every combination of axes in some order, none of them, and all."""
+    """Each axis counted from both ends, every combination of axes, no axis, and all of them."""
     yield from range(-ndim, ndim)
     for k in range(ndim + 1):
         yield from itertools.combinations(range(ndim), k)
@@ -74,7 +72,7 @@ def test_layouts_and_axes(name, layout, dtype):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @each_dtype
 def test_rows_of_several_axes(name, layout, dtype):
-    """Of many elements, in runs of memory that vectors fill or not."""
+    """Rows of many elements, in contiguous runs of memory that are multiples of a vector or not."""
     x = LAYOUTS[layout](normal((3, 20, 4, 70), dtype))
     for axis in [(1, 3), (3, 1), (0, 2), (0, 1, 3), (0, 3)]:
         assert_close(*both(name, x, axis), dtype)
@@ -180,7 +178,7 @@ def test_nothing_else_is_written(name, dtype):
 
 @outputs
 def test_out_of_other_arrays(name):
-    """Big-endian, unaligned and read-only input goes to an ordinary output, and a view of a subclass keeps its type."""
+    """Big-endian, unaligned and read-only inputs have an ordinary output; an output of a subclass keeps its type."""
     x = normal((3, 4))
     for layout in ("big-endian", "unaligned", "read-only", "memory map"):
         out = np.empty((3, 4))
@@ -254,7 +252,7 @@ def test_huge_and_tiny_logits(name, n, dtype):
 
 @each_dtype
 def test_probability_of_the_maximum(dtype):
-    """Exactly 1 where nothing else counts, and equal where maxima are, whatever their size."""
+    """It is exactly 1 if all other classes are -inf, and equal for equal maxima, whatever their size."""
     for m in (0.0, 0.3, -7.7, 123.456, 1e4, -3e5, 1e30):
         x = np.full((3, 200), m - 5 if abs(m) < 1e6 else m / 2, dtype)
         x[:, ::50] = m
@@ -272,7 +270,7 @@ def test_probability_of_the_maximum(dtype):
 @pytest.mark.parametrize("half", ["float16", "bfloat16"])
 @pytest.mark.parametrize("scale", [0.01, 3, 1000])
 def test_half_precision(name, scale, half):
-    """In its own type, within a unit in the last place of it; what float32 has no normal number for may be 0."""
+    """Results have the type of x and are within an ulp of it; below the smallest normal float32 they may be 0."""
     ml_dtypes = pytest.importorskip("ml_dtypes") if half == "bfloat16" else None
     dtype, info = (ml_dtypes.bfloat16, ml_dtypes.finfo("bfloat16")) if ml_dtypes else (np.float16, np.finfo(half))
     for shape in [(4, 1), (50, 2), (30, 7), (20, 40), (2, 600)]:
@@ -297,15 +295,15 @@ FEW = 4 if reference.IS_EXACT else 100
 
 @reference.quiet
 def check_factors(x, b, axis=-1, dtype=None):
-    """The sum has an error of a few roundings of float64 of its terms, whatever cancels; then the logarithm rounds."""
+    """The sum is within a few float64 roundings of its terms, however much cancels; then the logarithm rounds."""
     actual, sign = xent.logsumexp(x, axis, b=b, return_sign=True)
     exact, exact_sign = reference.weighted_logsumexp(x, b, axis)
-    # Of the types: NumPy 1 looks at the values of scalars as well.
+    # Of the dtypes, since NumPy 1 looks at the values of scalars as well.
     dtype = np.result_type(np.asarray(x).dtype, np.asarray(b).dtype) if dtype is None else dtype
     assert actual.dtype == sign.dtype == dtype
     assert actual.shape == sign.shape == exact.shape
     size = reference.weighted_logsumexp(x, np.abs(np.asarray(b, reference.EXTENDED)), axis)[0]
-    share = np.where(size == -INF, 0, np.exp(exact - size))     # of the terms, that does not cancel
+    share = np.where(size == -INF, 0, np.exp(exact - size))     # the fraction of the terms that does not cancel
     error = np.abs(np.where(size == -INF, sign, sign * np.exp(actual - size)) - exact_sign * share)
     m = np.where(b == 0, -INF, x).max(axis, initial=-INF)
     at = np.where(share == 0, 0, np.maximum(np.abs(m), np.abs(exact)))
@@ -316,7 +314,7 @@ def check_factors(x, b, axis=-1, dtype=None):
 
 
 def factors(shape, dtype=np.float64, seed=1):
-    """Of both signs, and some 0."""
+    """Integers of both signs, some of them 0."""
     return np.rint(normal(shape, np.float64, 4, seed)).astype(dtype)
 
 
@@ -333,7 +331,7 @@ def test_factors_layouts_and_axes(layout, dtype):
 
 @each_dtype
 def test_factors_of_long_rows(dtype):
-    """What is in one part of a row counts in all of it: the maximum, infinities, NaN."""
+    """Rows are taken in pieces: a maximum, an infinity or NaN in one of them counts in all."""
     places = [0, 4095, 4096, 8191, 8192, 9999]
     x, b = normal((len(places), 10_000), dtype), factors((len(places), 10_000), dtype)
     x[range(len(places)), places] = 20
@@ -360,7 +358,7 @@ def test_factors_broadcast(dtype):
 
 @each_dtype
 def test_factor_types(dtype):
-    """As in NumPy: the type of both together, and a Python number has none."""
+    """As in NumPy, the result has the common type of both, and a Python number has no type."""
     x = normal((3, 5), dtype)
     for kind in ("i1", "i2", "i4", "i8", ">i2", "u1", "u8", "f4", "f8", ">f8", "f2"):
         b = np.abs(factors((3, 5))).astype(kind) if kind[0] == "u" else factors((3, 5), kind)
@@ -376,7 +374,7 @@ def test_factor_types(dtype):
 @each_dtype
 @pytest.mark.parametrize("lengths", [SHORT_LENGTHS, EDGE_LENGTHS], ids=["short", "edge"])
 def test_factors_row_lengths(lengths, dtype):
-    """Of one sign, within 2 ulp of the larger of the maximum and the result; of both, of what cancels."""
+    """With factors of one sign, within 2 ulp of the larger of maximum and result; of both signs, see check_factors."""
     for n in lengths:
         x = rows_with_every_maximum(n, dtype)
         x += 4 - x.max(axis=1, keepdims=True)
@@ -395,7 +393,7 @@ def test_factors_row_lengths(lengths, dtype):
 @needs_exact_twin
 @each_dtype
 def test_factors_of_sums_near_one(dtype):
-    """Neither the maximum nor the result is large, and the logarithm of a factor cancels: the sum bounds the error."""
+    """Maximum and result are near 0, where the logarithm of the sum cancels."""
     for n in (2, 3, 5, 17):
         x = normal((200, n), dtype, 0.1)
         b = (normal((200, n), np.float64, 0.1) + 1 / n).clip(0.01).astype(dtype)
@@ -460,11 +458,11 @@ def test_factor_0_hides_everything(n, dtype):
     ],
 )
 def test_strange_sums(x, b, expected, dtype):
-    """In rows of any length, in either order; a negative sum is NaN unless its sign is asked for."""
+    """In rows of any length and both orders; a negative sum gives NaN unless return_sign is set."""
     tolerance = {"rtol": 2 * np.finfo(dtype).eps, "atol": 0}
-    for n, turn in itertools.product((0, 1, 5, 14, 70), (1, -1)):
-        row = np.array([*x[::turn], *[-INF] * n], dtype)
-        weight = np.array([*b[::turn], *[0] * n], dtype)
+    for n, step in itertools.product((0, 1, 5, 14, 70), (1, -1)):
+        row = np.array([*x[::step], *[-INF] * n], dtype)
+        weight = np.array([*b[::step], *[0] * n], dtype)
         actual = xent.logsumexp(row, b=weight, return_sign=True)
         np.testing.assert_allclose(actual, expected, **tolerance)
         assert actual[1] != 0 or not np.signbit(actual[1])
@@ -556,7 +554,7 @@ def test_cut_of_the_batch(name, x, data):
 
 @given(x=arrays(scales=(1, 10, 30)))
 def test_entry_points_agree(x):
-    """softmax sums to 1, is exp(log_softmax), and log_softmax is x - logsumexp."""
+    """softmax sums to 1 and is exp(log_softmax); log_softmax is x - logsumexp."""
     eps = np.finfo(x.dtype).eps
     p, log_p, total = xent.softmax(x), xent.log_softmax(x), xent.logsumexp(x, keepdims=True)
     size = np.abs(x).max() + 1

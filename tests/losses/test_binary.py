@@ -25,7 +25,7 @@ REDUCTIONS = ["mean", "sum", "none"]
 TWO = ["mean", "none"]      # for sweeps: a sum is a mean without its division
 NAMES = ["binary_cross_entropy_with_logits", "binary_cross_entropy"]
 SHAPES = [(), (1,), (5,), (3, 5), (2, 3, 4), (2, 1, 3, 2)]
-LENGTHS = [*SHORT_LENGTHS, 511, 512, 513, 1024, 1029]     # elements are done in chunks of 512
+LENGTHS = [*SHORT_LENGTHS, 511, 512, 513, 1024, 1029]     # the kernel takes chunks of 512 elements
 INF, NAN = np.inf, np.nan
 
 each = pytest.mark.parametrize("name", NAMES)
@@ -33,7 +33,7 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
 class Problem:
-    """Logits (or probabilities), targets (labels, or anything between) and all the weights there are."""
+    """Logits (or probabilities), targets (labels, or numbers in [0, 1]) and every kind of weight."""
 
     def __init__(self, name, shape, dtype=np.float64, seed=0, labels=False):
         rng = np.random.default_rng(seed)
@@ -46,7 +46,7 @@ class Problem:
 
 
 def check(name, x, target, reductions=REDUCTIONS, **options):
-    """The loss for every reduction, with a gradient and without, is that of the twin."""
+    """For every reduction, the loss (with a gradient and without) and the gradient are the twin's."""
     dtype = np.asarray(x).dtype.newbyteorder("=")
     dtype = dtype if dtype.kind == "f" else np.dtype(np.float64)
     for reduction in reductions:
@@ -348,7 +348,7 @@ def test_cut_of_the_batch(name, x, data):
 
 @given(x=arrays(), labels=st.booleans())
 def test_symmetry(x, labels):
-    """Yes of x is no of -x."""
+    """The loss of 1 at x is that of 0 at -x."""
     p = Problem(NAMES[0], x.shape, x.dtype, labels=labels)
     p.target = np.rint(p.target * 16) / 16
     loss, grad = xent.binary_cross_entropy_with_logits(x, p.target, reduction="none", return_grad=True)

@@ -33,7 +33,7 @@ def problem(shape, axis=-1, dtype=np.float64, seed=0, scale=3):
 
 
 def check(logits, labels, *, topk=(1, 5), axis=-1, **options):
-    """All that evaluate returns is that of the twin; the loss and the entropy have no digits of chance."""
+    """Everything that evaluate returns is the twin's, and the loss and the entropy are accurate to the last digits."""
     result = xent.evaluate(logits, labels, topk=topk, axis=axis, **options)
     ks = [int(k) for k in np.atleast_1d(topk)]
     # More than there are classes is all of them: NaN is right for no k.
@@ -57,7 +57,7 @@ def check(logits, labels, *, topk=(1, 5), axis=-1, **options):
 
 
 def assert_equal(actual, expected):
-    """To the last bit, but NaN is NaN."""
+    """The same bits, except that any NaN equals any other."""
     assert type(actual) is type(expected) is xent.Evaluation
     np.testing.assert_equal(tuple(actual), tuple(expected))
 
@@ -87,7 +87,7 @@ def test_layouts_and_axes(layout, dtype):
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
 def test_half_precision(name):
-    """Read as it is, computed in float32: the same bits as of a float32 array."""
+    """Half precision gives the bits of the same numbers in float32."""
     dtype = np.float16 if name == "float16" else pytest.importorskip("ml_dtypes").bfloat16
     for shape in [(40, 3), (6, 50), (2, 300)]:
         for axis in (0, 1):
@@ -99,7 +99,7 @@ def test_half_precision(name):
 @each_dtype
 @pytest.mark.parametrize("lengths", [SHORT_LENGTHS, EDGE_LENGTHS[::3]], ids=["short", "edge"])
 def test_row_lengths(lengths, dtype):
-    """One row at a time, with the label at every rank, and all of them."""
+    """One row at a time and all together, with the label at every rank."""
     for n in lengths:
         x = rows_with_every_maximum(n, dtype)
         for rank in sorted({0, 1 % n, n // 2, n - 1}):
@@ -121,7 +121,7 @@ def test_label_types(kind, dtype):
 
 
 def test_other_arguments():
-    """Lists, integers as logits, weights of other types and shapes."""
+    """Lists, integer logits, and weights of other types and shapes."""
     logits, labels, weight = problem((2, 3, 4))
     expected = check(logits, labels, sample_weight=weight)
     assert_equal(xent.evaluate(logits.tolist(), labels.tolist(), sample_weight=weight.tolist()), expected)
@@ -193,7 +193,7 @@ def test_ties_never_help(n, dtype):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16])
 def test_accuracy_is_what_the_first_maximum_says(dtype):
-    """Of half-precision logits half are ties, and they are ranked as they are."""
+    """Half of the half-precision logits are tied; they are ranked as they are, without rounding."""
     for n in (2, 10, 100, 3000):
         x, labels, _ = problem((500, n))
         x = np.rint(4 * x).astype(dtype)
@@ -202,7 +202,7 @@ def test_accuracy_is_what_the_first_maximum_says(dtype):
 
 @each_dtype
 def test_nan_is_never_right(dtype):
-    """At every place, whatever k; the loss is NaN."""
+    """A NaN at any place: no k counts the row as right, and the loss is NaN."""
     for n in (*SHORT_LENGTHS, 513):
         x = rows_with_every_maximum(n, dtype)
         best = x.argmax(axis=1)
@@ -243,7 +243,7 @@ def test_perplexity_overflows_to_infinity(dtype):
 
 
 def test_infinite_sums():
-    """Each loss and each weight fits, their sum does not."""
+    """Each loss and each weight is finite, but their sum is not."""
     for shape in ((2, 4), (70_000, 2)):
         logits = np.zeros(shape)
         labels = np.ones(len(logits), int)
@@ -263,7 +263,7 @@ def test_infinite_sums():
 @each_dtype
 @pytest.mark.parametrize("ignored", [-100, -1, 0, 2, 255, 2**70])
 def test_ignored_rows(ignored, dtype):
-    """It is as if they, and rows of weight 0, were not there, whatever their logits."""
+    """They, and rows of weight 0, count nothing, whatever their logits."""
     logits, labels, weight = problem((40, 3), dtype=dtype)
     keep = labels != ignored
     if ignored < 2**63:
@@ -392,7 +392,7 @@ def test_update_and_merge_return_the_object():
 
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 def test_copies(again):
-    """They go on where the object was, and apart from it."""
+    """Copies continue where the object was, independently of it."""
     logits, labels, _ = problem((20, 7))
     options = {"topk": (2, 3), "axis": 0, "ignore_index": 4, "n_threads": 2}
     stream = xent.StreamingLoss(**options).update(logits[:9].T, labels[:9])
@@ -415,7 +415,7 @@ def test_number_of_threads(dtype):
 
 
 def pieces(logits, labels, weight, rng, **options):
-    """Shards of several batches each, merged in any order, as a tree of any form, some of them by way of pickle."""
+    """Shards of several batches, merged in any order and grouping, some of them after pickling."""
     n_shards = rng.integers(1, 6)
     shards = [xent.StreamingLoss(n_threads=int(rng.integers(1, 4)), **options) for _ in range(n_shards)]
     order = rng.permutation(len(logits))
@@ -453,7 +453,7 @@ def test_merged_shards_are_one_pass(dtype, rows, classes, scale, strange, seed):
 
 @pytest.mark.parametrize("weight", [[2**53, 1, 2**-54], [1, 2**-53, 2**-107], [2**90, 2**37, 1], [2**53, 3, 2**-52, 1]])
 def test_no_bit_is_lost(weight):
-    """A sum just above the middle of two neighbouring numbers, by something too small to be kept beside the rest."""
+    """A sum just above the midpoint of two neighbouring numbers; the excess is too small to be kept in two doubles."""
     weight = np.array(weight, float)
     x = np.zeros((len(weight), 2))
     whole = xent.evaluate(x, np.zeros(len(weight), int), sample_weight=weight)

@@ -1,4 +1,4 @@
-"""Frames and series of pandas and polars as arguments of the losses: what their values are as NumPy arrays."""
+"""Frames and series of pandas and polars as arguments give the results of the same NumPy arrays."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ FLOATING = [name for name, dtype in NUMPY_OF.items() if dtype[0] == "f"]
 
 
 def frames(dtype):
-    """What makes a frame or series of an array: of pandas in this type, and of polars in the one like it."""
+    """Functions that turn an array into a frame or series: of pandas with this dtype, and of polars with a like one."""
     pandas = pytest.importorskip("pandas")
     if "pyarrow" in dtype:
         pytest.importorskip("pyarrow")
@@ -145,7 +145,7 @@ def test_columns_of_several_types():
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])
 def test_columns_that_are_no_numbers(library):
-    """Are named."""
+    """The error names the column."""
     make = pytest.importorskip(library).DataFrame
     frame = make({"a": [0.5, 0.25], "text": ["x", "y"], "b": ["x", "y"]})
     dtype = frame.dtypes["text"] if library == "pandas" else frame.dtypes[1]
@@ -170,7 +170,7 @@ def test_no_columns():
 
 
 def test_arrow_arrays_and_tables():
-    """A missing value of a dictionary is missing, an index that pandas stored is no class, and a period no number."""
+    """Missing values in dictionaries are NaN; an index that pandas stored is no class; a period is no number."""
     arrow, pandas = pytest.importorskip("pyarrow"), pytest.importorskip("pandas")
 
     def column(values):     # what a column of a table is

@@ -38,7 +38,7 @@ def problem(lead=(50,), classes=7, features=5, dtype=np.float64, seed=0):
 
 
 def filled(options, lead, classes, target=None):
-    """Options with arrays where they say True; a label that `where` hides would have an infinite loss."""
+    """Replace True by an array. Labels are not masked, since their loss would be infinite."""
     rng = np.random.default_rng(1)
     made = {
         "class_weight": lambda: rng.random(classes),
@@ -58,7 +58,7 @@ def targets(labels, classes, form):
 
 
 def assert_close(actual, expected, dtype, terms=0.0):
-    """Within the rounding of products, relative to the largest element or to the terms that all are differences of."""
+    """Equal up to the rounding of matrix products, relative to the largest element or to the terms that cancel."""
     (loss, grads), (right, right_grads) = actual, expected
     for got, want in zip((loss, *grads), (right, *right_grads), strict=True):
         if want is None:
@@ -70,7 +70,7 @@ def assert_close(actual, expected, dtype, terms=0.0):
 
 
 def small_blocks(monkeypatch, by_classes, rows=8, classes=3):
-    """Blocks of a few rows and chunks of a few classes, whatever the scratch."""
+    """Blocks of a few rows or chunks of a few classes, depending on the scratch."""
 
     def choose(task, max_scratch):
         by = by_classes and task.may_go_by_classes()
@@ -137,7 +137,7 @@ def test_sweep(data):
 
 
 def test_one_class():
-    """Found by the sweep: smoothed mass of one class cancels but for rounding."""
+    """A case that the sweep found: the smoothed mass of one class cancels up to rounding."""
     X, weight, y, _ = problem((1,), 1, 1, np.float32, 5)
     for smoothing in (0.1, 0.3, 0.7):
         loss, grads = xent.linear_cross_entropy(X, weight, y, label_smoothing=smoothing, return_grad=True)
@@ -167,7 +167,7 @@ def test_gradients_are_slopes():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_the_same_bits_as_the_loss_of_the_logits(dtype):
-    """Small integers have exact products."""
+    """Products of small integers are exact."""
     rng = np.random.default_rng(0)
     X = rng.integers(-4, 5, (3000, 6)).astype(dtype)
     weight, y = rng.integers(-4, 5, (50, 6)).astype(dtype), rng.integers(0, 50, 3000)

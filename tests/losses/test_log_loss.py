@@ -129,7 +129,7 @@ def test_probabilities_as_objects():
 
 
 def test_certain_predictions():
-    """As integers and booleans too, which are what they are."""
+    """Integers and booleans are taken as the probabilities 0 and 1."""
     one_hot = np.eye(3)[INDICES]
     for p in (one_hot, one_hot.astype(int), one_hot.astype(bool), one_hot.tolist(), one_hot.astype(bool).tolist()):
         assert xent.log_loss(INDICES, p) == 0
@@ -151,7 +151,7 @@ def test_distributions():
 
 
 def test_floats_of_one_axis_are_labels():
-    """Never a distribution, of whichever shape the probabilities are."""
+    """Labels are never taken for a distribution, whatever the shape of the probabilities."""
     assert xent.log_loss([2.0, 5.0], [0.25, 0.5]) == pytest.approx((-math.log(0.75) - math.log(0.5)) / 2)
     with pytest.raises(ValueError, match=r"^y_true\[0\] is 0\.25; .*\(Unknown label type: continuous\)$"):
         xent.log_loss([0.25, 1], [0.25, 0.5])
@@ -212,7 +212,7 @@ def test_errors(message, options, p, y):
 
 
 def test_warnings():
-    """Where scikit-learn warns, in its words, about the line that calls."""
+    """xent warns where scikit-learn does, in the same words, and names the caller's line."""
     for y, p, options, words in (
         ([0, 1], [[0.5, 0.25], [0.5, 0.5]], {}, r"^y_proba\[0\] sums to 0.75, .*The y_prob values do not sum to one\."),
         (
@@ -251,7 +251,7 @@ def test_scikit_learn_says_the_same():
 
 
 def test_the_accuracy_of_the_sum():
-    """Of a mean over many rows: that of the rows."""
+    """A mean over many rows is as accurate as the rows."""
     p = RNG.dirichlet(np.ones(4), 100_000).astype(np.float32)
     y = RNG.integers(4, size=len(p))
     assert xent.log_loss(y, p) == pytest.approx(expected(y, p), rel=1e-7)

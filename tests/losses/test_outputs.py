@@ -1,4 +1,4 @@
-"""Arrays for results: which fit, which overlap what is read, and that nothing is written if anything is wrong."""
+"""Errors for output arrays: which do not fit, and which overlap an operand; and nothing is written after an error."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ import xent
 
 
 def with_output():
-    """Every function that takes an output: its name, the output's name, that of what it is like, and a call."""
+    """For every function with an output: the output's name, the name of the operand that it is like, and a call."""
     for name in PRIMITIVES[1:]:
         yield "out", "x", lambda out, x=X, name=name: getattr(xent, name)(x, out=out)
     for name in WITH_GRAD:
@@ -84,38 +84,40 @@ def test_outputs_of_half_precision(half, argument, like, call):
 @pytest.mark.parametrize("half", HALVES)
 @pytest.mark.parametrize("name", WITH_GRAD)
 def test_wide_gradients_do_not_fit_in_place(name, half):
-    """A float32 view of half-precision logits, of the same address and strides among them."""
-    room, first = np.zeros((3, 8), np.float32), FIRST[name]
+    """A float32 view of half-precision logits overlaps them, even if address and strides are the same."""
+    memory, first = np.zeros((3, 8), np.float32), FIRST[name]
     message = f"grad_out overlaps {first} in memory; it may be {first} itself, or apart from it"
-    halves = room.view(half)
+    halves = memory.view(half)
     for logits in (halves[:, :4], halves[:, 4:8], halves[:, :8:2], halves[:, 7:3:-1]):
-        fails(ValueError, message, getattr(xent, name), logits, LOSSES[name][1], grad_out=room[:, :4])
-    assert (room == 0).all()
-    getattr(xent, name)(halves[:, 8:12], LOSSES[name][1], grad_out=room[:, :4])
+        fails(ValueError, message, getattr(xent, name), logits, LOSSES[name][1], grad_out=memory[:, :4])
+    assert (memory == 0).all()
+    getattr(xent, name)(halves[:, 8:12], LOSSES[name][1], grad_out=memory[:, :4])
 
 
 @each_output
 def test_overlap_with_the_input(argument, like, call):
     """Shifted, reversed or transposed; the array itself is fine."""
     message = f"{argument} overlaps {like} in memory; it may be {like} itself, or apart from it"
-    room = np.full((8, 8), 0.5)
-    before = room.copy()
-    x = room[:3, :4]
-    for out in (room[1:4, :4], room[:3, 1:5], x[::-1], x[:, ::-1]):
+    memory = np.full((8, 8), 0.5)
+    before = memory.copy()
+    x = memory[:3, :4]
+    for out in (memory[1:4, :4], memory[:3, 1:5], x[::-1], x[:, ::-1]):
         fails(ValueError, message, call, out, x)
-    square = room[:3, :3]
+    rows = np.full((4, 4), 0.5)     # contiguous parts, as the fast path takes them
+    fails(ValueError, message, call, rows[1:], rows[:-1])
+    square = memory[:3, :3]
     with pytest.raises(ValueError, match="overlaps"):
         xent.softmax(square, out=square.T)
-    np.testing.assert_array_equal(room, before)
+    np.testing.assert_array_equal(memory, before)
     if "grad_out" not in argument:
-        call(room[::2, ::2][:3], room[1::2, 1::2][:3])      # between one another, but apart
+        call(memory[::2, ::2][:3], memory[1::2, 1::2][:3])      # interlaced, but apart
 
 
 def test_interlaced_arrays_are_apart():
-    room = np.zeros((3, 8))
-    loss, grad = xent.cross_entropy(room[:, ::2], LABELS, grad_out=room[:, 1::2])
+    memory = np.zeros((3, 8))
+    loss, grad = xent.cross_entropy(memory[:, ::2], LABELS, grad_out=memory[:, 1::2])
     assert loss == pytest.approx(np.log(4))
-    assert (room[:, ::2] == 0).all()
+    assert (memory[:, ::2] == 0).all()
     np.testing.assert_allclose(grad, (0.25 - np.eye(3, 4)) / 3)
 
 
@@ -144,7 +146,7 @@ def test_overlap_with_other_arguments(name, other, part, in_place):
     assert (out == 0).all()
 
 
-# --- nothing is written then -----------------------------------------------------------------------------------------
+# --- nothing is written after an error --------------------------------------------------------------------------------
 
 BAD_OPTIONS = {
     "cross_entropy": [

@@ -140,7 +140,7 @@ def bits(result):
     return [np.array(a).tobytes() for a in (result if isinstance(result, tuple) else (result,))]
 
 for dtype in ("f2", "f4", "f8"):
-    for n in range(1, 71):
+    for n in (*range(1, 36), 47, 48, 49, 63, 64, 65, 66, 70):
         rows = rng.random((3, 2, n)).astype(dtype)
         arrays = [rows[0], rows[1], rng.random((2, n)) < 0.8, rng.integers(n, size=2), rows[2],
                   rng.integers(n, size=(2, 3)), rng.random((2, 3)).astype(dtype), rng.random(n), rng.random(2),

@@ -1,4 +1,4 @@
-"""Bad targets: labels, distributions and sparse distributions of a wrong type, shape or range, and what is said."""
+"""Errors for targets: labels, distributions and sparse distributions of a wrong type, shape or range."""
 
 import re
 
@@ -9,36 +9,59 @@ from reference import LAYOUTS
 
 import xent
 
+INTEGERS = ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", ">i8", ">u8"]
 each_categorical = pytest.mark.parametrize("name", ["cross_entropy", "categorical_cross_entropy"])
 
 
 @each_categorical
-@pytest.mark.parametrize("kind", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", ">i8", ">u8"])
-def test_label_out_of_range(kind, name):
-    """The largest and smallest of every type too."""
-    info = np.iinfo(kind)
-    for bad in {4, info.min, info.max} - {0}:
-        labels = np.array([0, bad, 4], kind)
-        for given in [labels, *(layout(labels) for layout in LAYOUTS.values())]:
-            for weight in (None, [1, 0, 1]):
-                with pytest.raises(ValueError, match=rf"^target\[1\] is {bad}; labels must be in \[0, 4\)"):
-                    getattr(xent, name)(PROBA, given, sample_weight=weight)
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("kind", INTEGERS)
+def test_out_of_range(kind, sparse, name):
+    """Labels and indices of every type, at every place; rows without weight and indices without probability too."""
+    info, good = np.iinfo(kind), INDICES if sparse else LABELS
+    argument, what = ("target[0]", "indices") if sparse else ("target", "labels")
+    allowed = "[0, 4) or be ignore_index, -100" if name == "cross_entropy" else "[0, 4)"
+    function = getattr(xent, name)
+    for place in np.ndindex(good.shape):
+        for bad in {4, info.min, info.max, info.max - 3, max(info.min, -1)} - {0}:
+            wrong = good.astype(kind)
+            wrong[place] = bad
+            message = f"{argument}[{', '.join(map(str, place))}] is {bad}; {what} must be in {allowed}"
+            moved = [layout(wrong) for layout in LAYOUTS.values()] if place[0] == 1 else []
+            for target in [wrong, *moved]:
+                fails(ValueError, message, function, PROBA, (target, MASS) if sparse else target)
+            target = (wrong, 0 * MASS) if sparse else wrong
+            fails(ValueError, message, function, PROBA, target, sample_weight=[0, 0, 0])
+            if name == "cross_entropy":
+                for out in (np.full((3, 4), 77.0), PROBA.copy()):
+                    before = out.copy()
+                    options = {"where": np.ones((3, 4), bool), "softcap": 5.0, "class_weight": [1, 2, 3, 4]}
+                    fails(ValueError, message, function, out, target, grad_out=out, **options)
+                    fails(ValueError, message, function, PROBA, target, grad_out=out, **options)
+                    np.testing.assert_array_equal(out, before)
+                if not sparse:
+                    fails(ValueError, message, xent.evaluate, PROBA, wrong, sample_weight=[0, 0, 0])
 
 
 @each_categorical
-def test_place_of_a_label(name):
-    """The first in C order, with any axis and any number of threads."""
-    proba, labels = np.full((2, 5, 3), 0.2), np.zeros((2, 3), int)
-    labels[1, 1] = labels[1, 2] = -7
-    message = r"^target\[1, 1\] is -7; labels must be in \[0, 5\)"
+@pytest.mark.parametrize("sparse", [False, True])
+def test_place_of_a_label(sparse, name):
+    """The first in C order, with any axis, layout and number of threads."""
+    function = getattr(xent, name)
+    proba, labels = np.full((2, 5, 3), 0.2), np.zeros((2, 3, 4) if sparse else (2, 3), int)
+    labels[1, 1, ...], labels[1, 2] = -7, -7
+    place = "target[0][1, 1, 0]" if sparse else "target[1, 1]"
     for layout in LAYOUTS.values():
-        with pytest.raises(ValueError, match=message):
-            getattr(xent, name)(layout(proba), layout(labels), axis=1)
-    labels = np.zeros(MANY, np.int32)
+        target = layout(labels)
+        with pytest.raises(ValueError, match=rf"^{re.escape(place)} is -7; \w+ must be in \[0, 5\)"):
+            function(layout(proba), (target, np.ones(labels.shape)) if sparse else target, axis=1)
+    labels = np.zeros((MANY, 2) if sparse else MANY, np.int32)
     labels[MANY - 100 :] = labels[MANY // 2] = 99
+    place = f"target[0][{MANY // 2}, 0]" if sparse else f"target[{MANY // 2}]"
+    target = (labels, np.ones(labels.shape)) if sparse else labels
     for n_threads in (1, 2, 5):
-        with pytest.raises(ValueError, match=rf"^target\[{MANY // 2}\] is 99; labels must be in \[0, 4\)"):
-            getattr(xent, name)(np.full((MANY, 4), 0.25), labels, n_threads=n_threads)
+        with pytest.raises(ValueError, match=rf"^{re.escape(place)} is 99; \w+ must be in \[0, 4\)"):
+            function(np.full((MANY, 4), 0.25), target, n_threads=n_threads)
 
 
 def test_message_names_the_ignored_label():
@@ -79,17 +102,13 @@ each_type_but_integers = pytest.mark.parametrize(
 @each_categorical
 @each_type_but_integers
 def test_labels_are_integers(dtype, name):
+    function, wrong = getattr(xent, name), np.zeros((3, 2), dtype)
     message = f"target has dtype {np.dtype(dtype)}; labels must be integers"
-    fails(TypeError, message, getattr(xent, name), PROBA, np.zeros(3, dtype))
-    fails(TypeError, message, getattr(xent, name), PROBA[:0], np.zeros(0, dtype))
-
-
-@each_categorical
-@each_type_but_integers
-def test_indices_are_integers(dtype, name):
+    fails(TypeError, message, function, PROBA, wrong[:, 0])
+    fails(TypeError, message, function, PROBA[:0], wrong[:0, 0])
     message = f"target[0] has dtype {np.dtype(dtype)}; indices must be integers"
-    fails(TypeError, message, getattr(xent, name), PROBA, (np.zeros((3, 2), dtype), MASS))
-    fails(TypeError, message, getattr(xent, name), PROBA, (np.zeros((3, 0), dtype), MASS[:, :0]))
+    fails(TypeError, message, function, PROBA, (wrong, MASS))
+    fails(TypeError, message, function, PROBA, (wrong[:, :0], MASS[:, :0]))
 
 
 @each_categorical
@@ -167,49 +186,16 @@ def test_tuples_that_are_no_pairs(bad, name):
 
 
 @each_categorical
-@pytest.mark.parametrize("shape", [(), (3,), (2, 2), (4, 2), (1, 3, 2), (3, 2, 1), (0,)])
-def test_shape_of_indices(shape, name):
-    message = (
-        f"target[0] has shape {shape}; for {FIRST[name]} of shape (3, 4) with axis 1 the indices of a sparse "
-        "distribution must have shape (3, k)"
-    )
-    fails(ValueError, message, getattr(xent, name), PROBA, (np.zeros(shape, int), np.ones(shape)))
-
-
-@each_categorical
-@pytest.mark.parametrize("shape", [(), (2,), (3,), (3, 1), (3, 3), (2, 3), (1, 3, 2), (3, 4)])
-def test_shape_of_sparse_probabilities(shape, name):
-    message = f"target[1] has shape {shape}; it must have shape (3, 2), as target[0]"
-    fails(ValueError, message, getattr(xent, name), PROBA, (INDICES, np.ones(shape)))
-
-
-@each_categorical
-@pytest.mark.parametrize("kind", ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", ">i8", ">u8"])
-def test_index_out_of_range(kind, name):
-    """The first in C order; without probability or weight too."""
-    info = np.iinfo(kind)
-    rest = "[0, 4) or be ignore_index, -100" if name == "cross_entropy" else "[0, 4)"
-    for bad in {4, info.min, info.max} - {0}:
-        indices = np.array([[0, 1], [2, bad], [4, 4]], kind)
-        message = f"target[0][1, 1] is {bad}; indices must be in {rest}"
-        for given in [indices, *(layout(indices) for layout in LAYOUTS.values())]:
-            fails(ValueError, message, getattr(xent, name), PROBA, (given, MASS))
-        fails(ValueError, message, getattr(xent, name), PROBA, (indices, 0 * MASS))
-        fails(ValueError, message, getattr(xent, name), PROBA, (indices, MASS), sample_weight=[1, 0, 1])
-
-
-@each_categorical
-def test_place_of_an_index(name):
-    """With any axis and any number of threads."""
-    proba, indices = np.full((2, 5, 3), 0.2), np.zeros((2, 3, 4), int)
-    indices[1, 1, 2:] = indices[1, 2] = -7
-    with pytest.raises(ValueError, match=r"^target\[0\]\[1, 1, 2\] is -7; indices must be in \[0, 5\)"):
-        getattr(xent, name)(proba, (indices, np.ones(indices.shape)), axis=1)
-    indices = np.zeros((MANY, 2), np.int32)
-    indices[MANY - 100 :] = indices[MANY // 2, 1] = 99
-    for n_threads in (1, 2, 5):
-        with pytest.raises(ValueError, match=rf"^target\[0\]\[{MANY // 2}, 1\] is 99; indices must be in \[0, 4\)"):
-            getattr(xent, name)(np.full((MANY, 4), 0.25), (indices, np.ones((MANY, 2))), n_threads=n_threads)
+def test_shapes_of_sparse_targets(name):
+    for shape in ((), (3,), (2, 2), (4, 2), (1, 3, 2), (3, 2, 1), (0,)):
+        message = (
+            f"target[0] has shape {shape}; for {FIRST[name]} of shape (3, 4) with axis 1 the indices of a sparse "
+            "distribution must have shape (3, k)"
+        )
+        fails(ValueError, message, getattr(xent, name), PROBA, (np.zeros(shape, int), np.ones(shape)))
+    for shape in ((), (2,), (3,), (3, 1), (3, 3), (2, 3), (1, 3, 2), (3, 4)):
+        message = f"target[1] has shape {shape}; it must have shape (3, 2), as target[0]"
+        fails(ValueError, message, getattr(xent, name), PROBA, (INDICES, np.ones(shape)))
 
 
 @pytest.mark.parametrize(

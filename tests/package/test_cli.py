@@ -1,4 +1,4 @@
-"""The command line: what it prints is checked against plain NumPy, and how it ends against its exit codes."""
+"""The command line: what it prints, checked against plain NumPy, and its exit codes."""
 
 import contextlib
 import io
@@ -17,7 +17,7 @@ from xent.datasets import load_digits
 
 
 def run(argv):
-    """Run in this process; the exit code and what was printed."""
+    """Run in this process; returns the exit code and the output."""
     with contextlib.redirect_stdout(io.StringIO()) as stdout:
         code = cli.main(argv)
     return code, stdout.getvalue()
@@ -32,14 +32,14 @@ def hide(monkeypatch, package):
 
 @pytest.fixture
 def alone(monkeypatch):
-    """Leave the slow peer out."""
+    """Leave out the slow peer."""
     hide(monkeypatch, "sklearn")
     monkeypatch.setattr(cli, "TIMED_FITS", 1)
 
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory):
-    """What a user sees of ``python -m xent --no-plot``, in a folder that holds nothing."""
+    """The output of ``python -m xent --no-plot`` in an empty folder."""
     folder = tmp_path_factory.mktemp("empty")
     command = [sys.executable, "-m", "xent", "--no-plot"]
     # Without threads, so that a busy machine does not make the peer's fits take minutes.
@@ -91,7 +91,7 @@ def numbers(text, label):
 
 
 def section(text, start):
-    """The rows of numbers below a heading, up to the next line that is none."""
+    """The rows of numbers that follow a heading."""
     lines = text[text.index(start) :].splitlines()[1:]
     rows = []
     for line in lines:

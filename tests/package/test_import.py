@@ -1,4 +1,4 @@
-"""What `import xent` loads, and what it gives."""
+"""Which modules `import xent` loads, and which names it has."""
 
 import pickle
 
@@ -31,7 +31,7 @@ def test_the_kernels_of_one_set_beside_the_baseline(python):
 
 
 def test_everything_public_is_there(python):
-    """By name, in dir, and with a star, whether it has been asked for or not."""
+    """As attributes, in dir, and by a star import, before and after they are first used."""
     assert set(xent.__all__) <= set(dir(xent))
     names = ", ".join(map(repr, xent.__all__))
     assert python(f"import xent; print({{{names}}} - set(dir(xent)))") == "set()"

@@ -1,4 +1,4 @@
-"""Pictures appear complete or not at all, and matplotlib's global state stays as it was."""
+"""Pictures are written completely or not at all, and matplotlib's global state does not change."""
 
 import os
 import struct

@@ -1,4 +1,4 @@
-"""A pytest plugin that puts xent in the place of scikit-learn's LogisticRegression, for scikit-learn's own tests of it.
+"""A pytest plugin that replaces scikit-learn's LogisticRegression by xent's in scikit-learn's own tests of it.
 
 The class below takes scikit-learn's parameters. A test that asks for what xent does not offer is skipped, with that as
 its reason; NOT_OURS lists the tests that are not run at all, with reasons. See test_sklearn.py, which runs this.
