@@ -13,6 +13,7 @@ import xent
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+SOURCES = (".py", ".pyx", ".pxd", ".pxi", ".h")
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")])
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 PUBLIC = [getattr(xent, name) for name in xent.__all__ if inspect.isroutine(getattr(xent, name))]
@@ -81,3 +82,15 @@ def test_the_rows_of_a_table_have_the_columns_of_its_head(page):
         cells = re.sub(r"`[^`]*`", "", line).count("|") if line.startswith("|") else None
         wanted = cells if wanted is None or cells is None else wanted
         assert cells == wanted, f"{page}, line {number}: {line}"
+
+
+def test_what_the_architecture_page_names_is_there():
+    folders = [ROOT / folder for folder in ("src", "tests", "bench")]
+    files = [ROOT / "setup.py", *(path for f in folders for path in f.rglob("*") if path.suffix in SOURCES)]
+    words = set(re.findall(r"\w+", "\n".join(path.read_text("utf-8") for path in files)))
+    paths = " ".join(path.as_posix() for path in files) + " "
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    names = re.findall(r"`([\w./]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    missing = [name for name in names if name.endswith(SOURCES) and "NAME" not in name and f"/{name} " not in paths]
+    missing += [name for name in names if name.isidentifier() and name not in words]
+    assert not missing
