@@ -60,7 +60,7 @@ from xent._core.scratch cimport (
     tile_space,
 )
 from xent._core.simd cimport (
-    XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, get, lanes, load_first, multiply_add, put, vec, vf32,
+    XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, forced_void, get, lanes, load_first, multiply_add, put, vec, vf32,
     vf64, where_equal, xent_add_lanes_f32, xent_add_lanes_f64, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain,
     xent_prefetch, xent_transpose_rows_f32, xent_transpose_rows_f64,
 )
