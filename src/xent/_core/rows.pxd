@@ -195,7 +195,9 @@ cdef inline double multiply_or_zero(double x, double factor) noexcept nogil:
     return x * factor if x != 0 or not isinf(factor) else 0.0
 
 
-cdef inline forced_void scale_row(vec* x, const vec* v, Py_ssize_t n, const Scaling* scaling, double less) noexcept nogil:
+cdef inline forced_void scale_row(
+    vec* x, const vec* v, Py_ssize_t n, const Scaling* scaling, double less
+) noexcept nogil:
     """x = factor x - less v, but at_top - less v where x is `top`; v NULL is all ones."""
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
     cdef vec f, g, last, top = fill(x, scaling.top), at_top = fill(x, scaling.at_top)
