@@ -60,9 +60,9 @@ from xent._core.scratch cimport (
     tile_space,
 )
 from xent._core.simd cimport (
-    XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, get, lanes, load_first, multiply_add, put, vec, vf32,
-    vf64, where_equal, xent_add_lanes_f32, xent_add_lanes_f64, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain,
-    xent_prefetch, xent_transpose_rows_f32, xent_transpose_rows_f64,
+    XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, forced_void, get, lanes, load_first, multiply_add, put,
+    vec, vf32, vf64, where_equal, xent_add_lanes_f32, xent_add_lanes_f64, xent_cpu_has_avx2, xent_cpu_has_avx512,
+    xent_drain, xent_prefetch, xent_transpose_rows_f32, xent_transpose_rows_f64,
 )
 from xent._core.streaming cimport Traffic, finish, no_traffic
 from xent._core.strided cimport (
@@ -257,9 +257,7 @@ cdef double term_at(const Reader* reader, const Row* row, Py_ssize_t c, const ve
     return compute_term(grad, x.high, x.low, transforms(batch), &row.shift).high
 
 
-cdef void separate_label(
-    const Reader* reader, Row* row, const vec* grad, bint has_terms
-) noexcept nogil:
+cdef void separate_label(const Reader* reader, Row* row, const vec* grad, bint has_terms) noexcept nogil:
     """row.own and row.others, of a row with all its mass on one class."""
     cdef double own_term = term_at(reader, row, row.only_class, grad, has_terms)
     row.own = single(1) if own_term == row.top else multiply(row.shift.unit, single(own_term))
@@ -384,7 +382,7 @@ cdef void write_constant(const Reader* reader, Py_ssize_t i, vec* grad, double x
 cdef Pair loss_row(Reader* reader, Row* row, vec* grad, bint wants_grad, Traffic* traffic, vec* like) noexcept nogil:
     """The loss of a row whose maximum, mass and distances are known; and its gradient, in `grad` if rows are read
     whole."""
-    # Terms can wait in the gradient's place, unless that is narrower than the kernel's type.
+    # Terms of a row in pieces wait in the gradient's place, unless it is of another type or needs the slopes of a cap.
     cdef bint keeps_terms = wants_grad and (
         reader.reads_whole_rows or (is_plain(&reader.batch.grad, like) and not transforms(reader.batch))
     )

@@ -1,4 +1,6 @@
-# The operands and options of a loss over classes.
+# The operands and options of a loss over classes. An option is a field of Batch, with its default in `set_defaults` and
+# if it changes the formula, a condition in `has_plain_formula`; `bind_batch` of _kernels.pyx sets it, and `loss_of` and
+# `gradient_of` there use it.
 
 from libc.stdint cimport int64_t
 

@@ -14,8 +14,8 @@ from xent._core.numbers cimport (
     single, sum_pairs, two_sum,
 )
 from xent._core.simd cimport (
-    any_equal, fill, first_equal_of_four, get, lanes, load_first, max_lanes, maximum, multiply_add, scaled, store_first,
-    vec, vf32, without_lane,
+    any_equal, fill, first_equal_of_four, forced_void, get, lanes, load_first, max_lanes, maximum, multiply_add,
+    scaled, store_first, vec, vf32, without_lane,
 )
 from xent._core.streaming cimport Traffic, finish, move_four
 
@@ -160,7 +160,7 @@ cdef inline void fill_shift(const Shift* shift, vec* vectors) noexcept nogil:
 # --- exponentials ----------------------------------------------------------------------------------------------------
 
 
-cdef inline void accumulate_fours(
+cdef inline forced_void accumulate_fours(
     const vec* x, const vec* low, vec* e, Py_ssize_t n, Py_ssize_t skip, const vec* shift, vec* total,
     const Traffic* traffic, bint sends
 ) noexcept nogil:
@@ -202,7 +202,7 @@ cdef inline void accumulate_fours(
     total[LOW] = sum_low
 
 
-cdef inline void accumulate_rest(
+cdef inline forced_void accumulate_rest(
     const vec* x, const vec* low, vec* e, Py_ssize_t n, Py_ssize_t skip, const vec* shift, vec* total
 ) noexcept nogil:
     """The vectors after the last four, one at a time; the last may reach beyond the end of the row."""
@@ -234,7 +234,7 @@ cdef inline void accumulate_rest(
         total[LOW] = total[LOW] + multiply_add(lost, scale, multiply_add(p, scale, scale - y))
 
 
-cdef inline void accumulate_exponentials(
+cdef inline forced_void accumulate_exponentials(
     const vec* x, const vec* low, vec* e, Py_ssize_t n, Py_ssize_t skip, const Shift* shift, vec* total,
     Traffic* traffic
 ) noexcept nogil:

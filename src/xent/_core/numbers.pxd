@@ -4,8 +4,8 @@
 from libc.math cimport fma, isfinite, log
 
 from xent._core.simd cimport (
-    fill, get, lanes, maximum, minimum, multiply_add, multiply_rest, scaled, split, unless_less, vec, vf32, where_equal,
-    where_less, xent_sum_lanes_f32,
+    fill, forced_void, get, lanes, maximum, minimum, multiply_add, multiply_rest, scaled, split, unless_less, vec,
+    vf32, where_equal, where_less, xent_sum_lanes_f32,
 )
 
 
@@ -99,7 +99,7 @@ cdef inline Pair log1p_pair(Pair x) noexcept nogil:
     return log_pair(one_more(x))
 
 
-cdef inline void accumulate(vec y, vec* high, vec* low) noexcept nogil:
+cdef inline forced_void accumulate(vec y, vec* high, vec* low) noexcept nogil:
     """high + low += y, lane by lane."""
     cdef vec total = high[0] + y
     cdef vec part = total - high[0]
@@ -129,7 +129,7 @@ cdef inline Pair sum_pairs(vec high, vec low) noexcept nogil:
     return part[0]
 
 
-cdef inline void accumulate_largest(vec a, vec b, vec c, vec d, vec more, vec* high, vec* low) noexcept nogil:
+cdef inline forced_void accumulate_largest(vec a, vec b, vec c, vec d, vec more, vec* high, vec* low) noexcept nogil:
     """high + low += a + b + c + d + more, for four numbers >= 0 and a `more` that is not far larger: the largest is
     exact, and all the rest is not so large that its roundings would count."""
     # A NaN is in one of the two: each is its second argument then.
@@ -142,7 +142,7 @@ cdef inline void accumulate_largest(vec a, vec b, vec c, vec d, vec more, vec* h
     accumulate(total, high, low)
 
 
-cdef inline void accumulate_four(vec a, vec b, vec c, vec d, vec* high, vec* low) noexcept nogil:
+cdef inline forced_void accumulate_four(vec a, vec b, vec c, vec d, vec* high, vec* low) noexcept nogil:
     """high + low += a + b + c + d, for numbers >= 0."""
     if vec is vf32:
         accumulate_largest(a, b, c, d, fill(&a, 0), high, low)
@@ -163,13 +163,12 @@ cdef inline vec shifted_zero(const vec* like) noexcept nogil:
     return fill(like, 12582912.0) if vec is vf32 else fill(like, 6755399441055744.0)
 
 
-cdef inline vec integer_part(vec d, vec* n) noexcept nogil:
+cdef inline forced_void find_exponent(const vec* d, vec* n, vec* shifted) noexcept nogil:
     """The integer n nearest to d log2(e), for a |d| that is not far larger than exponentials allow, and n + 1.5 *
     2^mantissa."""
-    cdef vec big = shifted_zero(&d)
-    cdef vec shifted = multiply_add(d, fill(&d, 1.44269504088896340736), big)
-    n[0] = shifted - big
-    return shifted
+    cdef vec big = shifted_zero(d)
+    shifted[0] = multiply_add(d[0], fill(d, 1.44269504088896340736), big)
+    n[0] = shifted[0] - big
 
 
 cdef inline vec minus_log2_high(const vec* like) noexcept nogil:
@@ -184,8 +183,8 @@ cdef inline vec minus_log2_low(const vec* like) noexcept nogil:
 cdef inline vec reduced(vec d, vec lost, vec* f, vec* f_low) noexcept nogil:
     """n + 1.5 * 2^mantissa, with d + lost = n log 2 + f and |f| <= log(2)/2, for d <= 0 and a far smaller `lost`; the
     low part of f is what it lost."""
-    cdef vec n, high, low
-    cdef vec shifted = integer_part(d, &n)
+    cdef vec n, high, low, shifted
+    find_exponent(&d, &n, &shifted)
     high = multiply_add(n, minus_log2_high(&d), d)
     low = multiply_add(n, minus_log2_low(&d), lost)
     f[0] = high + low
@@ -198,35 +197,43 @@ cdef inline vec exp_lowest(const vec* like) noexcept nogil:
     return fill(like, -87.3365447505531) if vec is vf32 else fill(like, -708.3964185322641)
 
 
-cdef inline vec line(vec f, double slope, double at_zero) noexcept nogil:
-    return multiply_add(fill(&f, slope), f, fill(&f, at_zero))
+cdef inline forced_void set_line(const vec* f, double slope, double at_zero, vec* q) noexcept nogil:
+    """q = slope f + at_zero."""
+    q[0] = multiply_add(fill(f, slope), f[0], fill(f, at_zero))
 
 
-cdef inline void exp_polynomials(const vec* f, const vec* square, vec* q, Py_ssize_t count) noexcept nogil:
+cdef inline forced_void add_line(
+    const vec* f, const vec* square, double slope, double at_zero, vec* q
+) noexcept nogil:
+    """q = q square + (slope f + at_zero)."""
+    q[0] = multiply_add(q[0], square[0], multiply_add(fill(f, slope), f[0], fill(f, at_zero)))
+
+
+cdef inline forced_void exp_polynomials(const vec* f, const vec* square, vec* q, Py_ssize_t count) noexcept nogil:
     """(exp(f) - 1 - f) / f^2 of a few vectors, a minimax polynomial for |f| <= log(2)/2: one of f^2 whose coefficients
     are lines, and step by step side by side, since each step waits for the one before."""
     cdef Py_ssize_t j
     if vec is vf32:
         for j in range(count):
-            q[j] = line(f[j], 0.0083687449038423794, 0.0416683905176082777)
+            set_line(&f[j], 0.0083687449038423794, 0.0416683905176082777, &q[j])
         for j in range(count):
             q[j] = multiply_add(fill(f, 0.0013814553640338619), square[j], q[j])
         for j in range(count):
-            q[j] = multiply_add(q[j], square[j], line(f[j], 0.1666652040223332495, 0.4999999343346428785))
+            add_line(&f[j], &square[j], 0.1666652040223332495, 0.4999999343346428785, &q[j])
     else:
         for j in range(count):
-            q[j] = line(f[j], 2.4999965952650315e-8, 2.7630306354519168589e-7)
+            set_line(&f[j], 2.4999965952650315e-8, 2.7630306354519168589e-7, &q[j])
         for j in range(count):
-            q[j] = multiply_add(q[j], square[j], line(f[j], 2.7557586977541140902e-6, 0.000024801492949640669651))
+            add_line(&f[j], &square[j], 2.7557586977541140902e-6, 0.000024801492949640669651, &q[j])
         for j in range(count):
-            q[j] = multiply_add(q[j], square[j], line(f[j], 0.00019841269505573799554, 0.0013888888943759598763))
+            add_line(&f[j], &square[j], 0.00019841269505573799554, 0.0013888888943759598763, &q[j])
         for j in range(count):
-            q[j] = multiply_add(q[j], square[j], line(f[j], 0.0083333333334950705962, 0.041666666666529731216))
+            add_line(&f[j], &square[j], 0.0083333333334950705962, 0.041666666666529731216, &q[j])
         for j in range(count):
-            q[j] = multiply_add(q[j], square[j], line(f[j], 0.16666666666666411364, 0.50000000000000106682))
+            add_line(&f[j], &square[j], 0.16666666666666411364, 0.50000000000000106682, &q[j])
 
 
-cdef inline void exp_parts(
+cdef inline forced_void exp_parts(
     const vec* x, const vec* low, vec offset, vec offset_low, vec power, vec least, vec* p, vec* scale, vec* rest,
     Py_ssize_t count
 ) noexcept nogil:
@@ -248,7 +255,7 @@ cdef inline void exp_parts(
     for j in range(count):
         d[j] = maximum(least, x[j] - offset)
     for j in range(count):
-        scale[j] = integer_part(d[j], &n[j])
+        find_exponent(&d[j], &n[j], &scale[j])
     for j in range(count):
         scale[j] = scaled(power, scale[j])
     for j in range(count):
@@ -279,7 +286,7 @@ cdef inline double exponent_range(const vec* like) noexcept nogil:
     return 127 if vec is vf32 else 1023
 
 
-cdef inline void exps_shifted(const vec* x, const vec* m, vec* e, vec* rest, Py_ssize_t count) noexcept nogil:
+cdef inline forced_void exps_shifted(const vec* x, const vec* m, vec* e, vec* rest, Py_ssize_t count) noexcept nogil:
     """exp(x - m) of at most 4 vectors x <= m; 0 where that is below the smallest normal number. Writes what the results
     lost, if asked. In steps for all vectors, as `exp_parts`."""
     cdef vec d[4]
@@ -300,7 +307,7 @@ cdef inline void exps_shifted(const vec* x, const vec* m, vec* e, vec* rest, Py_
     for j in range(count):
         lost[j] = (x[j] - (d[j] - part[j])) - (m[j] + part[j])
     for j in range(count):
-        power[j] = integer_part(d[j], &n[j])
+        find_exponent(&d[j], &n[j], &power[j])
     for j in range(count):
         high[j] = multiply_add(n[j], minus_log2_high(x), d[j])
         lost[j] = multiply_add(n[j], minus_log2_low(x), lost[j])

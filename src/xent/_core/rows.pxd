@@ -6,8 +6,8 @@ from libc.math cimport INFINITY, fabs, frexp, isfinite, isinf, isnan, ldexp
 from xent._core.exponentials cimport HIGH, LOW, Peak
 from xent._core.numbers cimport Pair, accumulate, accumulate_four, finite_or_zero, sum_pairs
 from xent._core.simd cimport (
-    all_equal, element, fill, get, lanes, load_first, multiply_add, multiply_rest, prefetch_four, put, store_first, vec,
-    vf64, where_equal, where_less, where_true,
+    all_equal, element, fill, forced_void, get, lanes, load_first, multiply_add, multiply_rest, prefetch_four, put,
+    store_first, vec, vf64, where_equal, where_less, where_true,
 )
 
 cdef enum:
@@ -78,7 +78,7 @@ cdef inline bint has_many(const vec* like, Py_ssize_t n) noexcept nogil:
     return n >= MIN_COMPENSATED_VECTORS * lanes(like)
 
 
-cdef inline void add_elements(const vec* v, Py_ssize_t n, bint many, vec* total) noexcept nogil:
+cdef inline forced_void add_elements(const vec* v, Py_ssize_t n, bint many, vec* total) noexcept nogil:
     """total += the sum of n elements; `many`: see has_many, of the whole row."""
     cdef Py_ssize_t full = n // lanes(v), i = 0
     if many:
@@ -98,7 +98,7 @@ cdef inline vec weigh_distance(vec x, vec v, vec m) noexcept nogil:
     return where_equal(v, zero, zero, v * (m - x))
 
 
-cdef inline void add_distance(vec x, vec v, vec m, vec* total) noexcept nogil:
+cdef inline forced_void add_distance(vec x, vec v, vec m, vec* total) noexcept nogil:
     """total += v (m - x), with what that lost."""
     cdef vec d = m - x
     cdef vec back = d + x
@@ -115,7 +115,7 @@ cdef inline int distance_exponent(Py_ssize_t n) noexcept nogil:
     return exponent
 
 
-cdef inline void add_distances(
+cdef inline forced_void add_distances(
     const vec* x, const vec* low, const vec* v, Py_ssize_t n, const Peak* peak, Py_ssize_t row_length, const vec* soon,
     vec* total
 ) noexcept nogil:
@@ -195,7 +195,9 @@ cdef inline double multiply_or_zero(double x, double factor) noexcept nogil:
     return x * factor if x != 0 or not isinf(factor) else 0.0
 
 
-cdef inline void scale_row(vec* x, const vec* v, Py_ssize_t n, const Scaling* scaling, double less) noexcept nogil:
+cdef inline forced_void scale_row(
+    vec* x, const vec* v, Py_ssize_t n, const Scaling* scaling, double less
+) noexcept nogil:
     """x = factor x - less v, but at_top - less v where x is `top`; v NULL is all ones."""
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
     cdef vec f, g, last, top = fill(x, scaling.top), at_top = fill(x, scaling.at_top)
@@ -255,7 +257,7 @@ cdef inline vec log_probability(vec x, vec m, vec log_sum) noexcept nogil:
     return (x - m) - log_sum
 
 
-cdef inline void write_log_probabilities(
+cdef inline forced_void write_log_probabilities(
     const vec* x, vec* out, Py_ssize_t n, double m, double log_sum
 ) noexcept nogil:
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i

@@ -13,6 +13,7 @@
 
 #if (defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 9)) && !defined(XENT_SCALAR)
 #  define XENT_INLINE static inline __attribute__((always_inline, unused))
+#  define xent_forced_void __attribute__((always_inline)) void
 #  if defined(__AVX512F__) && defined(__AVX512DQ__)
 #    define XENT_BYTES 64
 #  elif defined(__AVX2__)
@@ -47,6 +48,10 @@ typedef uint64_t vu64;
 
 #if defined(__SSE2__) && !defined(XENT_SCALAR)
 #  include <immintrin.h>
+#endif
+
+#ifndef xent_forced_void
+#  define xent_forced_void void
 #endif
 
 #define XENT_LANES_f32 ((Py_ssize_t)(sizeof(vf32) / sizeof(float)))

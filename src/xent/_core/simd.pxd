@@ -2,6 +2,7 @@
 # so that +, -, * and / go through to the compiler, which fuses none of them; never compare or convert one.
 
 cdef extern from "_core/simd.h" nogil:
+    ctypedef void forced_void "xent_forced_void"    # of a function that must be inlined: vectors stay in registers
     ctypedef float vf32
     ctypedef double vf64
     int XENT_LANES_f32

@@ -1,7 +1,9 @@
 # What moves between memory and the cache while a row is computed: lines of the next row come, and the result of the
 # last one goes. Arithmetic and memory would otherwise wait for each other.
 
-from xent._core.simd cimport element, lanes, load_first, prefetch_four, store_around, store_first, vec
+from xent._core.simd cimport (
+    element, forced_void, lanes, load_first, prefetch_four, store_around, store_first, vec,
+)
 
 
 cdef struct Traffic:
@@ -23,7 +25,7 @@ cdef inline Traffic no_traffic(const vec* row) noexcept nogil:
     return traffic
 
 
-cdef inline void move_four(const Traffic* traffic, Py_ssize_t i, bint sends, const vec* like) noexcept nogil:
+cdef inline forced_void move_four(const Traffic* traffic, Py_ssize_t i, bint sends, const vec* like) noexcept nogil:
     """The part of the traffic that belongs to vectors i to i + 4 of a row."""
     cdef Py_ssize_t j
     prefetch_four(<const vec*>traffic.soon + i)

@@ -11,7 +11,7 @@ cdef void shift_two(const vec* x, vec* e, Py_ssize_t n, vec* peak, vec* rest) no
     shift_vectors(x, e, n, 2, peak, rest)
 
 
-cdef inline void shift_tile(
+cdef inline forced_void shift_tile(
     const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, vec* peak, vec* rest
 ) noexcept nogil:
     """e = exp(x - m), m the maximum, and r, their sum without one maximum, as pairs: NaN where m is NaN or infinite."""
@@ -21,7 +21,7 @@ cdef inline void shift_tile(
         shift_one(x, e, n, peak, rest)
 
 
-cdef inline void softmax_tile(
+cdef inline forced_void softmax_tile(
     const vec* x, vec* out, Py_ssize_t n, Py_ssize_t n_vectors, bint logarithm, vec* sums
 ) noexcept nogil:
     """Writes the sums as well, which are NaN where there are no probabilities."""
@@ -47,7 +47,7 @@ cdef inline void softmax_tile(
                 out[c * n_vectors + h] = out[c * n_vectors + h] * factor
 
 
-cdef inline void logsumexp_tile(
+cdef inline forced_void logsumexp_tile(
     const vec* x, vec* e, vec* out, Py_ssize_t n, Py_ssize_t n_vectors, vec* sums
 ) noexcept nogil:
     cdef Py_ssize_t h
@@ -64,7 +64,7 @@ cdef inline void logsumexp_tile(
         out[h] = m[h] + log_sum[LOW]
 
 
-cdef inline void loss_tile(
+cdef inline forced_void loss_tile(
     const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, bint wants_grad, const Py_ssize_t* label,
     const vec* weight, const vec* scale, vec* loss
 ) noexcept nogil:

@@ -11,7 +11,8 @@ from xent._core.numbers cimport (
 )
 from xent._core.scratch cimport MAX_TILE_VECTORS
 from xent._core.simd cimport (
-    fill, get, lanes, maximum, multiply_add, multiply_rest, put, residual, to_columns, to_rows, vec, vf32, where_equal,
+    fill, forced_void, get, lanes, maximum, multiply_add, multiply_rest, put, residual, to_columns, to_rows, vec,
+    vf32, where_equal,
 )
 from xent._core.strided cimport Operand, gather, is_native, is_plain, place, row_of, scatter
 
@@ -39,7 +40,7 @@ cdef inline void copy_element(vec* target, Py_ssize_t i, const vec* source, Py_s
         (<double*>target)[i] = (<const double*>source)[j]
 
 
-cdef inline void load_lanes(
+cdef inline forced_void load_lanes(
     const Operand* operand, Py_ssize_t i, Py_ssize_t count, vec* tile, Py_ssize_t n_vectors, vec* row_buffer
 ) noexcept nogil:
     """Rows i to i + count into one vector of each class; the other lanes are 0."""
@@ -183,7 +184,7 @@ cdef inline void add_lanes(LanePairs* totals, const vec* pairs) noexcept nogil:
 # --- arithmetic ------------------------------------------------------------------------------------------------------
 
 
-cdef inline void exponentiate(
+cdef inline forced_void exponentiate(
     const vec* x, vec* e, const vec* m, Py_ssize_t n_vectors, vec* low, Py_ssize_t count
 ) noexcept nogil:
     """e = exp(x - m) of at most 4 vectors; low += what they lost."""
@@ -197,7 +198,7 @@ cdef inline void exponentiate(
         low[j % n_vectors] = low[j % n_vectors] + lost[j]       # 0 at a maximum
 
 
-cdef inline void shift_vectors(
+cdef inline forced_void shift_vectors(
     const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, vec* peak, vec* rest
 ) noexcept nogil:
     """`shift_tile`, to be compiled for each number of vectors."""
@@ -236,25 +237,25 @@ cdef inline void shift_vectors(
         rest[2 * h + LOW] = low[h]
 
 
-cdef inline void add_one(const vec* rest, vec* total) noexcept nogil:
+cdef inline forced_void add_one(const vec* rest, vec* total) noexcept nogil:
     """total = 1 + rest, pairs."""
     total[HIGH] = fill(rest, 1)
     total[LOW] = rest[LOW]
     accumulate(rest[HIGH], &total[HIGH], &total[LOW])
 
 
-cdef inline void invert(const vec* total, vec* inverse) noexcept nogil:
+cdef inline forced_void invert(const vec* total, vec* inverse) noexcept nogil:
     """inverse = 1 / total, pairs."""
     cdef vec one = fill(total, 1)
     inverse[HIGH] = one / total[HIGH]
     inverse[LOW] = (residual(one, inverse[HIGH], total[HIGH]) - inverse[HIGH] * total[LOW]) * inverse[HIGH]
 
 
-cdef inline void multiply_pairs(const vec* a, const vec* b, vec* product) noexcept nogil:
+cdef inline forced_void multiply_pairs(const vec* a, const vec* b, vec* product) noexcept nogil:
     product[HIGH] = a[HIGH] * b[HIGH]
     product[LOW] = multiply_rest(a[HIGH], b[HIGH], product[HIGH]) + multiply_add(a[HIGH], b[LOW], a[LOW] * b[HIGH])
 
 
-cdef inline void log_pairs(const vec* total, vec* log_total) noexcept nogil:
+cdef inline forced_void log_pairs(const vec* total, vec* log_total) noexcept nogil:
     """The logarithm of total >= 1, as a pair."""
     log_total[HIGH] = log_of_pair(total[HIGH], total[LOW], &log_total[LOW])
