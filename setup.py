@@ -74,5 +74,14 @@ extensions = [
     )
     for name, flags in SETS.items()
 ]
+extensions.append(
+    Extension(
+        "xent._core.scheduler",
+        ["src/xent/_core/scheduler.pyx"],
+        include_dirs=["src/xent"],
+        extra_compile_args=FLAGS,
+        depends=["src/xent/_core/scheduler.pxd", "src/xent/_core/scheduler.h"],
+    )
+)
 
 setup(ext_modules=extensions, cmdclass={"build_ext": BuildExt})

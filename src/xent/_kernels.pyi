@@ -4,24 +4,12 @@ from numpy import float64, int64
 from numpy.typing import NDArray
 
 from xent._calls.arguments import Batch, Options
+from xent._core.scheduler import Work
 
 Array = NDArray[Any]
 Doubles = NDArray[float64]
 
-MAX_BLOCKS: int
 BINARY_CHUNK: int
-
-class Work:
-    seconds: float
-    busy: float
-    threads: int
-    def __init__(self, units: int, size: int, number: int, threads: int) -> None: ...
-
-def worker_loop() -> None: ...
-def count_idle_workers() -> int: ...
-def start_worker(most: int) -> bool: ...
-def worker_did_not_start() -> None: ...
-def forget_workers() -> None: ...
 
 class PlainCall:
     @property
@@ -33,7 +21,6 @@ class PlainCall:
 
 def total(values: list[float]) -> float: ...
 def add_each_exactly(sums: Doubles, x: Doubles) -> None: ...
-def block_size(units: int, elements: int, block_elements: int) -> int: ...
 def plain_softmax(
     x: object, axis: object, out: object, logarithm: bool, n_threads: object, thread_elements: int
 ) -> Any: ...

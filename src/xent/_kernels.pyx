@@ -22,7 +22,7 @@ that smoothing reaches. Logits that are scaled, capped or masked are computed fi
 
 Layers, each using only those above it: numbers (_numbers.pxd) -> one row, or a vector of rows side by side (_rows.pxd,
 _columns.pxi, _binary.pxd) -> a block of rows (here and in _losses.pxi) -> the functions that Python calls, which take
-arrays that are known to be good (see _arguments.py) and work in blocks, which threads share (_work.pxi) -> whole calls
+arrays that are known to be good (see _arguments.py) and work in blocks, which threads share (_core/scheduler.pyx) -> whole calls
 on plain arrays (_plain.pxi).
 """
 
@@ -49,6 +49,10 @@ from xent._core.rows cimport (
     Softmax, count_ahead, exponential, fill_row, has_many, has_nan, is_moderate, is_usual_transform, log_probabilities,
     log_softmax_row, mask_row, multiply_row, no_peak, only_class, raise_peak, set_shift, softmax_of, softmax_row,
     sum_of_distances, sum_of_row, times as times_number, transform_row, weighted_sum,
+)
+from xent._core.scheduler cimport (
+    PY_SSIZE_T_MAX, BlockClaim, Work, block_size, claim_blocks, count_blocks, do_alone, next_block, xent_load,
+    xent_replace, xent_shared,
 )
 from xent._core.simd cimport (
     XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, get, lanes, load_first, multiply_add, put, vec, vf32,
@@ -431,7 +435,6 @@ cdef void softmax_block(
         xent_drain()
 
 
-include "_core/scheduler.pxi"
 include "_core/losses.pxi"
 
 
@@ -442,15 +445,6 @@ include "_core/losses.pxi"
 # ---------------------------------------------------------------------------------------------------------------------
 
 BINARY_CHUNK = CHUNK    # elements in a unit of binary_cross_entropy
-
-cpdef enum:
-    MAX_BLOCKS = 1024
-
-
-cpdef Py_ssize_t block_size(Py_ssize_t units, Py_ssize_t elements, Py_ssize_t block_elements):
-    """How many of so many units, of so many elements each, make a block."""
-    return max(1, block_elements // max(elements, 1), (units + MAX_BLOCKS - 1) // MAX_BLOCKS)
-
 
 cdef inline Py_ssize_t tile_space(Py_ssize_t n) noexcept nogil:
     """The length of the scratch of rows that are done in tiles. Of float64, as all scratch is."""

@@ -21,7 +21,6 @@ from numpy.typing import ArrayLike, NDArray
 from xent._calls import arguments as check
 from xent._calls.dispatch import kernels
 from xent._calls.matmul_blocks import Products, Rows, chunks
-from xent._calls.threads import BLOCK_ELEMENTS as KERNEL_ELEMENTS
 from xent._calls.threads import Blocks, cut
 from xent.losses import Reduction, divisor_of, label_range, prepared, reduced
 
@@ -127,7 +126,7 @@ def _plan(task: _Task, by_classes: bool, max_scratch: int, part: int = PARTS[0])
         most = min(wanted, (max_scratch - need) // per_row)
         if most >= rows:
             break
-    size = kernels.block_size(rows, width, KERNEL_ELEMENTS)   # as in cross_entropy, for the same sums
+    size = cut(rows, width, 1).size     # as in cross_entropy, for the same sums
     if size < most < rows:
         even = -(-rows // -(-rows // most))     # the last block is not to be small
         most = min(even + -even % size, most - most % size)
@@ -179,11 +178,9 @@ def _kernel(
 ) -> list[float]:
     """The loss and gradient of a block of rows; returns what the losses of its parts add up to."""
     n, classes = batch.logits.shape
-    size = plan.size
-    number = -(-n // size)
-    threads = min(cut(n, classes, task.n_threads).threads, plan.threads, number)
-    sums = np.empty(number)
-    Blocks(n, size, number, threads).run(kernels.cross_entropy, batch, options, exponent, divisor, loss, grad, sums)
+    blocks = Blocks(n, plan.size, min(cut(n, classes, task.n_threads).threads, plan.threads))
+    sums = np.empty(blocks.number)
+    blocks.run(kernels.cross_entropy, batch, options, exponent, divisor, loss, grad, sums)
     result: list[float] = sums.tolist()
     return result
 

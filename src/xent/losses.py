@@ -231,7 +231,7 @@ def cross_entropy(
         z_loss, reduction, return_grad, grad_out, n_threads, threads.THREAD_ELEMENTS, threads.BLOCK_ELEMENTS,
     )
     if isinstance(result, kernels.PlainCall):
-        return threads.computed(result, n_threads)
+        return threads.run_checked_call(result, n_threads)
     if result is not None:
         return result
     batch = check.targets("logits", logits, target, axis, class_weight, sample_weight, where)

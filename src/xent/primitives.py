@@ -78,7 +78,7 @@ def logsumexp(
     """
     result = kernels.plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, threads.THREAD_ELEMENTS)
     if isinstance(result, kernels.PlainCall):
-        return threads.computed(result, n_threads)
+        return threads.run_checked_call(result, n_threads)
     if result is not None:
         return result
     array, factors, dtype = check.summands(x, b)
@@ -203,7 +203,7 @@ def _probabilities(
         x, axis, out, logarithm, n_threads, threads.THREAD_ELEMENTS
     )
     if isinstance(plain, kernels.PlainCall):
-        plain = threads.computed(plain, n_threads)
+        plain = threads.run_checked_call(plain, n_threads)
     if plain is not None:
         return plain
     array = check.floating("x", x)

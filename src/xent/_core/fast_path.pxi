@@ -145,7 +145,7 @@ def plain_softmax(x, axis, out, bint logarithm, n_threads, Py_ssize_t thread_ele
         call = PlainSoftmax()
         call.task = task
         return for_later(call, count, task.x.n, array, out)
-    do_alone(softmax_worker, &task, plan_softmax(&task, 1), count, PY_SSIZE_T_MAX, 1)
+    do_alone(softmax_worker, &task, plan_softmax(&task, 1), count, count)
     return out
 
 
@@ -171,16 +171,22 @@ def plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, Py_ssize_t thr
         call = PlainLogsumexp()
         call.task = task
         return for_later(call, count, task.x.n, array, out)
-    do_alone(logsumexp_worker, &task, plan_logsumexp(&task, 1), count, PY_SSIZE_T_MAX, 1)
+    do_alone(logsumexp_worker, &task, plan_logsumexp(&task, 1), count, count)
     return out if cnp.PyArray_NDIM(array) > 1 else out[()]
 
 
 cdef struct LossCall:
     BatchTask task
-    Py_ssize_t count    # rows
-    Py_ssize_t size     # of them in a block
-    Py_ssize_t number   # of blocks
+    Py_ssize_t number   # of blocks, and of task.sums
     double weight       # what a mean divides by, or 0
+
+
+cdef int allocate_sums(LossCall* call, Py_ssize_t number) except -1:
+    call.number = number
+    call.task.sums = <double*>malloc(number * sizeof(double))
+    if call.task.sums is NULL:
+        raise MemoryError
+    return 0
 
 
 cdef object result_of(const LossCall* call, loss, grad):
@@ -199,6 +205,7 @@ cdef class PlainLoss(PlainCall):
         free(self.call.task.sums)
 
     def compute(self, Work work):
+        allocate_sums(&self.call, work.job.number)
         work.do(cross_entropy_worker, &self.call.task, plan_batch(&self.call.task.batch, work.job.threads))
 
     def result(self):
@@ -219,7 +226,7 @@ def plain_cross_entropy(
     cdef int axes
     cdef WeightSum weight
     cdef double unused = 0
-    cdef Py_ssize_t bad
+    cdef Py_ssize_t bad, count, size
     if class_weight is not None or sample_weight is not None or where is not None or softcap is not None:
         return None
     if not (is_float(label_smoothing, 0) and is_float(logit_scale, 1) and is_float(z_loss, 0)):
@@ -238,8 +245,8 @@ def plain_cross_entropy(
         return None
     if grad_out is not None and not (is_output_for(grad_out, x) and are_apart(<cnp.ndarray>grad_out, labels)):
         return None
-    call.count = cnp.PyArray_SIZE(labels)
-    if threads > 1 and call.count >= 2 * thread_elements:       # the labels alone are work for several threads
+    count = cnp.PyArray_SIZE(labels)
+    if threads > 1 and count >= 2 * thread_elements:       # the labels alone are work for several threads
         return None
 
     bind(&batch.logits, x, 1)
@@ -252,11 +259,10 @@ def plain_cross_entropy(
     batch.weight_exponent = 0
     batch.transform.softcap = batch.transform.origin = batch.smoothing = batch.z_loss = 0
     with nogil:
-        bad = weight_rows(batch, <vf64*>&unused, 0, call.count, &weight)    # of labels: without scratch
+        bad = weight_rows(batch, <vf64*>&unused, 0, count, &weight)    # of labels: without scratch
     if bad >= 0 or (weight.high == 0 and reduction == "mean"):
         return None
-    call.size = block_size(call.count, batch.logits.n, block_elements)
-    call.number = (call.count + call.size - 1) // call.size
+    call.task.sums = NULL
     call.weight = weight.high if reduction == "mean" else 0
     batch.divisor = weight.high if reduction == "mean" else 1
     grad = grad_out
@@ -265,15 +271,14 @@ def plain_cross_entropy(
     loss = empty(x, axes) if reduction == "none" else None
     bind(&batch.loss, loss, 0)
     bind_output(&batch.grad, grad, 1, &batch.logits)
-    call.task.sums = <double*>malloc(call.number * sizeof(double))
-    if call.task.sums is NULL:
-        raise MemoryError
     if threads > 1 and cnp.PyArray_SIZE(x) >= 2 * thread_elements:
         job = PlainLoss()
         job.call = call
-        return for_later(job, call.count, batch.logits.n, (x, labels), (loss, grad))
+        return for_later(job, count, batch.logits.n, (x, labels), (loss, grad))
+    size = block_size(count, batch.logits.n, block_elements)
+    allocate_sums(&call, count_blocks(count, size))
     try:
-        do_alone(cross_entropy_worker, &call.task, plan_batch(batch, 1), call.count, call.size, call.number)
+        do_alone(cross_entropy_worker, &call.task, plan_batch(batch, 1), count, size)
         return result_of(&call, loss, grad)
     finally:
         free(call.task.sums)

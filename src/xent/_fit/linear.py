@@ -311,9 +311,7 @@ class RowSums:
         number = max(1, min(MAX_GRADIENTS, most, work // THREAD_ELEMENTS, work // (8 * coefficients)))
         tiles = -(-self.X.shape[0] // tile)
         size = -(-tiles // number) * tile
-        number = -(-self.X.shape[0] // size)
-        wanted = get_num_threads() if self.n_threads is None else self.n_threads
-        return Blocks(self.X.shape[0], size, number, min(wanted, number))
+        return Blocks(self.X.shape[0], size, get_num_threads() if self.n_threads is None else self.n_threads)
 
 
 class Objective:
