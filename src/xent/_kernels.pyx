@@ -34,15 +34,9 @@ from libc.string cimport memset
 
 cimport numpy as cnp
 
-from xent._core.binary cimport CHUNK, BinaryBatch, binary_chunks
 from xent._core.numbers cimport (
     Pair, Sum, add, add_exactly, add_pair, divide, log_pair, minus_log, multiply, one_more, single, sum_pairs,
     two_sum, value,
-)
-from xent._core.strided cimport (
-    ABSENT, F64, Kind, I8, I16, I32, I64, Operand, U8, U16, U32, Window, bind, bind_output, close_window, fits_float32,
-    WINDOW_BYTES, gather, gather_through, has_window, is_plain, kind_of, open_window, place_of, place_through, scatter,
-    scatter_through, next_place, next_row, place, read_integer, read_number, row_of, weight_of, write_number,
 )
 from xent._core.rows cimport (
     NO_CLASS, PIECE_ELEMENTS, Peak, RowSum, SEVERAL, Shift, Transform, add_distances, add_elements, add_exponentials, combine_row,
@@ -63,6 +57,7 @@ from xent._core.streaming cimport Traffic, finish, no_traffic
 
 cnp.import_array()
 
+include "_core/strided.pxi"
 include "_core/tiles.pxi"
 
 
@@ -81,23 +76,23 @@ cdef inline vec* aligned(const double* scratch, const vec* like) noexcept nogil:
     return <vec*>((<size_t>scratch + 63) // 64 * 64)
 
 
-cdef inline Py_ssize_t row_space(Py_ssize_t n) noexcept nogil:
+cdef Py_ssize_t row_space(Py_ssize_t n) noexcept nogil:
     """Of a row of n elements of float64, in whole cache lines, and one line more: rows a power of two apart collide."""
     return (n + LINE_DOUBLES - 1) // LINE_DOUBLES * LINE_DOUBLES + LINE_DOUBLES
 
 
-cdef inline bint fits(Py_ssize_t rows, Py_ssize_t n, Kind kind, Py_ssize_t windows, Py_ssize_t threads) noexcept nogil:
+cdef bint fits(Py_ssize_t rows, Py_ssize_t n, Kind kind, Py_ssize_t windows, Py_ssize_t threads) noexcept nogil:
     """Whether each of so many threads may keep so many rows of n elements, and windows beside them."""
     cdef Py_ssize_t size = 8 if kind == F64 else 4
     return rows * n * size <= SCRATCH_BYTES // threads - windows * WINDOW_BYTES
 
 
-cdef inline bint is_in_place(const Operand* x) noexcept nogil:
+cdef bint is_in_place(const Operand* x) noexcept nogil:
     """Whether a kernel of its own type reads or writes its rows where they are."""
     return is_plain(x, <vf32*>NULL) or is_plain(x, <vf64*>NULL)
 
 
-cdef inline Py_ssize_t result_rows(const Operand* out) noexcept nogil:
+cdef Py_ssize_t result_rows(const Operand* out) noexcept nogil:
     """How many rows of scratch results take: in claim, if they stream."""
     return 0 if out.kind == ABSENT else 2 if out.streams else not is_in_place(out)
 
@@ -209,7 +204,7 @@ cdef double infinite_terms(const vf64* x, const vf64* b, Py_ssize_t n) noexcept 
     return total
 
 
-cdef inline double moderate_factor(double b, double* log_rest, double* log_rest_low) noexcept nogil:
+cdef double moderate_factor(double b, double* log_rest, double* log_rest_low) noexcept nogil:
     """b, or for one of extreme size its mantissa, and the logarithm of the rest."""
     cdef int exponent = 0
     cdef double mantissa = frexp(b, &exponent)
@@ -408,7 +403,7 @@ cdef void softmax_tiles(
         i += count
 
 
-cdef inline vec* tiles_in(vec* scratch, Py_ssize_t n) noexcept nogil:
+cdef vec* tiles_in(vec* scratch, Py_ssize_t n) noexcept nogil:
     return aligned(<double*>scratch + TILE_ROWS * row_space(n), scratch)
 
 
@@ -435,6 +430,7 @@ cdef void softmax_block(
         xent_drain()
 
 
+include "_core/binary.pxi"
 include "_core/losses.pxi"
 
 
@@ -446,7 +442,7 @@ include "_core/losses.pxi"
 
 BINARY_CHUNK = CHUNK    # elements in a unit of binary_cross_entropy
 
-cdef inline Py_ssize_t tile_space(Py_ssize_t n) noexcept nogil:
+cdef Py_ssize_t tile_space(Py_ssize_t n) noexcept nogil:
     """The length of the scratch of rows that are done in tiles. Of float64, as all scratch is."""
     return TILE_ROWS * row_space(n) + 2 * MAX_TILE_VECTORS * LINE_DOUBLES * n + LINE_DOUBLES
 

@@ -6,7 +6,6 @@ from xent._core.numbers cimport (
     Pair, accumulate, add, add_pair, exp_shifted, finite_or_zero, log1p_unit, minus_log, multiply, single,
     two_sum, value,
 )
-from xent._core.strided cimport ABSENT, Operand, gather, place, read_number, row_of, scatter
 from xent._core.simd cimport (
     absolute, fill, get, lanes, load_first, multiply_rest, put, store_first, vec, where_equal, where_less,
 )
@@ -32,7 +31,7 @@ cdef struct Smoothing:          # a target y becomes keep y + add
     Pair add
 
 
-cdef inline Smoothing smoothing_of(double epsilon) noexcept nogil:
+cdef Smoothing smoothing_of(double epsilon) noexcept nogil:
     cdef Smoothing smoothing
     smoothing.keep = two_sum(1, -epsilon)
     smoothing.add = single(0.5 * epsilon)
@@ -123,7 +122,7 @@ cdef inline void losses_of_logits(
         store_first(grad + full, tail, slope)
 
 
-cdef inline void losses_of_probabilities(
+cdef void losses_of_probabilities(
     const vec* p, const vec* y, const vec* weight, const Smoothing* smoothing, double divisor, vec* loss, vec* grad,
     Py_ssize_t n
 ) noexcept nogil:
@@ -152,7 +151,7 @@ cdef inline void losses_of_probabilities(
         put(grad, i, get(weight, i) * slope / divisor)
 
 
-cdef inline vec* gather_scaled(
+cdef vec* gather_scaled(
     const Operand* operand, Py_ssize_t i, Py_ssize_t first, Py_ssize_t n, double unit, vec* scratch
 ) noexcept nogil:
     """Weights, in a unit in which they fit the kernel's type."""
@@ -165,7 +164,7 @@ cdef inline vec* gather_scaled(
     return scratch
 
 
-cdef inline double binary_chunks(
+cdef double binary_chunks(
     const BinaryBatch* batch, bint from_logits, vec* scratch, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
     """The sum of the losses of chunks first <= i < last, each at most CHUNK elements of a row. `scratch` holds seven."""

@@ -8,11 +8,11 @@ from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from math import fsum
 
 
-cdef inline bint is_float(value, double wanted):
+cdef bint is_float(value, double wanted):
     return PyFloat_CheckExact(value) and PyFloat_AS_DOUBLE(value) == wanted
 
 
-cdef inline bint is_int(value, int64_t* number):
+cdef bint is_int(value, int64_t* number):
     cdef int overflow = 0
     if not PyLong_CheckExact(value):
         return False
@@ -20,12 +20,12 @@ cdef inline bint is_int(value, int64_t* number):
     return overflow == 0
 
 
-cdef inline bint is_contiguous(value):
+cdef bint is_contiguous(value):
     """Whether it is a NumPy array in C order that is aligned and in native byte order."""
     return cnp.PyArray_CheckExact(value) and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>value)
 
 
-cdef inline bint are_rows(x, axis):
+cdef bint are_rows(x, axis):
     """Whether it is a contiguous array of float32 or float64, not empty, and the axis its last one."""
     cdef cnp.ndarray array
     cdef int64_t index
@@ -38,12 +38,12 @@ cdef inline bint are_rows(x, axis):
     )
 
 
-cdef inline bint is_thread_count(n_threads, int64_t* threads):
+cdef bint is_thread_count(n_threads, int64_t* threads):
     """Whether it is one or None, for which `threads` stays as it is."""
     return n_threads is None or (is_int(n_threads, threads) and threads[0] > 0)
 
 
-cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b, int axes):
+cdef bint same_shape(cnp.ndarray a, cnp.ndarray b, int axes):
     cdef int axis
     for axis in range(axes):
         if cnp.PyArray_DIM(a, axis) != cnp.PyArray_DIM(b, axis):
@@ -51,13 +51,13 @@ cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b, int axes):
     return True
 
 
-cdef inline bint are_apart(cnp.ndarray a, cnp.ndarray b):
+cdef bint are_apart(cnp.ndarray a, cnp.ndarray b):
     cdef char* start = <char*>cnp.PyArray_DATA(a)
     cdef char* other = <char*>cnp.PyArray_DATA(b)
     return start + cnp.PyArray_NBYTES(a) <= other or other + cnp.PyArray_NBYTES(b) <= start
 
 
-cdef inline bint is_output_for(value, cnp.ndarray x):
+cdef bint is_output_for(value, cnp.ndarray x):
     """Whether it can take an output of the shape and type of x, and is x or apart from it."""
     cdef cnp.ndarray array
     if not is_contiguous(value):
@@ -70,7 +70,7 @@ cdef inline bint is_output_for(value, cnp.ndarray x):
     )
 
 
-cdef inline object empty(cnp.ndarray x, int axes):
+cdef object empty(cnp.ndarray x, int axes):
     """An array of the type of x and its first axes."""
     return cnp.PyArray_EMPTY(axes, cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
 

@@ -288,7 +288,7 @@ cdef void add_sparse_gradient(
 # Dual ascent over sparse rows: see dual.py
 # ---------------------------------------------------------------------------------------------------------------------
 
-cdef inline void fetch_row(
+cdef void fetch_row(
     const Linear* problem, const index_type* column, const vec* coef, Py_ssize_t i
 ) noexcept nogil:
     """Bring the elements of a sparse row, which is next, and its first coefficients."""
@@ -341,12 +341,12 @@ cdef double sweep(
 # A block of rows, tile by tile
 # ---------------------------------------------------------------------------------------------------------------------
 
-cdef inline void move_to(Operand* operand, char* base, Py_ssize_t i) noexcept nogil:
+cdef void move_to(Operand* operand, char* base, Py_ssize_t i) noexcept nogil:
     """Make row i of what begins at `base` the first."""
     operand.data = base + (i * operand.strides[0] if operand.ndim else 0)
 
 
-cdef inline void curve(
+cdef void curve(
     const Linear* problem, vec* change, const vec* p, Py_ssize_t classes, Py_ssize_t first, Py_ssize_t count
 ) noexcept nogil:
     """Changes of logits become those of the slopes: mass p (change - p . change)."""
@@ -366,7 +366,7 @@ cdef inline void curve(
                 )
 
 
-cdef inline void spread(
+cdef void spread(
     const Linear* problem, vec* out, const vec* p, Py_ssize_t classes, Py_ssize_t first, Py_ssize_t count
 ) noexcept nogil:
     """out = mass p (1 - p)."""
@@ -379,7 +379,7 @@ cdef inline void spread(
             )
 
 
-cdef inline void turn_rows(
+cdef void turn_rows(
     const Linear* problem, Py_ssize_t first, Py_ssize_t count, vec* room, Py_ssize_t stride
 ) noexcept nogil:
     """Rows that lie side by side, one after the other, `stride` bytes apart."""
@@ -540,21 +540,21 @@ cdef void linear_worker(const void* task, double* scratch, BlockClaim* claim) no
             )
 
 
-cdef inline Py_ssize_t sums_scratch(const Linear* linear) noexcept nogil:
+cdef Py_ssize_t sums_scratch(const Linear* linear) noexcept nogil:
     """The length of a dense gradient, its rows padded to whole vectors."""
     return linear.rows * (row_length(linear) + LINE_DOUBLES) if linear.stride else 0
 
 
-cdef inline Py_ssize_t row_length(const Linear* linear) noexcept nogil:
+cdef Py_ssize_t row_length(const Linear* linear) noexcept nogil:
     """Of a dense row, to the end of a line of the cache in any type."""
     return (linear.features + 2 * LINE_DOUBLES - 1) // (2 * LINE_DOUBLES) * (2 * LINE_DOUBLES)
 
 
-cdef inline Py_ssize_t rows_scratch(const Linear* linear) noexcept nogil:
+cdef Py_ssize_t rows_scratch(const Linear* linear) noexcept nogil:
     return linear.tile * row_length(linear) if linear.step else 0
 
 
-cdef inline Py_ssize_t tile_length(const Linear* linear) noexcept nogil:
+cdef Py_ssize_t tile_length(const Linear* linear) noexcept nogil:
     """The length of a tile of logits, and of a row padded to whole vectors."""
     return ((linear.tile + 1) * linear.batch.logits.n // LINE_DOUBLES + 3) * LINE_DOUBLES
 

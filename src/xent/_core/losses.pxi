@@ -46,15 +46,15 @@ cdef struct Room:               # scratch for one row
     Traffic traffic
 
 
-cdef inline bint transforms(const Batch* batch) noexcept nogil:
+cdef bint transforms(const Batch* batch) noexcept nogil:
     return batch.transform.scale != 1 or batch.transform.softcap != 0
 
 
-cdef inline bint smooths(const Batch* batch) noexcept nogil:
+cdef bint smooths(const Batch* batch) noexcept nogil:
     return batch.smoothing != 0 and batch.logits.n > 0
 
 
-cdef inline bint is_wide(const Batch* batch) noexcept nogil:
+cdef bint is_wide(const Batch* batch) noexcept nogil:
     """Whether rows are computed in float64, whatever the logits are."""
     return batch.logits.kind == F64 or batch.extreme or not is_usual_transform(&batch.transform)
 
@@ -74,12 +74,12 @@ cdef struct RowScratch:         # rows of a piece each; NULL where the options a
     double* base
 
 
-cdef inline bint stays(const Operand* operand, bint wide) noexcept nogil:
+cdef bint stays(const Operand* operand, bint wide) noexcept nogil:
     """Whether the kernel reads or writes its rows where they are."""
     return is_plain(operand, <vf64*>NULL) if wide else is_plain(operand, <vf32*>NULL)
 
 
-cdef inline void take_row(double** row, bint wanted, Py_ssize_t space, double* memory, Py_ssize_t* used) noexcept nogil:
+cdef void take_row(double** row, bint wanted, Py_ssize_t space, double* memory, Py_ssize_t* used) noexcept nogil:
     row[0] = NULL
     if wanted:
         if memory is not NULL:
@@ -108,14 +108,14 @@ cdef Py_ssize_t lay_out(
     return used
 
 
-cdef inline Py_ssize_t table_size_of(Py_ssize_t points) noexcept nogil:
+cdef Py_ssize_t table_size_of(Py_ssize_t points) noexcept nogil:
     cdef Py_ssize_t size = 2
     while size < 2 * points:
         size *= 2
     return size
 
 
-cdef inline Py_ssize_t points_of_row(const Batch* batch) noexcept nogil:
+cdef Py_ssize_t points_of_row(const Batch* batch) noexcept nogil:
     return max(batch.target.n, 1) if batch.form == SPARSE else 1
 
 
@@ -155,24 +155,24 @@ cdef Room room_of(const Batch* batch, double* scratch) noexcept nogil:
 # --- targets and weights ---------------------------------------------------------------------------------------------
 
 
-cdef inline double class_weight_of(const Batch* batch, Py_ssize_t c) noexcept nogil:
+cdef double class_weight_of(const Batch* batch, Py_ssize_t c) noexcept nogil:
     return (<double*>batch.class_weight.data)[c] if batch.class_weight.kind != ABSENT else 1.0
 
 
-cdef inline Pair scale_pair(Pair x, int exponent) noexcept nogil:
+cdef Pair scale_pair(Pair x, int exponent) noexcept nogil:
     """x times two to the exponent."""
     if exponent != 0:
         x.high, x.low = ldexp(x.high, exponent), ldexp(x.low, exponent)
     return x
 
 
-cdef inline int exponent_of(double x) noexcept nogil:
+cdef int exponent_of(double x) noexcept nogil:
     cdef int exponent = 0
     frexp(x, &exponent)
     return exponent
 
 
-cdef inline Pair mass_of(const Batch* batch, double t, Py_ssize_t c, int exponent) noexcept nogil:
+cdef Pair mass_of(const Batch* batch, double t, Py_ssize_t c, int exponent) noexcept nogil:
     """t under the weight of class c, in units of two to the exponent."""
     cdef double weight = class_weight_of(batch, c)
     cdef int t_exponent = 0, weight_exponent = 0
@@ -182,7 +182,7 @@ cdef inline Pair mass_of(const Batch* batch, double t, Py_ssize_t c, int exponen
     return scale_pair(multiply(single(t), single(weight)), t_exponent + weight_exponent - exponent)
 
 
-cdef inline bint is_class(const Batch* batch, int64_t c) noexcept nogil:
+cdef bint is_class(const Batch* batch, int64_t c) noexcept nogil:
     return 0 <= c < batch.logits.n and not (batch.ignores and c == batch.ignore_index)
 
 
@@ -225,7 +225,7 @@ cdef int exponent_of_row(const Batch* batch, Py_ssize_t i, bint with_all) noexce
     return most if most > INT_MIN else 0
 
 
-cdef inline Py_ssize_t place_in(const Room* room, Py_ssize_t merged, int64_t c) noexcept nogil:
+cdef Py_ssize_t place_in(const Room* room, Py_ssize_t merged, int64_t c) noexcept nogil:
     """The place of class c among the points so far, or `merged`, the next one, which it then has. Open addressing: an
     entry of the table is a place, plus 1."""
     cdef uint64_t slot = (<uint64_t>c * 0x9E3779B97F4A7C15U >> 32) & <uint64_t>(room.table_size - 1)
@@ -237,7 +237,7 @@ cdef inline Py_ssize_t place_in(const Room* room, Py_ssize_t merged, int64_t c) 
     return merged
 
 
-cdef inline Points points_of(const Batch* batch, Py_ssize_t i, const Room* room, int exponent) noexcept nogil:
+cdef Points points_of(const Batch* batch, Py_ssize_t i, const Room* room, int exponent) noexcept nogil:
     """The label or the sparse distribution of row i, in units of two to the exponent. One that is out of range has
     changed since it was checked."""
     cdef Points points = room.points
@@ -548,7 +548,7 @@ cdef struct Slope:          # the gradient of a row: factor e - share t - even b
     double at_label         # if one class has all the mass
 
 
-cdef inline Pair multiply_mass(Pair x, Pair mass) noexcept nogil:
+cdef Pair multiply_mass(Pair x, Pair mass) noexcept nogil:
     """A product that is 0 where x is, even if the mass has overflowed."""
     return multiply(x, mass) if x.high != 0 or not isinf(mass.high) else single(0)
 
@@ -712,7 +712,7 @@ cdef void describe_row(
     row.weight = single(weight)
 
 
-cdef inline bint overflows(const Batch* batch, const Row* row, const vec* like) noexcept nogil:
+cdef bint overflows(const Batch* batch, const Row* row, const vec* like) noexcept nogil:
     """Whether logits that were scaled, or distances in float32, may be infinite for that alone."""
     if isfinite(row.shift.peak.high) and isfinite(row.far.high) or batch.transform.softcap != 0:
         return False
@@ -749,7 +749,7 @@ cdef void repeat_row(const Batch* batch, vec* like, Room* room, Py_ssize_t i, Pa
         cross_entropy_rows(batch, <vf64*>NULL, room, i, i + 1, total)
 
 
-cdef inline void open_reader(
+cdef void open_reader(
     Reader* reader, const Batch* batch, const Room* room, Py_ssize_t first, Py_ssize_t last, const vec* like
 ) noexcept nogil:
     cdef bint wide = vec is vf64
@@ -856,7 +856,7 @@ cdef bint has_tiles(const Batch* batch) noexcept nogil:
     )
 
 
-cdef inline bint has_one_class(
+cdef bint has_one_class(
     const Batch* batch, Py_ssize_t i, Room* room, vec* scratch, Py_ssize_t* label, Pair* mass
 ) noexcept nogil:
     """Whether all the mass of row i is on one class: on which, and how much under its class weight."""
@@ -884,7 +884,7 @@ cdef inline bint has_one_class(
     return True
 
 
-cdef inline Py_ssize_t read_labels(
+cdef Py_ssize_t read_labels(
     const Batch* batch, Py_ssize_t i, Py_ssize_t count, Py_ssize_t* label, bint* skip
 ) noexcept nogil:
     """The labels of rows i to i + count, along one axis and without weights; returns how many are to be skipped."""
@@ -905,7 +905,7 @@ cdef inline Py_ssize_t read_labels(
     return skipped
 
 
-cdef inline Pair pair_of(const vec* high, const vec* low, Py_ssize_t j) noexcept nogil:
+cdef Pair pair_of(const vec* high, const vec* low, Py_ssize_t j) noexcept nogil:
     """A number of which lane j holds the parts: one float64 holds two float32."""
     cdef Pair x
     x.high = get(high, j)
@@ -1093,7 +1093,7 @@ cdef double log_loss_rows(const Batch* batch, Room* room, Py_ssize_t first, Py_s
     return value(total)
 
 
-cdef inline Pair minus_log_at(const Batch* batch, Py_ssize_t i, Py_ssize_t c) noexcept nogil:
+cdef Pair minus_log_at(const Batch* batch, Py_ssize_t i, Py_ssize_t c) noexcept nogil:
     return minus_log(read_number(place_of(&batch.logits, i, c), batch.logits.kind))
 
 
@@ -1103,7 +1103,7 @@ ctypedef fused label_type:
     uint8_t
 
 
-cdef inline Py_ssize_t count_labels(
+cdef Py_ssize_t count_labels(
     const label_type* label, Py_ssize_t n, Py_ssize_t classes, bint ignores, int64_t ignore_index
 ) noexcept nogil:
     """How many labels are classes; -1 if any is neither that nor to be ignored. Without a branch, so that the compiler
@@ -1120,7 +1120,7 @@ cdef inline Py_ssize_t count_labels(
     return counted if counted + ignored == n else -1
 
 
-cdef inline Py_ssize_t count_good(const Batch* batch, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef Py_ssize_t count_good(const Batch* batch, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """The same for rows first <= i < last, of labels side by side in one of the usual types; else -1."""
     cdef const Operand* target = &batch.target
     cdef char* label = row_of(target, first)
@@ -1142,7 +1142,7 @@ cdef struct WeightSum:      # in units of two to the exponent
     double exponent
 
 
-cdef inline void add_weight(WeightSum* total, Pair x, int exponent) noexcept nogil:
+cdef void add_weight(WeightSum* total, Pair x, int exponent) noexcept nogil:
     """x is in units of two to the exponent; the sum is in those of its largest term."""
     cdef Pair sum
     if x.high == 0:
@@ -1155,7 +1155,7 @@ cdef inline void add_weight(WeightSum* total, Pair x, int exponent) noexcept nog
     total.high, total.low = sum.high, sum.low
 
 
-cdef inline Pair mass_of_row(
+cdef Pair mass_of_row(
     const Batch* batch, vec* scratch, Py_ssize_t i, int exponent, Py_ssize_t* bad
 ) noexcept nogil:
     """The target mass of row i, in units of two to the exponent, and the place of a label or class that is out of range.
@@ -1237,7 +1237,7 @@ cdef Py_ssize_t weight_rows(
     return -1
 
 
-cdef inline void add_product(Sum* total, Pair x, Pair y) noexcept nogil:
+cdef void add_product(Sum* total, Pair x, Pair y) noexcept nogil:
     cdef Pair product = multiply(x, y)
     add_exactly(total, product.high)
     if isfinite(product.low):

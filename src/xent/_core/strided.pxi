@@ -41,7 +41,7 @@ cdef struct Operand:
     Py_ssize_t strides[MAX_DIMS]
 
 
-cdef inline Kind kind_of(cnp.ndarray array) noexcept:
+cdef Kind kind_of(cnp.ndarray array) noexcept:
     cdef char letter = (<cnp.dtype>cnp.PyArray_DESCR(array)).kind
     cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(array)
     if letter == c"f":
@@ -55,7 +55,7 @@ cdef inline Kind kind_of(cnp.ndarray array) noexcept:
     return U8 if size == 1 else U16 if size == 2 else U32 if size == 4 else U64
 
 
-cdef inline int merge_axes(
+cdef int merge_axes(
     cnp.ndarray array, int first, int last, Py_ssize_t* shape, Py_ssize_t* strides
 ) noexcept:
     """Axes first <= axis < last of an array, neighbours merged where they can be; how many that makes."""
@@ -76,7 +76,7 @@ cdef inline int merge_axes(
     return count
 
 
-cdef inline void bind(Operand* operand, object maybe, int row_axes) noexcept:
+cdef void bind(Operand* operand, object maybe, int row_axes) noexcept:
     """Describe an array (or None) whose last axes, so many, are the row; if none are, it has one element a row."""
     cdef cnp.ndarray array
     cdef int axes, axis
@@ -104,7 +104,7 @@ cdef inline void bind(Operand* operand, object maybe, int row_axes) noexcept:
         operand.row_ndim = axes - 1 - operand.ndim
 
 
-cdef inline void bind_output(Operand* operand, object maybe, int row_axes, const Operand* source) noexcept:
+cdef void bind_output(Operand* operand, object maybe, int row_axes, const Operand* source) noexcept:
     """The same for an output, which may be its source: then it is in the cache already."""
     bind(operand, maybe, row_axes)
     if operand.kind != ABSENT and operand.data != source.data:
@@ -123,7 +123,7 @@ cdef inline char* row_of(const Operand* operand, Py_ssize_t i) noexcept nogil:
     return row + i * operand.strides[0] if axis == 0 else row
 
 
-cdef inline char* place_of(const Operand* operand, Py_ssize_t i, Py_ssize_t j) noexcept nogil:
+cdef char* place_of(const Operand* operand, Py_ssize_t i, Py_ssize_t j) noexcept nogil:
     """Element j of row i."""
     cdef char* place = row_of(operand, i)
     cdef int axis = operand.ndim + operand.row_ndim
@@ -138,7 +138,7 @@ cdef inline char* place_of(const Operand* operand, Py_ssize_t i, Py_ssize_t j) n
     return place
 
 
-cdef inline Py_ssize_t run_from(const Operand* operand, Py_ssize_t j) noexcept nogil:
+cdef Py_ssize_t run_from(const Operand* operand, Py_ssize_t j) noexcept nogil:
     """How many elements of a row, from j on, are `step` apart."""
     return (operand.n if operand.run == operand.n else operand.run) - j % operand.run
 
@@ -197,7 +197,7 @@ cdef inline bint is_plain(const Operand* operand, const vec* like) noexcept nogi
     )
 
 
-cdef inline vec* gather(
+cdef vec* gather(
     const Operand* operand, Py_ssize_t i, Py_ssize_t first, Py_ssize_t n, vec* scratch
 ) noexcept nogil:
     """n elements of row i, contiguous: where they are, or copied into the scratch."""
@@ -252,7 +252,7 @@ cdef inline vec* place(const Operand* operand, Py_ssize_t i, Py_ssize_t first, v
     return scratch
 
 
-cdef inline void scatter(
+cdef void scatter(
     const Operand* operand, Py_ssize_t i, Py_ssize_t first, Py_ssize_t n, const vec* scratch
 ) noexcept nogil:
     cdef char* target
@@ -291,7 +291,7 @@ cdef struct Window:     # rows first <= i < first + count of an operand whose el
     Py_ssize_t count
 
 
-cdef inline bint has_window(const Operand* operand) noexcept nogil:
+cdef bint has_window(const Operand* operand) noexcept nogil:
     """Whether its rows are read or written through a window: they lie side by side, and a few of them fit one."""
     cdef Py_ssize_t size = 8 if operand.kind == F64 else 4
     if operand.kind not in (F32, F64) or operand.ndim == 0 or operand.run < operand.n or operand.step == size:
@@ -299,7 +299,7 @@ cdef inline bint has_window(const Operand* operand) noexcept nogil:
     return operand.strides[operand.ndim - 1] == size and 0 < (operand.n + 16) * size <= WINDOW_BYTES // 2
 
 
-cdef inline void open_window(
+cdef void open_window(
     Window* window, const Operand* operand, Py_ssize_t first, Py_ssize_t last, const vec* like
 ) noexcept nogil:
     """A window on rows that lie side by side, each element of one next to that of the other: memory is read by lines,
@@ -317,11 +317,11 @@ cdef inline void open_window(
         window.most = 0
 
 
-cdef inline void close_window(Window* window) noexcept nogil:
+cdef void close_window(Window* window) noexcept nogil:
     free(window.rows)
 
 
-cdef inline bint move_window(Window* window, const Operand* operand, Py_ssize_t i, Py_ssize_t last) noexcept nogil:
+cdef bint move_window(Window* window, const Operand* operand, Py_ssize_t i, Py_ssize_t last) noexcept nogil:
     """To row i and those after it, unless it is there; whether it moved."""
     cdef Py_ssize_t run = operand.shape[operand.ndim - 1]
     if window.first <= i < window.first + window.count:
@@ -331,7 +331,7 @@ cdef inline bint move_window(Window* window, const Operand* operand, Py_ssize_t 
     return True
 
 
-cdef inline void transpose(Window* window, const Operand* operand, bint back, const vec* like) noexcept nogil:
+cdef void transpose(Window* window, const Operand* operand, bint back, const vec* like) noexcept nogil:
     cdef char* aside = row_of(operand, window.first)
     if vec is vf32:
         xent_transpose_rows_f32(aside, operand.step, window.rows, window.stride, operand.n, window.count, back)
@@ -339,7 +339,7 @@ cdef inline void transpose(Window* window, const Operand* operand, bint back, co
         xent_transpose_rows_f64(aside, operand.step, window.rows, window.stride, operand.n, window.count, back)
 
 
-cdef inline vec* gather_through(
+cdef vec* gather_through(
     Window* window, const Operand* operand, Py_ssize_t i, Py_ssize_t last, Py_ssize_t start, Py_ssize_t count,
     vec* scratch
 ) noexcept nogil:
@@ -351,7 +351,7 @@ cdef inline vec* gather_through(
     return <vec*>(window.rows + (i - window.first) * window.stride)
 
 
-cdef inline vec* place_through(
+cdef vec* place_through(
     Window* window, const Operand* operand, Py_ssize_t i, Py_ssize_t last, vec* scratch
 ) noexcept nogil:
     """`place` of a whole row; rows come in order. Two rows after each other need two scratches, if the output streams."""
@@ -361,7 +361,7 @@ cdef inline vec* place_through(
     return <vec*>(window.rows + (i - window.first) * window.stride)
 
 
-cdef inline void scatter_through(
+cdef void scatter_through(
     Window* window, const Operand* operand, Py_ssize_t i, const vec* row, Traffic* traffic
 ) noexcept nogil:
     if window.most == 0 and operand.streams and is_plain(operand, row):
@@ -372,7 +372,7 @@ cdef inline void scatter_through(
         transpose(window, operand, True, row)
 
 
-cdef inline void write_float(char* p, Kind kind, double x) noexcept nogil:
+cdef void write_float(char* p, Kind kind, double x) noexcept nogil:
     if kind == F32:
         (<float*>p)[0] = <float>x
     elif kind == F64:
@@ -383,7 +383,7 @@ cdef inline void write_float(char* p, Kind kind, double x) noexcept nogil:
         xent_write_bf16(p, x)
 
 
-cdef inline void write_number(const Operand* operand, Py_ssize_t i, double x) noexcept nogil:
+cdef void write_number(const Operand* operand, Py_ssize_t i, double x) noexcept nogil:
     if operand.kind != ABSENT:
         write_float(row_of(operand, i), operand.kind, x)
 

@@ -4,7 +4,6 @@
 # c, and its lane j row h * lanes + j. What a lane computes does not depend on its neighbours.
 
 from xent._core.numbers cimport MAX_LANES, accumulate, exps_shifted, finite_or_zero, log_of_pair
-from xent._core.strided cimport Operand, gather, is_native, is_plain, place, row_of, scatter
 from xent._core.rows cimport log_probability
 from xent._core.simd cimport (
     fill, get, lanes, maximum, multiply_add, multiply_rest, put, residual, to_columns, to_rows, vec, vf32, where_equal,
@@ -16,7 +15,7 @@ cdef enum:
     MAX_TILE_ROWS = MAX_TILE_VECTORS * MAX_LANES
 
 
-cdef inline bint side_by_side(const Operand* operand, Py_ssize_t i, const vec* like) noexcept nogil:
+cdef bint side_by_side(const Operand* operand, Py_ssize_t i, const vec* like) noexcept nogil:
     """Whether the next rows are the next elements in memory, so that a vector of a tile can be copied as it is."""
     cdef int last = operand.ndim - 1
     return (
@@ -89,7 +88,7 @@ cdef inline void store_lanes(
         j += 1
 
 
-cdef inline Py_ssize_t rows_among(Py_ssize_t count, Py_ssize_t h, const vec* tile) noexcept nogil:
+cdef Py_ssize_t rows_among(Py_ssize_t count, Py_ssize_t h, const vec* tile) noexcept nogil:
     """How many of `count` rows are in the vectors h."""
     return max(0, min(count - h * lanes(tile), lanes(tile)))
 
@@ -188,7 +187,7 @@ cdef inline void shift(
         shift_one(x, e, n, peak, rest, rest_low)
 
 
-cdef inline vec sum_of(vec rest, vec rest_low, vec* low) noexcept nogil:
+cdef vec sum_of(vec rest, vec rest_low, vec* low) noexcept nogil:
     """1 + r, as a pair."""
     cdef vec total = fill(&rest, 1)
     low[0] = rest_low
@@ -196,7 +195,7 @@ cdef inline vec sum_of(vec rest, vec rest_low, vec* low) noexcept nogil:
     return total
 
 
-cdef inline vec inverse_of(vec total, vec total_low, vec* low) noexcept nogil:
+cdef vec inverse_of(vec total, vec total_low, vec* low) noexcept nogil:
     cdef vec one = fill(&total, 1)
     cdef vec inverse = one / total
     low[0] = (residual(one, inverse, total) - inverse * total_low) * inverse
@@ -259,7 +258,7 @@ cdef struct Factors:    # a number for each lane, as a float64 and what that los
     double low[MAX_TILE_ROWS]
 
 
-cdef inline void factors_of(const Factors* factors, vec* high, vec* low) noexcept nogil:
+cdef void factors_of(const Factors* factors, vec* high, vec* low) noexcept nogil:
     """As the vectors of a tile, in two parts."""
     cdef Py_ssize_t j
     for j in range(MAX_TILE_VECTORS * lanes(high)):
