@@ -20,7 +20,7 @@ Every option is this formula with another t or another x. The mass of a row is s
 are a label, or the classes of a sparse distribution; t is a dense one; base is 1 (or the class weights) for each class
 that smoothing reaches. Logits that are scaled, capped or masked are computed first, as pairs, in a scratch.
 
-Layers, each using only those above it: numbers (_numbers.pxd) -> one row, or a vector of rows side by side (_rows.pxd,
+Layers, each using only those above it: numbers (_core/pairs.pxd, _core/elementary.pxd) -> one row, or a vector of rows side by side (_rows.pxd,
 _columns.pxi, _binary.pxd) -> a block of rows (here and in _losses.pxi) -> the functions that Python calls, which take
 arrays that are known to be good (see _arguments.py) and work in blocks, which threads share (_core/scheduler.pyx) -> whole calls
 on plain arrays (_plain.pxi).
@@ -34,9 +34,9 @@ from libc.string cimport memset
 
 cimport numpy as cnp
 
-from xent._core.numbers cimport (
-    Pair, Sum, add, add_exactly, add_pair, divide, log_pair, minus_log, multiply, one_more, single, sum_pairs,
-    two_sum, value,
+from xent._core.elementary cimport log_pair, minus_log
+from xent._core.pairs cimport (
+    Pair, Sum, add, add_exactly, add_pair, divide, multiply, one_more, single, sum_pairs, two_sum, value,
 )
 from xent._core.rows cimport (
     NO_CLASS, PIECE_ELEMENTS, Peak, RowSum, SEVERAL, Shift, Transform, add_distances, add_elements, add_exponentials, combine_row,

@@ -2,10 +2,8 @@
 
 from libc.math cimport fma, isfinite
 
-from xent._core.numbers cimport (
-    Pair, accumulate, add, add_pair, exp_shifted, finite_or_zero, log1p_unit, minus_log, multiply, single,
-    two_sum, value,
-)
+from xent._core.elementary cimport exp_shifted, log1p_unit, minus_log
+from xent._core.pairs cimport Pair, accumulate, add, add_pair, finite_or_zero, multiply, single, two_sum, value
 from xent._core.simd cimport (
     absolute, fill, get, lanes, load_first, multiply_rest, put, store_first, vec, where_equal, where_less,
 )

@@ -7,9 +7,10 @@
 
 from libc.math cimport INFINITY, NAN, exp, expm1, fabs, fma, frexp, isfinite, isinf, isnan, ldexp, rint, tanh
 
-from xent._core.numbers cimport (
-    Pair, accumulate, accumulate_four, accumulate_largest, add_pair, divide, exp_parts, exponent_range, expm1_pair,
-    finite_or_zero, log1p_pair, multiply, shifted_zero, single, sum_pairs, two_sum, value,
+from xent._core.elementary cimport exp_parts, exponent_range, expm1_pair, log1p_pair, shifted_zero
+from xent._core.pairs cimport (
+    Pair, accumulate, accumulate_four, accumulate_largest, add_pair, divide, finite_or_zero, multiply, single,
+    sum_pairs, two_sum, value,
 )
 from xent._core.simd cimport (
     absolute, all_equal, any_equal, element, fill, first_equal_of_four, flip, get, lanes, load_first, max_lanes,

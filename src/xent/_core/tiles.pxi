@@ -3,7 +3,8 @@
 # would be a chain of steps that wait for one another, or 1 where there are no more rows. Vector wide * c + h is class
 # c, and its lane j row h * lanes + j. What a lane computes does not depend on its neighbours.
 
-from xent._core.numbers cimport MAX_LANES, accumulate, exps_shifted, finite_or_zero, log_of_pair
+from xent._core.elementary cimport exps_shifted, log_of_pair
+from xent._core.pairs cimport MAX_LANES, accumulate, finite_or_zero
 from xent._core.rows cimport log_probability
 from xent._core.simd cimport (
     fill, get, lanes, maximum, multiply_add, multiply_rest, put, residual, to_columns, to_rows, vec, vf32, where_equal,
