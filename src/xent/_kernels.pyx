@@ -584,7 +584,7 @@ def target_weight(problem, options, sums, Work work):
     place in the target of the first label or class that is out of range, or -1."""
     cdef BatchTask task
     bind_batch(&task.batch, problem, options, 0)
-    task.weights = <WeightSum*>cnp.PyArray_DATA(<cnp.ndarray>sums)
+    task.weights = <WeightSum*>sums_of(work, sums)
     task.bad = PY_SSIZE_T_MAX
     # Labels need no room for a row.
     work.do(target_weight_worker, &task, 2 * row_space(PIECE_ELEMENTS) if task.batch.form == DISTRIBUTION else 0)
@@ -604,7 +604,7 @@ def cross_entropy(problem, options, int weight_exponent, double divisor, loss, g
     task.batch.divisor = divisor
     bind(&task.batch.loss, loss, 0)
     bind_output(&task.batch.grad, grad, 1, &task.batch.logits)
-    task.sums = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
+    task.sums = sums_of(work, sums)
     work.do(cross_entropy_worker, &task, plan_batch(&task.batch, work.job.threads))
 
 
@@ -627,7 +627,7 @@ def log_loss(problem, options, int weight_exponent, loss, sums, Work work):
     cdef BatchTask task
     bind_batch(&task.batch, problem, options, weight_exponent)
     bind(&task.batch.loss, loss, 0)
-    task.sums = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
+    task.sums = sums_of(work, sums)
     work.do(log_loss_worker, &task, plan_batch(&task.batch, work.job.threads))
 
 
@@ -649,7 +649,7 @@ def evaluate(problem, options, topk, sums, Work work):
     bind_batch(&task.batch, problem, options, 0)
     task.topk = <int64_t*>cnp.PyArray_DATA(<cnp.ndarray>topk)
     task.n_topk = cnp.PyArray_DIM(<cnp.ndarray>topk, 0)
-    task.totals = <Sum*>cnp.PyArray_DATA(<cnp.ndarray>sums)
+    task.totals = <Sum*>sums_of(work, sums)
     work.do(evaluate_worker, &task, 2 * row_space(PIECE_ELEMENTS))
 
 
@@ -689,8 +689,8 @@ def binary_cross_entropy(
     task.narrow = fits_float32(&batch.x) and fits_float32(&batch.target) and fits_float32(&batch.pos_weight)
     task.narrow = task.narrow and fits_float32(&batch.sample_weight)
     task.from_logits = from_logits
-    task.sums = <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
-    work.do(binary_worker, &task, 7 * CHUNK)
+    task.sums = sums_of(work, sums)
+    work.do(binary_worker, &task, sizeof(BinaryScratch) // sizeof(double))
 
 
 include "_core/fast_path.pxi"

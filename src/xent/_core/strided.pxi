@@ -113,6 +113,13 @@ cdef void bind_output(Operand* operand, object maybe, int row_axes, const Operan
         )
 
 
+cdef double* sums_of(Work work, cnp.ndarray sums) except NULL:
+    """Where a kernel writes what each block adds up to, along the first axis: one place for each block, or an error."""
+    if cnp.PyArray_NDIM(sums) == 0 or cnp.PyArray_DIM(sums, 0) != work.job.number:
+        raise ValueError(f"sums must have {work.job.number} rows, one for each block")
+    return <double*>cnp.PyArray_DATA(sums)
+
+
 cdef inline char* row_of(const Operand* operand, Py_ssize_t i) noexcept nogil:
     cdef char* row = operand.data
     cdef int axis = operand.ndim - 1
