@@ -1,6 +1,7 @@
-# Part of _kernels.pyx: whole calls without options on plain arrays, by one thread. On a few rows the checks in Python
-# take longer than everything else, so here they are made in C. Only calls that are right in every respect are taken:
-# these functions return None for all others, which then go the general way, where what is wrong is said.
+# Part of _kernels.pyx: calls without options on plain arrays. With a few rows, the checks in Python take longer than
+# everything else. Here they ask only "is this plain?", in C, and nothing else: a call that is not, or that is wrong in
+# any respect, gets None, and goes the general way, where errors are told. A plain call gives the same bits either way,
+# which tests/kernels/test_plain.py checks.
 
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
@@ -21,12 +22,12 @@ cdef bint is_int(value, int64_t* number):
 
 
 cdef bint is_contiguous(value):
-    """Whether it is a NumPy array in C order that is aligned and in native byte order."""
+    """Whether it is a NumPy array in C order, aligned, in native byte order."""
     return cnp.PyArray_CheckExact(value) and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>value)
 
 
 cdef bint are_rows(x, axis):
-    """Whether it is a contiguous array of float32 or float64, not empty, and the axis its last one."""
+    """Whether it is a contiguous float32 or float64 array, not empty, and the axis is its last."""
     cdef cnp.ndarray array
     cdef int64_t index
     if not (is_contiguous(x) and is_int(axis, &index)):
@@ -39,7 +40,7 @@ cdef bint are_rows(x, axis):
 
 
 cdef bint is_thread_count(n_threads, int64_t* threads):
-    """Whether it is one or None, for which `threads` stays as it is."""
+    """Whether it is a positive int, which goes to `threads`, or None, which leaves that as it is."""
     return n_threads is None or (is_int(n_threads, threads) and threads[0] > 0)
 
 
@@ -58,7 +59,7 @@ cdef bint are_apart(cnp.ndarray a, cnp.ndarray b):
 
 
 cdef bint is_output_for(value, cnp.ndarray x):
-    """Whether it can take an output of the shape and type of x, and is x or apart from it."""
+    """Whether it is contiguous, of the shape and type of x, and either x itself or without memory in common."""
     cdef cnp.ndarray array
     if not is_contiguous(value):
         return False
@@ -71,7 +72,7 @@ cdef bint is_output_for(value, cnp.ndarray x):
 
 
 cdef object empty(cnp.ndarray x, int axes):
-    """An array of the type of x and its first axes."""
+    """An array of the type of x, with its first axes."""
     return cnp.PyArray_EMPTY(axes, cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
 
 
@@ -84,11 +85,11 @@ def total(values):
 
 
 cdef class PlainCall:
-    """A call that was checked, to be computed by several threads."""
+    """A plain call that is large enough for several threads."""
 
     cdef Py_ssize_t count       # rows
     cdef Py_ssize_t n           # elements of each
-    cdef object arrays          # what the call points into
+    cdef object arrays          # keeps alive what the task points into
     cdef object output
 
     @property
@@ -100,7 +101,7 @@ cdef class PlainCall:
         return self.n
 
     def result(self):
-        """What the function returns, once all is computed."""
+        """What the public function returns, after `compute`."""
         return self.output
 
 
@@ -124,7 +125,7 @@ cdef object for_later(PlainCall call, Py_ssize_t count, Py_ssize_t n, arrays, ou
 
 
 def plain_softmax(x, axis, out, bint logarithm, n_threads, Py_ssize_t thread_elements):
-    """The result; or a PlainCall, where several threads may take part; or None."""
+    """The result of a plain call; a PlainCall if it is large enough for several threads; None if it is not plain."""
     cdef cnp.ndarray array
     cdef SoftmaxTask task
     cdef PlainSoftmax call
@@ -150,7 +151,7 @@ def plain_softmax(x, axis, out, bint logarithm, n_threads, Py_ssize_t thread_ele
 
 
 def plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, Py_ssize_t thread_elements):
-    """The same."""
+    """As `plain_softmax`."""
     cdef cnp.ndarray array
     cdef LogsumexpTask task
     cdef PlainLogsumexp call
@@ -213,11 +214,24 @@ cdef class PlainLoss(PlainCall):
         return result_of(&self.call, loss, grad)
 
 
+cdef void bind_labels(Batch* batch, cnp.ndarray x, cnp.ndarray labels) noexcept:
+    """A batch without options, but for the ignored label."""
+    bind(&batch.logits, x, 1)
+    bind(&batch.target, labels, 0)
+    batch.form = LABELS
+    batch.ignores = True
+    batch.mass.kind = batch.where.kind = batch.class_weight.kind = batch.sample_weight.kind = ABSENT
+    batch.transform.scale = 1
+    batch.transform.softcap = batch.transform.origin = batch.smoothing = batch.z_loss = 0
+    batch.extreme = False
+    batch.weight_exponent = 0
+
+
 def plain_cross_entropy(
     logits, target, axis, class_weight, sample_weight, label_smoothing, ignore_index, where, logit_scale, softcap,
     z_loss, reduction, return_grad, grad_out, n_threads, Py_ssize_t thread_elements, Py_ssize_t block_elements
 ):
-    """The same."""
+    """As `plain_softmax`."""
     cdef cnp.ndarray x, labels
     cdef LossCall call
     cdef Batch* batch = &call.task.batch
@@ -231,9 +245,7 @@ def plain_cross_entropy(
         return None
     if not (is_float(label_smoothing, 0) and is_float(logit_scale, 1) and is_float(z_loss, 0)):
         return None
-    if not is_thread_count(n_threads, &threads):
-        return None
-    if not (are_rows(logits, axis) and is_contiguous(target)):
+    if not (is_thread_count(n_threads, &threads) and are_rows(logits, axis) and is_contiguous(target)):
         return None
     x, labels = <cnp.ndarray>logits, <cnp.ndarray>target
     axes = cnp.PyArray_NDIM(x) - 1
@@ -249,20 +261,12 @@ def plain_cross_entropy(
     if threads > 1 and count >= 2 * thread_elements:       # the labels alone are work for several threads
         return None
 
-    bind(&batch.logits, x, 1)
-    bind(&batch.target, labels, 0)
-    batch.form = LABELS
-    batch.ignores = True
-    batch.mass.kind = batch.where.kind = batch.class_weight.kind = batch.sample_weight.kind = ABSENT
-    batch.transform.scale = 1
-    batch.extreme = False
-    batch.weight_exponent = 0
-    batch.transform.softcap = batch.transform.origin = batch.smoothing = batch.z_loss = 0
+    bind_labels(batch, x, labels)
     with nogil:
         bad = weight_rows(batch, <vf64*>&unused, 0, count, &weight)    # of labels: without scratch
     if bad >= 0 or (weight.high == 0 and reduction == "mean"):
         return None
-    call.task.sums = NULL
+    call.task.sums, call.number = NULL, 0
     call.weight = weight.high if reduction == "mean" else 0
     batch.divisor = weight.high if reduction == "mean" else 1
     grad = grad_out
