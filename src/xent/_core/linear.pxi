@@ -3,9 +3,9 @@
 # Rows are taken in tiles, few enough to stay in the cache: the logits of a tile, then what is asked for in the place of
 # the logits, then its product with the rows.
 #
-# Not by BLAS, which is made for large matrices: with few classes it spends its time on packing X. Here 3 rows meet up to
-# 4 classes (logits), or 3 vectors of features up to 4 classes (gradients): 12 sums in registers that do not wait for one
-# another, and fewer loads than multiplications.
+# Not by BLAS, which is made for large matrices: with few classes it spends its time on packing X. Here 3 rows meet up
+# to 4 classes (logits), or 3 vectors of features up to 4 classes (gradients): 12 sums in registers that do not wait for
+# one another, and fewer loads than multiplications.
 #
 # Dense X: contiguous rows, or contiguous columns, which are transposed a tile at a time; coefficients (classes,
 # features). Sparse X: CSR; coefficients (features, classes padded with zeros to whole vectors), so that an element of X
