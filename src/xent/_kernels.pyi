@@ -5,24 +5,12 @@ from numpy.typing import NDArray
 
 from xent._calls.options import Options
 from xent._calls.targets import Batch
+from xent._core.scheduler import Work
 
 Array = NDArray[Any]
 Doubles = NDArray[float64]
 
-MAX_BLOCKS: int
 BINARY_CHUNK: int
-
-class Work:
-    seconds: float
-    busy: float
-    threads: int
-    def __init__(self, units: int, size: int, number: int, threads: int) -> None: ...
-
-def worker_loop() -> None: ...
-def count_idle_workers() -> int: ...
-def start_worker(most: int) -> bool: ...
-def worker_did_not_start() -> None: ...
-def forget_workers() -> None: ...
 
 class PlainCall:
     @property
@@ -34,7 +22,6 @@ class PlainCall:
 
 def total(values: list[float]) -> float: ...
 def add_each_exactly(sums: Doubles, x: Doubles) -> None: ...
-def block_size(units: int, elements: int, block_elements: int) -> int: ...
 def plain_softmax(
     x: object, axis: object, out: object, logarithm: bool, n_threads: object, thread_elements: int
 ) -> Any: ...
@@ -120,13 +107,13 @@ def binary_cross_entropy(
 def lanes_of(itemsize: int) -> int: ...
 def dual_sweep(
     X: tuple[Array, Array, Array],
-    rows: int,
+    n_coef_rows: int,
     coef: Array,
     intercept: Doubles,
-    kept: Array,
-    mass: Doubles,
+    probabilities: Array,
+    row_weight: Doubles,
     strength: float,
-    room: Array,
+    scratch: Array,
     count: int,
     stride: int,
 ) -> float: ...
@@ -135,11 +122,11 @@ def linear_sums(
     options: Options,
     task: int,
     X: Array | tuple[Array, Array, Array],
-    rows: int,
+    n_coef_rows: int,
     coef: Array,
     intercept: Doubles,
-    kept: Array | None,
-    mass: Doubles,
+    probabilities: Array | None,
+    row_weight: Doubles,
     totals: Doubles,
     gradients: Doubles | None,
     sparse_gradients: Array | None,

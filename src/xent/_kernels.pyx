@@ -23,8 +23,8 @@ or masked are computed first, as pairs, in scratch.
 
 From _core come vectors (simd.pxd), pairs (numbers.pxd), exponentials and their sum (exponentials.pxd), operations on a
 row (rows.pxd), reading a batch (batch.pxd, targets.pxd, reader.pxd), rows side by side for few classes (tiles.pxd),
-scratch (scratch.pxd) and blocks of rows for threads (scheduler.pxi). Arguments have been checked in Python
-(_calls/arguments.py), except for calls on plain arrays, which fast_path.pxi checks itself.
+scratch (scratch.pxd) and blocks of rows for threads (scheduler.pyx). Arguments have been checked in Python
+(_calls), except for calls on plain arrays, which fast_path.pxi checks itself.
 """
 
 from libc.math cimport INFINITY, NAN, fabs, frexp, isfinite, isinf, isnan
@@ -36,14 +36,15 @@ cimport numpy as cnp
 from xent._core.batch cimport (
     DISTRIBUTION, LABELS, SPARSE, Batch, has_plain_formula, needs_float64, set_defaults, transforms,
 )
-from xent._core.binary cimport CHUNK, BinaryBatch, binary_chunks
+from xent._core.binary cimport CHUNK, BinaryBatch, BinaryScratch, binary_chunks
 from xent._core.exponentials cimport (
-    HIGH, LN2_HIGH, LN2_LOW, LOW, Peak, RowSum, Shift, accumulate_exponentials, compute_term, find_maximum, no_peak,
+    HIGH, LOW, Peak, RowSum, Shift, accumulate_exponentials, compute_term, find_maximum, no_peak,
     raise_peak, set_shift, sum_row,
 )
-from xent._core.numbers cimport (
-    Pair, Sum, accumulate, add, add_exactly, add_pair, divide, finite_or_zero, log_pair, minus_log, multiply, one_more,
-    single, sum_pairs, two_sum, value,
+from xent._core.elementary cimport LN2_HIGH, LN2_LOW, log_pair, minus_log
+from xent._core.pairs cimport (
+    Pair, Sum, accumulate, add, add_exactly, add_pair, divide, finite_or_zero, multiply, one_more, single,
+    sum_pairs, two_sum, value,
 )
 from xent._core.reader cimport (
     Reader, Row, RowPiece, describe_row, logit_at, open_reader, read_mask, read_peak, read_piece, read_target_piece,
@@ -52,6 +53,10 @@ from xent._core.rows cimport (
     NO_CLASS, PIECE_ELEMENTS, Scaling, add_distances, add_elements, count_ahead, fill_row, find_only_class, has_many,
     has_nan, is_moderate, log_probability, multiply_or_zero, multiply_row, scale_row, sum_distances, sum_products,
     write_log_probabilities,
+)
+from xent._core.scheduler cimport (
+    PY_SSIZE_T_MAX, BlockClaim, Work, block_size, claim_blocks, count_blocks, do_alone, next_block, xent_load,
+    xent_replace, xent_shared,
 )
 from xent._core.scratch cimport (
     LINE_DOUBLES, MAX_TILE_CLASSES, MAX_TILE_VECTORS, SCRATCH_BYTES, EvaluateScratch, LogsumexpTask, LossScratch,
@@ -66,7 +71,7 @@ from xent._core.simd cimport (
 )
 from xent._core.streaming cimport Traffic, finish, no_traffic
 from xent._core.strided cimport (
-    ABSENT, F64, I8, I16, I32, I64, U8, U16, U32, Operand, Window, bind, bind_output, close_window, fits_float32,
+    ABSENT, F64, I8, I16, I32, I64, U8, U16, U32, Operand, Window, bind, bind_output, close_window, data_of_blocks, fits_float32,
     gather, gather_through, is_plain, kind_of, next_place, next_row, open_window, place, place_of, place_through,
     read_integer, read_number, row_of, scatter, scatter_through, weight_of, write_number,
 )
@@ -78,9 +83,6 @@ from xent._core.tiles cimport (
 )
 
 cnp.import_array()
-
-include "_core/scheduler.pxi"
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # One row
@@ -936,26 +938,10 @@ cdef double cross_entropy_block(
 
 BINARY_CHUNK = CHUNK    # elements in a unit of binary_cross_entropy
 
-cpdef enum:
-    MAX_BLOCKS = 1024
-
-
-cpdef Py_ssize_t block_size(Py_ssize_t units, Py_ssize_t elements, Py_ssize_t block_elements):
-    """Units per block, of `elements` elements each."""
-    return max(1, block_elements // max(elements, 1), (units + MAX_BLOCKS - 1) // MAX_BLOCKS)
-
 
 def cpu_sets():
     """The instruction sets, beyond the baseline, that this CPU and its operating system offer, slowest first."""
     return [name for name, present in (("avx2", xent_cpu_has_avx2()), ("avx512", xent_cpu_has_avx512())) if present]
-
-
-cdef double* data_of_blocks(sums, Work work, Py_ssize_t per_block) except? NULL:
-    """The data of a float64 array that holds so many numbers for each block of the work."""
-    cdef Py_ssize_t size = cnp.PyArray_SIZE(<cnp.ndarray>sums)
-    if size != work.job.number * per_block:
-        raise ValueError(f"sums holds {size} numbers; {work.job.number} blocks of {per_block} expected")
-    return <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
 
 
 # --- logsumexp and softmax -------------------------------------------------------------------------------------------
@@ -1217,7 +1203,7 @@ def binary_cross_entropy(
     task.fits_float32 = task.fits_float32 and fits_float32(&batch.sample_weight)
     task.from_logits = from_logits
     task.sums = data_of_blocks(sums, work, 1)
-    work.do(binary_worker, &task, 7 * CHUNK)
+    work.do(binary_worker, &task, sizeof(BinaryScratch) // sizeof(double))
 
 
 include "_core/fast_path.pxi"

@@ -13,6 +13,7 @@ from reference import DTYPES, assert_same_bits
 import xent
 from xent._calls import cpus, threads
 from xent._calls.dispatch import kernels
+from xent._core import scheduler
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
 
@@ -127,16 +128,16 @@ def test_blocks_cover_the_work(units, elements):
     blocks = threads.cut(units, elements, 4)
     assert (blocks.number - 1) * blocks.size < max(units, 1)
     assert units <= blocks.number * blocks.size
-    assert blocks.number <= threads.MAX_BLOCKS
+    assert blocks.number <= scheduler.MAX_BLOCKS
     assert 1 <= blocks.threads <= 4
-    assert threads.cut(units, elements, 1)[:3] == blocks[:3]
+    assert threads.cut(units, elements, 1)[:2] == blocks[:2]
 
 
 def sums_of_rows(n_threads):
     """A kernel's results for 20 blocks of one row."""
     x = np.random.default_rng(0).normal(size=(20, 50_000))
     out = np.full(20, np.nan)
-    threads.Blocks(20, 1, 20, n_threads).run(kernels.logsumexp, x, None, out, None, 1)
+    threads.Blocks(20, 1, n_threads).run(kernels.logsumexp, x, None, out, None, 1)
     return out
 
 
@@ -160,7 +161,7 @@ def test_no_thread_can_start(monkeypatch):
             return super().submit(*args)
 
     expected = sums_of_rows(1)
-    monkeypatch.setattr(kernels, "count_idle_workers", lambda: 0)
+    monkeypatch.setattr(scheduler, "count_idle_workers", lambda: 0)
     monkeypatch.setattr(threads, "MAX_WORKERS", 100)
     with Pool(1) as pool:
         monkeypatch.setattr(threads, "_pool", pool)
@@ -186,7 +187,7 @@ def test_workers_are_not_asked_for_again_and_again(monkeypatch):
     expected = sums_of_rows(1)
     release = threading.Event()
     monkeypatch.setattr(threads, "MAX_WORKERS", 3)
-    monkeypatch.setattr(kernels, "count_idle_workers", lambda: 0)
+    monkeypatch.setattr(scheduler, "count_idle_workers", lambda: 0)
     with ThreadPoolExecutor(1) as pool:
         monkeypatch.setattr(threads, "_pool", pool)
         pool.submit(release.wait, 30)
@@ -205,7 +206,7 @@ def learning(monkeypatch):
 
 
 def threads_of_a_run():
-    return threads.Blocks(20, 1, 20, 2).run(lambda work: work.threads)
+    return threads.Blocks(20, 1, 2).run(lambda work: work.threads)
 
 
 @pytest.mark.usefixtures("learning")
@@ -227,7 +228,7 @@ def test_threads_that_only_wait_are_no_help(monkeypatch):
 def test_time_of_a_run(threads):
     """The wall time of a run and the CPU time of its threads, from which the pause is learned."""
     x = np.random.default_rng(0).normal(size=(2000, 4000))
-    work = kernels.Work(2000, 10, 200, threads)
+    work = scheduler.Work(2000, 10, threads)
     start = time.perf_counter()
     kernels.softmax(x, x, False, 1, work)
     elapsed = time.perf_counter() - start

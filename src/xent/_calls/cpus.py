@@ -1,5 +1,4 @@
-"""How many CPUs this process may use: those that it may run on, and no more than its control groups (a container's)
-allow."""
+"""How many CPUs this process may use: by its affinity, and by the quota of its control groups (a container's)."""
 
 from __future__ import annotations
 
@@ -8,17 +7,17 @@ import os
 
 
 def available(root: str = "/") -> int:
-    """The number of threads that can run at once, at least 1; a part of a CPU counts as one."""
+    """The number of threads that can run at once, at least 1; a fraction of a CPU counts as one."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(cpus, quota(root))))
 
 
 def quota(root: str) -> float:
-    """Seconds of CPU a second that the control groups allow, as told below the root of a file system.
+    """CPU seconds per second that the control groups allow, from the files below `root`; infinity without a limit.
 
-    Infinity without a limit; a file that is missing or odd sets none.
+    A file that is missing, or that cannot be understood, sets no limit.
     """
-    groups: dict[str, str] = {}     # by controller; of version 2, where one group has all controllers, by ""
+    groups: dict[str, str] = {}     # group of each controller; version 2 has one group for all of them, under ""
     for line in _read(root, "proc/self/cgroup").splitlines():
         _, controllers, group = (line.split(":", 2) + 2 * [""])[:3]
         groups.update(dict.fromkeys(controllers.split(","), group))
@@ -34,23 +33,23 @@ def quota(root: str) -> float:
 
 
 def _least_quota(root: str, folder: str, top: str, group: str) -> float:
-    """Of a group and those above it, up to the top one, that of the folder."""
+    """The least quota of a group and those above it, up to the one that is mounted at the folder."""
     parts = group.rstrip("/").split("/")
     above = top.rstrip("/").split("/")
     if parts[: len(above)] != above or ".." in parts:
-        return math.inf     # the folder is of other groups
+        return math.inf     # the folder shows other groups
     parts = parts[len(above) :]
     return min(_quota_of(root, "/".join([folder, *parts[:n]])) for n in range(len(parts) + 1))
 
 
 def _quota_of(root: str, folder: str) -> float:
-    """Version 2 has the allowed and the counted microseconds in one file, version 1 in two."""
+    """Microseconds allowed in each period: version 2 has both numbers in one file, version 1 in two."""
     words = _read(root, f"{folder}/cpu.max").split()
     words = words or [_read(root, f"{folder}/cpu.cfs_{name}_us") for name in ("quota", "period")]
     try:
         allowed, period = map(int, words)
         return allowed / period if allowed > 0 and period > 0 else math.inf
-    except (ValueError, OverflowError):     # "max", or nothing
+    except (ValueError, OverflowError):     # "max", or no file
         return math.inf
 
 
@@ -58,5 +57,5 @@ def _read(root: str, path: str) -> str:
     try:
         with open(os.path.join(root, path.lstrip("/")), encoding="utf-8", errors="surrogateescape") as file:
             return file.read()
-    except (OSError, ValueError):       # not there, or nothing that could be
+    except (OSError, ValueError):       # no such file, or no possible name of one
         return ""

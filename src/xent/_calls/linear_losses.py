@@ -24,7 +24,6 @@ from xent._calls.matmul_blocks import Products, Rows, check_operands, split
 from xent._calls.options import GivenOptions, Options, check_options
 from xent._calls.scalars import check_n_threads, check_positive_integer, check_reduction
 from xent._calls.targets import Batch, check_batch, check_ignore_index
-from xent._calls.threads import BLOCK_ELEMENTS as KERNEL_ELEMENTS
 from xent._calls.threads import Blocks, cut
 from xent._calls.weights import scale_weights
 
@@ -206,7 +205,7 @@ def _plan(task: _Task, by_classes: bool, max_scratch: int, share: int = SHARES[0
         most = min(wanted, (max_scratch - need) // row_bytes)
         if most >= rows:
             break
-    size = kernels.block_size(rows, width, KERNEL_ELEMENTS)     # as in cross_entropy: its sums have the same order
+    size = cut(rows, width, 1).size     # as in cross_entropy: its sums have the same order
     if size < most < rows:
         even = -(-rows // -(-rows // most))     # so that the last block is not small
         most = min(even + -even % size, most - most % size)
@@ -233,10 +232,9 @@ class _Outputs(NamedTuple):
 def _compute_loss(task: _Task, plan: _Plan, batch: Batch, options: Options, outputs: _Outputs) -> list[float]:
     """The loss and gradient of a block of rows; returns the sums of the losses of its parts."""
     n, classes = batch.logits.shape
-    number = -(-n // plan.kernel_rows)
-    threads = min(cut(n, classes, task.n_threads).threads, plan.threads, number)
-    sums = np.empty(number)
-    Blocks(n, plan.kernel_rows, number, threads).run(
+    blocks = Blocks(n, plan.kernel_rows, min(cut(n, classes, task.n_threads).threads, plan.threads))
+    sums = np.empty(blocks.number)
+    blocks.run(
         kernels.cross_entropy, batch, options, outputs.exponent, outputs.divisor, outputs.loss, outputs.grad, sums
     )
     result: list[float] = sums.tolist()

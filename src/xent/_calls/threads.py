@@ -1,10 +1,10 @@
 """Work cut into blocks, and the threads that do them.
 
 The cut depends on the shape alone, and each block's result goes to its own place, so that results are bitwise the same
-for any number of threads. The calling thread works too, and helpers that have not come when it runs out of blocks are
-not waited for. One that has is, which is long if another process takes its CPU; where that happens, the calling thread
-works alone for a while, so that a busy machine costs little waiting (see `_learn`). What threads do with one another
-while they work is in the kernels (_core/scheduler.pxi), where none of them needs the interpreter.
+for any number of threads. The calling thread works too. Workers that have not started when it runs out of blocks are
+skipped. One that has must be waited for, which takes milliseconds if the system has preempted it; where that happens,
+the calling thread works alone for a while, so that a busy machine costs little waiting (see `_learn`). What threads do
+with one another while they work is in _core/scheduler.pyx, where none of them needs the interpreter.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from xent._calls import cpus
-from xent._calls.dispatch import kernels
 from xent._calls.scalars import check_positive_integer
+from xent._core import scheduler
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-BLOCK_ELEMENTS = 1 << 16        # about 50 microseconds of work: much more than handing out a block costs
-MAX_BLOCKS = kernels.MAX_BLOCKS
-THREAD_ELEMENTS = 3 << 15       # a thread more for each so many elements: waking one costs about 50 microseconds
-SHORTEST_PAUSE = 0.004          # seconds without help, about what a scheduler gives another process at a time
+    from xent._calls.dispatch import kernels
+
+BLOCK_ELEMENTS = 1 << 16        # in a block: about 50 microseconds of work, much more than a claim costs
+THREAD_ELEMENTS = 3 << 15       # for each thread at least: waking one costs about 50 microseconds
+SHORTEST_PAUSE = 0.004          # seconds without workers: about the time slice that another process gets
 LONGEST_PAUSE = 1.0
 MAX_WORKERS = os.cpu_count() or 1
-TELLING_TIME = 0.0005           # seconds: of shorter work, waking a thread may be the larger part
+TELLING_TIME = 0.0005           # seconds: in shorter calls, waking a thread may take most of the time
 
 T = TypeVar("T")
 
@@ -88,19 +89,24 @@ def set_num_threads(n: int) -> None:
 
 
 class Blocks(NamedTuple):
-    """`units` of work in `number` blocks of `size` units, for up to `threads` threads."""
+    """`units` of work in blocks of `size` units, the last of which may have fewer, for up to `threads` threads."""
 
     units: int
     size: int
-    number: int
     threads: int
+
+    @property
+    def number(self) -> int:
+        """Of blocks."""
+        return scheduler.count_blocks(self.units, self.size)
 
     def run(self, kernel: Callable[..., T], *arguments: Any) -> T:
         """Call a kernel with the arguments, and this work last."""
-        if self.threads == 1 or time.perf_counter() < _alone_until:
-            return kernel(*arguments, kernels.Work(self.units, self.size, self.number, 1))
-        _start_workers(self.threads - 1 - kernels.count_idle_workers())
-        work = kernels.Work(self.units, self.size, self.number, self.threads)
+        threads = max(1, min(self.threads, self.number))
+        if threads == 1 or time.perf_counter() < _alone_until:
+            return kernel(*arguments, scheduler.Work(self.units, self.size, 1))
+        _start_workers(threads - 1 - scheduler.count_idle_workers())
+        work = scheduler.Work(self.units, self.size, threads)
         result = kernel(*arguments, work)
         _learn(work.seconds, work.busy)
         return result
@@ -108,10 +114,10 @@ class Blocks(NamedTuple):
 
 def cut(units: int, elements: int, n_threads: int | None) -> Blocks:
     """Cut `units` of `elements` elements each."""
-    size = kernels.block_size(units, elements, BLOCK_ELEMENTS)
-    number = -(-units // size)
+    size = scheduler.block_size(units, elements, BLOCK_ELEMENTS)
     wanted = get_num_threads() if n_threads is None else n_threads
-    return Blocks(units, size, number, max(1, min(wanted, number, units * elements // THREAD_ELEMENTS)))
+    enough = min(scheduler.count_blocks(units, size), units * elements // THREAD_ELEMENTS)
+    return Blocks(units, size, max(1, min(wanted, enough)))
 
 
 def run_checked_call(call: kernels.PlainCall, n_threads: int | None) -> Any:
@@ -121,11 +127,11 @@ def run_checked_call(call: kernels.PlainCall, n_threads: int | None) -> Any:
 
 
 def _learn(seconds: float, busy: float) -> None:
-    """Pause help if all threads of a call together got less than one CPU.
+    """Do without workers for a while if all threads of a call together got less than one CPU.
 
-    That is so where other processes, or other Python threads, want the CPUs as well: a thread that waits for anything,
-    be it the interpreter for a moment, loses its CPU to them for milliseconds. One thread that never waits is faster
-    then. Whether it still is so is tried again after each pause, twice as long as the last if that had not helped.
+    That happens where other processes, or other Python threads, want the CPUs as well: a thread that waits for
+    anything, even a moment for the interpreter, loses its CPU to them for milliseconds. One thread that never waits is
+    faster then. Workers are tried again after each pause, which doubles as long as that is so, and halves otherwise.
     """
     global _pause, _alone_until
     if seconds < TELLING_TIME:
@@ -138,7 +144,7 @@ def _learn(seconds: float, busy: float) -> None:
 
 
 def _start_workers(number: int) -> None:
-    """Wake so many, or fewer if no more threads are to be had, or enough are called already."""
+    """Start up to `number` workers: fewer if there are MAX_WORKERS by then, or the system has no more threads."""
     global _pool
     try:
         if _pool is None:
@@ -147,12 +153,12 @@ def _start_workers(number: int) -> None:
 
             _pool = ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="xent")
         for _ in range(number):
-            if not kernels.start_worker(MAX_WORKERS):
+            if not scheduler.start_worker(MAX_WORKERS):
                 break
             try:
-                _pool.submit(kernels.worker_loop)
+                _pool.submit(scheduler.worker_loop)
             except BaseException:
-                kernels.worker_did_not_start()
+                scheduler.worker_did_not_start()
                 raise
     except (RuntimeError, ImportError):     # out of threads, or the interpreter is shutting down
         pass
@@ -161,7 +167,7 @@ def _start_workers(number: int) -> None:
 def _forget_pool() -> None:
     global _pool
     _pool = None
-    kernels.forget_workers()
+    scheduler.forget_workers()
 
 
 if hasattr(os, "register_at_fork"):

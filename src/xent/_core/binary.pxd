@@ -1,18 +1,18 @@
-# The binary losses, element by element, in chunks that a scratch can hold.
+# The binary losses, element by element.
 
 from libc.math cimport fma, isfinite
 
-from xent._core.numbers cimport (
-    Pair, accumulate, add, add_pair, exp_shifted, finite_or_zero, log1p_unit, minus_log, multiply, single,
-    two_sum, value,
-)
-from xent._core.strided cimport ABSENT, Operand, gather, place, read_number, row_of, scatter
+from xent._core.elementary cimport exp_shifted, log1p_unit, minus_log
+from xent._core.pairs cimport Pair, accumulate, add, add_pair, finite_or_zero, multiply, single, two_sum, value
+from xent._core.scratch cimport LINE_DOUBLES
 from xent._core.simd cimport (
     absolute, fill, get, lanes, load_first, multiply_rest, put, store_first, vec, where_equal, where_less,
 )
 
+from xent._core.strided cimport ABSENT, Operand, gather, place, read_number, row_of, scatter
+
 cdef enum:
-    CHUNK = 512         # elements at a time
+    CHUNK = 512         # elements at a time, in a scratch that stays in the cache
 
 
 cdef struct BinaryBatch:        # every operand has the shape of the first; (*) may be absent
@@ -165,13 +165,29 @@ cdef inline vec* gather_scaled(
     return scratch
 
 
+cdef enum:
+    CHUNK_DOUBLES = CHUNK + LINE_DOUBLES    # a cache line more: equal places of two rows would compete for the cache
+
+
+cdef struct BinaryScratch:                  # CHUNK elements each, of either type
+    double ones[CHUNK_DOUBLES]              # the weights, if there are none
+    double loss[CHUNK_DOUBLES]
+    double grad[CHUNK_DOUBLES]
+    double x[CHUNK_DOUBLES]
+    double target[CHUNK_DOUBLES]
+    double sample_weight[CHUNK_DOUBLES]
+    double pos_weight[CHUNK_DOUBLES]
+
+
 cdef inline double binary_chunks(
-    const BinaryBatch* batch, bint from_logits, vec* scratch, Py_ssize_t first, Py_ssize_t last
+    const BinaryBatch* batch, bint from_logits, vec* memory, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
-    """The sum of the losses of chunks first <= i < last, each at most CHUNK elements of a row. `scratch` holds seven."""
-    cdef Py_ssize_t per_row = (batch.x.n + CHUNK - 1) // CHUNK, size = CHUNK // lanes(scratch), i, j, row, start, n
+    """The sum of the losses of chunks first <= i < last, each of at most CHUNK elements of a row. `memory` holds a
+    BinaryScratch."""
+    cdef BinaryScratch* scratch = <BinaryScratch*>memory
+    cdef Py_ssize_t per_row = (batch.x.n + CHUNK - 1) // CHUNK, i, j, row, start, n
     cdef Smoothing smoothing = smoothing_of(batch.smoothing)
-    cdef vec* ones = scratch
+    cdef vec* ones = <vec*>scratch.ones
     cdef vec* loss
     cdef vec* grad
     cdef vec* x
@@ -179,21 +195,23 @@ cdef inline double binary_chunks(
     cdef vec* weight
     cdef vec* pos_weight
     cdef Pair total = single(0)
-    for i in range(size):
+    for i in range(CHUNK // lanes(memory)):
         ones[i] = fill(ones, 1)
     for i in range(first, last):
         row = i // per_row
         start = i % per_row * CHUNK
         n = min(batch.x.n - start, CHUNK)
-        loss = scratch + size
-        grad = scratch + 2 * size
+        loss = <vec*>scratch.loss
+        grad = <vec*>scratch.grad
         weight = pos_weight = ones
-        x = gather(&batch.x, row, start, n, scratch + 3 * size)
-        y = gather(&batch.target, row, start, n, scratch + 4 * size)
+        x = gather(&batch.x, row, start, n, <vec*>scratch.x)
+        y = gather(&batch.target, row, start, n, <vec*>scratch.target)
         if batch.sample_weight.kind != ABSENT:
-            weight = gather_scaled(&batch.sample_weight, row, start, n, batch.weight_unit, scratch + 5 * size)
+            weight = gather_scaled(
+                &batch.sample_weight, row, start, n, batch.weight_unit, <vec*>scratch.sample_weight
+            )
         if batch.pos_weight.kind != ABSENT:
-            pos_weight = gather(&batch.pos_weight, row, start, n, scratch + 6 * size)
+            pos_weight = gather(&batch.pos_weight, row, start, n, <vec*>scratch.pos_weight)
         if batch.loss.kind != ABSENT:
             loss = place(&batch.loss, row, start, loss)
         if batch.grad.kind != ABSENT:

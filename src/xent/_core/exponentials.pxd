@@ -9,28 +9,13 @@
 
 from libc.math cimport INFINITY, exp, expm1, fabs, rint
 
-from xent._core.numbers cimport (
-    Pair, accumulate, accumulate_largest, add_pair, exp_parts, exponent_range, log1p_pair, multiply, shifted_zero,
-    single, sum_pairs, two_sum,
-)
+from xent._core.elementary cimport LN2, LN2_HIGH, LN2_LOW, LOG2_E, exp_parts, exponent_range, log1p_pair, shifted_zero
+from xent._core.pairs cimport Pair, accumulate, accumulate_largest, add_pair, multiply, single, sum_pairs, two_sum
 from xent._core.simd cimport (
     any_equal, fill, first_equal_of_four, forced_void, get, lanes, load_first, max_lanes, maximum, multiply_add,
     scaled, store_first, vec, vf32, without_lane,
 )
 from xent._core.streaming cimport Traffic, finish, move_four
-
-cdef extern from *:
-    """
-    /* log 2 = LN2_HIGH + LN2_LOW, from FreeBSD's e_exp.c. LN2_HIGH has 33 bits, so exponent * LN2_HIGH is exact. */
-    #define XENT_LN2_HIGH 0.693147180369123816490
-    #define XENT_LN2_LOW 1.90821492927058770002e-10
-    #define XENT_LN2 0.69314718055994530942
-    #define XENT_LOG2_E 1.44269504088896340736
-    """
-    const double LN2_HIGH "XENT_LN2_HIGH"
-    const double LN2_LOW "XENT_LN2_LOW"
-    const double LN2 "XENT_LN2"
-    const double LOG2_E "XENT_LOG2_E"
 
 cdef enum:
     HIGH = 0

@@ -1,6 +1,7 @@
-# Part of _kernels.pyx: whole calls without options on plain arrays, by one thread. On a few rows the checks in Python
-# take longer than everything else, so here they are made in C. Only calls that are right in every respect are taken:
-# these functions return None for all others, which then go the general way, where what is wrong is said.
+# Part of _kernels.pyx: calls without options on plain arrays. With a few rows, the checks in Python take longer than
+# everything else. Here they ask only "is this plain?", in C, and nothing else: a call that is not, or that is wrong in
+# any respect, gets None, and goes the general way, where errors are told. A plain call gives the same bits either way,
+# which tests/kernels/test_plain.py checks.
 
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
@@ -28,7 +29,7 @@ cdef inline bint are_default(tuple options, tuple defaults):
     return True
 
 
-cdef inline bint is_int(value, int64_t* number):
+cdef bint is_int(value, int64_t* number):
     cdef int overflow = 0
     if not PyLong_CheckExact(value):
         return False
@@ -36,13 +37,13 @@ cdef inline bint is_int(value, int64_t* number):
     return overflow == 0
 
 
-cdef inline bint is_contiguous(value):
-    """Whether it is a NumPy array in C order that is aligned and in native byte order."""
+cdef bint is_contiguous(value):
+    """Whether it is a NumPy array in C order, aligned, in native byte order."""
     return cnp.PyArray_CheckExact(value) and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>value)
 
 
-cdef inline bint are_rows(x, axis):
-    """Whether it is a contiguous array of float32 or float64, not empty, and the axis its last one."""
+cdef bint are_rows(x, axis):
+    """Whether it is a contiguous float32 or float64 array, not empty, and the axis is its last."""
     cdef cnp.ndarray array
     cdef int64_t index
     if not (is_contiguous(x) and is_int(axis, &index)):
@@ -54,12 +55,12 @@ cdef inline bint are_rows(x, axis):
     )
 
 
-cdef inline bint is_thread_count(n_threads, int64_t* threads):
-    """Whether it is one or None, for which `threads` stays as it is."""
+cdef bint is_thread_count(n_threads, int64_t* threads):
+    """Whether it is a positive int, which goes to `threads`, or None, which leaves that as it is."""
     return n_threads is None or (is_int(n_threads, threads) and threads[0] > 0)
 
 
-cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b, int axes):
+cdef bint same_shape(cnp.ndarray a, cnp.ndarray b, int axes):
     cdef int axis
     for axis in range(axes):
         if cnp.PyArray_DIM(a, axis) != cnp.PyArray_DIM(b, axis):
@@ -67,14 +68,14 @@ cdef inline bint same_shape(cnp.ndarray a, cnp.ndarray b, int axes):
     return True
 
 
-cdef inline bint are_apart(cnp.ndarray a, cnp.ndarray b):
+cdef bint are_apart(cnp.ndarray a, cnp.ndarray b):
     cdef char* start = <char*>cnp.PyArray_DATA(a)
     cdef char* other = <char*>cnp.PyArray_DATA(b)
     return start + cnp.PyArray_NBYTES(a) <= other or other + cnp.PyArray_NBYTES(b) <= start
 
 
-cdef inline bint is_output_for(value, cnp.ndarray x):
-    """Whether it can take an output of the shape and type of x, and is x or apart from it."""
+cdef bint is_output_for(value, cnp.ndarray x):
+    """Whether it is contiguous, of the shape and type of x, and either x itself or without memory in common."""
     cdef cnp.ndarray array
     if not is_contiguous(value):
         return False
@@ -86,8 +87,8 @@ cdef inline bint is_output_for(value, cnp.ndarray x):
     )
 
 
-cdef inline object empty(cnp.ndarray x, int axes):
-    """An array of the type of x and its first axes."""
+cdef object empty(cnp.ndarray x, int axes):
+    """An array of the type of x, with its first axes."""
     return cnp.PyArray_EMPTY(axes, cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
 
 
@@ -100,11 +101,11 @@ def total(values):
 
 
 cdef class PlainCall:
-    """A call that was checked, to be computed by several threads."""
+    """A plain call that is large enough for several threads."""
 
     cdef Py_ssize_t count       # rows
     cdef Py_ssize_t n           # elements of each
-    cdef object arrays          # what the call points into
+    cdef object arrays          # keeps alive what the task points into
     cdef object output
 
     @property
@@ -116,7 +117,7 @@ cdef class PlainCall:
         return self.n
 
     def result(self):
-        """What the function returns, once all is computed."""
+        """What the public function returns, after `compute`."""
         return self.output
 
 
@@ -140,7 +141,7 @@ cdef object for_later(PlainCall call, Py_ssize_t count, Py_ssize_t n, arrays, ou
 
 
 def plain_softmax(x, axis, out, bint logarithm, n_threads, Py_ssize_t thread_elements):
-    """The result; or a PlainCall, where several threads may take part; or None."""
+    """The result of a plain call; a PlainCall if it is large enough for several threads; None if it is not plain."""
     cdef cnp.ndarray array
     cdef SoftmaxTask task
     cdef PlainSoftmax call
@@ -161,12 +162,12 @@ def plain_softmax(x, axis, out, bint logarithm, n_threads, Py_ssize_t thread_ele
         call = PlainSoftmax()
         call.task = task
         return for_later(call, count, task.x.n, array, out)
-    do_alone(softmax_worker, &task, plan_softmax(&task, 1), count, PY_SSIZE_T_MAX, 1)
+    do_alone(softmax_worker, &task, plan_softmax(&task, 1), count, count)
     return out
 
 
 def plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, Py_ssize_t thread_elements):
-    """The same."""
+    """As `plain_softmax`."""
     cdef cnp.ndarray array
     cdef LogsumexpTask task
     cdef PlainLogsumexp call
@@ -187,16 +188,22 @@ def plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, Py_ssize_t thr
         call = PlainLogsumexp()
         call.task = task
         return for_later(call, count, task.x.n, array, out)
-    do_alone(logsumexp_worker, &task, plan_logsumexp(&task, 1), count, PY_SSIZE_T_MAX, 1)
+    do_alone(logsumexp_worker, &task, plan_logsumexp(&task, 1), count, count)
     return out if cnp.PyArray_NDIM(array) > 1 else out[()]
 
 
 cdef struct LossCall:
     BatchTask task
-    Py_ssize_t count    # rows
-    Py_ssize_t size     # of them in a block
-    Py_ssize_t number   # of blocks
+    Py_ssize_t number   # of blocks, and of task.sums
     double weight       # what a mean divides by, or 0
+
+
+cdef int allocate_sums(LossCall* call, Py_ssize_t number) except -1:
+    call.number = number
+    call.task.sums = <double*>malloc(number * sizeof(double))
+    if call.task.sums is NULL:
+        raise MemoryError
+    return 0
 
 
 cdef object result_of(const LossCall* call, loss, grad):
@@ -215,6 +222,7 @@ cdef class PlainLoss(PlainCall):
         free(self.call.task.sums)
 
     def compute(self, Work work):
+        allocate_sums(&self.call, work.job.number)
         work.do(cross_entropy_worker, &self.call.task, plan_batch(&self.call.task.batch, work.job.threads))
 
     def result(self):
@@ -226,7 +234,7 @@ def plain_cross_entropy(
     logits, target, axis, ignore_index, tuple options, tuple defaults, reduction, return_grad, grad_out, n_threads,
     Py_ssize_t thread_elements, Py_ssize_t block_elements
 ):
-    """The same."""
+    """As `plain_softmax`."""
     cdef cnp.ndarray x, labels
     cdef LossCall call
     cdef Batch* batch = &call.task.batch
@@ -235,7 +243,7 @@ def plain_cross_entropy(
     cdef int axes
     cdef WeightSum weight
     cdef WeightScratch unused
-    cdef Py_ssize_t bad
+    cdef Py_ssize_t bad, count, size
     if not (are_default(options, defaults) and is_thread_count(n_threads, &threads)):
         return None
     if not (are_rows(logits, axis) and is_contiguous(target)):
@@ -250,8 +258,8 @@ def plain_cross_entropy(
         return None
     if grad_out is not None and not (is_output_for(grad_out, x) and are_apart(<cnp.ndarray>grad_out, labels)):
         return None
-    call.count = cnp.PyArray_SIZE(labels)
-    if threads > 1 and call.count >= 2 * thread_elements:       # the labels alone are work for several threads
+    count = cnp.PyArray_SIZE(labels)
+    if threads > 1 and count >= 2 * thread_elements:       # the labels alone are work for several threads
         return None
 
     set_defaults(batch)
@@ -259,11 +267,10 @@ def plain_cross_entropy(
     bind(&batch.target, labels, 0)
     batch.ignores, batch.ignore_index = True, ignored
     with nogil:
-        bad = weigh_rows(batch, &unused, 0, call.count, &weight, <vf64*>NULL)     # of labels: without scratch
+        bad = weigh_rows(batch, &unused, 0, count, &weight, <vf64*>NULL)     # of labels: without scratch
     if bad >= 0 or (weight.high == 0 and reduction == "mean"):
         return None
-    call.size = block_size(call.count, batch.logits.n, block_elements)
-    call.number = (call.count + call.size - 1) // call.size
+    call.task.sums, call.number = NULL, 0
     call.weight = weight.high if reduction == "mean" else 0
     batch.divisor = weight.high if reduction == "mean" else 1
     grad = grad_out
@@ -272,15 +279,14 @@ def plain_cross_entropy(
     loss = empty(x, axes) if reduction == "none" else None
     bind(&batch.loss, loss, 0)
     bind_output(&batch.grad, grad, 1, &batch.logits)
-    call.task.sums = <double*>malloc(call.number * sizeof(double))
-    if call.task.sums is NULL:
-        raise MemoryError
     if threads > 1 and cnp.PyArray_SIZE(x) >= 2 * thread_elements:
         job = PlainLoss()
         job.call = call
-        return for_later(job, call.count, batch.logits.n, (x, labels), (loss, grad))
+        return for_later(job, count, batch.logits.n, (x, labels), (loss, grad))
+    size = block_size(count, batch.logits.n, block_elements)
+    allocate_sums(&call, count_blocks(count, size))
     try:
-        do_alone(cross_entropy_worker, &call.task, plan_batch(batch, 1), call.count, call.size, call.number)
+        do_alone(cross_entropy_worker, &call.task, plan_batch(batch, 1), count, size)
         return result_of(&call, loss, grad)
     finally:
         free(call.task.sums)

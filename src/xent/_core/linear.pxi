@@ -1,24 +1,26 @@
-# Part of _kernels.pyx: sums over rows for a linear classifier, one read of the rows each. A tile of rows, few enough to
-# stay in the cache: their logits -> what is asked for, in the place of the logits -> its product with the rows.
+# Part of _kernels.pyx: sums over rows for a linear classifier, with each row of X read once.
 #
-# BLAS is made for large matrices: with few classes it spends its time on packing X. Here a register tile is 3 rows by up
-# to 4 classes (logits) or 3 vectors of features by up to 4 classes (gradients): 12 sums that do not wait for one another,
-# and fewer loads than multiplications.
+# Rows are taken in tiles, few enough to stay in the cache: the logits of a tile, then what is asked for in the place of
+# the logits, then its product with the rows.
 #
-# Dense rows: contiguous, or made so a tile at a time where columns are; coefficients (classes, features). Sparse rows:
-# CSR, coefficients (features, width) with the classes padded with zeros to whole vectors, so that an element of X meets
-# contiguous coefficients of all classes.
+# Not by BLAS, which is made for large matrices: with few classes it spends its time on packing X. Here 3 rows meet up
+# to 4 classes (logits), or 3 vectors of features up to 4 classes (gradients): 12 sums in registers that do not wait for
+# one another, and fewer loads than multiplications.
+#
+# Dense X: contiguous rows, or contiguous columns, which are transposed a tile at a time; coefficients (classes,
+# features). Sparse X: CSR; coefficients (features, classes padded with zeros to whole vectors), so that an element of X
+# meets the coefficients of all classes side by side.
 
 cdef enum Task:
-    LOSS            # gradients of the loss; sums of it
-    PROBABILITIES   # written to `kept`
-    CURVATURE       # Hessian product, with `kept` the probabilities
-    DIAGONAL        # of the Hessian, the same, if X holds squares; coefficients do not matter
+    LOSS            # loss, and the gradient of its sum
+    PROBABILITIES   # probabilities = softmax of the logits
+    CURVATURE       # product of the Hessian with the coefficients, given the probabilities
+    DIAGONAL        # of the Hessian, given the probabilities, if X holds squares; the coefficients do not matter
 
 cdef enum:
     CACHE_LINE = 64
-    PREFETCH_ELEMENTS = 8        # elements of a sparse row whose coefficients are fetched ahead
-    FLUSH_ROWS = 512     # rows whose gradient is added up in the type of X before it goes to float64
+    PREFETCH_ELEMENTS = 8       # elements of a sparse row whose coefficients are fetched ahead
+    FLUSH_ROWS = 512            # rows whose gradient is added up in the type of X before it goes to float64
 
 
 ctypedef fused index_type:
@@ -27,27 +29,48 @@ ctypedef fused index_type:
 
 
 cdef struct Linear:
-    Batch batch             # logits: the tile
-    char* x                 # dense rows; or the elements of sparse ones, whose columns are `index`
-    Py_ssize_t stride       # bytes from one row to the next; 0: sparse
-    Py_ssize_t step         # and from one element of it to the next, if those are not side by side but rows are; or 0
-    char* index
-    char* start             # of each row among the elements, of the type of `index`
-    bint wide_index
+    Batch batch                 # its logits are those of a tile
+    Task task
+    char* x                     # dense: the first element; sparse: all elements
+    Py_ssize_t row_stride       # bytes; 0: sparse
+    Py_ssize_t column_step      # bytes, where columns are contiguous; 0: rows are
+    char* columns               # sparse: of each element
+    char* row_starts            # sparse: places of the first elements of rows, and the end; of the type of `columns`
+    bint long_index             # int64, not int32
     Py_ssize_t features
-    Py_ssize_t rows         # of coefficients: the classes, or 1 for two classes
-    Py_ssize_t width        # of a row of sparse coefficients
+    Py_ssize_t n_coef_rows      # of coefficients: the classes, or 1 for two classes
+    Py_ssize_t coef_width       # sparse: n_coef_rows in whole vectors
     char* coef
     double* intercept
-    char* kept
-    double* mass
-    Task task
-    Py_ssize_t tile         # rows of a tile
-    double* totals          # of each block
-    double* gradients       # (or NULL) of each block
-    Py_ssize_t gradient_step        # from one to the next
-    char* sparse_gradients
-    Py_ssize_t sparse_step  # bytes
+    char* probabilities         # (rows, classes)
+    double* row_weight
+    Py_ssize_t tile_rows
+    double* totals              # (blocks): sums of losses
+    double* gradients           # (blocks, gradient_length), or NULL
+    Py_ssize_t gradient_length
+    char* sparse_gradients      # (blocks, features, coef_width) of X's type, `sparse_bytes` each
+    Py_ssize_t sparse_bytes
+
+
+cdef struct DenseRows:          # a tile of rows, or a slice of their features
+    const char* x
+    Py_ssize_t stride           # bytes
+    Py_ssize_t count
+    Py_ssize_t features
+    Py_ssize_t ahead            # bytes from a row to what is fetched while it is used, or 0
+
+
+cdef struct Elements:           # of a sparse row: first <= k < last; others of its tile follow, up to `end`
+    Py_ssize_t first
+    Py_ssize_t last
+    Py_ssize_t end
+
+
+cdef struct LinearScratch:      # of one thread, in the type of X
+    double* sums                # a dense gradient, rows padded to whole vectors
+    double* tile                # logits (tile_rows, classes), then one row padded to whole vectors
+    double* rows                # transposed rows
+    double* rest                # for the loss
 
 
 cdef inline vec* from_element(vec* row, Py_ssize_t i) noexcept nogil:
@@ -62,87 +85,87 @@ cdef inline double add_lanes_of(vec x) noexcept nogil:
 
 
 cdef inline void logits_tile(
-    const char* x, Py_ssize_t stride, const vec* coef, const double* intercept, vec* z, Py_ssize_t n,
-    Py_ssize_t classes, const int R, const int C
+    const DenseRows* rows, Py_ssize_t i, const vec* coef, const double* intercept, vec* z, Py_ssize_t classes,
+    const int R, const int C
 ) noexcept nogil:
-    """z[i, j] = x[i] . coef[j] + intercept[j] for R rows and C classes."""
+    """z[r, c] = x[i + r] . coef[c] + intercept[c] for R rows and C classes."""
+    cdef Py_ssize_t stride = rows.stride, n = rows.features, d = 0, whole = n - n % lanes(coef)
+    cdef const char* x = rows.x + i * stride
     cdef vec sums[12]
-    cdef vec rows[3]
+    cdef vec row[3]
     cdef vec w
-    cdef int i, j
-    cdef Py_ssize_t d = 0, whole = n - n % lanes(coef)
-    for i in range(R):
-        for j in range(C):
-            sums[i * C + j] = fill(coef, 0)
+    cdef int r, c
+    for r in range(R):
+        for c in range(C):
+            sums[r * C + c] = fill(coef, 0)
     while d < whole:
-        for i in range(R):
-            rows[i] = element(<const vec*>(x + i * stride), d)[0]
-        for j in range(C):
-            w = element(coef, j * n + d)[0]
-            for i in range(R):
-                sums[i * C + j] = multiply_add(rows[i], w, sums[i * C + j])
+        for r in range(R):
+            row[r] = element(<const vec*>(x + r * stride), d)[0]
+        for c in range(C):
+            w = element(coef, c * n + d)[0]
+            for r in range(R):
+                sums[r * C + c] = multiply_add(row[r], w, sums[r * C + c])
         d += lanes(coef)
     if whole < n:
-        for i in range(R):
-            rows[i] = load_first(element(<const vec*>(x + i * stride), whole), n - whole, 0)
-        for j in range(C):
-            w = load_first(element(coef, j * n + whole), n - whole, 0)
-            for i in range(R):
-                sums[i * C + j] = multiply_add(rows[i], w, sums[i * C + j])
-    for i in range(R):
-        for j in range(C):
-            put(z, i * classes + j, add_lanes_of(sums[i * C + j]) + intercept[j])
+        for r in range(R):
+            row[r] = load_first(element(<const vec*>(x + r * stride), whole), n - whole, 0)
+        for c in range(C):
+            w = load_first(element(coef, c * n + whole), n - whole, 0)
+            for r in range(R):
+                sums[r * C + c] = multiply_add(row[r], w, sums[r * C + c])
+    for r in range(R):
+        for c in range(C):
+            put(z, (i + r) * classes + c, add_lanes_of(sums[r * C + c]) + intercept[c])
 
 
 cdef inline void logits_of_classes(
-    const char* x, Py_ssize_t stride, const vec* coef, const double* intercept, vec* z, Py_ssize_t n,
-    Py_ssize_t classes, Py_ssize_t count, const int C
+    const DenseRows* rows, const vec* coef, const double* intercept, vec* z, Py_ssize_t classes, const int C
 ) noexcept nogil:
     cdef Py_ssize_t i
-    for i in range(0, count - 2, 3):
-        logits_tile(x + i * stride, stride, coef, intercept, from_element(z, i * classes), n, classes, 3, C)
-    for i in range(count - count % 3, count):
-        logits_tile(x + i * stride, stride, coef, intercept, from_element(z, i * classes), n, classes, 1, C)
+    for i in range(0, rows.count - 2, 3):
+        logits_tile(rows, i, coef, intercept, z, classes, 3, C)
+    for i in range(rows.count - rows.count % 3, rows.count):
+        logits_tile(rows, i, coef, intercept, z, classes, 1, C)
 
 
 cdef void dense_logits(
-    const Linear* problem, const char* x, Py_ssize_t stride, const vec* coef, vec* z, Py_ssize_t classes,
-    Py_ssize_t count
+    const Linear* linear, const DenseRows* rows, const vec* coef, vec* z, Py_ssize_t classes
 ) noexcept nogil:
-    """z = the logits of `count` rows, `classes` elements apart. Classes are done four at a time, or nearly."""
-    cdef Py_ssize_t j = 0, n = problem.features, groups = (problem.rows + 3) // 4, C, g
+    """z = the logits of the rows, `classes` elements apart. Classes in groups of about equal size, at most four."""
+    cdef Py_ssize_t j = 0, groups = (linear.n_coef_rows + 3) // 4, C, g
     cdef const vec* w
     cdef const double* b
     cdef vec* out
     for g in range(groups):
-        C = (problem.rows - j) // (groups - g)
-        w, b, out = element(coef, j * n), problem.intercept + j, from_element(z, j)
+        C = (linear.n_coef_rows - j) // (groups - g)
+        w, b, out = element(coef, j * rows.features), linear.intercept + j, from_element(z, j)
         if C == 4:
-            logits_of_classes(x, stride, w, b, out, n, classes, count, 4)
+            logits_of_classes(rows, w, b, out, classes, 4)
         elif C == 3:
-            logits_of_classes(x, stride, w, b, out, n, classes, count, 3)
+            logits_of_classes(rows, w, b, out, classes, 3)
         elif C == 2:
-            logits_of_classes(x, stride, w, b, out, n, classes, count, 2)
+            logits_of_classes(rows, w, b, out, classes, 2)
         else:
-            logits_of_classes(x, stride, w, b, out, n, classes, count, 1)
+            logits_of_classes(rows, w, b, out, classes, 1)
         j += C
 
 
 cdef inline void gradient_tile(
-    const char* x, Py_ssize_t stride, const vec* slopes, Py_ssize_t classes, Py_ssize_t count, vec* gradient,
-    Py_ssize_t width, Py_ssize_t tail, Py_ssize_t ahead, const int V, const int C
+    const DenseRows* rows, const vec* logit_grad, Py_ssize_t classes, vec* gradient, Py_ssize_t width, Py_ssize_t tail,
+    const int V, const int C
 ) noexcept nogil:
-    """gradient[j] += sum of slopes[i, j] x[i] over rows i, for V vectors of features (with a tail: of one, so long).
-    x + ahead is fetched meanwhile."""
+    """gradient[c] += sum of logit_grad[i, c] x[i] over the rows, for C classes and V vectors of features; with a tail,
+    one vector, of which only so many."""
+    cdef const char* x = rows.x
+    cdef Py_ssize_t i, stride = rows.stride, ahead = rows.ahead
     cdef vec sums[12]
     cdef vec row[3]
     cdef vec s
-    cdef int j, v
-    cdef Py_ssize_t i
-    for j in range(C):
+    cdef int c, v
+    for c in range(C):
         for v in range(V):
-            sums[j * V + v] = element(gradient, j * width)[v]
-    for i in range(count):
+            sums[c * V + v] = element(gradient, c * width)[v]
+    for i in range(rows.count):
         if tail:
             row[0] = load_first(<const vec*>(x + i * stride), tail, 0)
         else:
@@ -151,59 +174,56 @@ cdef inline void gradient_tile(
             if ahead:
                 xent_prefetch(x + i * stride + ahead)
                 xent_prefetch(x + i * stride + ahead + CACHE_LINE)
-        for j in range(C):
-            s = fill(slopes, get(slopes, i * classes + j))
+        for c in range(C):
+            s = fill(logit_grad, get(logit_grad, i * classes + c))
             for v in range(V):
-                sums[j * V + v] = multiply_add(row[v], s, sums[j * V + v])
-    for j in range(C):
+                sums[c * V + v] = multiply_add(row[v], s, sums[c * V + v])
+    for c in range(C):
         for v in range(V):
-            from_element(gradient, j * width)[v] = sums[j * V + v]
+            from_element(gradient, c * width)[v] = sums[c * V + v]
 
 
 cdef inline void gradient_of_classes(
-    const char* x, Py_ssize_t stride, const vec* slopes, Py_ssize_t classes, Py_ssize_t count, vec* gradient,
-    Py_ssize_t width, Py_ssize_t tail, Py_ssize_t ahead, const int V, Py_ssize_t rows
+    const Linear* linear, DenseRows rows, const vec* logit_grad, vec* gradient, Py_ssize_t width, Py_ssize_t tail,
+    const int V
 ) noexcept nogil:
-    cdef Py_ssize_t j = 0, groups = (rows + 3) // 4, C, g
+    cdef Py_ssize_t j = 0, classes = linear.batch.logits.n, groups = (linear.n_coef_rows + 3) // 4, C, g
     cdef vec* out
     cdef const vec* s
     for g in range(groups):
-        C = (rows - j) // (groups - g)
-        out, s = from_element(gradient, j * width), element(slopes, j)
+        C = (linear.n_coef_rows - j) // (groups - g)
+        out, s = from_element(gradient, j * width), element(logit_grad, j)
         if C == 4:
-            gradient_tile(x, stride, s, classes, count, out, width, tail, ahead, V, 4)
+            gradient_tile(&rows, s, classes, out, width, tail, V, 4)
         elif C == 3:
-            gradient_tile(x, stride, s, classes, count, out, width, tail, ahead, V, 3)
+            gradient_tile(&rows, s, classes, out, width, tail, V, 3)
         elif C == 2:
-            gradient_tile(x, stride, s, classes, count, out, width, tail, ahead, V, 2)
+            gradient_tile(&rows, s, classes, out, width, tail, V, 2)
         else:
-            gradient_tile(x, stride, s, classes, count, out, width, tail, ahead, V, 1)
-        ahead = 0
+            gradient_tile(&rows, s, classes, out, width, tail, V, 1)
+        rows.ahead = 0      # the first group has fetched it
         j += C
 
 
 cdef void add_dense_gradient(
-    const Linear* problem, const char* x, Py_ssize_t stride, const vec* slopes, Py_ssize_t classes, Py_ssize_t count,
-    vec* gradient, Py_ssize_t width
+    const Linear* linear, const DenseRows* rows, const vec* logit_grad, vec* gradient, Py_ssize_t width
 ) noexcept nogil:
-    cdef Py_ssize_t d = 0, n = problem.features, L = lanes(slopes)
+    """gradient (n_coef_rows, width) += logit_grad' x, three vectors of features at a time."""
+    cdef DenseRows slice = rows[0]
+    cdef Py_ssize_t d = 0, n = rows.features, L = lanes(logit_grad)
+    slice.ahead = linear.tile_rows * rows.stride
     while d + 3 * L <= n:
-        gradient_of_classes(
-            <const char*>element(<const vec*>x, d), stride, slopes, classes, count, from_element(gradient, d), width,
-            0, problem.tile * stride, 3, problem.rows
-        )
+        slice.x = <const char*>element(<const vec*>rows.x, d)
+        gradient_of_classes(linear, slice, logit_grad, from_element(gradient, d), width, 0, 3)
         d += 3 * L
+    slice.ahead = 0
     while d + L <= n:
-        gradient_of_classes(
-            <const char*>element(<const vec*>x, d), stride, slopes, classes, count, from_element(gradient, d), width,
-            0, 0, 1, problem.rows
-        )
+        slice.x = <const char*>element(<const vec*>rows.x, d)
+        gradient_of_classes(linear, slice, logit_grad, from_element(gradient, d), width, 0, 1)
         d += L
     if d < n:
-        gradient_of_classes(
-            <const char*>element(<const vec*>x, d), stride, slopes, classes, count, from_element(gradient, d), width,
-            n - d, 0, 1, problem.rows
-        )
+        slice.x = <const char*>element(<const vec*>rows.x, d)
+        gradient_of_classes(linear, slice, logit_grad, from_element(gradient, d), width, n - d, 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -218,21 +238,21 @@ cdef inline void fetch(const vec* row, Py_ssize_t vectors) noexcept nogil:
 
 
 cdef inline void sparse_logits_of(
-    const vec* x, const index_type* column, Py_ssize_t first, Py_ssize_t last, Py_ssize_t end, const vec* coef,
-    Py_ssize_t width, vec* out, const int V
+    const vec* x, const index_type* columns, const Elements* elements, const vec* coef, Py_ssize_t width, vec* out,
+    const int V
 ) noexcept nogil:
-    """Of elements first <= k < last, which those up to `end` come after."""
+    """out = the logits of a row, of V vectors of classes."""
     cdef vec sums[4]
     cdef vec value
     cdef const vec* w
-    cdef Py_ssize_t k
+    cdef Py_ssize_t k, end = elements.end
     cdef int v
     for v in range(V):
         sums[v] = fill(x, 0)
-    for k in range(first, last):
+    for k in range(elements.first, elements.last):
         value = fill(x, get(x, k))
-        w = element(coef, column[k] * width)
-        fetch(element(coef, column[min(k + PREFETCH_ELEMENTS, end - 1)] * width), V)
+        w = element(coef, columns[k] * width)
+        fetch(element(coef, columns[min(k + PREFETCH_ELEMENTS, end - 1)] * width), V)
         for v in range(V):
             sums[v] = multiply_add(value, w[v], sums[v])
     for v in range(V):
@@ -240,99 +260,112 @@ cdef inline void sparse_logits_of(
 
 
 cdef void sparse_logits(
-    const Linear* problem, const index_type* column, const vec* coef, vec* z, Py_ssize_t classes, vec* row,
-    Py_ssize_t first, Py_ssize_t count
+    const Linear* linear, const index_type* columns, vec* z, Py_ssize_t classes, vec* row, Py_ssize_t first,
+    Py_ssize_t count
 ) noexcept nogil:
-    """The same of sparse rows; `row` holds one padded row of logits."""
-    cdef const index_type* start = <const index_type*>problem.start
-    cdef Py_ssize_t i, j, v, V = problem.width // lanes(z), k, last, end = start[first + count]
-    cdef const vec* x = <const vec*>problem.x
+    """z = the logits of `count` rows, `classes` elements apart; `row` holds those of one, padded to whole vectors."""
+    cdef const index_type* starts = <const index_type*>linear.row_starts
+    cdef const vec* x = <const vec*>linear.x
+    cdef const vec* coef = <const vec*>linear.coef
+    cdef Py_ssize_t i, j, v, width = linear.coef_width, V = width // lanes(z)
+    cdef Elements elements
+    elements.end = starts[first + count]
     for i in range(first, first + count):
-        k, last = start[i], start[i + 1]
+        elements.first, elements.last = starts[i], starts[i + 1]
         for v in range(0, V, 4):
             if V - v >= 4:
-                sparse_logits_of(x, column, k, last, end, coef + v, problem.width, row + v, 4)
+                sparse_logits_of(x, columns, &elements, coef + v, width, row + v, 4)
             elif V - v == 3:
-                sparse_logits_of(x, column, k, last, end, coef + v, problem.width, row + v, 3)
+                sparse_logits_of(x, columns, &elements, coef + v, width, row + v, 3)
             elif V - v == 2:
-                sparse_logits_of(x, column, k, last, end, coef + v, problem.width, row + v, 2)
+                sparse_logits_of(x, columns, &elements, coef + v, width, row + v, 2)
             else:
-                sparse_logits_of(x, column, k, last, end, coef + v, problem.width, row + v, 1)
-        for j in range(problem.rows):
-            put(z, (i - first) * classes + j, get(row, j) + problem.intercept[j])
+                sparse_logits_of(x, columns, &elements, coef + v, width, row + v, 1)
+        for j in range(linear.n_coef_rows):
+            put(z, (i - first) * classes + j, get(row, j) + linear.intercept[j])
 
 
 cdef void add_sparse_gradient(
-    const Linear* problem, const index_type* column, const vec* slopes, Py_ssize_t classes, vec* row, Py_ssize_t first,
+    const Linear* linear, const index_type* columns, const vec* logit_grad, vec* row, Py_ssize_t first,
     Py_ssize_t count, vec* gradient
 ) noexcept nogil:
-    cdef const index_type* start = <const index_type*>problem.start
-    cdef Py_ssize_t i, j, k, v, V = problem.width // lanes(slopes), end = start[first + count]
+    """gradient (features, coef_width) += x' logit_grad; `row` as in `sparse_logits`."""
+    cdef const index_type* starts = <const index_type*>linear.row_starts
+    cdef Py_ssize_t classes = linear.batch.logits.n, width = linear.coef_width, V = width // lanes(logit_grad)
+    cdef Py_ssize_t i, j, k, v, end = starts[first + count]
     cdef vec value
     cdef vec* out
     for j in range(V):
-        row[j] = fill(slopes, 0)
+        row[j] = fill(logit_grad, 0)
     for i in range(first, first + count):
-        for j in range(problem.rows):
-            put(row, j, get(slopes, (i - first) * classes + j))
-        for k in range(<Py_ssize_t>start[i], <Py_ssize_t>start[i + 1]):
-            value = fill(slopes, get(<const vec*>problem.x, k))
-            out = from_element(gradient, column[min(k + PREFETCH_ELEMENTS, end - 1)] * problem.width)
+        for j in range(linear.n_coef_rows):
+            put(row, j, get(logit_grad, (i - first) * classes + j))
+        for k in range(<Py_ssize_t>starts[i], <Py_ssize_t>starts[i + 1]):
+            value = fill(logit_grad, get(<const vec*>linear.x, k))
+            out = from_element(gradient, columns[min(k + PREFETCH_ELEMENTS, end - 1)] * width)
             fetch(<const vec*>out, V)
-            out = from_element(gradient, column[k] * problem.width)
+            out = from_element(gradient, columns[k] * width)
             for v in range(V):
                 out[v] = multiply_add(value, row[v], out[v])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Dual ascent over sparse rows: see dual.py
+# Dual ascent over sparse rows: see _fit/dual_ascent.py
 # ---------------------------------------------------------------------------------------------------------------------
 
-cdef inline void fetch_row(
-    const Linear* problem, const index_type* column, const vec* coef, Py_ssize_t i
-) noexcept nogil:
-    """Bring the elements of a sparse row, which is next, and its first coefficients."""
-    cdef const index_type* start = <const index_type*>problem.start
-    cdef const vec* x = element(<const vec*>problem.x, start[i])
-    cdef Py_ssize_t k, n = start[i + 1] - start[i]
+cdef void fetch_row(const Linear* linear, const index_type* columns, const vec* coef, Py_ssize_t i) noexcept nogil:
+    """Bring the elements of sparse row i, which is next, and its first coefficients into the cache."""
+    cdef const index_type* starts = <const index_type*>linear.row_starts
+    cdef const vec* x = element(<const vec*>linear.x, starts[i])
+    cdef Py_ssize_t k, n = starts[i + 1] - starts[i]
     fetch(x, n // lanes(x) + 1)
-    fetch(<const vec*>(column + start[i]), n * <Py_ssize_t>sizeof(index_type) // <Py_ssize_t>sizeof(vec) + 1)
+    fetch(<const vec*>(columns + starts[i]), n * <Py_ssize_t>sizeof(index_type) // <Py_ssize_t>sizeof(vec) + 1)
     for k in range(min(n, PREFETCH_ELEMENTS)):
-        fetch(element(coef, column[start[i] + k] * problem.width), problem.width // lanes(x))
+        fetch(element(coef, columns[starts[i] + k] * linear.coef_width), linear.coef_width // lanes(x))
 
 
-cdef double sweep(
-    const Linear* problem, const index_type* column, vec* z, double strength, Py_ssize_t count, Py_ssize_t stride
+cdef double ascend_rows(
+    const Linear* linear, const index_type* columns, vec* scratch, double strength, Py_ssize_t count, Py_ssize_t stride
 ) noexcept nogil:
-    """Rows one by one, `stride` apart: `kept` goes some of the way to the probabilities that the row's logits have, and
-    the coefficients go with it. z: room for three rows padded to vectors. Return by how much `kept` has moved."""
-    cdef const index_type* start = <const index_type*>problem.start
-    cdef Py_ssize_t classes = problem.batch.logits.n, offset = classes - problem.rows, i = 0, j, k, step
-    cdef vec* p = z + (classes + lanes(z) - 1) // lanes(z)
-    cdef vec* row = p + (classes + lanes(z) - 1) // lanes(z)
-    cdef vec* coef = <vec*>problem.coef
-    cdef vec* kept
-    cdef double bound = 0.25 if offset else 0.5     # of the Hessian of a row's loss, in its logits
+    """One sweep of dual ascent over `count` rows, in steps of `stride`.
+
+    Each row's probabilities move towards the softmax of its logits, by the share that the curvature of its loss allows,
+    and the coefficients follow at once:
+
+        p += share (softmax(W x + b) - p)        W -= weight / strength * (change of p) x'
+        share = 1 / (1 + bound * weight / strength * |x|^2), bound: of the eigenvalues of the Hessian in the logits
+
+    scratch: three rows of logits, padded to whole vectors. Returns the sum of weight |change of p|^2.
+    """
+    cdef const index_type* starts = <const index_type*>linear.row_starts
+    cdef Py_ssize_t classes = linear.batch.logits.n, offset = classes - linear.n_coef_rows
+    cdef Py_ssize_t padded = (classes + lanes(scratch) - 1) // lanes(scratch), i = 0, j, k, iteration
+    cdef vec* z = scratch
+    cdef vec* target = scratch + padded
+    cdef vec* row = scratch + 2 * padded
+    cdef vec* coef = <vec*>linear.coef
+    cdef vec* p
+    cdef double bound = 0.25 if offset else 0.5
     cdef double square, pull, share, change, moved = 0
-    cdef Traffic traffic = no_traffic(z)
-    for step in range(count):
-        kept = from_element(<vec*>problem.kept, i * classes)
-        pull = problem.mass[i] / strength
+    cdef Traffic traffic = no_traffic(scratch)
+    for iteration in range(count):
+        p = from_element(<vec*>linear.probabilities, i * classes)
+        pull = linear.row_weight[i] / strength
         square = 0
-        for k in range(<Py_ssize_t>start[i], <Py_ssize_t>start[i + 1]):
-            square += get(<const vec*>problem.x, k) * get(<const vec*>problem.x, k)
+        for k in range(<Py_ssize_t>starts[i], <Py_ssize_t>starts[i + 1]):
+            square += get(<const vec*>linear.x, k) * get(<const vec*>linear.x, k)
         share = 1 / (1 + bound * pull * square)
         if offset:
             put(z, 0, 0)
-        sparse_logits(problem, column, coef, from_element(z, offset), classes, row, i, 1)
-        fetch_row(problem, column, coef, (i + stride) % count)
-        softmax_row(z, p, classes, &traffic)
+        sparse_logits(linear, columns, from_element(z, offset), classes, row, i, 1)
+        fetch_row(linear, columns, coef, (i + stride) % count)
+        softmax_row(z, target, classes, &traffic)
         for j in range(classes):
-            change = share * (get(p, j) - get(kept, j))
-            put(kept, j, get(kept, j) + change)
+            change = share * (get(target, j) - get(p, j))
+            put(p, j, get(p, j) + change)
             put(z, j, -pull * change)
-            moved += problem.mass[i] * change * change
-        add_sparse_gradient(problem, column, from_element(z, offset), classes, row, i, 1, coef)
+            moved += linear.row_weight[i] * change * change
+        add_sparse_gradient(linear, columns, from_element(z, offset), row, i, 1, coef)
         i = (i + stride) % count
     return moved
 
@@ -341,125 +374,167 @@ cdef double sweep(
 # A block of rows, tile by tile
 # ---------------------------------------------------------------------------------------------------------------------
 
-cdef inline void move_to(Operand* operand, char* base, Py_ssize_t i) noexcept nogil:
+cdef void move_to(Operand* operand, char* base, Py_ssize_t i) noexcept nogil:
     """Make row i of what begins at `base` the first."""
     operand.data = base + (i * operand.strides[0] if operand.ndim else 0)
 
 
-cdef inline void curve(
-    const Linear* problem, vec* change, const vec* p, Py_ssize_t classes, Py_ssize_t first, Py_ssize_t count
+cdef void apply_softmax_hessian(
+    const Linear* linear, vec* change, const vec* p, Py_ssize_t first, Py_ssize_t count
 ) noexcept nogil:
-    """Changes of logits become those of the slopes: mass p (change - p . change)."""
-    cdef Py_ssize_t i, j, offset = classes - problem.rows
+    """A change of the logits becomes that of their gradient: weight p (change - p . change)."""
+    cdef Py_ssize_t classes = linear.batch.logits.n, offset = classes - linear.n_coef_rows, i, j
     cdef double mean
     for i in range(count):
         mean = 0
-        for j in range(problem.rows):
+        for j in range(linear.n_coef_rows):
             mean += get(p, i * classes + offset + j) * get(change, i * classes + offset + j)
-        if problem.rows == 1:       # nothing cancels
-            put(change, 2 * i + 1, problem.mass[first + i] * get(p, 2 * i) * mean)
+        if offset:      # two classes, of which the first has logit 0: without a difference that cancels
+            put(change, 2 * i + 1, linear.row_weight[first + i] * get(p, 2 * i) * mean)
         else:
             for j in range(classes):
                 put(
                     change, i * classes + j,
-                    problem.mass[first + i] * get(p, i * classes + j) * (get(change, i * classes + j) - mean)
+                    linear.row_weight[first + i] * get(p, i * classes + j) * (get(change, i * classes + j) - mean)
                 )
 
 
-cdef inline void spread(
-    const Linear* problem, vec* out, const vec* p, Py_ssize_t classes, Py_ssize_t first, Py_ssize_t count
+cdef void softmax_variance(
+    const Linear* linear, vec* out, const vec* p, Py_ssize_t first, Py_ssize_t count
 ) noexcept nogil:
-    """out = mass p (1 - p)."""
-    cdef Py_ssize_t i, j
+    """out = weight p (1 - p)."""
+    cdef Py_ssize_t classes = linear.batch.logits.n, i, j
     for i in range(count):
         for j in range(classes):
             put(
                 out, i * classes + j,
-                problem.mass[first + i] * get(p, i * classes + j) * (1 - get(p, i * classes + j))
+                linear.row_weight[first + i] * get(p, i * classes + j) * (1 - get(p, i * classes + j))
             )
 
 
-cdef inline void turn_rows(
-    const Linear* problem, Py_ssize_t first, Py_ssize_t count, vec* room, Py_ssize_t stride
+cdef DenseRows dense_rows(const Linear* linear, Py_ssize_t first, Py_ssize_t count, vec* scratch) noexcept nogil:
+    """A tile of rows: where they are, or transposed into the scratch."""
+    cdef DenseRows rows
+    rows.count, rows.features, rows.ahead = count, linear.features, 0
+    rows.x, rows.stride = linear.x + first * linear.row_stride, linear.row_stride
+    if linear.column_step:
+        rows.stride = row_length(linear) * sizeof(vec) // lanes(scratch)
+        if vec is vf32:
+            xent_transpose_rows_f32(
+                <char*>rows.x, linear.column_step, scratch, rows.stride, linear.features, count, False
+            )
+        else:
+            xent_transpose_rows_f64(
+                <char*>rows.x, linear.column_step, scratch, rows.stride, linear.features, count, False
+            )
+        rows.x = <const char*>scratch
+    return rows
+
+
+cdef void logits_of_rows(
+    const Linear* linear, const DenseRows* rows, vec* tile, Py_ssize_t first, Py_ssize_t count
 ) noexcept nogil:
-    """Rows that lie side by side, one after the other, `stride` bytes apart."""
-    if vec is vf32:
-        xent_transpose_rows_f32(problem.x + first * problem.stride, problem.step, room, stride, problem.features, count, False)
+    """tile = the logits; of two classes with one row of coefficients, the first has 0."""
+    cdef Py_ssize_t classes = linear.batch.logits.n, offset = classes - linear.n_coef_rows, i
+    cdef vec* z = from_element(tile, offset)
+    cdef vec* row = from_element(tile, linear.tile_rows * classes)
+    if offset:
+        for i in range(count):
+            put(tile, 2 * i, 0)
+    if linear.row_stride:
+        dense_logits(linear, rows, <const vec*>linear.coef, z, classes)
+    elif linear.long_index:
+        sparse_logits(linear, <const int64_t*>linear.columns, z, classes, row, first, count)
     else:
-        xent_transpose_rows_f64(problem.x + first * problem.stride, problem.step, room, stride, problem.features, count, False)
+        sparse_logits(linear, <const int32_t*>linear.columns, z, classes, row, first, count)
+
+
+cdef void add_gradient(
+    const Linear* linear, const DenseRows* rows, vec* tile, vec* sums, vec* sparse_gradient, Py_ssize_t first,
+    Py_ssize_t count
+) noexcept nogil:
+    """What the gradient of the logits, in the tile, makes of that of the coefficients, without intercepts."""
+    cdef Py_ssize_t classes = linear.batch.logits.n
+    cdef vec* logit_grad = from_element(tile, classes - linear.n_coef_rows)
+    cdef vec* row = from_element(tile, linear.tile_rows * classes)
+    if linear.row_stride:
+        add_dense_gradient(linear, rows, logit_grad, sums, padded_features(linear, tile))
+    elif linear.long_index:
+        add_sparse_gradient(linear, <const int64_t*>linear.columns, logit_grad, row, first, count, sparse_gradient)
+    else:
+        add_sparse_gradient(linear, <const int32_t*>linear.columns, logit_grad, row, first, count, sparse_gradient)
+
+
+cdef void add_intercept_gradient(
+    const Linear* linear, const vec* tile, double* gradient, Py_ssize_t count
+) noexcept nogil:
+    """The same for the intercepts: the last column of a dense gradient, or all of `gradient` if X is sparse."""
+    cdef Py_ssize_t classes = linear.batch.logits.n, offset = classes - linear.n_coef_rows, i, j
+    cdef double* sum
+    for j in range(linear.n_coef_rows):
+        sum = gradient + (j * (linear.features + 1) + linear.features if linear.row_stride else j)
+        for i in range(count):
+            sum[0] += get(tile, i * classes + offset + j)
+
+
+cdef void flush_sums(const Linear* linear, vec* sums, double* gradient) noexcept nogil:
+    """Add a dense gradient in the type of X to that in float64, and set it to 0."""
+    cdef Py_ssize_t width = padded_features(linear, sums), j, d
+    for j in range(linear.n_coef_rows):
+        for d in range(linear.features):
+            gradient[j * (linear.features + 1) + d] += get(sums, j * width + d)
+            put(sums, j * width + d, 0)
 
 
 cdef double linear_block(
-    const Linear* problem, vec* scratch, vec* tile, vec* sums, vec* rows_room, double* gradient, vec* sparse_gradient,
+    const Linear* linear, const LinearScratch* scratch, const vec* like, double* gradient, vec* sparse_gradient,
     Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
-    """Rows first <= i < last; tile: their logits, then a padded row; sums: a dense gradient in the type of X, zeros;
-    rows_room: for a tile of rows; gradient: of float64 with the intercept last, or of sparse rows the intercept alone."""
-    cdef Batch batch = problem.batch
+    """Rows first <= i < last: gradients += theirs; returns the sum of their losses.
+
+    gradient, in float64: (n_coef_rows, features + 1) with the intercepts last or, if X is sparse, the intercepts.
+    """
+    cdef Batch batch = linear.batch
     cdef LossScratch loss_scratch
     cdef SoftmaxTask softmax
-    cdef Py_ssize_t classes = batch.logits.n, offset = classes - problem.rows, width = 0, step = problem.features + 1
-    cdef Py_ssize_t i = first, j, k, d, count, added = 0
-    cdef vec* z = from_element(tile, offset)
-    cdef vec* row = from_element(tile, problem.tile * classes)
-    cdef vec* slopes = z
+    cdef DenseRows rows
+    cdef Py_ssize_t classes = batch.logits.n, i = first, count, unflushed = 0
+    cdef vec* tile = <vec*>scratch.tile
+    cdef vec* sums = <vec*>scratch.sums
+    cdef vec* rest = <vec*>scratch.rest
+    cdef const vec* p = NULL
     cdef double total = 0
-    cdef double* bias = gradient
-    cdef char* x = problem.x
-    cdef Py_ssize_t stride = problem.stride
-    cdef char* target = problem.batch.target.data
-    cdef char* weight = problem.batch.sample_weight.data
-    lay_out_loss(&batch, <double*>scratch, &loss_scratch)
-    width = (problem.features + lanes(tile) - 1) // lanes(tile) * lanes(tile)
+    lay_out_loss(&batch, scratch.rest, &loss_scratch)
     while i < last:
-        count = min(problem.tile, last - i)
-        if offset:
-            for k in range(count):
-                put(tile, 2 * k, 0)
-        if problem.step:
-            x, stride = <char*>rows_room, row_length(problem) * sizeof(vec) // lanes(tile)
-            turn_rows(problem, i, count, rows_room, stride)
+        count = min(linear.tile_rows, last - i)
+        if linear.probabilities is not NULL:
+            p = element(<const vec*>linear.probabilities, i * classes)
+        if linear.row_stride:
+            rows = dense_rows(linear, i, count, <vec*>scratch.rows)
+        if linear.task == DIAGONAL:
+            softmax_variance(linear, tile, p, i, count)
         else:
-            x = problem.x + i * problem.stride
-        if problem.task == DIAGONAL:
-            spread(problem, tile, element(<const vec*>problem.kept, i * classes), classes, i, count)
-        elif problem.stride:
-            dense_logits(problem, x, stride, <const vec*>problem.coef, z, classes, count)
-        elif problem.wide_index:
-            sparse_logits(problem, <const int64_t*>problem.index, <const vec*>problem.coef, z, classes, row, i, count)
-        else:
-            sparse_logits(problem, <const int32_t*>problem.index, <const vec*>problem.coef, z, classes, row, i, count)
-        if problem.task == LOSS:
-            move_to(&batch.target, target, i)
-            move_to(&batch.sample_weight, weight, i)
-            total += cross_entropy_block(&batch, &loss_scratch, 0, count, scratch)
-        elif problem.task == PROBABILITIES:
+            logits_of_rows(linear, &rows, tile, i, count)
+        if linear.task == LOSS:
+            move_to(&batch.target, linear.batch.target.data, i)
+            move_to(&batch.sample_weight, linear.batch.sample_weight.data, i)
+            total += cross_entropy_block(&batch, &loss_scratch, 0, count, rest)
+        elif linear.task == CURVATURE:
+            apply_softmax_hessian(linear, tile, p, i, count)
+        elif linear.task == PROBABILITIES:
             softmax.x = softmax.out = batch.logits
-            softmax.out.data = <char*>element(<vec*>problem.kept, i * classes)
+            softmax.out.data = <char*>p
             softmax.logarithm, softmax.piece = False, classes
-            softmax_block(&softmax, 0, count, scratch)
+            softmax_block(&softmax, 0, count, rest)
             i += count
             continue
-        elif problem.task == CURVATURE:
-            curve(problem, tile, element(<const vec*>problem.kept, i * classes), classes, i, count)
-        if problem.stride:
-            add_dense_gradient(problem, x, stride, slopes, classes, count, sums, width)
-        elif problem.wide_index:
-            add_sparse_gradient(problem, <const int64_t*>problem.index, slopes, classes, row, i, count, sparse_gradient)
-        else:
-            add_sparse_gradient(problem, <const int32_t*>problem.index, slopes, classes, row, i, count, sparse_gradient)
-        for j in range(problem.rows):
-            bias = gradient + (j * step + problem.features if problem.stride else j)
-            for k in range(count):
-                bias[0] += get(slopes, k * classes + j)
+        add_gradient(linear, &rows, tile, sums, sparse_gradient, i, count)
+        add_intercept_gradient(linear, tile, gradient, count)
         i += count
-        added += count
-        if problem.stride and (added >= FLUSH_ROWS or i == last):
-            for j in range(problem.rows):
-                for d in range(problem.features):
-                    gradient[j * step + d] += get(sums, j * width + d)
-                    put(sums, j * width + d, 0)
-            added = 0
+        unflushed += count
+        if linear.row_stride and (unflushed >= FLUSH_ROWS or i == last):
+            flush_sums(linear, sums, gradient)
+            unflushed = 0
     return total
 
 
@@ -480,132 +555,138 @@ def lanes_of(Py_ssize_t itemsize):
     return XENT_LANES_f32 if itemsize == 4 else XENT_LANES_f64
 
 
-cdef void bind_csr(Linear* linear, X, Py_ssize_t rows, coef, intercept) noexcept:
-    linear.x = <char*>cnp.PyArray_DATA(<cnp.ndarray>X[0])
-    linear.index = <char*>cnp.PyArray_DATA(<cnp.ndarray>X[1])
-    linear.start = <char*>cnp.PyArray_DATA(<cnp.ndarray>X[2])
-    linear.wide_index = cnp.PyArray_ITEMSIZE(<cnp.ndarray>X[1]) == 8
-    linear.stride = 0
-    linear.features = cnp.PyArray_DIM(<cnp.ndarray>coef, 0)
-    linear.rows = rows
-    linear.width = cnp.PyArray_DIM(<cnp.ndarray>coef, 1)
+cdef void bind_rows(Linear* linear, X, Py_ssize_t n_coef_rows, coef, intercept) noexcept:
+    """X: an array, or a tuple (elements, columns, starts of rows) of CSR."""
+    linear.n_coef_rows = n_coef_rows
     linear.coef = <char*>cnp.PyArray_DATA(<cnp.ndarray>coef)
     linear.intercept = <double*>cnp.PyArray_DATA(<cnp.ndarray>intercept)
+    linear.columns = linear.row_starts = NULL
+    linear.row_stride = linear.column_step = linear.coef_width = 0
+    linear.long_index = False
+    if type(X) is tuple:
+        linear.x = <char*>cnp.PyArray_DATA(<cnp.ndarray>X[0])
+        linear.columns = <char*>cnp.PyArray_DATA(<cnp.ndarray>X[1])
+        linear.row_starts = <char*>cnp.PyArray_DATA(<cnp.ndarray>X[2])
+        linear.long_index = cnp.PyArray_ITEMSIZE(<cnp.ndarray>X[1]) == 8
+        linear.features = cnp.PyArray_DIM(<cnp.ndarray>coef, 0)
+        linear.coef_width = cnp.PyArray_DIM(<cnp.ndarray>coef, 1)
+        return
+    linear.x = <char*>cnp.PyArray_DATA(<cnp.ndarray>X)
+    linear.features = cnp.PyArray_DIM(<cnp.ndarray>X, 1)
+    linear.row_stride = cnp.PyArray_STRIDE(<cnp.ndarray>X, 0)
+    if cnp.PyArray_STRIDE(<cnp.ndarray>X, 1) != cnp.PyArray_ITEMSIZE(<cnp.ndarray>X):
+        linear.column_step = cnp.PyArray_STRIDE(<cnp.ndarray>X, 1)
 
 
 def dual_sweep(
-    X, Py_ssize_t rows, coef, intercept, kept, mass, double strength, room, Py_ssize_t count, Py_ssize_t stride
+    X, Py_ssize_t n_coef_rows, coef, intercept, probabilities, row_weight, double strength, scratch, Py_ssize_t count,
+    Py_ssize_t stride
 ):
-    """A sweep over the rows of CSR (elements, columns, starts), which changes `kept` and the coefficients."""
+    """A sweep of dual ascent over the rows of CSR, which changes the probabilities and the coefficients."""
     cdef Linear linear
-    cdef char* z = <char*>cnp.PyArray_DATA(<cnp.ndarray>room)
+    cdef char* rows = <char*>cnp.PyArray_DATA(<cnp.ndarray>scratch)
     cdef double moved
-    bind(&linear.batch.logits, kept, 1)      # for their number and type
-    bind_csr(&linear, X, rows, coef, intercept)
-    linear.kept = <char*>cnp.PyArray_DATA(<cnp.ndarray>kept)
-    linear.mass = <double*>cnp.PyArray_DATA(<cnp.ndarray>mass)
+    bind(&linear.batch.logits, probabilities, 1)      # for their number and type
+    bind_rows(&linear, X, n_coef_rows, coef, intercept)
+    linear.probabilities = <char*>cnp.PyArray_DATA(<cnp.ndarray>probabilities)
+    linear.row_weight = <double*>cnp.PyArray_DATA(<cnp.ndarray>row_weight)
     with nogil:
-        if linear.batch.logits.kind != F64 and linear.wide_index:
-            moved = sweep(&linear, <const int64_t*>linear.index, <vf32*>z, strength, count, stride)
+        if linear.batch.logits.kind != F64 and linear.long_index:
+            moved = ascend_rows(&linear, <const int64_t*>linear.columns, <vf32*>rows, strength, count, stride)
         elif linear.batch.logits.kind != F64:
-            moved = sweep(&linear, <const int32_t*>linear.index, <vf32*>z, strength, count, stride)
-        elif linear.wide_index:
-            moved = sweep(&linear, <const int64_t*>linear.index, <vf64*>z, strength, count, stride)
+            moved = ascend_rows(&linear, <const int32_t*>linear.columns, <vf32*>rows, strength, count, stride)
+        elif linear.long_index:
+            moved = ascend_rows(&linear, <const int64_t*>linear.columns, <vf64*>rows, strength, count, stride)
         else:
-            moved = sweep(&linear, <const int32_t*>linear.index, <vf64*>z, strength, count, stride)
+            moved = ascend_rows(&linear, <const int32_t*>linear.columns, <vf64*>rows, strength, count, stride)
     return moved
 
 
 cdef void linear_worker(const void* task, double* scratch, BlockClaim* claim) noexcept nogil:
     cdef Linear linear = (<const Linear*>task)[0]
-    cdef Py_ssize_t classes = linear.batch.logits.n, i, sums_length = sums_scratch(&linear)
-    cdef double* sums = scratch
-    cdef double* tile = sums + sums_length
-    cdef double* rows = tile + tile_length(&linear)
-    cdef double* rest = rows + rows_scratch(&linear)
-    linear.batch.logits.data = linear.batch.grad.data = <char*>tile
-    for i in range(sums_length):
-        sums[i] = 0
+    cdef Py_ssize_t i
+    cdef LinearScratch parts
+    cdef double* gradient
+    cdef char* sparse_gradient
+    parts.sums = scratch
+    parts.tile = parts.sums + sums_length(&linear)
+    parts.rows = parts.tile + tile_length(&linear)
+    parts.rest = parts.rows + rows_length(&linear)
+    linear.batch.logits.data = linear.batch.grad.data = <char*>parts.tile
+    for i in range(sums_length(&linear)):
+        parts.sums[i] = 0
     while next_block(claim):
+        gradient = linear.gradients + claim.block * linear.gradient_length
+        sparse_gradient = linear.sparse_gradients + claim.block * linear.sparse_bytes
         if linear.batch.logits.kind != F64:
             linear.totals[claim.block] = linear_block(
-                &linear, <vf32*>rest, <vf32*>tile, <vf32*>sums, <vf32*>rows,
-                linear.gradients + claim.block * linear.gradient_step,
-                <vf32*>(linear.sparse_gradients + claim.block * linear.sparse_step), claim.first, claim.last
+                &linear, &parts, <const vf32*>scratch, gradient, <vf32*>sparse_gradient, claim.first, claim.last
             )
         else:
             linear.totals[claim.block] = linear_block(
-                &linear, <vf64*>rest, <vf64*>tile, <vf64*>sums, <vf64*>rows,
-                linear.gradients + claim.block * linear.gradient_step,
-                <vf64*>(linear.sparse_gradients + claim.block * linear.sparse_step), claim.first, claim.last
+                &linear, &parts, <const vf64*>scratch, gradient, <vf64*>sparse_gradient, claim.first, claim.last
             )
 
 
-cdef inline Py_ssize_t sums_scratch(const Linear* linear) noexcept nogil:
-    """The length of a dense gradient, its rows padded to whole vectors."""
-    return linear.rows * (row_length(linear) + LINE_DOUBLES) if linear.stride else 0
+# Lengths of a thread's scratch, in float64 numbers.
 
-
-cdef inline Py_ssize_t row_length(const Linear* linear) noexcept nogil:
-    """Of a dense row, to the end of a line of the cache in any type."""
+cdef Py_ssize_t row_length(const Linear* linear) noexcept nogil:
+    """Of a dense row, in whole cache lines whatever its type."""
     return (linear.features + 2 * LINE_DOUBLES - 1) // (2 * LINE_DOUBLES) * (2 * LINE_DOUBLES)
 
 
-cdef inline Py_ssize_t rows_scratch(const Linear* linear) noexcept nogil:
-    return linear.tile * row_length(linear) if linear.step else 0
+cdef Py_ssize_t sums_length(const Linear* linear) noexcept nogil:
+    return linear.n_coef_rows * (row_length(linear) + LINE_DOUBLES) if linear.row_stride else 0
 
 
-cdef inline Py_ssize_t tile_length(const Linear* linear) noexcept nogil:
-    """The length of a tile of logits, and of a row padded to whole vectors."""
-    return ((linear.tile + 1) * linear.batch.logits.n // LINE_DOUBLES + 3) * LINE_DOUBLES
+cdef Py_ssize_t tile_length(const Linear* linear) noexcept nogil:
+    return ((linear.tile_rows + 1) * linear.batch.logits.n // LINE_DOUBLES + 3) * LINE_DOUBLES
+
+
+cdef Py_ssize_t rows_length(const Linear* linear) noexcept nogil:
+    return linear.tile_rows * row_length(linear) if linear.column_step else 0
+
+
+cdef Py_ssize_t padded_features(const Linear* linear, const vec* like) noexcept nogil:
+    """Elements in a row of `sums`."""
+    return (linear.features + lanes(like) - 1) // lanes(like) * lanes(like)
 
 
 def linear_sums(
-    problem, options, int task, X, Py_ssize_t rows, coef, intercept, kept, mass, totals, gradients, sparse_gradients,
-    Work work
+    problem, options, int task, X, Py_ssize_t n_coef_rows, coef, intercept, probabilities, row_weight, totals,
+    gradients, sparse_gradients, Work work
 ):
     """For each block i of rows: totals[i] = the sum of losses, gradients[i] += a gradient.
 
-    X: rows of an array, each contiguous or all side by side, or a tuple (elements, columns, starts) of CSR.
+    X: an array whose rows or columns are contiguous, or a tuple (elements, columns, starts of rows) of CSR.
     problem.logits: of the shape and type of a tile; its elements are not used. Without gradients (task PROBABILITIES)
-    only `kept` is written."""
+    only the probabilities are written.
+    """
     cdef Linear linear
+    cdef Py_ssize_t length
     bind_batch(&linear.batch, problem, options, 0)
+    bind_rows(&linear, X, n_coef_rows, coef, intercept)
     linear.batch.divisor = 1
     linear.batch.grad = linear.batch.logits
     linear.task = <Task>task
-    linear.tile = cnp.PyArray_DIM(<cnp.ndarray>problem.logits, 0)
-    linear.index = linear.start = linear.kept = NULL
-    linear.mass = NULL
-    linear.width = linear.step = 0
-    linear.wide_index = False
-    if type(X) is tuple:
-        bind_csr(&linear, X, rows, coef, intercept)
-    else:
-        linear.rows = rows
-        linear.x = <char*>cnp.PyArray_DATA(<cnp.ndarray>X)
-        linear.stride = cnp.PyArray_STRIDE(<cnp.ndarray>X, 0)
-        if cnp.PyArray_STRIDE(<cnp.ndarray>X, 1) != cnp.PyArray_ITEMSIZE(<cnp.ndarray>X):
-            linear.step = cnp.PyArray_STRIDE(<cnp.ndarray>X, 1)
-        linear.features = cnp.PyArray_DIM(<cnp.ndarray>X, 1)
-        linear.coef = <char*>cnp.PyArray_DATA(<cnp.ndarray>coef)
-        linear.intercept = <double*>cnp.PyArray_DATA(<cnp.ndarray>intercept)
-    if kept is not None:
-        linear.kept = <char*>cnp.PyArray_DATA(<cnp.ndarray>kept)
-    if mass is not None:
-        linear.mass = <double*>cnp.PyArray_DATA(<cnp.ndarray>mass)
-    linear.totals = <double*>cnp.PyArray_DATA(<cnp.ndarray>totals)
-    linear.gradients = NULL
-    linear.sparse_gradients = NULL
-    linear.gradient_step = linear.sparse_step = 0
+    linear.tile_rows = cnp.PyArray_DIM(<cnp.ndarray>problem.logits, 0)
+    linear.probabilities = linear.sparse_gradients = NULL
+    linear.row_weight = linear.gradients = NULL
+    linear.gradient_length = linear.sparse_bytes = 0
+    if probabilities is not None:
+        linear.probabilities = <char*>cnp.PyArray_DATA(<cnp.ndarray>probabilities)
+    if row_weight is not None:
+        linear.row_weight = <double*>cnp.PyArray_DATA(<cnp.ndarray>row_weight)
+    linear.totals = data_of_blocks(totals, work, 1)
     if gradients is not None:
-        linear.gradients = <double*>cnp.PyArray_DATA(<cnp.ndarray>gradients)
-        linear.gradient_step = cnp.PyArray_STRIDE(<cnp.ndarray>gradients, 0) // sizeof(double)
+        length = n_coef_rows if sparse_gradients is not None else n_coef_rows * (linear.features + 1)
+        linear.gradients = data_of_blocks(gradients, work, length)
+        linear.gradient_length = cnp.PyArray_STRIDE(<cnp.ndarray>gradients, 0) // sizeof(double)
     if sparse_gradients is not None:
-        linear.sparse_gradients = <char*>cnp.PyArray_DATA(<cnp.ndarray>sparse_gradients)
-        linear.sparse_step = cnp.PyArray_STRIDE(<cnp.ndarray>sparse_gradients, 0)
+        linear.sparse_gradients = <char*>data_of_blocks(sparse_gradients, work, linear.features * linear.coef_width)
+        linear.sparse_bytes = cnp.PyArray_STRIDE(<cnp.ndarray>sparse_gradients, 0)
     work.do(
         linear_worker, &linear,
-        sums_scratch(&linear) + tile_length(&linear) + rows_scratch(&linear) + plan_batch(&linear.batch, work.job.threads)
-        + 2 * tile_space(linear.batch.logits.n)
+        sums_length(&linear) + tile_length(&linear) + rows_length(&linear)
+        + plan_batch(&linear.batch, work.job.threads) + 2 * tile_space(linear.batch.logits.n)
     )

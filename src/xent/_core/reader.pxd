@@ -5,7 +5,7 @@ from libc.math cimport INFINITY, frexp, ldexp
 
 from xent._core.batch cimport Batch, DISTRIBUTION, needs_float64, smooths, transforms
 from xent._core.exponentials cimport Peak, RowSum, Shift, no_peak, raise_peak
-from xent._core.numbers cimport Pair, divide, single, two_sum, value
+from xent._core.pairs cimport Pair, divide, single, two_sum, value
 from xent._core.rows cimport NO_CLASS, PIECE_ELEMENTS, SEVERAL, find_only_class, mask_row, multiply_row
 from xent._core.scratch cimport LossScratch, Points, RowScratch, lay_out_rows
 from xent._core.simd cimport element, fill, get, put, vec, vf64

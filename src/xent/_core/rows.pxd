@@ -4,7 +4,7 @@
 from libc.math cimport INFINITY, fabs, frexp, isfinite, isinf, isnan, ldexp
 
 from xent._core.exponentials cimport HIGH, LOW, Peak
-from xent._core.numbers cimport Pair, accumulate, accumulate_four, finite_or_zero, sum_pairs
+from xent._core.pairs cimport Pair, accumulate, accumulate_four, finite_or_zero, sum_pairs
 from xent._core.simd cimport (
     all_equal, element, fill, forced_void, get, lanes, load_first, multiply_add, multiply_rest, prefetch_four, put,
     store_first, vec, vf64, where_equal, where_less, where_true,

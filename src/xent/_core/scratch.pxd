@@ -4,7 +4,7 @@
 from libc.stdint cimport int64_t
 
 from xent._core.batch cimport Batch, DISTRIBUTION, SPARSE, needs_float64, smooths, transforms
-from xent._core.numbers cimport Pair
+from xent._core.pairs cimport Pair
 from xent._core.rows cimport PIECE_ELEMENTS
 from xent._core.simd cimport vf32, vf64
 from xent._core.streaming cimport Traffic, no_traffic

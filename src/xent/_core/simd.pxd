@@ -1,5 +1,5 @@
-# The vector type of _simd.h as one fused type: `vec` is a register of floats or of doubles. To Cython it is a number,
-# so that +, -, * and / go through to the compiler, which fuses none of them; never compare or convert one.
+# The vector types of simd.h as one fused type: `vec` is a register of floats or of doubles. Cython takes it for a
+# number, so that +, -, * and / reach the C compiler, which fuses none of them. Never compare or convert one in Cython.
 
 cdef extern from "_core/simd.h" nogil:
     ctypedef void forced_void "xent_forced_void"    # of a function that must be inlined: vectors stay in registers
@@ -176,7 +176,7 @@ cdef inline bint all_equal(vec a, vec b) noexcept nogil:
 
 
 cdef inline Py_ssize_t first_equal_of_four(const vec* x, vec w) noexcept nogil:
-    """The place of the first element that equals w in four vectors, of which one has it."""
+    """Index of the first element equal to w in four vectors; there must be one."""
     if vec is vf32:
         return xent_first_equal_of_four_f32(x, w)
     else:
@@ -184,7 +184,7 @@ cdef inline Py_ssize_t first_equal_of_four(const vec* x, vec w) noexcept nogil:
 
 
 cdef inline void store_around(vec* target, vec x) noexcept nogil:
-    """To a whole, aligned vector, without bringing it into the cache."""
+    """Store to an aligned vector without bringing its line into the cache."""
     if vec is vf32:
         xent_store_around_f32(target, x)
     else:
@@ -228,7 +228,7 @@ cdef inline void prefetch_four(const vec* x) noexcept nogil:
 
 
 cdef inline vec scaled(vec x, vec shifted) noexcept nogil:
-    """x 2^n for a power of two x, which may be out of range; `shifted` is n + 1.5 * 2^mantissa."""
+    """x 2^n for a power of two x, which may be out of range; `shifted` is n + 1.5 * 2^23 or, in float64, 1.5 * 2^52."""
     if vec is vf32:
         return xent_scaled_f32(x, shifted)
     else:
@@ -300,7 +300,8 @@ cdef inline void to_columns(
     vec* tile, Py_ssize_t lane, Py_ssize_t wide, const void* a, const void* b, const void* c, const void* d,
     Py_ssize_t n
 ) noexcept nogil:
-    """Four contiguous rows into four lanes of every `wide` vector of a tile."""
+    """Write four contiguous rows of n elements into lanes `lane` to `lane` + 3 of a tile, whose elements are `wide`
+    vectors apart."""
     if vec is vf32:
         xent_to_columns_f32(<float*>tile + lane, wide * lanes(tile), a, b, c, d, n)
     else:
@@ -310,7 +311,7 @@ cdef inline void to_columns(
 cdef inline void to_rows(
     const vec* tile, Py_ssize_t lane, Py_ssize_t wide, void* a, void* b, void* c, void* d, Py_ssize_t n
 ) noexcept nogil:
-    """And back."""
+    """The inverse of `to_columns`."""
     if vec is vf32:
         xent_to_rows_f32(<const float*>tile + lane, wide * lanes(tile), a, b, c, d, n)
     else:

@@ -1,5 +1,5 @@
-# What moves between memory and the cache while a row is computed: lines of the next row come, and the result of the
-# last one goes. Arithmetic and memory would otherwise wait for each other.
+# Memory traffic beside the arithmetic: while a row is computed, lines of the next row are fetched, and the result of
+# the row before is streamed out. Otherwise arithmetic and memory would wait for each other.
 
 from xent._core.simd cimport (
     element, forced_void, lanes, load_first, prefetch_four, store_around, store_first, vec,
@@ -7,13 +7,13 @@ from xent._core.simd cimport (
 
 
 cdef struct Traffic:
-    const char* soon        # a row to fetch; one that is in the cache, to fetch nothing
-    const char* soon_out    # (or NULL) the place of a result to fetch
-    char* target            # (or NULL) where the last result goes, around the cache, from its first whole vector on
-    const char* source      # and where it is
-    Py_ssize_t left         # elements of it
-    Py_ssize_t fours        # and whole vectors, in fours
-    Py_ssize_t free_buffer         # 0 or 1: which of two scratches the next result may be in, since it is not on its way
+    const char* soon        # what to fetch: the next row, or one that is in the cache
+    const char* soon_out    # what to fetch of the output, or NULL
+    char* target            # where the last result goes, around the cache, from its first aligned vector on; or NULL
+    const char* source      # the scratch where it is
+    Py_ssize_t left         # its elements from there on
+    Py_ssize_t fours        # its whole vectors, rounded down to a multiple of 4
+    Py_ssize_t free_buffer  # 0 or 1: index of the free scratch; the other is still being streamed out
 
 
 cdef inline Traffic no_traffic(const vec* row) noexcept nogil:
@@ -26,7 +26,7 @@ cdef inline Traffic no_traffic(const vec* row) noexcept nogil:
 
 
 cdef inline forced_void move_four(const Traffic* traffic, Py_ssize_t i, bint sends, const vec* like) noexcept nogil:
-    """The part of the traffic that belongs to vectors i to i + 4 of a row."""
+    """Do the traffic that goes with vectors i to i + 4 of the row being computed."""
     cdef Py_ssize_t j
     prefetch_four(<const vec*>traffic.soon + i)
     if traffic.soon_out is not NULL:
@@ -37,7 +37,7 @@ cdef inline forced_void move_four(const Traffic* traffic, Py_ssize_t i, bint sen
 
 
 cdef inline void finish(Traffic* traffic, Py_ssize_t i, const vec* like) noexcept nogil:
-    """Send what is left of the last result when vectors before i, a multiple of 4, have been sent."""
+    """Stream out the rest of the last result, of which the vectors before i, a multiple of 4, are out."""
     cdef Py_ssize_t whole = traffic.left // lanes(like), rest = traffic.left - traffic.left // lanes(like) * lanes(like)
     cdef vec* target = <vec*>traffic.target
     cdef const vec* source = <const vec*>traffic.source
@@ -51,7 +51,7 @@ cdef inline void finish(Traffic* traffic, Py_ssize_t i, const vec* like) noexcep
 
 
 cdef inline void send(Traffic* traffic, vec* target, const vec* source, Py_ssize_t n) noexcept nogil:
-    """Send n elements to their place while the next row is computed; `source`, a scratch, stays as it is meanwhile."""
+    """Stream n elements out while the next row is computed; `source`, a scratch, must not change meanwhile."""
     cdef Py_ssize_t size = sizeof(vec) // lanes(target)
     cdef Py_ssize_t head = min(n, (-<Py_ssize_t>target // size) & (lanes(target) - 1))
     finish(traffic, 0, target)

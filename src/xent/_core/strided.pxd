@@ -1,11 +1,12 @@
-# Where the rows of an array are in memory and what type their elements have, so that loops need no Python object: any
-# strides, any number of batch axes, any real dtype.
+# Where the rows of an array are in memory and what type their elements have, so that loops need
+# no Python object. Any strides, any number of batch axes, any real dtype.
 
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 cimport numpy as cnp
 
+from xent._core.scheduler cimport Work
 from xent._core.simd cimport (
     element, get, lanes, put, vec, vf32, xent_narrow_bf16, xent_narrow_f16, xent_read_bf16, xent_read_f16,
     xent_transpose_rows_f32, xent_transpose_rows_f64, xent_widen_bf16, xent_widen_f16, xent_write_bf16, xent_write_f16,
@@ -14,14 +15,17 @@ from xent._core.streaming cimport Traffic, send
 
 cdef enum:
     MAX_DIMS = 64
-    PREFETCH_BYTES = 1 << 20     # bytes of a row: shorter ones are fetched while the one before is computed
-    AHEAD_IN_ROW = 1 << 12
-    WINDOW_ROWS = 16    # of float32, a line of the cache
+    PREFETCH_BYTES = 1 << 20    # rows up to this size are fetched while the one before is computed
+    AHEAD_IN_ROW = 1 << 12      # bytes of an output fetched ahead
+    WINDOW_ROWS = 16            # of float32: a cache line
     WINDOW_BYTES = 1 << 17
-    STREAMED = 1 << 24  # bytes of an output above which it goes around the cache, where little of it would stay
 
-    SHORTEST = 6 << 10  # bytes of a row: below, going through the cache is a quarter faster, above a sixth slower
-    LONGEST = 1 << 19   # and of one that is computed in the cache before
+    # Stores go around the cache in outputs of more bytes than this, of which little would stay in the cache, whose rows
+    # are neither so short that the cache is a quarter faster (it is a sixth slower for longer ones) nor so long that a
+    # row does not fit into a scratch.
+    STREAM_BYTES = 1 << 24
+    MIN_STREAM_ROW = 6 << 10    # bytes
+    MAX_STREAM_ROW = 1 << 19
 
 
 cdef enum Kind:
@@ -33,10 +37,10 @@ cdef struct Operand:
     Kind kind
     Py_ssize_t n                        # elements of a row
     Py_ssize_t step                     # bytes from one to the next
-    Py_ssize_t run                      # of so many; n, but for a row of several axes that make no single one
+    Py_ssize_t run                      # elements that are `step` apart: n, or fewer if the row's axes do not merge
     bint streams                        # an output whose rows go to memory around the cache
-    int ndim                            # batch axes, neighbours merged where they can be
-    int row_ndim                        # and after them those of runs
+    int ndim                            # batch axes, merged where strides allow
+    int row_ndim                        # axes of the row but the last, after the batch axes
     Py_ssize_t shape[MAX_DIMS]
     Py_ssize_t strides[MAX_DIMS]
 
@@ -58,7 +62,7 @@ cdef inline Kind kind_of(cnp.ndarray array) noexcept:
 cdef inline int merge_axes(
     cnp.ndarray array, int first, int last, Py_ssize_t* shape, Py_ssize_t* strides
 ) noexcept:
-    """Axes first <= axis < last of an array, neighbours merged where they can be; how many that makes."""
+    """Merge neighbours among axes first <= axis < last where strides allow; returns how many are left."""
     cdef Py_ssize_t length, stride
     cdef int axis, count = 0
     for axis in range(first, last):
@@ -77,7 +81,7 @@ cdef inline int merge_axes(
 
 
 cdef inline void bind(Operand* operand, object maybe, int row_axes) noexcept:
-    """Describe an array (or None) whose last axes, so many, are the row; if none are, it has one element a row."""
+    """Describe an array (or None), whose last `row_axes` axes are the row; with 0 of them a row is one element."""
     cdef cnp.ndarray array
     cdef int axes, axis
     operand.kind = ABSENT
@@ -105,12 +109,21 @@ cdef inline void bind(Operand* operand, object maybe, int row_axes) noexcept:
 
 
 cdef inline void bind_output(Operand* operand, object maybe, int row_axes, const Operand* source) noexcept:
-    """The same for an output, which may be its source: then it is in the cache already."""
+    """The same for an output. One that is its own source does not stream: it is in the cache already."""
     bind(operand, maybe, row_axes)
     if operand.kind != ABSENT and operand.data != source.data:
         operand.streams = (
-            cnp.PyArray_NBYTES(<cnp.ndarray>maybe) > STREAMED and SHORTEST <= operand.n * operand.step <= LONGEST
+            cnp.PyArray_NBYTES(<cnp.ndarray>maybe) > STREAM_BYTES
+            and MIN_STREAM_ROW <= operand.n * operand.step <= MAX_STREAM_ROW
         )
+
+
+cdef inline double* data_of_blocks(sums, Work work, Py_ssize_t per_block) except? NULL:
+    """The data of a float64 array that holds so many numbers for each block of the work."""
+    cdef Py_ssize_t size = cnp.PyArray_SIZE(<cnp.ndarray>sums)
+    if size != work.job.number * per_block:
+        raise ValueError(f"sums holds {size} numbers; {work.job.number} blocks of {per_block} expected")
+    return <double*>cnp.PyArray_DATA(<cnp.ndarray>sums)
 
 
 cdef inline char* row_of(const Operand* operand, Py_ssize_t i) noexcept nogil:
@@ -139,7 +152,7 @@ cdef inline char* place_of(const Operand* operand, Py_ssize_t i, Py_ssize_t j) n
 
 
 cdef inline Py_ssize_t run_from(const Operand* operand, Py_ssize_t j) noexcept nogil:
-    """How many elements of a row, from j on, are `step` apart."""
+    """Elements of a row, from j on, that are `step` apart."""
     return (operand.n if operand.run == operand.n else operand.run) - j % operand.run
 
 
@@ -158,7 +171,7 @@ cdef inline double read_number(const char* p, Kind kind) noexcept nogil:
 
 
 cdef inline int64_t read_integer(const char* p, Kind kind) noexcept nogil:
-    """An integer or bool; of a uint64 the bits, so that what an int64 cannot hold comes out negative."""
+    """An integer or bool; a uint64 beyond the range of int64 comes out negative."""
     if kind == I64:
         return (<const int64_t*>p)[0]
     if kind == I32:
@@ -177,7 +190,7 @@ cdef inline int64_t read_integer(const char* p, Kind kind) noexcept nogil:
 
 
 cdef inline bint fits_float32(const Operand* operand) noexcept nogil:
-    """Whether every element is a float32 number, as integers up to 2^24 are, or there are none."""
+    """Whether float32 is wide enough to compute in: every type but float64, and None."""
     return operand.kind != F64
 
 
@@ -231,16 +244,19 @@ cdef inline vec* gather(
 
 
 cdef inline vec* next_row(const Operand* operand, Py_ssize_t i, vec* row) noexcept nogil:
-    """What to fetch from memory while `row`, which is row i, is computed: the next one if both stay in the cache."""
-    if operand.step > <Py_ssize_t>sizeof(double) or operand.run < operand.n or operand.n * operand.step > PREFETCH_BYTES:
+    """What to fetch while row i, at `row`, is computed: the next row, or `row` itself if both would not stay in the
+    cache."""
+    if operand.step > <Py_ssize_t>sizeof(double) or operand.run < operand.n:
+        return row
+    if operand.n * operand.step > PREFETCH_BYTES:
         return row
     return <vec*>row_of(operand, i + 1)
 
 
 cdef inline vec* next_place(const Operand* operand, Py_ssize_t i, vec* row) noexcept nogil:
-    """Where an output goes next, for its lines to be fetched while `row`, the place of row i, is filled: a store to a
-    line that is not in the cache holds up all later ones. The next row, or in a long row somewhat further on."""
-    if row != <vec*>row_of(operand, i):     # a scratch
+    """What to fetch of an output while row i, at `row`, is filled: the next row, or in a long row a little further on.
+    A store to a line that is not in the cache holds up all later stores."""
+    if row != <vec*>row_of(operand, i):     # it is in a scratch
         return row
     return <vec*>(<char*>row + min(operand.n * operand.step, AHEAD_IN_ROW))
 
@@ -283,10 +299,13 @@ cdef inline void scatter(
         j = stop
 
 
-cdef struct Window:     # rows first <= i < first + count of an operand whose elements are apart, copied together
+# An operand whose rows lie side by side, element by element, goes through a window: a transposed copy of up to 16 rows,
+# so that every element of a cache line is used. A row by itself would use one element of each.
+
+cdef struct Window:             # rows first <= i < first + count
     char* rows
-    Py_ssize_t stride
-    Py_ssize_t most     # 0 if there is no window
+    Py_ssize_t stride           # bytes
+    Py_ssize_t most             # rows that fit; 0 if there is no window
     Py_ssize_t first
     Py_ssize_t count
 
@@ -302,14 +321,12 @@ cdef inline bint has_window(const Operand* operand) noexcept nogil:
 cdef inline void open_window(
     Window* window, const Operand* operand, Py_ssize_t first, Py_ssize_t last, const vec* like
 ) noexcept nogil:
-    """A window on rows that lie side by side, each element of one next to that of the other: memory is read by lines,
-    of which a row by itself would use one element each."""
     cdef Py_ssize_t size = sizeof(vec) // lanes(like)
     window.most = window.stride = window.first = window.count = 0
     window.rows = NULL
     if not has_window(operand) or not is_native(operand, like):
         return
-    window.stride = (operand.n + 16) * size     # lines of the cache at equal places of two rows would compete
+    window.stride = (operand.n + 16) * size     # 16 more: equal places of two rows would compete for the cache
     window.most = min(min(WINDOW_ROWS, WINDOW_BYTES // window.stride), last - first)
     if window.most >= 2:
         window.rows = <char*>malloc(window.most * window.stride + sizeof(vec))
@@ -322,7 +339,7 @@ cdef inline void close_window(Window* window) noexcept nogil:
 
 
 cdef inline bint move_window(Window* window, const Operand* operand, Py_ssize_t i, Py_ssize_t last) noexcept nogil:
-    """To row i and those after it, unless it is there; whether it moved."""
+    """Move to row i and those after it; False if row i is in the window."""
     cdef Py_ssize_t run = operand.shape[operand.ndim - 1]
     if window.first <= i < window.first + window.count:
         return False
@@ -343,7 +360,7 @@ cdef inline vec* gather_through(
     Window* window, const Operand* operand, Py_ssize_t i, Py_ssize_t last, Py_ssize_t start, Py_ssize_t count,
     vec* scratch
 ) noexcept nogil:
-    """`gather` of a row of those up to the last one; with a window, of a whole row."""
+    """`gather` of row i < last; with a window, of the whole row."""
     if window.most == 0:
         return gather(operand, i, start, count, scratch)
     if move_window(window, operand, i, last):
@@ -354,7 +371,7 @@ cdef inline vec* gather_through(
 cdef inline vec* place_through(
     Window* window, const Operand* operand, Py_ssize_t i, Py_ssize_t last, vec* scratch
 ) noexcept nogil:
-    """`place` of a whole row; rows come in order. Two rows after each other need two scratches, if the output streams."""
+    """`place` of a whole row; rows come in order. If the output streams, consecutive rows need different scratches."""
     if window.most == 0:
         return scratch if operand.streams else place(operand, i, 0, scratch)
     move_window(window, operand, i, last)
@@ -364,6 +381,7 @@ cdef inline vec* place_through(
 cdef inline void scatter_through(
     Window* window, const Operand* operand, Py_ssize_t i, const vec* row, Traffic* traffic
 ) noexcept nogil:
+    """Deliver what was written to `place_through`; a window at its last row."""
     if window.most == 0 and operand.streams and is_plain(operand, row):
         send(traffic, <vec*>row_of(operand, i), row, operand.n)
     elif window.most == 0:

@@ -6,7 +6,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t
 
 from xent._core.batch cimport Batch, DISTRIBUTION, LABELS
 from xent._core.exponentials cimport HIGH, LOW
-from xent._core.numbers cimport Pair, add_pair, multiply, single, sum_pairs
+from xent._core.pairs cimport Pair, add_pair, multiply, single, sum_pairs
 from xent._core.rows cimport PIECE_ELEMENTS, add_elements, has_many, multiply_row
 from xent._core.scratch cimport WeightScratch
 from xent._core.simd cimport fill, vec

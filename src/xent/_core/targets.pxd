@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
 from xent._core.batch cimport Batch, LABELS, SPARSE, smooths
-from xent._core.numbers cimport Pair, add_pair, multiply, single, value
+from xent._core.pairs cimport Pair, add_pair, multiply, single, value
 from xent._core.scratch cimport LossScratch, Points
 from xent._core.strided cimport ABSENT, read_integer, read_number, row_of
 

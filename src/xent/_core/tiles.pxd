@@ -6,9 +6,8 @@
 # A pair of vectors is an array of two: number[HIGH] and number[LOW]; number + 2 * h is that of the vectors h of a tile.
 
 from xent._core.exponentials cimport HIGH, LOW
-from xent._core.numbers cimport (
-    MAX_LANES, Pair, accumulate, exps_shifted, log_of_pair, single, two_sum,
-)
+from xent._core.elementary cimport exps_shifted, log_of_pair
+from xent._core.pairs cimport MAX_LANES, Pair, accumulate, single, two_sum
 from xent._core.scratch cimport MAX_TILE_VECTORS
 from xent._core.simd cimport (
     fill, forced_void, get, lanes, maximum, multiply_add, multiply_rest, put, residual, to_columns, to_rows, vec,

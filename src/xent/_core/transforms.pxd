@@ -3,7 +3,8 @@
 
 from libc.math cimport INFINITY, exp, fabs, fma, isfinite, tanh
 
-from xent._core.numbers cimport Pair, expm1_pair, finite_or_zero, multiply, single
+from xent._core.elementary cimport expm1_pair
+from xent._core.pairs cimport Pair, finite_or_zero, multiply, single
 from xent._core.simd cimport (
     absolute, fill, flip, get, lanes, load_first, multiply_add, multiply_rest, put, residual, store_first, vec,
     where_equal,

@@ -224,6 +224,5 @@ def _cut(rows: Rows, coef: Array, matrix: Matrix, tile: int) -> Blocks:
     number = max(1, min(MAX_GRADIENTS, most, work // THREAD_ELEMENTS, work // (8 * coef.size)))
     tiles = -(-n // tile)
     size = -(-tiles // number) * tile
-    number = -(-n // size)
     wanted = get_num_threads() if rows.n_threads is None else rows.n_threads
-    return Blocks(n, size, number, min(wanted, number))
+    return Blocks(n, size, min(wanted, -(-n // size)))

@@ -1,165 +1,46 @@
-# Arithmetic that keeps what its roundings lose, of float64 numbers and of vectors, and the exponential and logarithm in
-# vectors. Each function's comment says what is exact about it; _kernels.pyx says why that is needed.
+# exp, expm1 and log, of vectors and of float64 numbers. At each: where it holds, what it loses, and where its
+# coefficients come from. Polynomials lose far less than a rounding; results are exact to the roundings of the last
+# operations, and most functions write those as a low part as well.
 
-from libc.math cimport fma, isfinite, log
+from libc.math cimport log
 
+from xent._core.pairs cimport Pair, one_more, single, two_sum
 from xent._core.simd cimport (
-    fill, forced_void, get, lanes, maximum, minimum, multiply_add, multiply_rest, scaled, split, unless_less, vec,
-    vf32, where_equal, where_less, xent_sum_lanes_f32,
+    fill, forced_void, maximum, multiply_add, multiply_rest, scaled, split, unless_less, vec, vf32, where_less,
 )
 
-
-cdef enum:
-    MAX_LANES = 16      # of any vector
-
-
-cdef struct Pair:       # a number, high + low: a float64 result and what its roundings lost
-    double high
-    double low
-
-
-cdef struct Sum:        # a sum of many numbers, and what its roundings lost, twice over
-    double high
-    double low
-    double lowest
-
-
-cdef inline Pair two_sum(double a, double b) noexcept nogil:
-    cdef Pair total
-    cdef double part
-    total.high = a + b
-    part = total.high - a
-    total.low = (a - (total.high - part)) + (b - part)
-    return total
-
-
-cdef inline void add(Pair* total, double x) noexcept nogil:
-    cdef Pair result = two_sum(total.high, x)
-    total.high = result.high
-    total.low += result.low
-
-
-cdef inline void add_pair(Pair* total, Pair x) noexcept nogil:
-    add(total, x.high)
-    total.low += x.low
-
-
-cdef inline void add_exactly(Sum* total, double x) noexcept nogil:
-    cdef Pair result = two_sum(total.high, x)
-    total.high = result.high
-    result = two_sum(total.low, result.low)
-    total.low = result.high
-    total.lowest += result.low
-
-
-cdef inline Pair multiply(Pair x, Pair y) noexcept nogil:
-    cdef Pair product
-    product.high = x.high * y.high
-    product.low = fma(x.high, y.high, -product.high) + (x.high * y.low + x.low * y.high)
-    return product
-
-
-cdef inline Pair divide(Pair x, Pair y) noexcept nogil:
-    cdef Pair quotient
-    quotient.high = x.high / y.high
-    quotient.low = (fma(-quotient.high, y.high, x.high) + (x.low - quotient.high * y.low)) / y.high
-    return quotient
-
-
-cdef inline Pair single(double x) noexcept nogil:
-    cdef Pair pair
-    pair.high = x
-    pair.low = 0
-    return pair
-
-
-cdef inline double value(Pair x) noexcept nogil:
-    # Where the high part is infinite or 0 the low part may be infinity - infinity or 0 / 0.
-    return x.high + x.low if isfinite(x.low) else x.high
+cdef extern from *:
+    """
+    /* Of log 2, the high 32 bits, whose product with any exponent is exact, and the rest (fdlibm's two numbers). */
+    #define XENT_LN2_HIGH 0x1.62e42feep-1
+    #define XENT_LN2_LOW 0x1.a39ef35793c76p-33
+    #define XENT_LN2 0x1.62e42fefa39efp-1
+    #define XENT_LOG2_E 0x1.71547652b82fep+0
+    """
+    const double LN2_HIGH "XENT_LN2_HIGH"
+    const double LN2_LOW "XENT_LN2_LOW"
+    const double LN2 "XENT_LN2"
+    const double LOG2_E "XENT_LOG2_E"
 
 
 cdef inline Pair minus_log(double x) noexcept nogil:
-    return single(0 - log(x))       # 0 - 0 is 0, and -0 is not
-
-
-cdef inline Pair one_more(Pair x) noexcept nogil:
-    cdef Pair total = two_sum(1, x.high)
-    total.low += x.low
-    return total
+    """-log(x) as the C library has it; 0 (not -0) for 1."""
+    return single(0 - log(x))
 
 
 cdef inline Pair log_pair(Pair x) noexcept nogil:
-    """log(x) for x > 0: what the high part leaves out comes in through the derivative."""
+    """log(x) for x > 0, as exact as the C library's log: the low part through two terms of log(1 + low / high)."""
     cdef double correction = x.low / x.high
     return two_sum(log(x.high), correction - 0.5 * correction * correction)
 
 
 cdef inline Pair log1p_pair(Pair x) noexcept nogil:
-    """log(1 + x) for x >= 0: more exact than log1p, as log is."""
+    """log(1 + x) for x >= 0: with what 1 + x rounds away, so that it is as exact as log is, for tiny x too."""
     return log_pair(one_more(x))
 
 
-cdef inline forced_void accumulate(vec y, vec* high, vec* low) noexcept nogil:
-    """high + low += y, lane by lane."""
-    cdef vec total = high[0] + y
-    cdef vec part = total - high[0]
-    low[0] = low[0] + ((high[0] - (total - part)) + (y - part))
-    high[0] = total
-
-
-cdef inline Pair sum_pairs(vec high, vec low) noexcept nogil:
-    """The sum over all lanes: of float32 ones in float64, of float64 ones with what is lost."""
-    cdef Pair part[MAX_LANES]
-    cdef Py_ssize_t i
-    if vec is vf32:
-        part[0].high = xent_sum_lanes_f32(high)
-        part[0].low = xent_sum_lanes_f32(low)
-        return part[0]
-    for i in range(lanes(&high)):
-        part[i].high = get(&high, i)
-        part[i].low = get(&low, i)
-    if lanes(&high) == 8:
-        for i in range(4):
-            add_pair(&part[i], part[i + 4])
-    if lanes(&high) >= 4:
-        add_pair(&part[0], part[2])
-        add_pair(&part[1], part[3])
-    if lanes(&high) >= 2:
-        add_pair(&part[0], part[1])
-    return part[0]
-
-
-cdef inline forced_void accumulate_largest(vec a, vec b, vec c, vec d, vec more, vec* high, vec* low) noexcept nogil:
-    """high + low += a + b + c + d + more, for four numbers >= 0 and a `more` that is not far larger: the largest is
-    exact, and all the rest is not so large that its roundings would count."""
-    # A NaN is in one of the two: each is its second argument then.
-    cdef vec ab = maximum(a, b), cd = maximum(c, d)
-    cdef vec largest = maximum(ab, cd), total
-    cdef vec rest = (minimum(b, a) + minimum(d, c)) + minimum(cd, ab)
-    rest = rest + more
-    total = largest + rest
-    low[0] = low[0] + ((largest - total) + rest)
-    accumulate(total, high, low)
-
-
-cdef inline forced_void accumulate_four(vec a, vec b, vec c, vec d, vec* high, vec* low) noexcept nogil:
-    """high + low += a + b + c + d, for numbers >= 0."""
-    if vec is vf32:
-        accumulate_largest(a, b, c, d, fill(&a, 0), high, low)
-    else:       # the last bits of a float64 are all there is
-        accumulate(b, &a, low)
-        accumulate(d, &c, low)
-        accumulate(c, &a, low)
-        accumulate(a, high, low)
-
-
-cdef inline vec finite_or_zero(vec x) noexcept nogil:
-    cdef vec zero = fill(&x, 0)
-    return where_equal(x - x, zero, x, zero)
-
-
 cdef inline vec shifted_zero(const vec* like) noexcept nogil:
-    """1.5 * 2^mantissa: added to a number, it rounds that to an integer, which then sits in the low bits."""
+    """1.5 * 2^23 or 1.5 * 2^52: added to a smaller number, it rounds that to an integer, in the low bits of the sum."""
     return fill(like, 12582912.0) if vec is vf32 else fill(like, 6755399441055744.0)
 
 
@@ -167,22 +48,24 @@ cdef inline forced_void find_exponent(const vec* d, vec* n, vec* shifted) noexce
     """The integer n nearest to d log2(e), for a |d| that is not far larger than exponentials allow, and n + 1.5 *
     2^mantissa."""
     cdef vec big = shifted_zero(d)
-    shifted[0] = multiply_add(d[0], fill(d, 1.44269504088896340736), big)
+    shifted[0] = multiply_add(d[0], fill(d, LOG2_E), big)
     n[0] = shifted[0] - big
 
 
 cdef inline vec minus_log2_high(const vec* like) noexcept nogil:
-    """The high part of -log(2), of so few bits that its product with an integer is exact."""
-    return fill(like, -0.693359375) if vec is vf32 else fill(like, -0.693147180369123816490)
+    """-log 2 rounded to so few bits that its product with an exponent is exact: 9 bits in float32, 32 in float64 (for
+    which fdlibm has the same two numbers)."""
+    return fill(like, -0.693359375) if vec is vf32 else fill(like, -LN2_HIGH)
 
 
 cdef inline vec minus_log2_low(const vec* like) noexcept nogil:
-    return fill(like, 2.12194440054690583e-4) if vec is vf32 else fill(like, -1.90821492927058770002e-10)
+    """What that lacks; the sum is wrong by 2^-39 in float32, by 2^-86 in float64."""
+    return fill(like, 2.12194440054690583e-4) if vec is vf32 else fill(like, -LN2_LOW)
 
 
 cdef inline vec reduced(vec d, vec lost, vec* f, vec* f_low) noexcept nogil:
-    """n + 1.5 * 2^mantissa, with d + lost = n log 2 + f and |f| <= log(2)/2, for d <= 0 and a far smaller `lost`; the
-    low part of f is what it lost."""
+    """d + lost = n log 2 + f + f_low with |f| <= log(2)/2, for d <= 0 and a far smaller `lost`; returns n as
+    `shifted_zero` has it."""
     cdef vec n, high, low, shifted
     find_exponent(&d, &n, &shifted)
     high = multiply_add(n, minus_log2_high(&d), d)
@@ -210,8 +93,13 @@ cdef inline forced_void add_line(
 
 
 cdef inline forced_void exp_polynomials(const vec* f, const vec* square, vec* q, Py_ssize_t count) noexcept nogil:
-    """(exp(f) - 1 - f) / f^2 of a few vectors, a minimax polynomial for |f| <= log(2)/2: one of f^2 whose coefficients
-    are lines, and step by step side by side, since each step waits for the one before."""
+    """q = (exp(f) - 1 - f) / f^2 of up to 4 vectors, for |f| <= log(2)/2.
+
+    Minimax polynomials of degree 4 (float32) and 9 (float64). 1 + f + f^2 q is wrong by at most 2^-28.0 of exp(f) in
+    float32, 2^-56.3 in float64: 1/16 and 1/20 of a unit in the last place (found with mpmath at 2001 Chebyshev points,
+    coefficients as stored). Evaluated in f^2, with lines in f as coefficients, and step by step for all vectors, since
+    each step waits for the one before.
+    """
     cdef Py_ssize_t j
     if vec is vf32:
         for j in range(count):
@@ -237,12 +125,14 @@ cdef inline forced_void exp_parts(
     const vec* x, const vec* low, vec offset, vec offset_low, vec power, vec least, vec* p, vec* scale, vec* rest,
     Py_ssize_t count
 ) noexcept nogil:
-    """p and a power of two, `scale`, for which scale (1 + p) = power exp(x - offset + low - offset_low) and 1 + p is
-    near 1, of at most 4 vectors; for x - offset that are exact and far smaller low parts (no `low` at all if NULL). The
-    given power, of two, may be out of range by as much as the exponential is; the scale is 0 where x - offset is `least`
-    or less, for which it has just no exponent left. Writes what p lost when its two parts were added, if asked.
+    """exp of `count` <= 4 vectors in two factors: power exp(x - offset + low - offset_low) = scale (1 + p), where scale
+    is a power of two and |p| <= 0.42.
 
-    In steps for all vectors, since each waits for the one before and compilers keep the order.
+    x - offset must be exact, and the low parts far smaller (`low` is NULL if there is none). `power`, a power of two,
+    may lie as far outside the exponent range as the exponential does on the other side. The scale is 0 where x - offset
+    <= least, the first number for which no exponent is left. `rest`, unless NULL, gets what rounding p lost.
+
+    Written in steps for all vectors, since each step waits for the one before and compilers keep the order.
     """
     cdef vec d[4]
     cdef vec n[4]
@@ -287,8 +177,9 @@ cdef inline double exponent_range(const vec* like) noexcept nogil:
 
 
 cdef inline forced_void exps_shifted(const vec* x, const vec* m, vec* e, vec* rest, Py_ssize_t count) noexcept nogil:
-    """exp(x - m) of at most 4 vectors x <= m; 0 where that is below the smallest normal number. Writes what the results
-    lost, if asked. In steps for all vectors, as `exp_parts`."""
+    """e = exp(x - m) of `count` <= 4 vectors x <= m; 0 where that is below the smallest normal number. What the
+    subtraction lost goes into the exponential; `rest`, unless NULL, gets what rounding e lost. In steps, as in
+    `exp_parts`."""
     cdef vec d[4]
     cdef vec part[4]
     cdef vec lost[4]
@@ -340,12 +231,15 @@ cdef inline vec expm1_pair(vec d, vec lost, vec* low, vec* four_exp, vec* four_e
     """expm1(d + lost) as a pair, for d <= 0 and a far smaller `lost`; and 4 exp(d + lost) as another, 0 where that is
     below the smallest normal number.
 
-    expm1(f) = f + f^2/2 + f^3 (1/6 + f q(f)), q a polynomial that interpolates; all but the last term are pairs.
+    expm1(f) = f + f^2/2 + f^3 (1/6 + f q(f)), |f| <= log(2)/2; all but the last term are pairs. q interpolates the rest
+    of the series, at degree 3 (float32) and 8 (float64): the formula is wrong by at most 2^-29.9 and 2^-58.7 of
+    expm1(f), found as in `exp_polynomials`.
     """
     cdef vec one = fill(&d, 1)
-    cdef vec lowest = exp_lowest(&d) - fill(&d, 1.3862943611198906)
+    cdef vec lowest = exp_lowest(&d) - fill(&d, 2 * LN2)
     cdef vec clipped = maximum(lowest, d)
-    cdef vec f, f_low, q, square, square_low, cube, cube_low, sixth, sixth_low, g, g_low, power, four, part, result, shifted
+    cdef vec f, f_low, q, square, square_low, cube, cube_low, sixth, sixth_low, g, g_low, power, four, result, shifted
+    cdef vec part
     # Below the bound, where d is clipped, the low part of a huge d may itself be huge.
     shifted = reduced(clipped, unless_less(d, lowest, lost), &f, &f_low)
     if vec is vf32:
@@ -353,7 +247,7 @@ cdef inline vec expm1_pair(vec d, vec lost, vec* low, vec* four_exp, vec* four_e
         q = multiply_add(q, f, fill(&d, 0.0013926183587713495))
         q = multiply_add(q, f, fill(&d, 0.0083333208871696409))
         q = multiply_add(q, f, fill(&d, 0.041666554617204574))
-        sixth_low = fill(&d, -4.967053731282552e-9)
+        sixth_low = fill(&d, -4.967053731282552e-9)         # 1/6 minus its float32
     else:
         q = fill(&d, 2.0911236630261544e-9)
         q = multiply_add(q, f, fill(&d, 2.5100385495510319e-8))
@@ -364,7 +258,7 @@ cdef inline vec expm1_pair(vec d, vec lost, vec* low, vec* four_exp, vec* four_e
         q = multiply_add(q, f, fill(&d, 0.0013888888888886552))
         q = multiply_add(q, f, fill(&d, 0.0083333333333300618))
         q = multiply_add(q, f, fill(&d, 0.041666666666666667))
-        sixth_low = fill(&d, 9.251858538542970e-18)
+        sixth_low = fill(&d, 9.251858538542970e-18)         # 1/6 minus its float64
     g = f * fill(&d, 0.5)
     square = g * f
     square_low = multiply_add(f_low, f, multiply_rest(g, f, square))
@@ -395,25 +289,27 @@ cdef inline vec expm1_pair(vec d, vec lost, vec* low, vec* four_exp, vec* four_e
 
 
 cdef inline vec log1p_reduced(vec k, vec f, vec f_low, vec* rest) noexcept nogil:
-    """k log 2 + log(1 + f + f_low), for sqrt(1/2) <= 1 + f < sqrt(2) and a far smaller f_low; writes what it lost.
+    """k log 2 + log(1 + f + f_low), for sqrt(1/2) <= 1 + f < sqrt(2) and a far smaller f_low; `rest` gets what rounding
+    lost.
 
-    With s = f / (2 + f), log1p(f) = f - (f^2/2 - s (f^2/2 + R(s^2))), R a minimax polynomial. The form is that of
-    FreeBSD's log1p.
+    With s = f / (2 + f), log1p(f) = f - (f^2/2 - s (f^2/2 + R(s^2))), the form of FreeBSD's log1p. R is a minimax
+    polynomial of 4 terms (float32) or 7 (float64): the formula is wrong by at most 2^-31.1 and 2^-59.1 of log1p(f),
+    found as in `exp_polynomials`.
     """
     cdef vec s = f / (fill(&f, 2) + f)
     cdef vec z = s * s
     cdef vec half = fill(&f, 0.5) * f * f
     cdef vec r, log_2, log_2_low, bend, sum_1, sum_2
     if vec is vf32:
-        log_2 = k * fill(&f, 0.693138122558594)
+        log_2 = k * fill(&f, 0.693138122558594)         # 17 bits; with the low part, wrong by 2^-40
         log_2_low = k * fill(&f, 9.05800061445916e-06)
         r = fill(&f, 0.23583540742507851)
         r = multiply_add(r, z, fill(&f, 0.285372400263040985))
         r = multiply_add(r, z, fill(&f, 0.400003361872143129))
         r = multiply_add(r, z, fill(&f, 0.666666656414753555))
     else:
-        log_2 = k * fill(&f, 0.693147180369123816490)
-        log_2_low = k * fill(&f, 1.90821492927058770002e-10)
+        log_2 = k * fill(&f, LN2_HIGH)
+        log_2_low = k * fill(&f, LN2_LOW)
         r = fill(&f, 0.147974705326395037)
         r = multiply_add(r, z, fill(&f, 0.153139072509607208))
         r = multiply_add(r, z, fill(&f, 0.181835695695164154))
@@ -431,8 +327,8 @@ cdef inline vec log1p_reduced(vec k, vec f, vec f_low, vec* rest) noexcept nogil
 
 
 cdef inline vec log1p_unit(vec x, vec x_rest, vec* rest) noexcept nogil:
-    """log1p(x + x_rest) for 0 <= x <= 1 and a far smaller x_rest; writes what the result lost."""
-    cdef vec bound = fill(&x, 0.41421356237309515)
+    """log1p(x + x_rest) for 0 <= x <= 1 and a far smaller x_rest; `rest` gets what rounding lost."""
+    cdef vec bound = fill(&x, 0.41421356237309515)      # sqrt(2) - 1
     cdef vec zero = fill(&x, 0), one = fill(&x, 1), half = fill(&x, 0.5)
     cdef vec f = where_less(bound, x, (x - one) * half, x)
     return log1p_reduced(
@@ -441,7 +337,7 @@ cdef inline vec log1p_unit(vec x, vec x_rest, vec* rest) noexcept nogil:
 
 
 cdef inline vec log_of_pair(vec x, vec x_low, vec* rest) noexcept nogil:
-    """log(x + x_low) for x >= 1 and a far smaller x_low, exact where that is 1 and hardly more; writes what it lost."""
+    """log(x + x_low) for x >= 1 and a far smaller x_low; nothing cancels near 1. `rest` gets what rounding lost."""
     cdef vec down
     cdef vec k = split(x, &down)
     cdef vec a = x * down - fill(&x, 1)
