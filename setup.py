@@ -19,10 +19,10 @@ if platform.machine().lower() in {"x86_64", "amd64"} and sys.platform != "win32"
     SETS["_kernels_avx2"] = ["-mavx2", "-mfma"]
     SETS["_kernels_avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
 
-# -fpeel-loops unrolls loops over a few vectors. The limits of GCC's inlining are raised, or its growth limit for one file
-# leaves small vector functions as calls; -O3, which inlines as much, takes a third more time to compile and is no faster.
+# -fpeel-loops unrolls loops over a few vectors. GCC stops inlining when a file has grown too much, which would leave
+# small vector functions as calls, at half the speed; hence the larger limits. -O3 compiles longer and is no faster.
 # A multiply-add is fused where the source says so and nowhere else: a result must not depend on what was inlined where.
-INLINING = ["-finline-functions", "--param", "max-inline-insns-single=120", "--param", "inline-unit-growth=80"]
+INLINING = ["--param", "inline-unit-growth=200", "--param", "large-function-growth=1000"]
 FLAGS = ["-O2", "-fpeel-loops", *INLINING, "-g0", "-fno-math-errno", "-ffp-contract=off"]
 if sys.platform == "win32":
     FLAGS = []
