@@ -17,7 +17,7 @@ IGNORED = -7
 
 WEIGHTS = ("class_weight", "sample_weight")
 OPERANDS = (*WEIGHTS, "where")
-NUMBERS = {"label_smoothing": 0.125, "logit_scale": 0.75, "softcap": 5.0, "z_loss": 0.01}
+NUMBERS = {"label_smoothing": 0.125, "logit_scale": 0.75, "softcap": 5.0, "z_loss": 0.01, "poly_epsilon": 1.5}
 ALL = (*OPERANDS, *NUMBERS)
 OPTION_SETS = [(), *((name,) for name in ALL), ALL]
 

@@ -71,8 +71,8 @@ from xent._core.simd cimport (
 )
 from xent._core.streaming cimport Traffic, finish, no_traffic
 from xent._core.strided cimport (
-    ABSENT, F64, I8, I16, I32, I64, U8, U16, U32, Operand, Window, bind, bind_output, close_window, data_of_blocks, fits_float32,
-    gather, gather_through, is_plain, kind_of, next_place, next_row, open_window, place, place_of, place_through,
+    ABSENT, F64, I8, I16, I32, I64, U8, U16, U32, Operand, Window, bind, bind_output, close_window, data_of_blocks,
+    fits_float32, gather, gather_through, is_plain, kind_of, next_place, next_row, open_window, place, place_of, place_through,
     read_integer, read_number, row_of, scatter, scatter_through, weight_of, write_number,
 )
 from xent._core.target_weights cimport WeightSum, weigh_rows
@@ -274,12 +274,102 @@ cdef inline Pair multiply_mass(Pair x, Pair mass) noexcept nogil:
     return multiply(x, mass) if x.high != 0 or not isinf(mass.high) else single(0)
 
 
-cdef Pair loss_of(const Row* row) noexcept nogil:
+cdef void read_masked_target(
+    Reader* reader, const Row* row, Py_ssize_t start, Py_ssize_t count, RowPiece* piece, vec* like
+) noexcept nogil:
+    """Read a piece without its logits, in whose place the terms may be."""
+    if reader.reads_whole_rows:
+        read_piece(reader, row, start, count, piece, like)
+        return
+    if reader.batch.where.kind != ABSENT and row.base_share.high != 0:
+        read_mask(reader, row.i, start, count)
+    read_target_piece(reader, row, start, count, piece, like)
+    piece.cap_slope = NULL
+
+
+cdef void read_masses(
+    const Row* row, const RowPiece* piece, Py_ssize_t start, Py_ssize_t count, vec* mass
+) noexcept nogil:
+    """mass = t_c of a piece."""
+    cdef Py_ssize_t j, c
+    cdef double share = value(row.target_share), base_share = value(row.base_share), t
+    for j in range(count):
+        t = 0
+        if row.base_share.high != 0:
+            t = base_share * get(<vec*>piece.base, j) if piece.base is not NULL else base_share
+        if row.is_dense:
+            t += share * get(<vec*>piece.target, j)
+        put(mass, j, t)
+    for j in range(row.points.count):
+        c = row.points.index[j] - start
+        if 0 <= c < count:
+            put(mass, c, get(mass, c) + share * value(row.points.mass[j]))
+
+
+cdef Pair mass_at(
+    const Row* row, const RowPiece* piece, Py_ssize_t start, Py_ssize_t c, const vec* like
+) noexcept nogil:
+    """t_c of one class of a piece, with what a float32 would lose."""
+    cdef Py_ssize_t j
+    cdef Pair mass = single(0)
+    if row.base_share.high != 0:
+        mass = row.base_share
+        if piece.base is not NULL:
+            mass = multiply(mass, single(get(<vec*>piece.base, c - start)))
+    if row.is_dense:
+        add_pair(&mass, multiply(row.target_share, single(get(<vec*>piece.target, c - start))))
+    for j in range(row.points.count):
+        if row.points.index[j] == c:
+            add_pair(&mass, multiply(row.target_share, row.points.mass[j]))
+    return mass
+
+
+cdef Pair sum_missed_mass(
+    Reader* reader, const Row* row, vec* grad, bint has_terms, Traffic* traffic, vec* like
+) noexcept nogil:
+    """T - sum of t_c p_c. With k the class of the maximum, s times it is T r + (T - t_k) - sum of t_c e_c over c != k:
+    no more than half of that cancels."""
+    cdef Py_ssize_t n = reader.batch.logits.n, start = 0, count, k = row.shift.peak.index
+    cdef RowPiece piece
+    cdef Pair total, at_peak = single(0), others = single(0)
+    cdef vec* mass = <vec*>reader.scratch.mass
+    cdef vec* terms
+    cdef vec unused[2]
+    if row.only_class >= 0:
+        return divide(multiply_mass(row.others, row.target_mass), one_more(row.sums.rest))
+    while start < n:
+        count = min(PIECE_ELEMENTS, n - start)
+        if has_terms:
+            read_masked_target(reader, row, start, count, &piece, like)
+            terms = <vec*>element(grad, start)
+            if not reader.reads_whole_rows:
+                terms = place(&reader.batch.grad, row.i, start, like)
+        else:
+            read_piece(reader, row, start, count, &piece, like)
+            terms = <vec*>reader.scratch.terms
+            unused[HIGH] = unused[LOW] = fill(like, 0)
+            add_exponentials(<vec*>piece.x, <vec*>piece.low, terms, count, -1, &row.shift, unused, traffic)
+        read_masses(row, &piece, start, count, mass)
+        if start <= k < start + count:
+            at_peak = mass_at(row, &piece, start, k, like)
+            put(mass, k - start, 0)
+        add_pair(&others, sum_products(terms, mass, count))
+        start += count
+    total = multiply(row.target_mass, row.sums.rest)
+    add_pair(&total, row.target_mass)
+    add_pair(&total, negate(at_peak))
+    add_pair(&total, negate(multiply(others, row.shift.unit)))
+    return divide(total, one_more(row.sums.rest))
+
+
+cdef Pair loss_of(const Batch* batch, const Row* row) noexcept nogil:
     """The loss of a row, for each unit of its weight."""
     cdef Pair loss = multiply(row.sums.log_sum, row.target_mass)
     add_pair(&loss, row.weighted_distance)
     if row.z_loss != 0:
         add_pair(&loss, multiply(multiply(row.sums.logsumexp, single(row.z_loss)), row.sums.logsumexp))
+    if batch.poly_epsilon != 0:
+        add_pair(&loss, multiply(row.missed_mass, single(batch.poly_epsilon)))
     return loss
 
 
@@ -288,14 +378,28 @@ cdef struct GradientTerms:      # the gradient of a row: terms scaled, less targ
     double target_share
     double base_share
     double at_label             # the gradient at the class that has all the mass, if one has
+    double poly_factor          # of t_c times the term of c, which is subtracted as well; 0 with one class
 
 
-cdef GradientTerms gradient_of(const Row* row, Pair scale) noexcept nogil:
+cdef Pair add_poly_mass(const Batch* batch, const Row* row) noexcept nogil:
+    """T + epsilon sum of t_c p_c: with poly_epsilon, this multiplies p_c in the gradient."""
+    cdef Pair mass = row.target_mass, predicted = row.target_mass
+    if row.only_class >= 0:
+        predicted = divide(multiply(row.target_mass, row.own), one_more(row.sums.rest))
+    else:
+        add_pair(&predicted, negate(row.missed_mass))
+    add_pair(&mass, multiply(predicted, single(batch.poly_epsilon)))
+    return mass
+
+
+cdef GradientTerms gradient_of(const Batch* batch, const Row* row, Pair scale) noexcept nogil:
     """`scale` times the gradient of `loss_of`."""
     cdef GradientTerms terms
     cdef Pair factor = divide(scale, one_more(row.sums.rest))      # of e_c, for each unit of T
     cdef Pair mass = row.target_mass, pull = single(0), at_label
-    terms.target_share = terms.base_share = terms.at_label = 0
+    terms.target_share = terms.base_share = terms.at_label = terms.poly_factor = 0
+    if batch.poly_epsilon != 0:
+        mass = add_poly_mass(batch, row)
     if row.z_loss != 0:
         pull = multiply(row.sums.logsumexp, single(2 * row.z_loss))
     if row.only_class >= 0:     # the difference T p - t would cancel
@@ -306,6 +410,8 @@ cdef GradientTerms gradient_of(const Row* row, Pair scale) noexcept nogil:
     else:
         terms.target_share = value(multiply(row.target_share, scale))
         terms.base_share = value(multiply(row.base_share, scale))
+        if batch.poly_epsilon != 0:
+            terms.poly_factor = value(multiply(multiply(factor, single(batch.poly_epsilon)), row.shift.unit))
     if row.z_loss != 0:
         add_pair(&mass, pull)
     factor = multiply(factor, mass)
@@ -315,11 +421,16 @@ cdef GradientTerms gradient_of(const Row* row, Pair scale) noexcept nogil:
 
 
 cdef void finish_gradient(
-    const Row* row, const RowPiece* piece, const GradientTerms* terms, vec* grad, Py_ssize_t start, Py_ssize_t count
+    const Row* row, const RowPiece* piece, const GradientTerms* terms, vec* grad, Py_ssize_t start, Py_ssize_t count,
+    vec* mass
 ) noexcept nogil:
-    """The terms of a piece become its gradient."""
+    """The terms of a piece become its gradient. `mass` is scratch."""
     cdef Py_ssize_t j, c
     cdef Scaling unscaled
+    if terms.poly_factor != 0:
+        read_masses(row, piece, start, count, mass)
+        for j in range(count):
+            put(mass, j, terms.poly_factor * get(mass, j) * get(grad, j))
     if row.is_dense:
         scale_row(grad, <vec*>piece.target, count, &terms.scaling, terms.target_share)
         if row.base_share.high != 0:
@@ -333,6 +444,9 @@ cdef void finish_gradient(
             put(grad, c, get(grad, c) - multiply_or_zero(value(row.points.mass[j]), terms.target_share))
         elif 0 <= c < count:
             put(grad, c, terms.at_label)
+    if terms.poly_factor != 0:
+        for j in range(count):
+            put(grad, j, get(grad, j) - get(mass, j))
     if piece.cap_slope is not NULL:
         multiply_row(grad, <vec*>piece.cap_slope, grad, count)
 
@@ -344,24 +458,21 @@ cdef void write_gradient(
     cdef const Batch* batch = reader.batch
     cdef Py_ssize_t n = batch.logits.n, start = 0, count
     cdef Pair scale = scale_pair(multiply(row.weight, reader.scale), row.result_exponent)
-    cdef GradientTerms terms = gradient_of(row, scale)
+    cdef GradientTerms terms = gradient_of(batch, row, scale)
     cdef RowPiece piece
     cdef vec unused[2]
     while start < n:
         count = min(reader.piece, n - start)
         if not reader.reads_whole_rows:
             grad = place(&batch.grad, row.i, start, <vec*>reader.scratch.grad[0])
-        if has_terms and not reader.reads_whole_rows:
-            if batch.where.kind != ABSENT and row.base_share.high != 0:
-                read_mask(reader, row.i, start, count)
-            read_target_piece(reader, row, start, count, &piece, like)
-            piece.cap_slope = NULL
+        if has_terms:
+            read_masked_target(reader, row, start, count, &piece, like)
         else:
             read_piece(reader, row, start, count, &piece, like)
         if not has_terms:
             unused[HIGH] = unused[LOW] = fill(like, 0)
             add_exponentials(<vec*>piece.x, <vec*>piece.low, grad, count, -1, &row.shift, unused, traffic)
-        finish_gradient(row, &piece, &terms, grad, start, count)
+        finish_gradient(row, &piece, &terms, grad, start, count, <vec*>reader.scratch.mass)
         if not reader.reads_whole_rows:
             scatter(&batch.grad, row.i, start, count, grad)
         start += count
@@ -395,12 +506,15 @@ cdef Pair loss_row(Reader* reader, Row* row, vec* grad, bint wants_grad, Traffic
         return single(NAN)
     set_shift(&row.shift, &peak, like)
     sum_exponentials(reader, row, grad, keeps_terms, traffic, like)
-    if wants_grad:
+    if wants_grad or reader.batch.poly_epsilon != 0:
         row.top = compute_term(like, peak.high, peak.low, transforms(reader.batch), &row.shift).high
         if row.only_class >= 0:
-            separate_label(reader, row, grad, keeps_terms)
+            separate_label(reader, row, grad if keeps_terms else like, keeps_terms)
+    if reader.batch.poly_epsilon != 0:
+        row.missed_mass = sum_missed_mass(reader, row, grad, keeps_terms, traffic, like)
+    if wants_grad:
         write_gradient(reader, row, grad, keeps_terms, traffic, like)
-    return scale_pair(multiply(loss_of(row), row.weight), row.result_exponent)
+    return scale_pair(multiply(loss_of(reader.batch, row), row.weight), row.result_exponent)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1018,6 +1132,7 @@ cdef int bind_batch(Batch* batch, problem, options, int weight_exponent) except 
     batch.transform.softcap = options.softcap
     batch.smoothing = options.label_smoothing
     batch.z_loss = options.z_loss
+    batch.poly_epsilon = options.poly_epsilon
     batch.has_extreme_weights = options.extreme
     batch.weight_exponent = weight_exponent
     bind(&batch.logits, problem.logits, 1)

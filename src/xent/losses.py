@@ -95,6 +95,7 @@ def cross_entropy(
     logit_scale: float = 1.0,
     softcap: float | None = None,
     z_loss: float = 0.0,
+    poly_epsilon: float = 0.0,
     reduction: Reduction = "mean",
     return_grad: bool = False,
     grad_out: Array | None = None,
@@ -135,6 +136,9 @@ def cross_entropy(
     z_loss : float, default 0.0
         At least 0: ``z_loss * logsumexp(logits) ** 2`` is added to each loss, times its sample weight but no class
         weight.
+    poly_epsilon : float, default 0.0
+        Adds ``poly_epsilon * (T - sum(t * softmax(logits)))`` to each loss, where t is the target and T its sum: for a
+        label, `poly_epsilon` times the probability of the other classes.
     reduction : {"mean", "sum", "none"}, default "mean"
         ``"mean"`` divides the sum by the total weight: the sum of sample weight times the (class-weighted) target mass
         before smoothing. Without any weight it is nan, and the gradient 0.
@@ -166,7 +170,8 @@ def cross_entropy(
     With m the maximum of a row x, r the sum of exp(x - m) over everything else, t the target mass and T its sum, the
     loss is sum(t (m - x)) + T log1p(r), a sum of terms that are all >= 0, and its gradient T softmax(x) - t [1]_. At a
     label that gradient is formed as minus the probability of the other classes. So a confident row keeps its digits:
-    losses of 1e-18 come out as such. Smoothing is from [2]_, the squared logsumexp from [3]_, the cap from [4]_.
+    losses of 1e-18 come out as such. Smoothing is from [2]_, the squared logsumexp from [3]_, the cap from [4]_, and
+    `poly_epsilon` from [5]_.
 
     A logit of -inf is a class that cannot occur; a NaN, or a logit of +inf without a cap, makes the loss and gradient
     of its row NaN. Finite logits, scales and weights may have any size and ratio: a row whose scaled logits overflow
@@ -182,6 +187,7 @@ def cross_entropy(
     .. [2] C. Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", CVPR 2016, section 7.
     .. [3] A. Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", JMLR 24 (2023), section 5.
     .. [4] Gemma Team, "Gemma 2: Improving Open Language Models at a Practical Size", 2024, section 2.
+    .. [5] Z. Leng et al., "PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions", ICLR 2022.
 
     Examples
     --------
@@ -197,7 +203,7 @@ def cross_entropy(
     >>> round(xent.cross_entropy([[2.0, 4.0, 0.5]], ([[1, 0]], [[0.75, 0.25]])), 6)
     0.653178
     """
-    options = class_weight, sample_weight, where, logit_scale, softcap, label_smoothing, z_loss   # as in GivenOptions
+    options = class_weight, sample_weight, where, logit_scale, softcap, label_smoothing, z_loss, poly_epsilon
     result = kernels.plain_cross_entropy(
         logits, target, axis, ignore_index, options, DEFAULTS, reduction, return_grad, grad_out, n_threads,
         threads.THREAD_ELEMENTS, threads.BLOCK_ELEMENTS,

@@ -176,6 +176,7 @@ OPTIONS = [
     {"softcap": 30.0},
     {"softcap": 50.0, "logit_scale": 1.5},
     {"z_loss": 1e-4},
+    {"poly_epsilon": 1.5},
     {"label_smoothing": 0.125, "logit_scale": 0.6875, "softcap": 30.0, "z_loss": 1e-4},
 ]
 

@@ -166,6 +166,7 @@ def test_the_fast_path_is_the_general_one(shape, dtype, n_threads, general):
 NOT_DEFAULT = {
     "class_weight": np.arange(20.0), "sample_weight": np.arange(10.0), "where": np.arange(20) != 3, "logit_scale": 2.0,
     "softcap": 5.0, "label_smoothing": 0.25, "z_loss": 0.5,
+    "poly_epsilon": 1.5,
 }
 
 
@@ -198,6 +199,7 @@ LONGER = 150_001        # more than the scratch of anything that is copied
 OPTIONS = {
     "plain": {},
     "softcap": {"softcap": 20.0, "z_loss": 0.01},
+    "poly": {"poly_epsilon": 1.5, "label_smoothing": 0.1},
     "scale": {"logit_scale": -0.75, "label_smoothing": 0.1},
     "class weights": {"class_weight": lambda n: np.linspace(0.5, 2, n), "label_smoothing": 0.2},
     "mask": {"where": lambda n: np.arange(n) % 7 != 5, "label_smoothing": 0.1, "softcap": 9.0},

@@ -120,6 +120,7 @@ OPTIONS = {
     "logit_scale": lambda *_: 0.5,
     "softcap": lambda *_: 5.0,
     "z_loss": lambda *_: 0.01,
+    "poly_epsilon": lambda *_: 1.5,
 }
 WEIGHTED = {"sample_weight": row_weights}
 UNREDUCED = {"reduction": lambda *_: "none"}

@@ -430,6 +430,24 @@ def test_scales_and_caps_that_float32_cannot_hold(cap, scale, dtype):
 
 
 @each_dtype
+def test_poly_epsilon(dtype):
+    """The loss of optax.losses.poly_loss_cross_entropy: epsilon times the mass that is not predicted."""
+    x, y, rng = make_rows(dtype=dtype)
+    t = rng.dirichlet(np.ones(7), 5)
+    p = xent.softmax(x.astype(float))
+    for target, dense in ((y, np.eye(7)[y]), (t, t), ((np.array([[0, 3]] * 5), np.full((5, 2), 0.25)), None)):
+        dense = np.array([0.25, 0, 0, 0.25, 0, 0, 0]) if dense is None else dense
+        loss, grad = both(x, target, poly_epsilon=-0.5)
+        plain, plain_grad = both(x, target)
+        predicted = (dense * p).sum(-1, keepdims=True)
+        np.testing.assert_allclose(loss, plain - 0.5 * (dense * (1 - p)).sum(-1), rtol=1e-5)
+        np.testing.assert_allclose(grad, plain_grad - 0.5 * p * (predicted - dense), rtol=1e-4, atol=1e-6)
+        check(x, target, poly_epsilon=2)
+    confident = np.array([[60, 0, 0]], dtype)
+    assert xent.cross_entropy(confident, [0], poly_epsilon=1) == pytest.approx(4 * math.exp(-60), rel=1e-6)
+
+
+@each_dtype
 def test_z_loss(dtype):
     """The sample weight multiplies it, class weights do not; ignored rows have none."""
     x, y, rng = make_rows(dtype=dtype)

@@ -26,6 +26,7 @@ OPTIONS = {
     "negative scale": {"logit_scale": -0.5},
     "softcap": {"softcap": 2.0},
     "z_loss": {"z_loss": 0.1},
+    "poly_epsilon": {"poly_epsilon": 1.5},
     "many": {"class_weight": True, "sample_weight": True, "z_loss": 0.1, "logit_scale": 0.7, "ignore_index": 2},
 }
 

@@ -23,6 +23,7 @@ class GivenOptions(NamedTuple):
     softcap: object = None
     label_smoothing: object = 0.0
     z_loss: object = 0.0
+    poly_epsilon: object = 0.0
 
 
 DEFAULTS = tuple(GivenOptions())
@@ -41,6 +42,7 @@ class _ModelKeywords(_Threads, total=False):
     softcap: float | None
     label_smoothing: float
     z_loss: float
+    poly_epsilon: float
 
 
 class LossKeywords(_ModelKeywords, total=False):
@@ -79,6 +81,7 @@ _RANGES = {     # of the options that are numbers
     "softcap": _Range(_SMALLEST, _LARGEST, "above 0 and finite, or None"),
     "label_smoothing": _Range(0, 1, "in [0, 1]"),
     "z_loss": _Range(0, _LARGEST, "at least 0 and finite"),
+    "poly_epsilon": _Range(-_LARGEST, _LARGEST, "finite"),
 }
 
 
@@ -89,6 +92,7 @@ class Options(NamedTuple):
     softcap: float = 0.0
     label_smoothing: float = 0.0
     z_loss: float = 0.0
+    poly_epsilon: float = 0.0
     ignore_index: int | None = None     # None: no label is ignored
     extreme: bool = False               # set by `weights.scale_weights`
 

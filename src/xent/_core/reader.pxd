@@ -50,6 +50,7 @@ cdef struct Row:                # what is known of a row; t = target_share (poin
     Pair base_share
     double z_loss
     Pair target_mass            # T
+    Pair missed_mass            # T - sum of t_c p_c, for poly_epsilon
     Pair weighted_distance      # the sum of t (m - x)
     Shift shift
     RowSum sums

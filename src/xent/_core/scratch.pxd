@@ -182,6 +182,8 @@ cdef struct RowScratch:         # rows of a piece each; NULL where the options i
     double* target
     double* class_weight
     double* base
+    double* mass                # t_c, all shares together
+    double* terms               # exponentials, where the gradient does not hold them
 
 
 cdef inline Py_ssize_t lay_out_rows(
@@ -210,6 +212,8 @@ cdef inline Py_ssize_t lay_out_rows(
         &memory, has_class_weights and (smooths(batch) or is_dense) and not in_float64, space
     )
     rows.base = take(&memory, smooths(batch) and (masks or batch.has_extreme_weights), space)
+    rows.mass = take(&memory, batch.poly_epsilon != 0, space)
+    rows.terms = take(&memory, batch.poly_epsilon != 0, space)
     return memory.used
 
 
