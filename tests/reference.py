@@ -73,6 +73,7 @@ def cross_entropy(
     softcap=None,
     z_loss=0,
     poly_epsilon=0,
+    focal_gamma=0,
     reduction="mean",
 ):
     """The loss and its gradient."""
@@ -93,10 +94,18 @@ def cross_entropy(
     loss = times(t, m - x).sum(-1) + (total * np.log1p(r) + times(EXTENDED(z_loss), lse * lse))[..., 0]
     grad = (total - t) * p - t * other      # total * p - t, without cancellation
     grad = grad + times(2 * EXTENDED(z_loss), lse * p)
-    poly = EXTENDED(poly_epsilon)
+    plain_grad, poly = grad, EXTENDED(poly_epsilon)
     loss = loss + poly * times(t, other).sum(-1)
     predicted = times(t, p)
     grad = grad + poly * p * ((predicted.sum(-1, keepdims=True) - predicted) - times(t, other))
+    if focal_gamma:
+        only = t > 0        # one class
+        own, miss = np.where(only, p, 0).sum(-1), np.where(only, other, 0).sum(-1)
+        focus = np.power(miss, EXTENDED(focal_gamma))
+        ratio = np.where((own > 0) & (miss > 0), own / miss, 0)
+        steeper = times(EXTENDED(focal_gamma) * ratio, np.where(ratio > 0, loss / total[..., 0], 0))
+        grad = grad * focus[..., None] + plain_grad * (focus * steeper)[..., None]
+        loss = times(focus, loss)
     loss, grad = times(s, loss), times(s[..., None], grad * slope)
     return reduce(loss, np.moveaxis(grad, -1, axis), weight, reduction)
 
@@ -117,13 +126,16 @@ class Exact:
     derivative of the transformed logit (slope); per row, the derivative of the loss by logsumexp."""
 
     @quiet
-    def __init__(self, logits, target, *, label_smoothing=0, logit_scale=1, softcap=None, z_loss=0, poly_epsilon=0):
+    def __init__(
+        self, logits, target, *, label_smoothing=0, logit_scale=1, softcap=None, z_loss=0, poly_epsilon=0, focal_gamma=0
+    ):
         x, self.slope = transform(np.asarray(logits, EXTENDED), EXTENDED(logit_scale), softcap)
         x, m, self.e, r = parts(x, -1)
         self.p = self.e / (1 + r)
         t, _ = masses(x, target, -1, None, None)
         self.t = (1 - EXTENDED(label_smoothing)) * t + EXTENDED(label_smoothing) / x.shape[-1]
-        self.slope_of_logsumexp = self.t.sum(-1, keepdims=True) * (1 + np.abs(EXTENDED(poly_epsilon)))
+        steeper = 1 + np.abs(EXTENDED(poly_epsilon)) + EXTENDED(focal_gamma)
+        self.slope_of_logsumexp = self.t.sum(-1, keepdims=True) * steeper
         self.slope_of_logsumexp += np.abs(2 * EXTENDED(z_loss) * (m + np.log1p(r)))
 
 

@@ -27,7 +27,7 @@ scratch (scratch.pxd) and blocks of rows for threads (scheduler.pyx). Arguments 
 (_calls), except for calls on plain arrays, which fast_path.pxi checks itself.
 """
 
-from libc.math cimport INFINITY, NAN, fabs, frexp, isfinite, isinf, isnan
+from libc.math cimport INFINITY, NAN, fabs, frexp, isfinite, isinf, isnan, pow
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
 
@@ -72,8 +72,8 @@ from xent._core.simd cimport (
 from xent._core.streaming cimport Traffic, finish, no_traffic
 from xent._core.strided cimport (
     ABSENT, F64, I8, I16, I32, I64, U8, U16, U32, Operand, Window, bind, bind_output, close_window, data_of_blocks,
-    fits_float32, gather, gather_through, is_plain, kind_of, next_place, next_row, open_window, place, place_of, place_through,
-    read_integer, read_number, row_of, scatter, scatter_through, weight_of, write_number,
+    fits_float32, gather, gather_through, is_plain, kind_of, next_place, next_row, open_window, place, place_of,
+    place_through, read_integer, read_number, row_of, scatter, scatter_through, weight_of, write_number,
 )
 from xent._core.target_weights cimport WeightSum, weigh_rows
 from xent._core.targets cimport INVALID, class_weight_of, is_class, read_points, scale_pair
@@ -362,8 +362,8 @@ cdef Pair sum_missed_mass(
     return divide(total, one_more(row.sums.rest))
 
 
-cdef Pair loss_of(const Batch* batch, const Row* row) noexcept nogil:
-    """The loss of a row, for each unit of its weight."""
+cdef Pair unfocused_loss_of(const Batch* batch, const Row* row) noexcept nogil:
+    """The loss of a row, for each unit of its weight, before `focal_gamma`."""
     cdef Pair loss = multiply(row.sums.log_sum, row.target_mass)
     add_pair(&loss, row.weighted_distance)
     if row.z_loss != 0:
@@ -371,6 +371,24 @@ cdef Pair loss_of(const Batch* batch, const Row* row) noexcept nogil:
     if batch.poly_epsilon != 0:
         add_pair(&loss, multiply(row.missed_mass, single(batch.poly_epsilon)))
     return loss
+
+
+cdef Pair focal_weight_of(const Batch* batch, const Row* row) noexcept nogil:
+    """(1 - p_y)^gamma; 1 of a row without mass."""
+    cdef Pair others, weight
+    if batch.focal_gamma == 0 or row.only_class < 0:
+        return single(1)
+    others = divide(row.others, one_more(row.sums.rest))
+    weight = single(pow(others.high, batch.focal_gamma))
+    if weight.high != 0:
+        weight.low = weight.high * (batch.focal_gamma * others.low / others.high)
+    return weight
+
+
+cdef Pair loss_of(const Batch* batch, const Row* row) noexcept nogil:
+    """The loss of a row, for each unit of its weight."""
+    cdef Pair loss = unfocused_loss_of(batch, row)
+    return loss if batch.focal_gamma == 0 else multiply(loss, focal_weight_of(batch, row))
 
 
 cdef struct GradientTerms:      # the gradient of a row: terms scaled, less target_share t, less base_share base
@@ -392,6 +410,16 @@ cdef Pair add_poly_mass(const Batch* batch, const Row* row) noexcept nogil:
     return mass
 
 
+cdef Pair focus_mass(const Batch* batch, const Row* row, Pair mass) noexcept nogil:
+    """The gradient of w loss, with w = (1 - p_y)^gamma, is that of the loss with w (T + gamma loss p_y / (1 - p_y)) in
+    the place of T."""
+    if row.only_class >= 0 and row.own.high != 0 and row.others.high != 0:
+        add_pair(&mass, multiply(
+            multiply(unfocused_loss_of(batch, row), single(batch.focal_gamma)), divide(row.own, row.others)
+        ))
+    return multiply(mass, focal_weight_of(batch, row))
+
+
 cdef GradientTerms gradient_of(const Batch* batch, const Row* row, Pair scale) noexcept nogil:
     """`scale` times the gradient of `loss_of`."""
     cdef GradientTerms terms
@@ -400,6 +428,8 @@ cdef GradientTerms gradient_of(const Batch* batch, const Row* row, Pair scale) n
     terms.target_share = terms.base_share = terms.at_label = terms.poly_factor = 0
     if batch.poly_epsilon != 0:
         mass = add_poly_mass(batch, row)
+    if batch.focal_gamma != 0:
+        mass = focus_mass(batch, row, mass)
     if row.z_loss != 0:
         pull = multiply(row.sums.logsumexp, single(2 * row.z_loss))
     if row.only_class >= 0:     # the difference T p - t would cancel
@@ -506,7 +536,7 @@ cdef Pair loss_row(Reader* reader, Row* row, vec* grad, bint wants_grad, Traffic
         return single(NAN)
     set_shift(&row.shift, &peak, like)
     sum_exponentials(reader, row, grad, keeps_terms, traffic, like)
-    if wants_grad or reader.batch.poly_epsilon != 0:
+    if wants_grad or reader.batch.poly_epsilon != 0 or reader.batch.focal_gamma != 0:
         row.top = compute_term(like, peak.high, peak.low, transforms(reader.batch), &row.shift).high
         if row.only_class >= 0:
             separate_label(reader, row, grad if keeps_terms else like, keeps_terms)
@@ -1133,6 +1163,7 @@ cdef int bind_batch(Batch* batch, problem, options, int weight_exponent) except 
     batch.smoothing = options.label_smoothing
     batch.z_loss = options.z_loss
     batch.poly_epsilon = options.poly_epsilon
+    batch.focal_gamma = options.focal_gamma
     batch.has_extreme_weights = options.extreme
     batch.weight_exponent = weight_exponent
     bind(&batch.logits, problem.logits, 1)

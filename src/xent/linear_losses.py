@@ -69,6 +69,7 @@ def linear_cross_entropy(
     softcap: float | None = None,
     z_loss: float = 0.0,
     poly_epsilon: float = 0.0,
+    focal_gamma: float = 0.0,
     reduction: Reduction = "mean",
     return_grad: bool = False,
     max_scratch: int = MAX_SCRATCH,
@@ -105,7 +106,7 @@ def linear_cross_entropy(
         Above 0: logits become ``softcap * tanh(logit_scale * logits / softcap)``.
     z_loss : float, default 0.0
         At least 0: multiplies the squared logsumexp of each row.
-    poly_epsilon : float, default 0.0
+    poly_epsilon, focal_gamma : float, default 0.0
         As in `cross_entropy`.
     reduction : {"mean", "sum", "none"}, default "mean"
         ``"mean"`` divides the sum by the total weight.
@@ -166,6 +167,8 @@ def linear_cross_entropy(
     """
     return linear_losses.linear_cross_entropy(
         (X, weight, bias), target,
-        GivenOptions(class_weight, sample_weight, where, logit_scale, softcap, label_smoothing, z_loss, poly_epsilon),
+        GivenOptions(
+            class_weight, sample_weight, where, logit_scale, softcap, label_smoothing, z_loss, poly_epsilon, focal_gamma
+        ),
         ignore_index, reduction, return_grad, max_scratch, n_threads,
     )

@@ -96,6 +96,7 @@ def cross_entropy(
     softcap: float | None = None,
     z_loss: float = 0.0,
     poly_epsilon: float = 0.0,
+    focal_gamma: float = 0.0,
     reduction: Reduction = "mean",
     return_grad: bool = False,
     grad_out: Array | None = None,
@@ -139,6 +140,9 @@ def cross_entropy(
     poly_epsilon : float, default 0.0
         Adds ``poly_epsilon * (T - sum(t * softmax(logits)))`` to each loss, where t is the target and T its sum: for a
         label, `poly_epsilon` times the probability of the other classes.
+    focal_gamma : float, default 0.0
+        At least 0: multiplies the loss of a row by ``(1 - p) ** focal_gamma``, with p the probability of its class. All
+        target mass of each row must be on one class; there can be neither smoothing nor a `z_loss`.
     reduction : {"mean", "sum", "none"}, default "mean"
         ``"mean"`` divides the sum by the total weight: the sum of sample weight times the (class-weighted) target mass
         before smoothing. Without any weight it is nan, and the gradient 0.
@@ -170,15 +174,15 @@ def cross_entropy(
     With m the maximum of a row x, r the sum of exp(x - m) over everything else, t the target mass and T its sum, the
     loss is sum(t (m - x)) + T log1p(r), a sum of terms that are all >= 0, and its gradient T softmax(x) - t [1]_. At a
     label that gradient is formed as minus the probability of the other classes. So a confident row keeps its digits:
-    losses of 1e-18 come out as such. Smoothing is from [2]_, the squared logsumexp from [3]_, the cap from [4]_, and
-    `poly_epsilon` from [5]_.
+    losses of 1e-18 come out as such. Smoothing is from [2]_, the squared logsumexp from [3]_, the cap from [4]_,
+    `poly_epsilon` from [5]_ and `focal_gamma` from [6]_.
 
     A logit of -inf is a class that cannot occur; a NaN, or a logit of +inf without a cap, makes the loss and gradient
     of its row NaN. Finite logits, scales and weights may have any size and ratio: a row whose scaled logits overflow
     float32 is computed in float64, and weights are summed with their exponents. Beside its results a call allocates at
     most 1 MiB with up to two threads, however long a row is (and up to 56 bytes a point of a sparse row).
 
-    A loss is within 2 units in the last place; the gradient of a label or one-hot target within 4, of
+    A loss is within 2 units in the last place (1 + `focal_gamma` times as many with that); the gradient of a label or one-hot target within 4, of
     other targets within 4 of the larger of T softmax(x) and t, whose difference may cancel.
 
     References
@@ -188,6 +192,7 @@ def cross_entropy(
     .. [3] A. Chowdhery et al., "PaLM: Scaling Language Modeling with Pathways", JMLR 24 (2023), section 5.
     .. [4] Gemma Team, "Gemma 2: Improving Open Language Models at a Practical Size", 2024, section 2.
     .. [5] Z. Leng et al., "PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions", ICLR 2022.
+    .. [6] T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, section 3.
 
     Examples
     --------
@@ -203,7 +208,9 @@ def cross_entropy(
     >>> round(xent.cross_entropy([[2.0, 4.0, 0.5]], ([[1, 0]], [[0.75, 0.25]])), 6)
     0.653178
     """
-    options = class_weight, sample_weight, where, logit_scale, softcap, label_smoothing, z_loss, poly_epsilon
+    options = (     # in the order of GivenOptions
+        class_weight, sample_weight, where, logit_scale, softcap, label_smoothing, z_loss, poly_epsilon, focal_gamma
+    )
     result = kernels.plain_cross_entropy(
         logits, target, axis, ignore_index, options, DEFAULTS, reduction, return_grad, grad_out, n_threads,
         threads.THREAD_ELEMENTS, threads.BLOCK_ELEMENTS,

@@ -166,7 +166,7 @@ def test_the_fast_path_is_the_general_one(shape, dtype, n_threads, general):
 NOT_DEFAULT = {
     "class_weight": np.arange(20.0), "sample_weight": np.arange(10.0), "where": np.arange(20) != 3, "logit_scale": 2.0,
     "softcap": 5.0, "label_smoothing": 0.25, "z_loss": 0.5,
-    "poly_epsilon": 1.5,
+    "poly_epsilon": 1.5, "focal_gamma": 2.0,
 }
 
 

@@ -180,6 +180,7 @@ IN_RANGE = {        # what is allowed, values that are not, and values at the li
     "logit_scale": ("finite", [-inf, inf, nan], [-1e308, 0, 1e308]),
     "softcap": ("above 0 and finite, or None", [0, -0.0, -5e-324, -30, -inf, inf, nan], [5e-324, 1e308, None]),
     "poly_epsilon": ("finite", [inf, -inf, nan], [-2, 0, 5e-324, 1e307]),
+    "focal_gamma": ("at least 0 and finite", [-1, inf, nan], [0, 2, 5e-324]),
     "z_loss": ("at least 0 and finite", [-5e-324, np.float32(-1), -inf, inf, nan], [0, 5e-324, 1e307]),
 }
 OPTIONS = [*(("cross_entropy", option) for option in IN_RANGE), ("binary_cross_entropy_with_logits", "label_smoothing")]

@@ -448,6 +448,42 @@ def test_poly_epsilon(dtype):
 
 
 @each_dtype
+@pytest.mark.parametrize("gamma", [0.5, 2, 5.5])
+def test_focal_gamma(gamma, dtype):
+    """(1 - p_y)^gamma times the loss, for labels, one-hot rows and sparse targets of one class."""
+    x, y, _ = make_rows(dtype=dtype)
+    y[1] = -100
+    hot = (y[:, None] == np.arange(7)).astype(dtype)
+    sparse = np.stack([y, np.full(5, -100), y], 1), np.array([[0.25, 9, 0.75]] * 5)
+    plain = xent.cross_entropy(x.astype(float), y, reduction="none")
+    p = xent.softmax(x.astype(float))[range(5), np.maximum(y, 0)]
+    for target in (y, hot, sparse):
+        for options in ({}, {"poly_epsilon": 1.5, "logit_scale": 0.75, "softcap": 9.0}):
+            check(x, target, focal_gamma=gamma, **options)
+        loss, grad = both(x, target, focal_gamma=gamma)
+        np.testing.assert_allclose(loss, (1 - p) ** gamma * plain, rtol=1e-5)
+        assert (grad[1] == 0).all()
+    alone, grad = both(np.array([[3, -np.inf]], dtype), [0], focal_gamma=gamma)     # nothing to learn
+    assert (alone == 0).all()
+    assert (grad == 0).all()
+    never, grad = both(np.array([[-np.inf, 3, 3]], dtype), [0], focal_gamma=gamma)
+    assert never == np.inf
+    np.testing.assert_array_equal(grad, [[-1, 0.5, 0.5]])
+
+
+@pytest.mark.parametrize(("target", "options", "message"), [
+    ([[0.5, 0.5, 0]], {}, r"target\[0\] has mass on several classes"),
+    (([[0, 1]], [[0.5, 0.5]]), {}, r"target\[0\] has mass on several classes"),
+    ([1], {"label_smoothing": 0.1}, "label_smoothing is 0.1 and focal_gamma 2.0"),
+    ([1], {"z_loss": 0.1}, "z_loss is 0.1 and focal_gamma 2.0"),
+])
+def test_focal_gamma_of_several_classes(target, options, message):
+    target = target if isinstance(target, tuple) else np.array(target)
+    with pytest.raises(ValueError, match=message):
+        xent.cross_entropy([[1.0, 2.0, 3.0]], target, focal_gamma=2.0, **options)
+
+
+@each_dtype
 def test_z_loss(dtype):
     """The sample weight multiplies it, class weights do not; ignored rows have none."""
     x, y, rng = make_rows(dtype=dtype)

@@ -381,3 +381,13 @@ X, W, Y, B = problem()
 def test_bad_arguments(arguments, options, error, message):
     with pytest.raises(error, match=message):
         xent.linear_cross_entropy(*arguments, return_grad=True, **options)
+
+
+def test_focal_gamma():
+    """It needs a class for each row, as in cross_entropy."""
+    rng = np.random.default_rng(0)
+    X, weight, labels = rng.normal(size=(9, 4)), rng.normal(size=(2000, 4)), rng.integers(0, 2000, 9)
+    expected = xent.cross_entropy(X @ weight.T, labels, focal_gamma=2.0)
+    assert xent.linear_cross_entropy(X, weight, labels, focal_gamma=2.0) == pytest.approx(expected, rel=1e-12)
+    with pytest.raises(ValueError, match="mass on several classes"):
+        xent.linear_cross_entropy(X, weight, rng.dirichlet(np.ones(2000), 9), focal_gamma=2.0)

@@ -23,7 +23,7 @@ from xent._calls.losses import Target, gradient_divisor, reduce_loss
 from xent._calls.matmul_blocks import Products, Rows, check_operands, split
 from xent._calls.options import GivenOptions, Options, check_options
 from xent._calls.scalars import check_n_threads, check_positive_integer, check_reduction
-from xent._calls.targets import Batch, check_batch, check_ignore_index
+from xent._calls.targets import Batch, check_batch, check_ignore_index, check_one_class
 from xent._calls.threads import Blocks, cut
 from xent._calls.weights import scale_weights
 
@@ -120,6 +120,8 @@ def linear_cross_entropy(
     given = options.class_weight, options.sample_weight, options.where
     batch = check_batch("X @ weight.T", like, target, -1, *given)
     checked = check_options(options, check_ignore_index(ignore_index, batch.target))
+    if checked.focal_gamma != 0:
+        check_one_class(batch, ignore_index)
     check_reduction(reduction)
     n_threads = check_n_threads(n_threads)
     check_positive_integer("max_scratch", max_scratch)

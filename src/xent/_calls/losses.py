@@ -13,7 +13,7 @@ from xent._calls.dispatch import kernels
 from xent._calls.options import GivenOptions, Options, check_option, check_options
 from xent._calls.outputs import choose_grad
 from xent._calls.scalars import check_n_threads, check_reduction
-from xent._calls.targets import Batch, check_batch, check_binary_batch, check_ignore_index
+from xent._calls.targets import Batch, check_batch, check_binary_batch, check_ignore_index, check_one_class
 from xent._calls.threads import cut
 from xent._calls.weights import Number, scale_weights, sum_sample_weights, unit_exponent
 
@@ -60,6 +60,8 @@ def cross_entropy(
     """`xent.cross_entropy`."""
     batch = check_batch("logits", logits, target, axis, options.class_weight, options.sample_weight, options.where)
     checked = check_options(options, check_ignore_index(ignore_index, batch.target))
+    if checked.focal_gamma != 0:
+        check_one_class(batch, ignore_index)
     check_reduction(reduction)
     *shape, classes = batch.logits.shape
     blocks = cut(math.prod(shape), classes, check_n_threads(n_threads))

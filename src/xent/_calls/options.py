@@ -24,6 +24,7 @@ class GivenOptions(NamedTuple):
     label_smoothing: object = 0.0
     z_loss: object = 0.0
     poly_epsilon: object = 0.0
+    focal_gamma: object = 0.0
 
 
 DEFAULTS = tuple(GivenOptions())
@@ -43,6 +44,7 @@ class _ModelKeywords(_Threads, total=False):
     label_smoothing: float
     z_loss: float
     poly_epsilon: float
+    focal_gamma: float
 
 
 class LossKeywords(_ModelKeywords, total=False):
@@ -82,6 +84,7 @@ _RANGES = {     # of the options that are numbers
     "label_smoothing": _Range(0, 1, "in [0, 1]"),
     "z_loss": _Range(0, _LARGEST, "at least 0 and finite"),
     "poly_epsilon": _Range(-_LARGEST, _LARGEST, "finite"),
+    "focal_gamma": _Range(0, _LARGEST, "at least 0 and finite"),
 }
 
 
@@ -93,13 +96,18 @@ class Options(NamedTuple):
     label_smoothing: float = 0.0
     z_loss: float = 0.0
     poly_epsilon: float = 0.0
+    focal_gamma: float = 0.0
     ignore_index: int | None = None     # None: no label is ignored
     extreme: bool = False               # set by `weights.scale_weights`
 
 
 def check_options(given: GivenOptions, ignored: int | None) -> Options:
     checked = {name: check_option(name, getattr(given, name)) for name in _RANGES}
-    return Options(**checked, ignore_index=ignored, extreme=False)
+    options = Options(**checked, ignore_index=ignored, extreme=False)
+    for name in ("label_smoothing", "z_loss"):
+        if options.focal_gamma != 0 and getattr(options, name) != 0:
+            raise ValueError(f"{name} is {getattr(options, name)} and focal_gamma {options.focal_gamma}; one must be 0")
+    return options
 
 
 def check_option(name: str, value: object) -> float:

@@ -27,6 +27,9 @@ from xent._calls.scalars import check_axis, check_integer
 Array = NDArray[Any]
 
 
+CHECKED_ELEMENTS = 1 << 20      # of a target at a time
+
+
 class Batch(NamedTuple):
     """What a loss is computed from, as the kernels read it: the classes are the last axis of every array that has them.
 
@@ -172,6 +175,29 @@ def _check_labels(name: str, array: Array, given: object, what: str) -> Array:
         missing = describe_first_bad(array, ~np.isnan(array))
         raise TypeError(f"{name}{missing}; {what} must be integers, none of them missing")
     raise TypeError(f"{name} has dtype {array.dtype}; {what} must be integers")
+
+
+def check_one_class(batch: Batch, ignore_index: int) -> None:
+    """Raise unless each row has all its target mass on one class."""
+    if not batch.target.size or (batch.mass is None and not batch.is_dense()):
+        return
+    target = np.atleast_2d(batch.target)
+    mass = target if batch.mass is None else np.atleast_2d(batch.mass)
+    step = max(1, CHECKED_ELEMENTS // max(1, mass[0].size))
+    for start in range(0, len(mass), step):
+        has_mass = mass[start : start + step] != 0
+        if batch.mass is None:
+            several = np.count_nonzero(has_mass, axis=-1) > 1
+        else:       # classes may be repeated
+            classes = target[start : start + step]
+            has_mass &= classes != ignore_index
+            first = np.take_along_axis(classes, np.argmax(has_mass, axis=-1, keepdims=True), axis=-1)
+            several = (has_mass & (classes != first)).any(axis=-1)
+        if several.any():
+            row = [int(i) for i in np.argwhere(several)[0]]
+            row[0] += start
+            place = f"target[{', '.join(map(str, row))}]" if batch.target.ndim > 1 else "target"
+            raise ValueError(f"{place} has mass on several classes; with focal_gamma all must be on one")
 
 
 def refuse_distribution(batch: Batch) -> None:

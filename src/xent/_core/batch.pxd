@@ -28,6 +28,7 @@ cdef struct Batch:              # (*) may be absent
     double smoothing
     double z_loss
     double poly_epsilon         # multiplies T - sum of t_c p_c, which is added to the loss
+    double focal_gamma          # the exponent of 1 - p_y, which multiplies the loss; rows have one class then
     double divisor              # of the gradient
     Operand loss                # (*) output, one a row
     Operand grad                # (*) output
@@ -43,7 +44,7 @@ cdef inline void set_defaults(Batch* batch) noexcept nogil:
     batch.ignore_index = batch.weight_exponent = 0
     batch.transform.scale = batch.divisor = 1
     batch.transform.softcap = batch.transform.origin = batch.smoothing = batch.z_loss = 0
-    batch.poly_epsilon = 0
+    batch.poly_epsilon = batch.focal_gamma = 0
 
 
 cdef inline bint transforms(const Batch* batch) noexcept nogil:
@@ -57,8 +58,8 @@ cdef inline bint smooths(const Batch* batch) noexcept nogil:
 cdef inline bint has_plain_formula(const Batch* batch) noexcept nogil:
     """Whether the loss of a row with all its mass on one class is the formula without options, but for a factor."""
     return (
-        batch.smoothing == 0 and batch.z_loss == 0 and batch.poly_epsilon == 0 and not transforms(batch)
-        and not batch.has_extreme_weights
+        batch.smoothing == 0 and batch.z_loss == 0 and batch.poly_epsilon == 0 and batch.focal_gamma == 0
+        and not transforms(batch) and not batch.has_extreme_weights
     )
 
 
