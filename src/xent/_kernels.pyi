@@ -3,6 +3,7 @@ from typing import Any
 from numpy import float64, int64
 from numpy.typing import NDArray
 
+from xent._calls.losses import BinaryOptions
 from xent._calls.options import Options
 from xent._calls.targets import Batch
 from xent._core.scheduler import Work
@@ -92,13 +93,8 @@ def evaluate(
     work: Work,
 ) -> None: ...
 def binary_cross_entropy(
-    x: Array,
-    target: Array,
-    pos_weight: Array | None,
-    sample_weight: Array | None,
-    weight_unit: float,
-    label_smoothing: float,
-    from_logits: bool,
+    problem: Batch,
+    options: BinaryOptions,
     divisor: float,
     loss: Array | None,
     grad: Array | None,
