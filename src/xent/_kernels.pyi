@@ -3,9 +3,11 @@ from typing import Any
 from numpy import float64, int64
 from numpy.typing import NDArray
 
+from xent._calls.losses import BinaryOptions
 from xent._calls.options import Options
 from xent._calls.targets import Batch
 from xent._core.scheduler import Work
+from xent._fit.row_pass import LinearOperands, LinearSums
 
 Array = NDArray[Any]
 Doubles = NDArray[float64]
@@ -91,13 +93,8 @@ def evaluate(
     work: Work,
 ) -> None: ...
 def binary_cross_entropy(
-    x: Array,
-    target: Array,
-    pos_weight: Array | None,
-    sample_weight: Array | None,
-    weight_unit: float,
-    label_smoothing: float,
-    from_logits: bool,
+    problem: Batch,
+    options: BinaryOptions,
     divisor: float,
     loss: Array | None,
     grad: Array | None,
@@ -105,30 +102,12 @@ def binary_cross_entropy(
     work: Work,
 ) -> None: ...
 def lanes_of(itemsize: int) -> int: ...
-def dual_sweep(
-    X: tuple[Array, Array, Array],
-    n_coef_rows: int,
-    coef: Array,
-    intercept: Doubles,
-    probabilities: Array,
-    row_weight: Doubles,
-    strength: float,
-    scratch: Array,
-    count: int,
-    stride: int,
-) -> float: ...
+def dual_sweep(operands: LinearOperands, strength: float, scratch: Array, stride: int) -> float: ...
 def linear_sums(
     problem: Batch,
     options: Options,
     task: int,
-    X: Array | tuple[Array, Array, Array],
-    n_coef_rows: int,
-    coef: Array,
-    intercept: Doubles,
-    probabilities: Array | None,
-    row_weight: Doubles,
-    totals: Doubles,
-    gradients: Doubles | None,
-    sparse_gradients: Array | None,
+    operands: LinearOperands,
+    sums: LinearSums,
     work: Work,
 ) -> None: ...

@@ -1328,26 +1328,24 @@ cdef void binary_worker(const void* task, double* memory, BlockClaim* claim) noe
         binary_blocks(t, <vf64*>memory, claim)
 
 
-def binary_cross_entropy(
-    x, target, pos_weight, sample_weight, double weight_unit, double label_smoothing, bint from_logits, double divisor,
-    loss, grad, sums, Work work
-):
-    """Of logits or probabilities, element by element; all operands (or None) have the shape of x."""
+def binary_cross_entropy(problem, options, double divisor, loss, grad, sums, Work work):
+    """As `cross_entropy`, of logits or probabilities, element by element; all arrays (or None) have the shape of the
+    first. options: BinaryOptions of _calls/losses.py."""
     cdef BinaryTask task
     cdef BinaryBatch* batch = &task.batch
-    batch.weight_unit = weight_unit
-    batch.smoothing = label_smoothing
+    batch.weight_unit = options.weight_unit
+    batch.smoothing = options.label_smoothing
     batch.divisor = divisor
-    bind(&batch.x, x, 1)
-    bind(&batch.target, target, 1)
-    bind(&batch.pos_weight, pos_weight, 1)
-    bind(&batch.sample_weight, sample_weight, 1)
+    bind(&batch.x, problem.logits, 1)
+    bind(&batch.target, problem.target, 1)
+    bind(&batch.pos_weight, problem.class_weight, 1)
+    bind(&batch.sample_weight, problem.sample_weight, 1)
     bind(&batch.loss, loss, 1)
     bind(&batch.grad, grad, 1)
     # Targets and weights are not rounded to float32: the widest operand decides.
     task.fits_float32 = fits_float32(&batch.x) and fits_float32(&batch.target) and fits_float32(&batch.pos_weight)
     task.fits_float32 = task.fits_float32 and fits_float32(&batch.sample_weight)
-    task.from_logits = from_logits
+    task.from_logits = options.from_logits
     task.sums = data_of_blocks(sums, work, 1)
     work.do(binary_worker, &task, sizeof(BinaryScratch) // sizeof(double))
 

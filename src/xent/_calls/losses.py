@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -105,6 +105,14 @@ def categorical_loss(batch: Batch, reduction: str, n_threads: int | None, *, by_
     return reduce_loss(reduction, sums, total_weight, loss)
 
 
+class BinaryOptions(NamedTuple):
+    """How the kernels compute a binary loss; `weight_unit` multiplies every sample weight."""
+
+    from_logits: bool
+    label_smoothing: float
+    weight_unit: float
+
+
 def binary_cross_entropy(
     name: Literal["logits", "proba"],
     x: ArrayLike,
@@ -137,15 +145,15 @@ def binary_loss(
     # Sample weights are multiplied by the unit; a mean does not depend on it.
     unit = math.ldexp(1.0, -unit_exponent(batch.sample_weight)) if reduction == "mean" else 1.0
     total_weight = sum_sample_weights(batch.sample_weight, batch.logits.size, unit) if reduction == "mean" else 1.0
-    *operands, flat_loss, flat_grad = flatten(
+    x, target, pos_weight, sample_weight, flat_loss, flat_grad = flatten(
         batch.logits, batch.target, batch.class_weight, batch.sample_weight, loss, grad
     )
-    *lead, columns = operands[0].shape
+    *lead, columns = x.shape
     chunk = kernels.BINARY_CHUNK
     blocks = cut(math.prod(lead) * -(-columns // chunk), min(columns, chunk), n_threads)
     sums = np.empty(blocks.number)
-    blocks.run(
-        kernels.binary_cross_entropy, *operands, unit, smoothing, from_logits,
-        gradient_divisor(reduction, total_weight), flat_loss, flat_grad, sums,
-    )
+    flat = Batch(x, target, class_weight=pos_weight, sample_weight=sample_weight)
+    options = BinaryOptions(from_logits, smoothing, unit)
+    divisor = gradient_divisor(reduction, total_weight)
+    blocks.run(kernels.binary_cross_entropy, flat, options, divisor, flat_loss, flat_grad, sums)
     return reduce_loss(reduction, sums, total_weight, loss)

@@ -28,12 +28,14 @@ cdef struct BinaryBatch:        # every operand has the shape of the first; (*) 
 
 
 cdef struct Smoothing:          # a target y becomes keep y + add
+    bint changes                # whether that is not y itself
     Pair keep
     Pair add
 
 
 cdef inline Smoothing smoothing_of(double epsilon) noexcept nogil:
     cdef Smoothing smoothing
+    smoothing.changes = epsilon != 0
     smoothing.keep = two_sum(1, -epsilon)
     smoothing.add = single(0.5 * epsilon)
     return smoothing
@@ -52,8 +54,7 @@ cdef inline vec smooth(vec y, vec y_rest, const Smoothing* smoothing, vec* rest)
 
 
 cdef inline vec loss_of_logit(
-    vec x, vec y, vec pos_weight, vec weight, vec scale, vec scale_rest, const Smoothing* smoothing, bint smooths,
-    vec* grad
+    vec x, vec y, vec pos_weight, vec weight, vec scale, vec scale_rest, const Smoothing* smoothing, vec* grad
 ) noexcept nogil:
     """Loss y w softplus(-x) + (1 - y) softplus(x) of logits x, all terms >= 0; writes scale * gradient.
 
@@ -67,7 +68,7 @@ cdef inline vec loss_of_logit(
     cdef vec no_rest = (one - no) - y
     cdef vec yes, yes_rest, against, against_rest, mass, mass_rest
     cdef vec e, e_rest, log_sum, log_rest, near, far, up, down, slope, product, loss, low
-    if smooths:
+    if smoothing.changes:
         no = smooth(no, no_rest, smoothing, &no_rest)
         y = smooth(y, zero, smoothing, &low)
         yes = y * pos_weight
@@ -101,34 +102,35 @@ cdef inline vec loss_of_logit(
 
 
 cdef inline void losses_of_logits(
-    const vec* x, const vec* y, const vec* pos_weight, const vec* weight, const Smoothing* smoothing, bint smooths,
-    double divisor, vec* loss, vec* grad, Py_ssize_t n
+    const BinaryBatch* batch, const vec* x, const vec* y, const vec* pos_weight, const vec* weight, vec* loss,
+    vec* grad, Py_ssize_t n
 ) noexcept nogil:
+    """The losses of n elements, which have been read, and their gradients divided by the divisor."""
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
+    cdef Smoothing smoothing = smoothing_of(batch.smoothing)
+    cdef double divisor = batch.divisor
     cdef vec scale, scale_rest, slope, result
     scale = fill(x, 1 / divisor)
     scale_rest = fill(x, fma(-get(&scale, 0), divisor, 1) / divisor if isfinite(divisor) else 0.0)
     for i in range(full):
-        result = loss_of_logit(
-            x[i], y[i], pos_weight[i], weight[i], scale, scale_rest, smoothing, smooths, &slope
-        )
+        result = loss_of_logit(x[i], y[i], pos_weight[i], weight[i], scale, scale_rest, &smoothing, &slope)
         loss[i] = result
         grad[i] = slope
     if tail:
         result = loss_of_logit(
             load_first(x + full, tail, 0), load_first(y + full, tail, 0), load_first(pos_weight + full, tail, 0),
-            load_first(weight + full, tail, 0), scale, scale_rest, smoothing, smooths, &slope,
+            load_first(weight + full, tail, 0), scale, scale_rest, &smoothing, &slope,
         )
         store_first(loss + full, tail, result)
         store_first(grad + full, tail, slope)
 
 
 cdef inline void losses_of_probabilities(
-    const vec* p, const vec* y, const vec* weight, const Smoothing* smoothing, double divisor, vec* loss, vec* grad,
-    Py_ssize_t n
+    const BinaryBatch* batch, const vec* p, const vec* y, const vec* weight, vec* loss, vec* grad, Py_ssize_t n
 ) noexcept nogil:
     """Loss -y log p - (1 - y) log(1 - p); a mass of 0 hides an infinite logarithm."""
     cdef Py_ssize_t i
+    cdef Smoothing smoothing = smoothing_of(batch.smoothing)
     cdef double q, slope
     cdef Pair yes, no, less, result, term
     for i in range(n):
@@ -149,7 +151,7 @@ cdef inline void losses_of_probabilities(
             add_pair(&result, multiply(term, no))
             slope += value(no) / less.high
         put(loss, i, value(multiply(result, single(get(weight, i)))))
-        put(grad, i, get(weight, i) * slope / divisor)
+        put(grad, i, get(weight, i) * slope / batch.divisor)
 
 
 cdef inline vec* gather_scaled(
@@ -186,7 +188,6 @@ cdef inline double binary_chunks(
     BinaryScratch."""
     cdef BinaryScratch* scratch = <BinaryScratch*>memory
     cdef Py_ssize_t per_row = (batch.x.n + CHUNK - 1) // CHUNK, i, j, row, start, n
-    cdef Smoothing smoothing = smoothing_of(batch.smoothing)
     cdef vec* ones = <vec*>scratch.ones
     cdef vec* loss
     cdef vec* grad
@@ -217,11 +218,9 @@ cdef inline double binary_chunks(
         if batch.grad.kind != ABSENT:
             grad = place(&batch.grad, row, start, grad)
         if from_logits:
-            losses_of_logits(
-                x, y, pos_weight, weight, &smoothing, batch.smoothing != 0, batch.divisor, loss, grad, n
-            )
+            losses_of_logits(batch, x, y, pos_weight, weight, loss, grad, n)
         else:
-            losses_of_probabilities(x, y, weight, &smoothing, batch.divisor, loss, grad, n)
+            losses_of_probabilities(batch, x, y, weight, loss, grad, n)
         for j in range(n):
             add(&total, get(loss, j))
         if batch.loss.kind != ABSENT:

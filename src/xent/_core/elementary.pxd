@@ -22,6 +22,12 @@ cdef extern from *:
     const double LN2 "XENT_LN2"
     const double LOG2_E "XENT_LOG2_E"
 
+cdef enum:                      # the vectors of a shift, each one number in all lanes: what `exp_parts` takes from x
+    OFFSET, OFFSET_LOW          # m, or a part of it
+    POWER                       # of two, for the rest
+    LEAST                       # the first x - offset for which no exponent is left
+    SHIFT_VECTORS
+
 
 cdef inline Pair minus_log(double x) noexcept nogil:
     """-log(x) as the C library has it; 0 (not -0) for 1."""
@@ -122,11 +128,10 @@ cdef inline forced_void exp_polynomials(const vec* f, const vec* square, vec* q,
 
 
 cdef inline forced_void exp_parts(
-    const vec* x, const vec* low, vec offset, vec offset_low, vec power, vec least, vec* p, vec* scale, vec* rest,
-    Py_ssize_t count
+    const vec* x, const vec* low, const vec* shift, vec* p, vec* scale, vec* rest, Py_ssize_t count
 ) noexcept nogil:
     """exp of `count` <= 4 vectors in two factors: power exp(x - offset + low - offset_low) = scale (1 + p), where scale
-    is a power of two and |p| <= 0.42.
+    is a power of two and |p| <= 0.42. The names are those of the vectors of `shift`.
 
     x - offset must be exact, and the low parts far smaller (`low` is NULL if there is none). `power`, a power of two,
     may lie as far outside the exponent range as the exponential does on the other side. The scale is 0 where x - offset
@@ -134,6 +139,7 @@ cdef inline forced_void exp_parts(
 
     Written in steps for all vectors, since each step waits for the one before and compilers keep the order.
     """
+    cdef vec offset = shift[OFFSET], offset_low = shift[OFFSET_LOW], power = shift[POWER], least = shift[LEAST]
     cdef vec d[4]
     cdef vec n[4]
     cdef vec high[4]

@@ -9,7 +9,10 @@
 
 from libc.math cimport INFINITY, exp, expm1, fabs, rint
 
-from xent._core.elementary cimport LN2, LN2_HIGH, LN2_LOW, LOG2_E, exp_parts, exponent_range, log1p_pair, shifted_zero
+from xent._core.elementary cimport (
+    LEAST, LN2, LN2_HIGH, LN2_LOW, LOG2_E, OFFSET, OFFSET_LOW, POWER, SHIFT_VECTORS, exp_parts, exponent_range,
+    log1p_pair, shifted_zero,
+)
 from xent._core.pairs cimport Pair, accumulate, accumulate_largest, add_pair, multiply, single, sum_pairs, two_sum
 from xent._core.simd cimport (
     any_equal, fill, first_equal_of_four, forced_void, get, lanes, load_first, max_lanes, maximum, multiply_add,
@@ -21,9 +24,6 @@ cdef enum:
     HIGH = 0
     LOW = 1
     EXPONENT_HEADROOM = 32      # exponentials of a row are up to 2^32, so that the smallest are no subnormal numbers
-
-cdef enum:                      # the vectors of a Shift
-    OFFSET, OFFSET_LOW, POWER, LEAST, SHIFT_VECTORS
 
 
 cdef struct Peak:
@@ -135,7 +135,7 @@ cdef inline void set_shift(Shift* shift, const Peak* peak, const vec* like) noex
 
 
 cdef inline void fill_shift(const Shift* shift, vec* vectors) noexcept nogil:
-    """The shift in all lanes. LEAST is the x - offset whose term has no exponent left: it, and what is less, give 0."""
+    """The shift in all lanes, as `exp_parts` takes it."""
     vectors[OFFSET] = fill(vectors, shift.offset)
     vectors[OFFSET_LOW] = fill(vectors, shift.offset_low)
     vectors[POWER] = scaled(fill(vectors, 1), shifted_zero(vectors) + fill(vectors, shift.exponent))
@@ -146,8 +146,7 @@ cdef inline void fill_shift(const Shift* shift, vec* vectors) noexcept nogil:
 
 
 cdef inline forced_void accumulate_fours(
-    const vec* x, const vec* low, vec* e, Py_ssize_t n, Py_ssize_t skip, const vec* shift, vec* total,
-    const Traffic* traffic, bint sends
+    const vec* x, const vec* low, vec* e, Py_ssize_t n, Py_ssize_t skip, const vec* shift, vec* total, Traffic traffic
 ) noexcept nogil:
     """The vectors of `accumulate_exponentials` that come in fours, with the traffic meanwhile.
 
@@ -160,17 +159,13 @@ cdef inline forced_void accumulate_fours(
     cdef vec sum_high = total[HIGH], sum_low = total[LOW]
     cdef vec before[4]
     cdef vec rest_before = fill(x, 0)
-    cdef Traffic moves = traffic[0]     # in registers: nothing that is stored here can change it
     cdef Py_ssize_t j
     for j in range(4):
         before[j] = fill(x, 0)
     while i < last:
-        exp_parts(
-            x + i, low if low is NULL else low + i, shift[OFFSET], shift[OFFSET_LOW], shift[POWER], shift[LEAST], p, s,
-            <vec*>NULL, 4
-        )
+        exp_parts(x + i, low if low is NULL else low + i, shift, p, s, <vec*>NULL, 4)
         accumulate_largest(before[0], before[1], before[2], before[3], rest_before, &sum_high, &sum_low)
-        move_four(&moves, i, sends, x)
+        move_four(&traffic, i, x)
         if e is not NULL:
             for j in range(4):
                 e[i + j] = multiply_add(p[j], s[j], s[j])
@@ -203,10 +198,7 @@ cdef inline forced_void accumulate_rest(
             y = load_first(x + i, count, -INFINITY)
             if low is not NULL:
                 lower = load_first(low + i, count, 0)
-        exp_parts(
-            &y, low if low is NULL else &lower, shift[OFFSET], shift[OFFSET_LOW], shift[POWER], shift[LEAST], &p,
-            &scale, &lost, 1
-        )
+        exp_parts(&y, low if low is NULL else &lower, shift, &p, &scale, &lost, 1)
         y = multiply_add(p, scale, scale)
         if e is not NULL:
             if count >= lanes(x):
@@ -225,12 +217,14 @@ cdef inline forced_void accumulate_exponentials(
 ) noexcept nogil:
     """See `add_exponentials` in _kernels.pyx, for which this is compiled once for each kind of call."""
     cdef vec vectors[SHIFT_VECTORS]
+    cdef Traffic moves = traffic[0]     # in registers: nothing that is stored meanwhile can change it
     fill_shift(shift, vectors)
     # Two calls, so that a loop that sends nothing has all registers for the rest.
-    if traffic.fours > 0:
-        accumulate_fours(x, low, e, n, skip, vectors, total, traffic, True)
+    if moves.fours > 0:
+        accumulate_fours(x, low, e, n, skip, vectors, total, moves)
     else:
-        accumulate_fours(x, low, e, n, skip, vectors, total, traffic, False)
+        moves.fours = 0     # a constant in this call
+        accumulate_fours(x, low, e, n, skip, vectors, total, moves)
     finish(traffic, n // (4 * lanes(x)) * 4, x)
     accumulate_rest(x, low, e, n, skip, vectors, total)
 
@@ -243,10 +237,7 @@ cdef inline Pair compute_term(const vec* like, double x, double low, bint has_lo
     fill_shift(shift, vectors)
     y = fill(like, x)
     y_low = fill(like, low)
-    exp_parts(
-        &y, &y_low if has_low else <vec*>NULL, vectors[OFFSET], vectors[OFFSET_LOW], vectors[POWER], vectors[LEAST], &p,
-        &scale, <vec*>NULL, 1
-    )
+    exp_parts(&y, &y_low if has_low else <vec*>NULL, vectors, &p, &scale, <vec*>NULL, 1)
     y = multiply_add(p, scale, scale)
     y_low = multiply_add(p, scale, scale - y)
     term.high, term.low = get(&y, 0), get(&y_low, 0)

@@ -555,11 +555,16 @@ def lanes_of(Py_ssize_t itemsize):
     return XENT_LANES_f32 if itemsize == 4 else XENT_LANES_f64
 
 
-cdef void bind_rows(Linear* linear, X, Py_ssize_t n_coef_rows, coef, intercept) noexcept:
-    """X: an array, or a tuple (elements, columns, starts of rows) of CSR."""
-    linear.n_coef_rows = n_coef_rows
+cdef int bind_operands(Linear* linear, operands) except -1:
+    """operands: LinearOperands of _fit/row_pass.py."""
+    X, coef, probabilities = operands.X, operands.coef, operands.probabilities
+    linear.n_coef_rows = cnp.PyArray_DIM(<cnp.ndarray>operands.intercept, 0)
     linear.coef = <char*>cnp.PyArray_DATA(<cnp.ndarray>coef)
-    linear.intercept = <double*>cnp.PyArray_DATA(<cnp.ndarray>intercept)
+    linear.intercept = <double*>cnp.PyArray_DATA(<cnp.ndarray>operands.intercept)
+    linear.row_weight = <double*>cnp.PyArray_DATA(<cnp.ndarray>operands.row_weight)
+    linear.probabilities = NULL
+    if probabilities is not None:
+        linear.probabilities = <char*>cnp.PyArray_DATA(<cnp.ndarray>probabilities)
     linear.columns = linear.row_starts = NULL
     linear.row_stride = linear.column_step = linear.coef_width = 0
     linear.long_index = False
@@ -570,26 +575,42 @@ cdef void bind_rows(Linear* linear, X, Py_ssize_t n_coef_rows, coef, intercept) 
         linear.long_index = cnp.PyArray_ITEMSIZE(<cnp.ndarray>X[1]) == 8
         linear.features = cnp.PyArray_DIM(<cnp.ndarray>coef, 0)
         linear.coef_width = cnp.PyArray_DIM(<cnp.ndarray>coef, 1)
-        return
+        return 0
     linear.x = <char*>cnp.PyArray_DATA(<cnp.ndarray>X)
     linear.features = cnp.PyArray_DIM(<cnp.ndarray>X, 1)
     linear.row_stride = cnp.PyArray_STRIDE(<cnp.ndarray>X, 0)
     if cnp.PyArray_STRIDE(<cnp.ndarray>X, 1) != cnp.PyArray_ITEMSIZE(<cnp.ndarray>X):
         linear.column_step = cnp.PyArray_STRIDE(<cnp.ndarray>X, 1)
+    return 0
 
 
-def dual_sweep(
-    X, Py_ssize_t n_coef_rows, coef, intercept, probabilities, row_weight, double strength, scratch, Py_ssize_t count,
-    Py_ssize_t stride
-):
+cdef int bind_sums(Linear* linear, sums, Work work) except -1:
+    """sums: LinearSums of _fit/row_pass.py."""
+    cdef Py_ssize_t length = linear.n_coef_rows
+    linear.totals = data_of_blocks(sums.totals, work, 1)
+    linear.gradients = NULL
+    linear.sparse_gradients = NULL
+    linear.gradient_length = linear.sparse_bytes = 0
+    if sums.gradients is not None:
+        if sums.sparse_gradients is None:
+            length *= linear.features + 1
+        linear.gradients = data_of_blocks(sums.gradients, work, length)
+        linear.gradient_length = cnp.PyArray_STRIDE(<cnp.ndarray>sums.gradients, 0) // sizeof(double)
+    if sums.sparse_gradients is not None:
+        length = linear.features * linear.coef_width
+        linear.sparse_gradients = <char*>data_of_blocks(sums.sparse_gradients, work, length)
+        linear.sparse_bytes = cnp.PyArray_STRIDE(<cnp.ndarray>sums.sparse_gradients, 0)
+    return 0
+
+
+def dual_sweep(operands, double strength, scratch, Py_ssize_t stride):
     """A sweep of dual ascent over the rows of CSR, which changes the probabilities and the coefficients."""
     cdef Linear linear
     cdef char* rows = <char*>cnp.PyArray_DATA(<cnp.ndarray>scratch)
+    cdef Py_ssize_t count = cnp.PyArray_DIM(<cnp.ndarray>operands.row_weight, 0)
     cdef double moved
-    bind(&linear.batch.logits, probabilities, 1)      # for their number and type
-    bind_rows(&linear, X, n_coef_rows, coef, intercept)
-    linear.probabilities = <char*>cnp.PyArray_DATA(<cnp.ndarray>probabilities)
-    linear.row_weight = <double*>cnp.PyArray_DATA(<cnp.ndarray>row_weight)
+    bind(&linear.batch.logits, operands.probabilities, 1)      # for their number and type
+    bind_operands(&linear, operands)
     with nogil:
         if linear.batch.logits.kind != F64 and linear.long_index:
             moved = ascend_rows(&linear, <const int64_t*>linear.columns, <vf32*>rows, strength, count, stride)
@@ -652,39 +673,20 @@ cdef Py_ssize_t padded_features(const Linear* linear, const vec* like) noexcept 
     return (linear.features + lanes(like) - 1) // lanes(like) * lanes(like)
 
 
-def linear_sums(
-    problem, options, int task, X, Py_ssize_t n_coef_rows, coef, intercept, probabilities, row_weight, totals,
-    gradients, sparse_gradients, Work work
-):
-    """For each block i of rows: totals[i] = the sum of losses, gradients[i] += a gradient.
+def linear_sums(problem, options, int task, operands, sums, Work work):
+    """For each block i of rows: totals[i] of the sums = the sum of losses, gradients[i] += a gradient.
 
-    X: an array whose rows or columns are contiguous, or a tuple (elements, columns, starts of rows) of CSR.
     problem.logits: of the shape and type of a tile; its elements are not used. Without gradients (task PROBABILITIES)
     only the probabilities are written.
     """
     cdef Linear linear
-    cdef Py_ssize_t length
     bind_batch(&linear.batch, problem, options, 0)
-    bind_rows(&linear, X, n_coef_rows, coef, intercept)
+    bind_operands(&linear, operands)
+    bind_sums(&linear, sums, work)
     linear.batch.divisor = 1
     linear.batch.grad = linear.batch.logits
     linear.task = <Task>task
     linear.tile_rows = cnp.PyArray_DIM(<cnp.ndarray>problem.logits, 0)
-    linear.probabilities = linear.sparse_gradients = NULL
-    linear.row_weight = linear.gradients = NULL
-    linear.gradient_length = linear.sparse_bytes = 0
-    if probabilities is not None:
-        linear.probabilities = <char*>cnp.PyArray_DATA(<cnp.ndarray>probabilities)
-    if row_weight is not None:
-        linear.row_weight = <double*>cnp.PyArray_DATA(<cnp.ndarray>row_weight)
-    linear.totals = data_of_blocks(totals, work, 1)
-    if gradients is not None:
-        length = n_coef_rows if sparse_gradients is not None else n_coef_rows * (linear.features + 1)
-        linear.gradients = data_of_blocks(gradients, work, length)
-        linear.gradient_length = cnp.PyArray_STRIDE(<cnp.ndarray>gradients, 0) // sizeof(double)
-    if sparse_gradients is not None:
-        linear.sparse_gradients = <char*>data_of_blocks(sparse_gradients, work, linear.features * linear.coef_width)
-        linear.sparse_bytes = cnp.PyArray_STRIDE(<cnp.ndarray>sparse_gradients, 0)
     work.do(
         linear_worker, &linear,
         sums_length(&linear) + tile_length(&linear) + rows_length(&linear)

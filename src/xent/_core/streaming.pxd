@@ -25,13 +25,13 @@ cdef inline Traffic no_traffic(const vec* row) noexcept nogil:
     return traffic
 
 
-cdef inline forced_void move_four(const Traffic* traffic, Py_ssize_t i, bint sends, const vec* like) noexcept nogil:
+cdef inline forced_void move_four(const Traffic* traffic, Py_ssize_t i, const vec* like) noexcept nogil:
     """Do the traffic that goes with vectors i to i + 4 of the row being computed."""
     cdef Py_ssize_t j
     prefetch_four(<const vec*>traffic.soon + i)
     if traffic.soon_out is not NULL:
         prefetch_four(<const vec*>traffic.soon_out + i)
-    if sends and i < traffic.fours:
+    if traffic.fours > 0 and i < traffic.fours:
         for j in range(4):
             store_around(<vec*>traffic.target + i + j, (<const vec*>traffic.source)[i + j])
 

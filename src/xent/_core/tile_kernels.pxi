@@ -65,11 +65,11 @@ cdef inline forced_void logsumexp_tile(
 
 
 cdef inline forced_void loss_tile(
-    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, bint wants_grad, const Py_ssize_t* label,
-    const vec* weight, const vec* scale, vec* loss
+    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, const Py_ssize_t* label, const vec* weight,
+    const vec* scale, vec* loss
 ) noexcept nogil:
-    """The losses of rows with all their mass on their label, times `weight`; with `wants_grad`, e = their gradients
-    times `scale` (else scratch). `loss`, `weight` and `scale` are pairs; a loss without probabilities is NaN."""
+    """The losses of rows with all their mass on their label, times `weight`; e = their gradients times `scale`, or
+    scratch if that is NULL. `loss`, `weight` and `scale` are pairs; a loss without probabilities is NaN."""
     cdef Py_ssize_t width = n_vectors * lanes(x), j, c, h
     cdef vec zero = fill(x, 0), one = fill(x, 1)
     cdef vec m[MAX_TILE_VECTORS]
@@ -95,7 +95,7 @@ cdef inline forced_void loss_tile(
         accumulate(log_sum[HIGH], &row_loss[HIGH], &row_loss[LOW])
         row_loss[LOW] = finite_or_zero(row_loss[LOW])
         multiply_pairs(row_loss, weight + 2 * h, loss + 2 * h)
-    if not wants_grad:
+    if scale is NULL:
         return
 
     for j in range(width):
@@ -310,13 +310,13 @@ cdef inline void compute_loss_tile(
         targets.label[j] = 0
     # Four calls, so that what is constant in each costs nothing in its loops.
     if n_vectors == 2 and wants_grad:
-        loss_tile(x, e, n, 2, True, targets.label, weight, scale, loss)
+        loss_tile(x, e, n, 2, targets.label, weight, scale, loss)
     elif n_vectors == 2:
-        loss_tile(x, e, n, 2, False, targets.label, weight, scale, loss)
+        loss_tile(x, e, n, 2, targets.label, weight, <vec*>NULL, loss)
     elif wants_grad:
-        loss_tile(x, e, n, 1, True, targets.label, weight, scale, loss)
+        loss_tile(x, e, n, 1, targets.label, weight, scale, loss)
     else:
-        loss_tile(x, e, n, 1, False, targets.label, weight, scale, loss)
+        loss_tile(x, e, n, 1, targets.label, weight, <vec*>NULL, loss)
     skip_infinite(loss, count, targets)
 
 

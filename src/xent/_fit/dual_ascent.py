@@ -25,7 +25,7 @@ import numpy as np
 
 from xent._calls.dispatch import kernels
 from xent._fit.penalties import L2, Penalty
-from xent._fit.row_pass import Rows
+from xent._fit.row_pass import LinearOperands, Rows
 from xent._fit.row_sums import RowSums
 from xent._fit.sums import Sums
 from xent._fit.types import Array, Matrix, Vector
@@ -85,11 +85,11 @@ def _ascend(
     if fit_intercept:
         logarithms = np.log(target_weight + mean_weight)
         intercept += logarithms - logarithms.mean() if k > 1 else logarithms[1] - logarithms[0]
-    stride = _choose_stride(n)
+    operands, stride = LinearOperands(csr, coef, intercept, row_weight, p), _choose_stride(n)
     first, sweeps = 0.0, 0
     while sweeps < max_sweeps:
         sweeps += 1
-        moved = kernels.dual_sweep(csr, k, coef, intercept, p, row_weight, strength, buffer, n, stride)
+        moved = kernels.dual_sweep(operands, strength, buffer, stride)
         first = first or moved
         if not moved > SETTLED * first:
             break

@@ -77,6 +77,45 @@ class Rows(NamedTuple):
             return self._replace(csr=(np.square(self.csr[0]), *self.csr[1:]))
 
 
+class LinearOperands(NamedTuple):
+    """Rows, coefficients and what goes with each row, as the kernels of `_core/linear.pxi` take them.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n, n_features), or tuple of ndarray
+        Rows or columns are contiguous; or the `csr` of `Rows`.
+    coef : ndarray in the type of X
+        (n_coef_rows, n_features); for CSR (n_features, n_coef_rows padded with zeros to whole vectors).
+    intercept : ndarray of shape (n_coef_rows,), float64
+    row_weight : ndarray of shape (n,), float64
+    probabilities : ndarray of shape (n, n_classes), in the type of X, or None
+    """
+
+    X: Array | tuple[Array, Array, Array]
+    coef: Array
+    intercept: Vector
+    row_weight: Vector
+    probabilities: Array | None
+
+
+class LinearSums(NamedTuple):
+    """What each block of work adds up, of dense or of sparse rows; no gradients for PROBABILITIES.
+
+    Attributes
+    ----------
+    totals : ndarray of shape (blocks,), float64
+        Losses.
+    gradients : ndarray of shape (blocks, n_coef_rows, n_features + 1), float64, or None
+        For CSR those of the intercepts alone, of shape (blocks, n_coef_rows).
+    sparse_gradients : ndarray of shape (blocks, *coef.shape), in the type of X, or None
+        For CSR those of the coefficients.
+    """
+
+    totals: Vector
+    gradients: Vector | None
+    sparse_gradients: Array | None
+
+
 def count_coef_rows(n_classes: int) -> int:
     """Rows of coefficients: one for two classes, else one for each."""
     return 1 if n_classes == 2 else n_classes
@@ -163,8 +202,6 @@ def _kernel_pass(rows: Rows, task: int, matrix: Matrix, probabilities: Array | N
     tile = _tile_rows(rows)
     blocks = _cut(rows, coef, matrix, tile)
     totals = np.zeros(blocks.number)
-    # Each block of work has sums of its own: dense rows whole gradients, sparse rows one of the intercepts in float64
-    # and one of the coefficients as the kernels have them.
     gradients = sparse_gradients = None
     if task != PROBABILITIES and csr is None:
         gradients = np.zeros((blocks.number, *matrix.shape))
@@ -173,10 +210,10 @@ def _kernel_pass(rows: Rows, task: int, matrix: Matrix, probabilities: Array | N
         sparse_gradients = np.zeros((blocks.number, *coef.shape), dtype)
     logits = np.empty((tile, rows.n_classes), dtype)     # for its shape and type
     batch = Batch(logits, rows.target, sample_weight=rows.sample_weight)
-    blocks.run(
-        kernels.linear_sums, batch, Options(), task, rows.X if csr is None else csr, rows.n_coef_rows, coef,
-        np.ascontiguousarray(matrix[:, -1]), probabilities, rows.row_weight, totals, gradients, sparse_gradients,
-    )  # fmt: skip
+    intercept = np.ascontiguousarray(matrix[:, -1])
+    operands = LinearOperands(rows.X if csr is None else csr, coef, intercept, rows.row_weight, probabilities)
+    sums = LinearSums(totals, gradients, sparse_gradients)
+    blocks.run(kernels.linear_sums, batch, Options(), task, operands, sums)
     result = np.empty(matrix.shape, order="C" if csr is None else "F")
     if gradients is not None and sparse_gradients is None:
         gradients.sum(axis=0, out=result)
