@@ -182,8 +182,8 @@ def cross_entropy(
     float32 is computed in float64, and weights are summed with their exponents. Beside its results a call allocates at
     most 1 MiB with up to two threads, however long a row is (and up to 56 bytes a point of a sparse row).
 
-    A loss is within 2 units in the last place (1 + `focal_gamma` times as many with that); the gradient of a label or one-hot target within 4, of
-    other targets within 4 of the larger of T softmax(x) and t, whose difference may cancel.
+    A loss is within 2 units in the last place (1 + `focal_gamma` times as many with that); the gradient of a label or
+    one-hot target within 4, of other targets within 4 of the larger of T softmax(x) and t, whose difference may cancel.
 
     References
     ----------

@@ -1,7 +1,7 @@
 # Part of _kernels.pyx: calls without options on plain arrays. With a few rows, the checks in Python take longer than
 # everything else. Here they ask only "is this plain?", in C, and nothing else: a call that is not, or that is wrong in
 # any respect, gets None, and goes the general way, where errors are told. A plain call gives the same bits either way,
-# which tests/kernels/test_plain.py checks.
+# which tests/kernels/test_code_paths.py checks.
 
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact

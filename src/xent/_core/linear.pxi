@@ -14,7 +14,7 @@
 cdef enum Task:
     LOSS            # loss, and the gradient of its sum
     PROBABILITIES   # probabilities = softmax of the logits
-    CURVATURE       # product of the Hessian with the coefficients, given the probabilities
+    HESSIAN_PRODUCT       # product of the Hessian with the coefficients, given the probabilities
     DIAGONAL        # of the Hessian, given the probabilities, if X holds squares; the coefficients do not matter
 
 cdef enum:
@@ -519,7 +519,7 @@ cdef double linear_block(
             move_to(&batch.target, linear.batch.target.data, i)
             move_to(&batch.sample_weight, linear.batch.sample_weight.data, i)
             total += cross_entropy_block(&batch, &loss_scratch, 0, count, rest)
-        elif linear.task == CURVATURE:
+        elif linear.task == HESSIAN_PRODUCT:
             apply_softmax_hessian(linear, tile, p, i, count)
         elif linear.task == PROBABILITIES:
             softmax.x = softmax.out = batch.logits

@@ -18,7 +18,8 @@ The life of a fit, each step with the file that does it. A wrong result comes fr
 8. `rounds.py`, `Cluster.round` or `Engine.compute_sum`: one evaluation. The coefficients go to the workers, one task
    per group (or per partition) returns its sums, and further tasks add those.
 9. `tasks.py`, `sum_over`, `add_sums`, `round_sums`: each sum is three float64 numbers, rounded once, at the end. So the
-   order of the partitions, the number of workers and who was first do not change a bit.
+   order of the partitions, the number of workers and who was first do not change a bit. (`local_rows` adds gradients
+   in the order of the partitions, as a fit of `Blocks` does.)
 10. The solver (`xent._fit`) runs on the client, on one vector. It does not know where the rows are.
 
 `evaluation.py` takes steps 1 to 4, then merges one `StreamingLoss` per partition, which is as exact.

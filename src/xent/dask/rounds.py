@@ -200,7 +200,8 @@ class Cluster(Engine):
 
     def map(self, name: str, function: Callable[..., Any], *columns: Sequence[Any], **options: Any) -> list[Any]:
         """Submit one task for each element of the columns; return the futures."""
-        keys = [f"xent-{name}-{self._token}-{i}" for i in range(len(columns[0]))]
+        self._names += 1        # what is mapped again must not meet the tasks of the first time
+        keys = [f"xent-{name}-{self._token}-{self._names}-{i}" for i in range(len(columns[0]))]
         futures: list[Any] = self.client.map(function, *columns, key=keys, retries=self.retries, **options)
         return futures
 
