@@ -426,8 +426,8 @@ def binary_cross_entropy_with_logits(
     0.346574
     """
     return losses.binary_cross_entropy(
-        "logits", logits, target, (pos_weight, sample_weight), label_smoothing, reduction, return_grad, grad_out,
-        n_threads,
+        "logits", logits, target, losses.GivenBinaryOptions(pos_weight, sample_weight, label_smoothing), reduction,
+        return_grad, grad_out, n_threads,
     )
 
 
@@ -546,5 +546,6 @@ def binary_cross_entropy(
     0.346574
     """
     return losses.binary_cross_entropy(
-        "proba", proba, target, (None, sample_weight), 0.0, reduction, return_grad, grad_out, n_threads
+        "proba", proba, target, losses.GivenBinaryOptions(sample_weight=sample_weight), reduction, return_grad,
+        grad_out, n_threads,
     )

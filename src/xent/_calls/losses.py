@@ -105,6 +105,14 @@ def categorical_loss(batch: Batch, reduction: str, n_threads: int | None, *, by_
     return reduce_loss(reduction, sums, total_weight, loss)
 
 
+class GivenBinaryOptions(NamedTuple):
+    """The options of a binary loss, as given."""
+
+    pos_weight: ArrayLike | None = None
+    sample_weight: ArrayLike | None = None
+    label_smoothing: float = 0.0
+
+
 class BinaryOptions(NamedTuple):
     """How the kernels compute a binary loss; `weight_unit` multiplies every sample weight."""
 
@@ -117,17 +125,16 @@ def binary_cross_entropy(
     name: Literal["logits", "proba"],
     x: ArrayLike,
     target: ArrayLike,
-    weights: tuple[ArrayLike | None, ArrayLike | None],
-    label_smoothing: float,
+    options: GivenBinaryOptions,
     reduction: str,
     return_grad: bool,
     grad_out: Array | None,
     n_threads: int | None,
 ) -> Any:
-    """Both binary losses; `weights` are pos_weight and sample_weight."""
+    """Both binary losses."""
     array = to_floats("logits", x) if name == "logits" else to_probabilities("proba", x)
-    batch = check_binary_batch(name, array, target, *weights)
-    smoothing = check_option("label_smoothing", label_smoothing)
+    batch = check_binary_batch(name, array, target, options.pos_weight, options.sample_weight)
+    smoothing = check_option("label_smoothing", options.label_smoothing)
     check_reduction(reduction)
     if name == "proba":
         check_unit_interval("proba", array)
