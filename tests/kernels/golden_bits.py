@@ -41,6 +41,7 @@ def options_of(n, rows):
     yield "smoothing, mask, weights", {"label_smoothing": 0.25, "where": mask, "class_weight": weight}
     yield "softcap, mask", {"softcap": 5.0, "where": mask}
     yield "scale, z_loss", {"logit_scale": -1.75, "z_loss": 0.0625}
+    yield "poly_epsilon, smoothing", {"poly_epsilon": 0.75, "label_smoothing": 0.125}
     yield "extreme weights", {"class_weight": np.where(np.arange(n) % 2, 1e300, 1e-300), "z_loss": 1e-3}
 
 
