@@ -45,7 +45,8 @@ class _RowData:
 
     def __init__(self, batch: Batch, ignore_index: int) -> None:
         axes = batch.logits.ndim - 1
-        given = {"target": batch.target, "mass": batch.mass, "where": batch.where, "sample_weight": batch.sample_weight}
+        names = ("target", "target_probs", "where", "sample_weight")
+        given = {name: getattr(batch, name) for name in names}
         self.rows = {name: Rows(array, axes) for name, array in given.items() if array is not None}
         self.row_bytes = sum(rows.copied for rows in self.rows.values()) + ROW_SLACK_BYTES
         self.batch, self.ignore_index = batch, ignore_index
@@ -195,7 +196,7 @@ def _plan(task: _Task, by_classes: bool, max_scratch: int, share: int = SHARES[0
         width, row_bytes = classes, 0
         wanted = min(rows, max(MIN_ROWS, BLOCK_ELEMENTS // max(1, classes + products.features)))
     row_bytes += width * products.dtype.itemsize + task.data.row_bytes + products.row_bytes()
-    kernel_bytes = 8 * kernels.batch_scratch(width, 1 if batch.mass is None else batch.mass.shape[-1])
+    kernel_bytes = 8 * kernels.batch_scratch(width, 1 if batch.target_probs is None else batch.target_probs.shape[-1])
     threads = max(1, 3 * max_scratch // (2 * share) // kernel_bytes)
     if by_classes:
         threads = min(threads, 32)

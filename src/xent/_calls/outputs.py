@@ -55,8 +55,8 @@ def choose_grad(
     if grad_out is None:
         return np.empty_like(logits) if return_grad else None
     others = {
-        "target" if batch.mass is None else "target[0]": batch.target,
-        "target[1]": batch.mass,
+        "target" if batch.target_probs is None else "target[0]": batch.target,
+        "target[1]": batch.target_probs,
         "where": batch.where,
         weight_name: batch.class_weight,
         "sample_weight": batch.sample_weight,

@@ -36,7 +36,7 @@ class Batch(NamedTuple):
         Logits, or probabilities.
     target : ndarray
         Labels of shape (...); a distribution of shape (..., C); or the classes of a sparse one, of shape (..., k).
-    mass : ndarray of shape (..., k), or None
+    target_probs : ndarray of shape (..., k), or None
         The probabilities of a sparse distribution.
     where : ndarray of bool, of shape (..., C), or None
         The classes that can happen.
@@ -49,7 +49,7 @@ class Batch(NamedTuple):
 
     logits: Array
     target: Array
-    mass: Array | None = None
+    target_probs: Array | None = None
     where: Array | None = None
     class_weight: Array | None = None
     sample_weight: Array | None = None
@@ -57,7 +57,7 @@ class Batch(NamedTuple):
 
     def is_dense(self) -> bool:
         """Whether the target is a distribution over all classes."""
-        return self.mass is None and self.target.ndim == self.logits.ndim
+        return self.target_probs is None and self.target.ndim == self.logits.ndim
 
     def logits_as_given(self) -> Array:
         """The logits with their class axis where the caller had it."""
@@ -81,7 +81,7 @@ def check_batch(
     axis = check_axis(axis, given, name)
     x = move_axis_last(given, axis)
     classes = x.shape[-1:]
-    t, mass = _check_target(name, target, given.shape, axis)
+    t, target_probs = _check_target(name, target, given.shape, axis)
     if where is not None:
         mask = to_array("where", where)
         if mask.dtype != bool:
@@ -94,7 +94,7 @@ def check_batch(
         class_weight = np.ascontiguousarray(check_weights("class_weight", class_weight, classes, "a row"), np.float64)
     if sample_weight is not None:
         sample_weight = check_weights("sample_weight", sample_weight, x.shape[:-1], "the unreduced loss")
-    return Batch(x, t, mass, where, class_weight, sample_weight, -1 if axis == given.ndim - 1 else axis)
+    return Batch(x, t, target_probs, where, class_weight, sample_weight, -1 if axis == given.ndim - 1 else axis)
 
 
 def check_binary_batch(
@@ -147,10 +147,10 @@ def _check_sparse(
             + (f"({', '.join(map(str, shape))}, k)" if shape else "(k,)")
             + suggest(indices.shape[:-1], indices)
         )
-    mass = to_numbers("target[1]", target[1])
-    if mass.shape != indices.shape:
-        raise ValueError(f"target[1] has shape {mass.shape}; it must have shape {indices.shape}, as target[0]")
-    return _check_labels("target[0]", indices, target[0], "indices"), mass
+    target_probs = to_numbers("target[1]", target[1])
+    if target_probs.shape != indices.shape:
+        raise ValueError(f"target[1] has shape {target_probs.shape}; it must have shape {indices.shape}, as target[0]")
+    return _check_labels("target[0]", indices, target[0], "indices"), target_probs
 
 
 def _suggest_axis(name: str, full: tuple[int, ...], shape: tuple[int, ...], labels: Array) -> str:
@@ -176,7 +176,7 @@ def _check_labels(name: str, array: Array, given: object, what: str) -> Array:
 
 def refuse_distribution(batch: Batch) -> None:
     """Raise unless the target is labels."""
-    if batch.mass is not None or batch.is_dense():
+    if batch.target_probs is not None or batch.is_dense():
         raise TypeError(f"target is a distribution; it must be labels, integers of shape {batch.logits.shape[:-1]}")
 
 
@@ -197,7 +197,7 @@ def raise_bad_label(batch: Batch, place: int, ignore_index: int | None) -> NoRet
     """
     good = np.ones(batch.target.size, bool)
     good[place] = False
-    name, what = ("target", "labels") if batch.mass is None else ("target[0]", "indices")
+    name, what = ("target", "labels") if batch.target_probs is None else ("target[0]", "indices")
     also = "" if ignore_index is None else f" or be ignore_index, {ignore_index}"
     found = describe_first_bad(batch.target, good)
     raise ValueError(f"{name}{found}; {what} must be in [0, {batch.logits.shape[-1]}){also}")
