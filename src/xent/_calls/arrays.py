@@ -27,7 +27,7 @@ _FLOATS = f"float16, bfloat16, {_WIDE}"
 def to_array(name: str, value: ArrayLike) -> Array:
     """An array of any type."""
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, whose mask would be ignored; fill it, with {name}.filled(...)")
+        raise TypeError(f"{name} is a masked array, whose mask would be ignored; fill it with {name}.filled(...)")
     if hasattr(value, "toarray"):
         raise TypeError(f"{name} is a sparse {type(value).__name__}; it must be dense: use {name}.toarray()")
     try:
@@ -102,7 +102,7 @@ def to_floats(name: str, value: ArrayLike, *, halves: bool = True, given: object
     allowed = _FLOATS if halves else _WIDE
     if dtype.kind == "f" or is_half(dtype):
         to = "float32" if is_half(dtype) else "float64"
-        raise TypeError(f"{name} has dtype {dtype}; it must be {allowed}: convert it, with {name}.astype(np.{to})")
+        raise TypeError(f"{name} has dtype {dtype}; it must be {allowed}: convert it with {name}.astype(np.{to})")
     found = describe_type(value if given is None else given, array)
     raise TypeError(f"{name} has {found}; it must be real numbers, {allowed}")
 

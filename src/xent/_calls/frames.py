@@ -135,7 +135,7 @@ def _common_type(name: str, labels: list[Any], blocks: list[Array]) -> np.dtype[
         label = next(label for label, block in zip(labels, blocks, strict=True) if block.dtype == dtype)
         to = "float32" if dtype.itemsize == 2 else "float64"
         raise TypeError(
-            f"column {label!r} of {name} has dtype {dtype}; it must be float32 or float64: convert it, with "
+            f"column {label!r} of {name} has dtype {dtype}; it must be float32 or float64: convert it with "
             f"{name}.astype(np.{to})"
         )
     return dtype
@@ -180,7 +180,7 @@ def numbers_of_objects(name: str, array: Array, first: int | None = None, where:
                 raise TypeError(f"found {type(value).__name__}")
             numbers[i] = float(value)
         except (TypeError, ValueError, OverflowError) as error:
-            lists = "; lists may be of a type of fixed size (pyarrow.list_(type, size), polars.Array)"
+            lists = "; lists must have a fixed-size type (pyarrow.list_(type, size), polars.Array)"
             raise TypeError(f"{found}{lists if isinstance(value, list | np.ndarray) else ''} ({error})") from None
     return result
 

@@ -178,7 +178,7 @@ def _choose(task: _Task, max_scratch: int) -> tuple[bool, _Plan]:
             by_classes = False not in plans or plans[True].rows > 2 * plans[False].rows
             return by_classes, plans[by_classes]
     raise ValueError(
-        f"max_scratch is {max_scratch}, too little for {classes} classes and {task.products.features} features; "
+        f"max_scratch is {max_scratch}, too small for {classes} classes and {task.products.features} features; "
         f"{min(needed)} bytes are enough"
     )
 

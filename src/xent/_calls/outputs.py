@@ -39,11 +39,11 @@ def check_output(
     if not value.flags.aligned:
         raise ValueError(f"{name} is not aligned in memory; allocate it with NumPy, for example np.empty_like")
     if value.size and any(s == 0 and n > 1 for s, n in zip(value.strides, value.shape, strict=True)):
-        raise ValueError(f"{name} has elements that share memory (a stride of 0); it must have room for each")
+        raise ValueError(f"{name} has elements that share memory (a stride of 0); each must have its own memory")
     same = value.ctypes.data == like.ctypes.data and value.strides == like.strides and value.dtype == like.dtype
     for other_name, other in others.items() if same else {like_name: like, **others}.items():
         if other is not None and np.may_share_memory(value, other) and np.shares_memory(value, other):
-            raise ValueError(f"{name} overlaps {other_name} in memory; it may be {like_name} itself, or apart from it")
+            raise ValueError(f"{name} overlaps {other_name} in memory; it must be {like_name} itself or not overlap it")
     return value
 
 

@@ -82,8 +82,8 @@ def _check_truth(y_true: ArrayLike, proba: Array, labels: ArrayLike | None) -> A
         )
     if len(array) != len(proba):
         raise ValueError(
-            f"y_true has {len(array)} rows and y_proba {len(proba)}; they must have as many (Found input variables "
-            f"with inconsistent numbers of samples: {[len(proba), len(array)]})"
+            f"y_true has {len(array)} rows and y_proba {len(proba)}; they must have the same number (Found input "
+            f"variables with inconsistent numbers of samples: {[len(proba), len(array)]})"
         )
     known = None if labels is None else _check_labels(labels)
     if known is not None and len(known) != columns:

@@ -191,7 +191,7 @@ def _check_alike(s: Summary, first: Summary) -> None:
     """Raise unless a partition can belong to the same data as the first."""
     if s.features != first.features:
         raise ValueError(
-            f"{s.place} has {s.features} features, but {first.place} has {first.features}; all must have as many"
+            f"{s.place} has {s.features} features, but {first.place} has {first.features}; they must be the same"
         )
     if not _same_names(s.names, first.names):
         raise ValueError(f"{s.place} has other feature names than {first.place}; all must have the same")

@@ -235,23 +235,23 @@ def reread_sums(i: int, seen: FirstPass, task: RereadTask, *blocks: Any) -> RowS
     partition = make_partition(place, *blocks)
     rows = 0 if partition is None else partition.X.shape[0]
     if rows != seen.rows:
-        raise ValueError(f"{place} has {rows} rows, but had {seen.rows} at the first pass: {_AGAIN}")
+        raise ValueError(f"{place} has {rows} rows, but had {seen.rows} in the first pass: {_AGAIN}")
     if partition is None:
         return None
     plan, features = task.plan, partition.X.shape[1]
     if features != plan.features:
-        raise ValueError(f"{place} has {features} features, but had {plan.features} at the first pass: {_AGAIN}")
+        raise ValueError(f"{place} has {features} features, but had {plan.features} in the first pass: {_AGAIN}")
     sums = plan.row_sums(partition, task.n_threads)
     weight = np.ones(rows) if sums.rows.sample_weight is None else sums.rows.sample_weight
     counts = weigh_classes(sums.rows.target, weight, len(plan.classes))
     expected = seen.counts if plan.class_factors is None else seen.counts * plan.class_factors
     if not np.allclose(counts, expected, rtol=COUNT_ERROR, atol=COUNT_ERROR * expected.sum()):
-        raise ValueError(f"{place} has other labels or weights than at the first pass: {_AGAIN}")
+        raise ValueError(f"{place} has other labels or weights than in the first pass: {_AGAIN}")
     return sums
 
 
 COUNT_ERROR = 1e-9      # relative: the weights of the same rows may be added in another order
-_AGAIN = "with persist=False a source must give the same rows each time that it is read"
+_AGAIN = "with persist=False a source must yield the same rows every time"
 
 
 def reread_subsample(i: int, seen: FirstPass, task: RereadTask, *blocks: Any) -> tuple[Any, Vector] | None:
