@@ -1,8 +1,8 @@
-"""Frames of pandas, polars and Arrow, and their columns, as arrays.
+"""Converts frames of pandas, polars and Arrow, and their columns, to arrays.
 
 A row group of a Parquet file is an Arrow table, so the same code converts a frame and a file. Bools, integers, floats
-and decimals are numbers, and so are categories of them. Strings, dates, durations and nested values are refused. A
-column of lists of one fixed length becomes as many columns. Missing values become NaN.
+and decimals count as numbers, also as categories. Strings, dates, durations and nested values are refused. A column of
+fixed-size lists becomes one column per element. Missing values become NaN.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NUMBERS = "real numbers (bools, integers, floats or decimals)"
 
 
 def _is(value: Any, library: str, *names: str) -> bool:
-    """Whether a value is an instance of one of these classes of a library, which need not be imported."""
+    """Whether a value is an instance of one of these classes of a library, without importing it."""
     module = sys.modules.get(library)
     return module is not None and any(isinstance(value, getattr(module, name, ())) for name in names)
 

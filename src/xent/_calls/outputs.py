@@ -1,4 +1,4 @@
-"""Output arrays: those that a caller gives (`out`, `grad_out`) are checked, others are made."""
+"""Output arrays: checks the given ones (`out`, `grad_out`) and allocates others."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def check_output(
     others: dict[str, Array | None],
     widest: np.dtype[Any] | None = None,
 ) -> Array:
-    """A given output has the shape of `like`, and its type or the `widest`. It may be `like` itself, and must not
-    overlap it otherwise, nor any of the others."""
+    """Check that an output has the shape of `like`, and its dtype or the `widest`. It may be `like` itself, but must
+    not overlap it in part, nor any of the others."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} is a {type(value).__name__}; it must be a NumPy array")
     if isinstance(value, np.ma.MaskedArray):
@@ -50,7 +50,7 @@ def check_output(
 def choose_grad(
     name: str, batch: Batch, return_grad: bool, grad_out: object, weight_name: str = "class_weight"
 ) -> Array | None:
-    """The array for the gradient, of the shape of the logits as they came: `grad_out` if given, a new one if wanted."""
+    """The array for the gradient, in the shape of the user's logits: `grad_out`, a new array, or None."""
     logits = batch.logits_as_given()
     if grad_out is None:
         return np.empty_like(logits) if return_grad else None

@@ -28,23 +28,23 @@ Array = NDArray[Any]
 
 
 class Batch(NamedTuple):
-    """What a loss is computed from, as the kernels read it: the classes are the last axis of every array that has them.
+    """The checked arrays of a loss. Where an array has a class axis, it is the last one.
 
     Attributes
     ----------
     logits : ndarray of shape (..., C)
-        Logits, or probabilities.
+        Logits or probabilities.
     target : ndarray
-        Labels of shape (...); a distribution of shape (..., C); or the classes of a sparse one, of shape (..., k).
+        Labels of shape (...), a distribution of shape (..., C), or the indices of a sparse one, of shape (..., k).
     target_probs : ndarray of shape (..., k), or None
         The probabilities of a sparse distribution.
     where : ndarray of bool, of shape (..., C), or None
-        The classes that can happen.
+        The classes that can occur.
     class_weight : ndarray of shape (C,), or None
-        For the binary losses `pos_weight`, of the shape of the logits.
+        For binary losses, `pos_weight` in the shape of the logits.
     sample_weight : ndarray of shape (...), or None
     axis : int
-        Where the class axis was in the logits that the caller gave.
+        The class axis of the user's logits.
     """
 
     logits: Array
@@ -60,7 +60,7 @@ class Batch(NamedTuple):
         return self.target_probs is None and self.target.ndim == self.logits.ndim
 
     def logits_as_given(self) -> Array:
-        """The logits with their class axis where the caller had it."""
+        """The logits with the class axis where the user had it."""
         return self.logits if self.axis == -1 else np.moveaxis(self.logits, -1, self.axis)
 
 
@@ -73,9 +73,9 @@ def check_batch(
     sample_weight: ArrayLike | None = None,
     where: ArrayLike | None = None,
 ) -> Batch:
-    """Check all of these but the range of the labels, which a kernel checks (see `raise_bad_label`).
+    """Check the arguments of a loss, except the range of the labels, which a kernel checks (see `raise_bad_label`).
 
-    `name` is what errors call the logits.
+    `name` is the name of the logits in errors.
     """
     given = to_floats(name, logits)
     axis = check_axis(axis, given, name)
@@ -100,7 +100,7 @@ def check_batch(
 def check_binary_batch(
     name: str, x: Array, target: ArrayLike, pos_weight: ArrayLike | None, sample_weight: ArrayLike | None
 ) -> Batch:
-    """The same for the binary losses, where all arrays have the shape of `x`."""
+    """`check_batch` for binary losses, where all arrays have the shape of `x`."""
     t = to_numbers("target", target)
     if t.shape != x.shape:
         raise ValueError(f"target has shape {t.shape}; it must have shape {x.shape}, as {name}")
@@ -116,7 +116,7 @@ def check_binary_batch(
 
 
 def _check_target(name: str, target: object, full: tuple[int, ...], axis: int) -> tuple[Array, Array | None]:
-    """The target with its classes, if it has any, on the last axis; and the probabilities of a sparse one."""
+    """The target, with its class axis (if any) last, and the probabilities of a sparse target."""
     shape = full[:axis] + full[axis + 1 :]
     what = f"for {name} of shape {full} with axis {axis}"
     if isinstance(target, tuple):
@@ -154,7 +154,7 @@ def _check_sparse(
 
 
 def _suggest_axis(name: str, full: tuple[int, ...], shape: tuple[int, ...], labels: Array) -> str:
-    """For an error: the class axis that labels of this shape would fit, if there is one."""
+    """Text for an error: another `axis` for which labels of this shape would be right, if there is one."""
     if labels.dtype.kind in "iu" and name in ("logits", "proba"):
         for axis in (1, 0, *range(2, len(full))) if len(full) > 2 else ():
             if full[:axis] + full[axis + 1 :] == shape:
@@ -167,7 +167,7 @@ def _check_labels(name: str, array: Array, given: object, what: str) -> Array:
     if array.dtype.kind in "iu":
         return to_native(array)
     if array.size == 0 and not isinstance(given, np.ndarray):
-        return array.astype(np.int64)       # of an empty list NumPy makes floats
+        return array.astype(np.int64)       # NumPy converts an empty list to floats
     if array.dtype.kind == "f" and not isinstance(given, np.ndarray) and np.isnan(array).any():
         missing = describe_first_bad(array, ~np.isnan(array))
         raise TypeError(f"{name}{missing}; {what} must be integers, none of them missing")
@@ -181,7 +181,7 @@ def refuse_distribution(batch: Batch) -> None:
 
 
 def check_ignore_index(value: object, target: Array) -> int | None:
-    """The label to ignore as the kernels read it, or None if no label of the target's type can be it."""
+    """The ignored label as the kernels read it; None if it is out of range of the target's dtype."""
     number = check_integer("ignore_index", value)
     if target.dtype == np.uint64 and number >= 1 << 63:
         return number - (1 << 64) if number < 1 << 64 else None     # kernels read uint64 as int64
@@ -191,9 +191,9 @@ def check_ignore_index(value: object, target: Array) -> int | None:
 
 
 def raise_bad_label(batch: Batch, place: int, ignore_index: int | None) -> NoReturn:
-    """Raise for a label, or a class of a sparse distribution, that is out of range, and the place where it is.
+    """Raise the error for a label or sparse index that is out of range.
 
-    The place counts the elements of the target. `ignore_index` is what the caller gave; None if the loss has none.
+    `place` is its flat index in the target; `ignore_index` is the user's argument, None if the loss has none.
     """
     good = np.ones(batch.target.size, bool)
     good[place] = False

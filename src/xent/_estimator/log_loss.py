@@ -1,6 +1,6 @@
 """The log loss of scikit-learn: labels of any type and predicted probabilities are checked, then a loss computes it.
 
-Where scikit-learn's users, its tools and its tests look for words of its messages, those words are used.
+Messages contain the words that scikit-learn's users, tools and tests look for.
 """
 
 from __future__ import annotations

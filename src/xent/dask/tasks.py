@@ -175,7 +175,7 @@ def sum_over(
 ) -> tuple[Array, float]:
     """The exact sum of function(partition, *arguments) over the partitions of a group, and the seconds it took.
 
-    The sum of n numbers has shape (n, 3): each is the total, what its roundings lost, and what theirs lost.
+    The sum of n numbers has shape (n, 3): for each the total, its rounding errors, and the rounding errors of those.
     """
     start = time.perf_counter() if start is None else start
     sums = np.zeros((0, 3))
@@ -201,8 +201,8 @@ def add_sums(results: Sequence[tuple[Array, float]]) -> tuple[Array, float]:
 
 
 def round_sums(sums: Array) -> Vector:
-    """The float64 nearest to each sum. Three numbers hold so many digits that the order of the terms does not matter.
-    For an infinite total the two corrections are NaN, and ignored."""
+    """The float64 nearest to each sum. Three numbers have enough digits that the order of the terms does not matter.
+    If a total is infinite, its two corrections are NaN and ignored."""
     ordered = np.zeros_like(sums)
     kernels.add_each_exactly(ordered, np.ascontiguousarray(sums[:, ::-1]))      # the smallest first
     with np.errstate(invalid="ignore"):
@@ -213,7 +213,7 @@ def round_sums(sums: Array) -> Vector:
 
 
 class FirstPass(NamedTuple):
-    """What the first pass found in a partition."""
+    """The rows and class weights of a partition in the first pass."""
 
     rows: int
     counts: Vector      # the weight of each class
@@ -221,7 +221,7 @@ class FirstPass(NamedTuple):
 
 @dataclass(frozen=True)     # a tuple would be searched by Dask for keys
 class RereadTask:
-    """What is computed from each partition that is read again."""
+    """The computation for each partition that is read again."""
 
     plan: Plan
     n_threads: int | None
