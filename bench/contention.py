@@ -1,7 +1,7 @@
-"""What busy neighbours cost: loss and gradient with one thread and with all, beside processes that never pause.
+"""The cost of competing processes: loss and gradient with one thread and with all, beside processes that never pause.
 
-If threads wait for one another, all of them wait for the one whose CPU another process has taken. The slowest calls
-show that; the median does not.
+If threads wait for each other, all wait for the one that another process has preempted. The slowest calls show that;
+the median does not.
 
 Usage:
 

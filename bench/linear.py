@@ -52,7 +52,7 @@ def make_layer(shape: Shape) -> Layer:
 
 
 def multiply(layer: Layer) -> None:
-    """What every implementation must compute at least, in given arrays."""
+    """The matrix products alone, which every implementation must compute; into given arrays."""
     np.matmul(layer.X, layer.weight.T, out=layer.logits)
     np.matmul(layer.logits, layer.weight, out=layer.grad_X)
     np.matmul(layer.logits.T, layer.X, out=layer.grad_weight)

@@ -1,4 +1,4 @@
-"""What each option of cross_entropy costs: loss and gradient with it, relative to loss and gradient without options.
+"""The cost of each option of cross_entropy: the time of loss and gradient, relative to no options.
 
 Usage:
 

@@ -1,11 +1,11 @@
-"""What fitting on Dask costs: the overhead of one evaluation, rows per second, and a fit compared with a local one.
+"""The cost of fitting on Dask: overhead of one evaluation, rows per second, and a fit compared with a local one.
 
 Usage:
 
     python bench/scaling.py [overhead] [rates] [fit] [--quick]
 
-Needs the extra ``dask``. The clusters run on this machine: 2 worker processes. `docs/scaling.md` says what follows for
-larger clusters.
+Needs the extra ``dask``. The clusters run on this machine: 2 worker processes. `docs/scaling.md` extrapolates to larger
+clusters.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What is measured: operations, their inputs, their right answers, and when an answer counts as right."""
+"""The cases to measure: operations, inputs, reference answers, and the tolerance for answers."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What all scripts share: their options, progress, the machine that the numbers are from, tables and JSON."""
+"""Shared by all scripts: options, progress, a description of the machine, tables and JSON."""
 
 import argparse
 import importlib.util
@@ -79,7 +79,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_spread(value: Spread | None) -> str:
-    """A median and its quartiles; what has none was wrong, and not timed."""
+    """A median and its quartiles; WRONG for a wrong answer, which was not timed."""
     if value is None:
         return "WRONG"
     return f"{format_number(value.median)} ({format_number(value.low)}-{format_number(value.high)})"

@@ -1152,7 +1152,7 @@ def softmax(x, out, bint logarithm, int row_axes, Work work):
 cdef int bind_batch(Batch* batch, problem, options, int weight_exponent) except -1:
     cdef bint is_dense = cnp.PyArray_NDIM(<cnp.ndarray>problem.target) == cnp.PyArray_NDIM(<cnp.ndarray>problem.logits)
     set_defaults(batch)
-    if problem.mass is not None:
+    if problem.target_probs is not None:
         batch.form = SPARSE
     elif is_dense:
         batch.form = DISTRIBUTION
@@ -1168,7 +1168,7 @@ cdef int bind_batch(Batch* batch, problem, options, int weight_exponent) except 
     batch.weight_exponent = weight_exponent
     bind(&batch.logits, problem.logits, 1)
     bind(&batch.target, problem.target, batch.form != LABELS)
-    bind(&batch.target_probs, problem.mass, 1)
+    bind(&batch.target_probs, problem.target_probs, 1)
     bind(&batch.where, problem.where, 1)
     bind(&batch.class_weight, problem.class_weight, 1)
     bind(&batch.sample_weight, problem.sample_weight, 0)

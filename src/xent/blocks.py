@@ -30,18 +30,18 @@ BLOCK_BYTES = 1 << 26
 class Blocks:
     """Data that need not fit in memory: blocks of rows that can be read any number of times.
 
-    :meth:`LogisticRegression.fit` takes it in place of `X`, without `y`, and reads every block once for each evaluation
-    of the objective, in order, with at most two in memory: the one that it computes with, and the one being read.
+    Pass it to :meth:`LogisticRegression.fit` in place of `X`, without `y`. Each evaluation of the objective reads every
+    block once, in order. At most two blocks are in memory: the one in use and the one being read.
 
     Parameters
     ----------
     source : iterable or callable
-        Yields the same blocks each time that it is iterated over, such as a list; or a function, such as a generator
-        function, that returns an iterator of the same blocks at each call. A block is a tuple (X, y) or
+        An iterable that yields the same blocks each time, such as a list; or a function that returns an iterator over
+        the same blocks at each call, such as a generator function. A block is a tuple (X, y) or
         (X, y, sample_weight) as :meth:`LogisticRegression.fit` takes them; X may be sparse or a frame, and may have no
         rows.
     classes : array_like, optional
-        All labels that may occur; if not given, those that are found.
+        All labels that may occur; if not given, those found in the data.
 
     Raises
     ------
@@ -72,8 +72,8 @@ class Blocks:
     ) -> None:
         if isinstance(source, Iterator):
             raise TypeError(
-                f"source is a {type(source).__name__}, an iterator, which can be read only once; it must be a function "
-                "that returns a new one at each call, or something that can be iterated over again"
+                f"source is a {type(source).__name__}, an iterator, which can be read only once; pass a function that "
+                "returns a new iterator at each call, or an iterable such as a list"
             )
         if not callable(source) and not hasattr(source, "__iter__"):
             raise TypeError(f"source is a {type(source).__name__}; it must be an iterable of blocks, or a function")
@@ -148,15 +148,15 @@ class Blocks:
         archives = sorted(folder.glob("*.npz"))
         stems = sorted(file.name.removesuffix(".X.npy") for file in folder.glob("*.X.npy"))
         if not archives and not stems:
-            raise ValueError(f"{os.fspath(path)!r} has no files *.npz, and no files *.X.npy and *.y.npy")
+            raise ValueError(f"{os.fspath(path)!r} contains no *.npz files and no *.X.npy and *.y.npy files")
         if archives and stems:
-            raise ValueError(f"{os.fspath(path)!r} has both files *.npz and files *.X.npy; it must have one kind only")
+            raise ValueError(f"{os.fspath(path)!r} contains *.npz and *.X.npy files; it must contain only one kind")
         weighted = [(folder / f"{stem}.sample_weight.npy").exists() for stem in stems]
         for stem, has_weight in zip(stems, weighted, strict=True):
             if not (folder / f"{stem}.y.npy").exists():
-                raise ValueError(f"{os.fspath(folder / stem)}.X.npy has no partner {stem}.y.npy")
+                raise ValueError(f"{os.fspath(folder / stem)}.X.npy has no matching {stem}.y.npy")
             if has_weight != weighted[0]:
-                raise ValueError(f"{os.fspath(folder)!r} has *.sample_weight.npy for some blocks, not for all")
+                raise ValueError(f"{os.fspath(folder)!r} has *.sample_weight.npy for some blocks but not for all")
 
         def read() -> Iterator[Block]:
             sizes = set()
@@ -164,7 +164,7 @@ class Blocks:
                 block = _read_archive(file)
                 sizes.add(len(block))
                 if len(sizes) > 1:
-                    raise ValueError(f"{os.fspath(folder)!r} has sample_weight in some files, not in all")
+                    raise ValueError(f"{os.fspath(folder)!r} has sample_weight in some files but not in all")
                 yield block
             for stem in stems:
                 names = ["X", "y", *(["sample_weight"] if weighted[0] else [])]
@@ -196,8 +196,8 @@ class Blocks:
         sample_weight : str, optional
             The column of weights.
         features : sequence of str, optional
-            The columns of features, in order; if not given, all others, in the order of the first file, except those
-            in which pandas has stored the index of a frame.
+            The feature columns, in order; if not given, all other columns in the order of the first file, except those
+            in which pandas has stored an index.
         dtype : dtype, default float32
             The dtype of X, in which `fit` computes: float32 or float64.
         classes : array_like, optional
@@ -238,7 +238,7 @@ class Blocks:
             del found
 
     def _fit_data(self, class_weight: Any, n_threads: int | None) -> FitData:
-        """The rows for a fit, after the first pass, which summarises each block."""
+        """Make the first pass, which summarises each block, and return the data of the fit."""
         summaries = [p and summarise(p, self.classes) for p in self._read_partitions()]
         plan = make_plan(summaries, class_weight)
 
@@ -247,26 +247,26 @@ class Blocks:
             for i, partition in enumerate(self._read_partitions()):
                 rows = 0 if partition is None else partition.X.shape[0]
                 if i >= len(lengths):
-                    raise ValueError(f"there is a block {i}, but the first pass had {len(lengths)}: {_AGAIN}")
+                    raise ValueError(f"there is a block {i}, but the first pass had {len(lengths)} blocks: {_AGAIN}")
                 if rows != lengths[i]:
-                    raise ValueError(f"block {i} has {rows} rows, but {lengths[i]} at the first pass: {_AGAIN}")
+                    raise ValueError(f"block {i} has {rows} rows, but had {lengths[i]} in the first pass: {_AGAIN}")
                 if partition is None:
                     continue
                 features = partition.X.shape[1]
                 if features != plan.features:
-                    raise ValueError(f"block {i} has {features} features, but {plan.features} before: {_AGAIN}")
+                    raise ValueError(f"block {i} has {features} features, but had {plan.features} at first: {_AGAIN}")
                 sums = plan.row_sums(partition, n_threads)
                 del partition
                 yield i, sums
                 del sums
             if i + 1 < len(lengths):
-                raise ValueError(f"there were {i + 1} blocks at this pass, but {len(lengths)} at the first: {_AGAIN}")
+                raise ValueError(f"this pass had {i + 1} blocks, but the first had {len(lengths)}: {_AGAIN}")
 
         sums = SequentialSums(plan.layout, read)
         return plan.fit_data(sums, sums.are_separated)
 
 
-_AGAIN = "a source must give the same blocks each time that it is read"
+_AGAIN = "a source must yield the same blocks every time"
 
 
 def _read_archive(file: Path) -> Block:

@@ -28,8 +28,7 @@ class Evaluation(NamedTuple):
         The share of the rows whose label is the class of the largest logit, the first one if several are equal. A row
         with NaN, or with nothing but -inf, counts as wrong.
     topk : dict of int to float
-        For each k, the share of the rows whose label is among the k largest logits; of equal ones, those of earlier
-        classes come first.
+        For each k, the share of the rows whose label is among the k largest logits; ties are ranked by class index.
     perplexity : float
         exp(loss); inf if that overflows.
     entropy : float
@@ -65,8 +64,8 @@ def evaluate(
     target : array_like
         Labels: integers in [0, C) or `ignore_index`, of the shape of `logits` without `axis`.
     topk : int or sequence of int, default (1, 5)
-        For which k to count the rows whose label is among the k largest logits; of equal ones, those of earlier classes
-        come first.
+        The k of the top-k accuracies: the share of the rows whose label is among the k largest logits, with ties ranked
+        by class index.
     axis : int, default -1
         The class axis of `logits`.
     sample_weight : array_like, optional
@@ -80,7 +79,7 @@ def evaluate(
     Returns
     -------
     Evaluation
-        A named tuple ``(loss, accuracy, topk, perplexity, entropy, weight)`` of floats, and `topk` a dict from k.
+        A named tuple ``(loss, accuracy, topk, perplexity, entropy, weight)``; `topk` is a dict, the others are floats.
 
     Raises
     ------
@@ -111,15 +110,14 @@ def evaluate(
 class StreamingLoss:
     """The measures of :func:`evaluate` over data that comes in batches, on one machine or several.
 
-    The result is that of one pass over all the data, to the last bit, whatever the batches and the order in which
-    objects are merged: the sums of a batch have three times the digits of a float64, and adding them loses nothing. An
-    object can be pickled.
+    The result equals that of one pass over all the data to the last bit, for any batches and any order of merging: sums
+    are kept to three times the precision of float64 and added without rounding. Objects can be pickled.
 
     Parameters
     ----------
     topk : int or sequence of int, default (1, 5)
-        For which k to count the rows whose label is among the k largest logits; of equal ones, those of earlier classes
-        come first.
+        The k of the top-k accuracies: the share of the rows whose label is among the k largest logits, with ties ranked
+        by class index.
     axis : int, default -1
         The class axis of the logits.
     ignore_index : int, default -100
@@ -155,7 +153,7 @@ class StreamingLoss:
         self.ignore_index = check_integer("ignore_index", ignore_index)
         self.n_threads = check_n_threads(n_threads)
         self._classes: int | None = None        # of the batches so far
-        # For loss, entropy, weight, weight of the right rows and each k: numbers that add up to the sum, exactly.
+        # Sums of loss, entropy, weight, weight of correct rows, and one per k: lists of floats that add up to them.
         self._sums: list[list[float]] = [[] for _ in range(4 + len(self.topk))]
 
     def update(self, logits: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = None) -> StreamingLoss:
@@ -174,8 +172,8 @@ class StreamingLoss:
         Raises
         ------
         TypeError, ValueError
-            If an argument has a wrong type, shape or value, or the number of classes is not that of the batches before.
-            Nothing is added then.
+            If an argument has a wrong type, shape or value, or the number of classes differs from earlier
+            batches. The object is unchanged then.
         """
         options = evaluation.MeasureOptions(self.topk, self.axis, self.ignore_index, self.n_threads, self._classes)
         self._classes, sums = evaluation.sum_measures(logits, target, sample_weight, options)
@@ -183,12 +181,12 @@ class StreamingLoss:
         return self
 
     def merge(self, other: StreamingLoss) -> StreamingLoss:
-        """Add what another object has seen.
+        """Add the batches of another object.
 
         Parameters
         ----------
         other : StreamingLoss
-            With the same `topk`, `axis`, `ignore_index` and number of classes; it stays as it is.
+            With the same `topk`, `axis`, `ignore_index` and number of classes; it is not changed.
 
         Returns
         -------
@@ -198,16 +196,16 @@ class StreamingLoss:
         Raises
         ------
         TypeError, ValueError
-            If `other` is something else, or one of these differs. Nothing is added then.
+            If `other` is not a StreamingLoss, or one of these differs. This object is unchanged then.
         """
         if not isinstance(other, StreamingLoss):
             raise TypeError(f"other is a {type(other).__name__}; it must be a StreamingLoss")
         for name in ("topk", "axis", "ignore_index"):
             theirs, ours = getattr(other, name), getattr(self, name)
             if theirs != ours:
-                raise ValueError(f"other has {name} {theirs}; it must be {ours}, as here")
+                raise ValueError(f"other has {name} {theirs}; it must be {ours}, as in this object")
         if None not in (self._classes, other._classes) and self._classes != other._classes:
-            raise ValueError(f"other has seen logits of {other._classes} classes; it must be {self._classes}, as here")
+            raise ValueError(f"other has seen logits of {other._classes} classes; this object has seen {self._classes}")
         self._classes = other._classes if self._classes is None else self._classes
         self._add(other._sums)
         return self
@@ -250,8 +248,8 @@ def log_loss(
     Parameters
     ----------
     y_true : array_like of shape (n,)
-        The label of each row: integers, strings, booleans or anything else that can be sorted. Or a distribution over
-        the classes for each row, of the shape (n, C) of `y_proba`.
+        The label of each row: integers, strings, booleans or anything else that can be sorted. Or one
+        distribution over the classes per row, of shape (n, C).
     y_proba : array_like of shape (n, C) or (n,)
         Predicted probabilities in [0, 1], a column for each label, in sorted order. A single column, or a 1-D array, is
         the probability of the greater of two labels.
@@ -270,8 +268,8 @@ def log_loss(
     Raises
     ------
     TypeError, ValueError
-        If an argument has a wrong type, shape or value, such as a label that is none of `labels`, a number of labels
-        that is not that of the columns, or a probability that is NaN or outside [0, 1].
+        If an argument has a wrong type, shape or value, such as a label that is not in `labels`, more or fewer labels
+        than columns, or a probability that is NaN or outside [0, 1].
 
     Warns
     -----
@@ -280,7 +278,7 @@ def log_loss(
 
     See Also
     --------
-    categorical_cross_entropy, binary_cross_entropy : The losses of training, with `proba` first.
+    categorical_cross_entropy, binary_cross_entropy : Losses for training; `proba` comes first.
 
     Notes
     -----

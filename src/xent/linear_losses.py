@@ -97,7 +97,7 @@ def linear_cross_entropy(
     label_smoothing : float, default 0.0
         In [0, 1].
     ignore_index : int, default -100
-        Rows with this label have loss 0, and nothing in their row of `X` has any effect, NaN included.
+        Rows with this label have loss 0, and their row of `X` has no effect, even if it holds NaN.
     where : array_like of bool, optional
         True for the classes that can occur, broadcast to the shape of the logits.
     logit_scale : float, default 1.0
@@ -113,12 +113,11 @@ def linear_cross_entropy(
     return_grad : bool, default False
         Also return the gradients of the result (of the sum, if ``reduction="none"``).
     max_scratch : int, default 32 MiB
-        The largest number of bytes to hold at a time beside what is returned. More memory makes larger blocks, and so
-        larger matrix products, up to 512 rows. Targets, masks and weights that have to be converted, as in
-        :func:`cross_entropy`, are not counted.
+        Maximum memory beside the results, in bytes. More memory allows larger and so faster matrix products, up to 512
+        rows. Targets, masks and weights that have to be converted are not counted.
     n_threads : int, optional
-        The largest number of threads, but for the matrix products: those use as many as NumPy's BLAS is set to. Results
-        do not depend on it.
+        The largest number of threads, except for the matrix products, which use the threads of NumPy's BLAS. Results do
+        not depend on it.
 
     Returns
     -------
@@ -126,28 +125,28 @@ def linear_cross_entropy(
         A Python float, accumulated in float64; with ``reduction="none"`` an array in the type of the computation, which
         is the widest of the operands and at least float32.
     grads : tuple of ndarray
-        ``(grad_X, grad_weight, grad_bias)``, each of the shape and type of what it is the gradient for (float64 for
-        integers), and `grad_bias` None without `bias`. Only with `return_grad`.
+        ``(grad_X, grad_weight, grad_bias)``, each with the shape and type of its argument (float64 for integers);
+        `grad_bias` is None without `bias`. Only with `return_grad`.
 
     Raises
     ------
     TypeError, ValueError
         If an argument has a wrong type, shape or value, such as a label out of range, or if `max_scratch` is too
-        little; the message says how much is needed.
+        small; the message says how much is needed.
 
     Notes
     -----
-    With G the gradient for the logits, those for `X`, `weight` and `bias` are G @ weight, G.T @ X and the sum of the
-    rows of G [1]_. Logits and products are as exact as NumPy's matrix products, and what is in between as exact as
-    :func:`cross_entropy`. NaN and infinities spread as products spread them, except from rows that are ignored or have
-    weight 0: their gradient is 0, and they change no other.
+    With G the gradient with respect to the logits, those with respect to `X`, `weight` and `bias` are G @ weight,
+    G.T @ X and the sum of the rows of G [1]_. The matrix products are as exact as NumPy's, everything between them as
+    exact as :func:`cross_entropy`. NaN and infinities propagate through the products, except from rows that are ignored
+    or have weight 0: their gradient is 0, and they affect no other row.
 
-    The logits are computed for a block of rows at a time. Where fewer than a hundred or so rows fit in the scratch, as
-    with 100,000 classes, they are computed for a chunk of classes at a time, twice, which is faster than products of
-    few rows; this is so for labels without smoothing, mask or cap.
+    Logits are computed for a block of rows at a time. If only about a hundred rows or fewer fit in the scratch, as with
+    100,000 classes, labels without smoothing, mask or cap are processed by chunks of classes instead: that computes the
+    logits twice, but in larger and so faster products.
 
-    The gradient of a `weight` of half precision is summed in float32, in an array of C x D of the scratch, unless all
-    rows fit in one block.
+    The gradient of a half-precision `weight` is summed in a float32 array of shape (C, D), part of the scratch, unless
+    all rows fit in one block.
 
     References
     ----------

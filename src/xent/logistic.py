@@ -41,9 +41,9 @@ BATCH_ITERATIONS = 20       # for a batch of a stream: the next one corrects wha
 
 
 class ConvergenceWarning(UserWarning):
-    """A fit ended before its gradient was within tol, or there is no minimum to converge to.
+    """A fit stopped before its gradient was within tol, or its objective has no minimum.
 
-    If scikit-learn has been imported, the warning is also an instance of its class of this name.
+    If scikit-learn has been imported, the warning is also an instance of scikit-learn's ConvergenceWarning.
     """
 
 
@@ -52,7 +52,7 @@ def _advice(result: Result, dtype: np.dtype[Any]) -> str:
     if result.reason == MAX_ITER:
         return "Raise max_iter or tol, or scale the features"
     if result.reason == NO_DESCENT:
-        return "Raise tol, or scale the features" + (", or let X be float64" if dtype == np.float32 else "")
+        return "Raise tol, or scale the features" + (", or pass X as float64" if dtype == np.float32 else "")
     return "Scale the features"
 
 
@@ -77,15 +77,15 @@ class LogisticRegression(LinearClassifier):
         Whether to add an intercept.
     class_weight : dict, "balanced" or None, default None
         Weights of the classes, 1 for those that are not named; ``"balanced"`` weighs each class by
-        n / (n_classes * its number of samples). A distribution counts by its share of each class.
+        n / (n_classes * its number of samples). A distribution counts toward each class by its probability.
     tol : float, default 1e-4
-        The fit ends when no element of the gradient of the objective above is larger in absolute value.
+        The fit has converged when no element of the gradient of the objective is larger in absolute value.
     max_iter : int, default 100
-        The fit ends after so many iterations, with a `ConvergenceWarning`.
+        Maximum number of iterations; a fit that needs more ends with a `ConvergenceWarning`.
     solver : {"auto", "lbfgs", "newton-cg"}, default "auto"
-        ``"lbfgs"``: L-BFGS. ``"newton-cg"``: Newton's method in a trust region, its steps by conjugate gradients. Both
-        are preconditioned by what the number of features allows; ``"auto"`` chooses by that number, and begins fits of
-        many to sparse rows with a few sweeps of dual ascent, each of which counts as an iteration.
+        ``"lbfgs"``: L-BFGS. ``"newton-cg"``: trust-region Newton with conjugate gradients. Both are preconditioned,
+        depending on the number of features. ``"auto"`` chooses by the number of features; for sparse rows with many
+        features it starts with a few sweeps of dual ascent, each of which counts as an iteration.
     warm_start : bool, default False
         Start the next fit from the present coefficients, if they are for the same classes and number of features.
     random_state : int or None, default None
@@ -95,7 +95,7 @@ class LogisticRegression(LinearClassifier):
         but one, and so on (at least one).
     verbose : int, default 0
         If greater than 0, show the loss (the objective) and the gradient norm of each iteration: in a progress bar if
-        tqdm is installed and there is a terminal or notebook to draw it in, else in lines.
+        tqdm is installed and there is a terminal or notebook to draw it in, else as text.
 
     Attributes
     ----------
@@ -108,7 +108,7 @@ class LogisticRegression(LinearClassifier):
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, if `X` was a frame whose columns are all named by strings.
+        Names of the features; set if `X` was a frame whose column names are all strings.
     n_iter_ : ndarray of shape (1,)
         Number of iterations.
     objective_ : float
@@ -116,24 +116,24 @@ class LogisticRegression(LinearClassifier):
     grad_norm_ : float
         The largest absolute element of its gradient.
     converged_ : bool
-        Whether that is at most `tol`.
+        Whether `grad_norm_` is at most `tol`.
 
     Notes
     -----
-    `X` may be an array of any layout, read-only or a memory map, or a matrix or array of scipy.sparse; float32 and
-    float64 are computed with as they are, and never copied, nor a sparse matrix ever made dense (CSC and other formats
-    are converted to CSR once). Frames of pandas and polars and tables of Arrow become arrays; later ones must have the
-    same column names. Their columns are numbers or bools (strings and dates are refused), or lists of numbers of a
-    fixed size, whose elements are features named ``name[0]``, ``name[1]`` and so on. The index of a pandas frame is not
-    a feature, also where an Arrow table holds it.
+    `X` may be an array of any layout, read-only or a memory map, or a matrix or array of scipy.sparse. float32 and
+    float64 are never copied, and sparse matrices never made dense (formats other than CSR are converted to it once).
+    pandas and polars frames and Arrow tables become arrays; later ones must have the same column names. Their columns
+    must hold numbers, bools or fixed-size lists of numbers, whose elements become features named ``name[0]``,
+    ``name[1]`` and so on; strings and dates are refused. The index of a pandas frame is not a feature, even if an Arrow
+    table stores it as a column.
 
     Beside the data (targets and weights included), `fit` needs at most 24 times the memory of the coefficients in
-    float64, and 64 MB, whatever the solver and the number of classes: 0.5 GB for 20,000 classes and 100 features.
+    float64, plus 64 MB, for any solver and any number of classes: 0.5 GB for 20,000 classes and 100 features.
     (Distributions under class weights are copied once.)
 
-    Ctrl-C during `fit` or `partial_fit` raises `KeyboardInterrupt`, and leaves the best coefficients so far in the
+    Ctrl-C during `fit` or `partial_fit` raises `KeyboardInterrupt` and leaves the best coefficients so far in the
     estimator, with `converged_` False; a `fit` with `warm_start` continues from them. Any other error leaves the
-    estimator as it was.
+    estimator unchanged.
 
     References
     ----------
@@ -153,8 +153,8 @@ class LogisticRegression(LinearClassifier):
     grad_norm_: float
     converged_: bool
 
-    # What a stream remembers (see xent._fit.online): the weight of all rows, the curvature of the penalty that coef_
-    # was fitted with, and A, once there has been a batch.
+    # The state of partial_fit (see xent._fit.online): the weight of all rows, the curvature of the penalty that coef_
+    # was fitted with, and A (None before the first batch).
     _seen: float = 0.0
     _fitted_l2: float = 0.0
     _curvature: NDArray[np.float64] | None = None
@@ -199,12 +199,12 @@ class LogisticRegression(LinearClassifier):
         Parameters
         ----------
         X : array_like, sparse matrix or frame of shape (n_samples, n_features), or Blocks
-            Features; finite. float32 and float64 are used as they are, integers and bools become float64. A
-            :class:`Blocks` gives labels and weights as well, and is read once for each evaluation.
+            Features; finite. float32 and float64 are used as they are, integers and bools become float64.
+            :class:`Blocks` include labels and weights, and are read again for each evaluation.
         y : array_like of shape (n_samples,) or (n_samples, n_classes)
             Labels: integers, bools, strings, bytes or dates; at least two different ones. Objects must be strings.
-            Floats or bools with two columns or more are distributions (soft targets): at least 0, each row with the sum
-            1 (to 1e-3), and the classes are the numbers of the columns.
+            Floats or bools with at least two columns are distributions (soft targets): at least 0, each row summing to
+            1 within 1e-3; the classes are the column numbers.
         sample_weight : array_like of shape (n_samples,), optional
             Weights, at least 0.
         callback : callable, optional
@@ -218,7 +218,7 @@ class LogisticRegression(LinearClassifier):
         Raises
         ------
         TypeError, ValueError
-            If a parameter or argument has a wrong type, shape or value. The estimator keeps its coefficients then.
+            If a parameter or argument has a wrong type, shape or value. The estimator is unchanged then.
         """
         check_parameters(self, SOLVERS)
         return self._fit(self._validate(X, y, sample_weight), callback)
@@ -227,7 +227,7 @@ class LogisticRegression(LinearClassifier):
         """Validate the data and bundle it."""
         if isinstance(X, Blocks):
             if y is not None or sample_weight is not None:
-                raise ValueError("X is a Blocks, which gives y and sample_weight itself; both must be None")
+                raise ValueError("X is a Blocks, which includes y and sample_weight; both must be None")
             return X._fit_data(self.class_weight, self._n_threads())
         features = check_features("X", X)
         check_no_stored_index(features)
@@ -270,8 +270,8 @@ class LogisticRegression(LinearClassifier):
             raise interrupt
         if penalty == NO_PENALTY and data.are_separated(self.coef_, self.intercept_):
             warnings.warn(
-                "the classes are linearly separable: without a penalty the objective has no minimum, and how large the "
-                "coefficients are depends on tol and max_iter only. Set C to a finite number, with penalty='l2'",
+                "the classes are linearly separable: without a penalty the objective has no minimum, and the size of "
+                "the coefficients depends only on tol and max_iter. Set C to a finite number, with penalty='l2'",
                 shared(ConvergenceWarning),
                 stacklevel=3,
             )
@@ -295,14 +295,14 @@ class LogisticRegression(LinearClassifier):
         classes: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
     ) -> LogisticRegression:
-        """Fit to one more batch of a stream, with what came before remembered as a quadratic.
+        """Fit to one more batch of a stream; earlier batches are approximated by a quadratic.
 
-        The first batch is fitted as `fit` does it; each later one together with the curvature of all before it, in at
-        most 20 iterations. `objective_` and `grad_norm_` are of the batch and that quadratic. After `fit`, the stream
-        goes on from its coefficients as if the rows that they were fitted to had been like those of the first batch.
+        The first batch is fitted as by `fit`. Each later batch is fitted together with the quadratic, in at most 20
+        iterations; `objective_` and `grad_norm_` are those of their sum. After `fit`, the stream continues from its
+        coefficients, as if the rows of that fit had been like those of the first batch.
 
-        Parameters may be changed between calls. `C` and `penalty` then count for all that came before as well, as far
-        as the quadratic remembers it; `class_weight`, `tol` and the others for the batches to come.
+        Parameters may be changed between calls. A new `C` or `penalty` applies to earlier batches as well, as far as
+        the quadratic represents them; the other parameters apply to later batches only.
 
         Parameters
         ----------
@@ -311,9 +311,9 @@ class LogisticRegression(LinearClassifier):
         y : array_like of shape (n_samples,) or (n_samples, n_classes)
             Labels, all of them among the classes, or distributions.
         classes : array_like of shape (n_classes,), optional
-            All labels that may come. Needed in the first call, unless `y` is a distribution.
+            All labels that may occur. Required in the first call, unless `y` is a distribution.
         sample_weight : array_like of shape (n_samples,), optional
-            Weights, at least 0. `class_weight`, if any, is a dict.
+            Weights, at least 0. (`class_weight` must be a dict or None.)
 
         Returns
         -------
@@ -323,8 +323,8 @@ class LogisticRegression(LinearClassifier):
         Raises
         ------
         TypeError, ValueError
-            If a parameter or argument has a wrong type, shape or value, if a label is none of the classes, or if these
-            are not those of the last call. The estimator keeps its coefficients then.
+            If a parameter or argument has a wrong type, shape or value, if a label is not one of the classes, or if
+            the classes differ from those of earlier calls. The estimator is unchanged then.
 
         Examples
         --------
@@ -355,8 +355,8 @@ class LogisticRegression(LinearClassifier):
             )
         if fitted and not self.fit_intercept and self.intercept_.any():
             raise ValueError(
-                "fit_intercept is False, but the calls before have fitted intercept_; it must stay True, or call fit "
-                "to start anew"
+                "fit_intercept is False, but earlier calls have fitted intercept_; it must stay True, or call fit to "
+                "start over"
             )
         target, weight = apply_class_weight(self.class_weight, known, target, weight)
         interrupt = self._fit_batch(RowSums(matrix, target, len(known), weight, self._n_threads()), fitted)
@@ -369,7 +369,7 @@ class LogisticRegression(LinearClassifier):
         return self
 
     def _fit_batch(self, sums: RowSums, fitted: bool) -> KeyboardInterrupt | None:
-        """Fit to a batch and what is remembered, and keep the coefficients and the new memory."""
+        """Fit to a batch and the quadratic; store the coefficients and the new quadratic."""
         penalty = self._penalty()
         past = remember_past(
             sums,
@@ -400,23 +400,23 @@ class LogisticRegression(LinearClassifier):
         return interrupt
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Save the parameters and what was fitted to a file, which :meth:`load` reads.
+        """Save the parameters and the fitted state to a file that :meth:`load` reads.
 
-        The file is an .npz archive of arrays and JSON, without pickle. It is written whole or not at all: a file that
-        was there before is replaced once the new one is on the disk.
+        The file is an .npz archive of arrays and JSON, without pickle. It is written atomically: an existing file is
+        replaced only once the new one is on disk.
 
         Parameters
         ----------
         path : path-like
-            The file, under just this name: no ending is added.
+            The file name; no extension is added.
 
         Raises
         ------
         NotFittedError
             If the estimator is not fitted.
         ValueError
-            If a label or a parameter is of a type that a file does not take: labels may be numbers, bools, strings,
-            bytes or dates.
+            If a label or a parameter has a type that cannot be saved; labels may be numbers, bools, strings, bytes or
+            dates.
         OSError
             If the file cannot be written.
 
@@ -437,7 +437,7 @@ class LogisticRegression(LinearClassifier):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LogisticRegression:
-        """Load an estimator that :meth:`save` has saved.
+        """Load an estimator that was saved by :meth:`save`.
 
         Parameters
         ----------
@@ -446,12 +446,12 @@ class LogisticRegression(LinearClassifier):
         Returns
         -------
         LogisticRegression
-            As it was: parameters, coefficients, and the memory of a stream.
+            With its parameters, coefficients and the state of `partial_fit`.
 
         Raises
         ------
         ValueError
-            If the file is damaged, cut short, or not of this kind.
+            If the file is damaged, truncated or not a saved estimator.
         OSError
             If the file cannot be read.
         """
@@ -462,7 +462,7 @@ class LogisticRegression(LinearClassifier):
         return NO_PENALTY if self.penalty is None else L2(1 / float(self.C) / weight)
 
     def _coefficients(self) -> NDArray[np.float64]:
-        """As the objectives have them: the intercept in the last column."""
+        """The coefficient matrix of the objective: the intercepts are its last column."""
         _, coef, intercept = self._linear()
         return np.column_stack([coef, intercept]).astype(np.float64)
 

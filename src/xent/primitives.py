@@ -54,8 +54,8 @@ def logsumexp(
     axis : int, tuple of int, or None, default -1
         The axis or axes to sum over; None is all of them.
     b : array_like, optional
-        Factors of the exponentials, finite and of any sign; `x` and `b` are broadcast against each other. Where it is
-        0, it hides a NaN or infinite `x`. Sums are formed in float64 then, since they may cancel.
+        Factors of the exponentials, finite and of any sign, broadcast against `x`. Where `b` is 0, a NaN or infinite
+        `x` is ignored. With `b`, sums are computed in float64, since they may cancel.
     keepdims : bool, default False
         Keep the axes that were summed over, with length 1.
     return_sign : bool, default False
@@ -66,21 +66,21 @@ def logsumexp(
     Returns
     -------
     result : ndarray or scalar
-        `x` without its summed axes, in its type (that of `x` and `b` together, with `b`). An empty sum, or one of -inf
-        alone, is -inf; a negative sum is nan, unless its sign is asked for.
+        The shape of `x` without the summed axes, and the type of `x` (or the common type of `x` and `b`). -inf for an
+        empty sum or if all `x` are -inf; nan for a negative sum without `return_sign`.
     sign : ndarray or scalar
         -1, 0 or 1, or nan, in the type of the result; only with `return_sign`.
 
     Raises
     ------
     TypeError, ValueError
-        If `x` or `b` is not real numbers, they do not broadcast, or an axis is out of range or repeated.
+        If `x` or `b` does not hold real numbers, they do not broadcast, or an axis is out of range or repeated.
 
     Notes
     -----
     With m the maximum and r the sum of exp(x - m) over everything but the maximum, the result is m + log1p(r) [1]_.
-    Its error is at most 2 units in the last place of the larger of abs(m) and the result. With factors it is that of a
-    float64 sum: 2 units of the largest of abs(m), the result and 1, and more by as much as terms of both signs cancel.
+    The error is at most 2 units in the last place (ulp) of the larger of abs(m) and the result. With `b` it is that of
+    a float64 sum: 2 ulp of the largest of abs(m), the result and 1, and more where terms of opposite sign cancel.
 
     References
     ----------
@@ -123,20 +123,20 @@ def softmax(
     axis : int, tuple of int, or None, default -1
         The axis or axes along which the result sums to 1; None is all of them.
     out : ndarray, optional
-        Where to put the result: of the shape and type of `x`, which it may be.
+        Array for the result, with the shape and type of `x`; it may be `x` itself.
     n_threads : int, optional
         The largest number of threads; :func:`get_num_threads` if not given. Results do not depend on it.
 
     Returns
     -------
     ndarray
-        Of the shape and type of `x` (a scalar for a scalar); `out` if it was given. All NaN where a row holds NaN or
-        +inf, or only -inf.
+        The shape and type of `x` (a scalar for a scalar); `out` if it was given. A row that holds NaN or +inf, or only
+        -inf, becomes all NaN.
 
     Raises
     ------
     TypeError, ValueError
-        If `x` is not real numbers, an axis is out of range or repeated, or `out` does not fit.
+        If `x` does not hold real numbers, an axis is out of range or repeated, or `out` has a wrong shape or type.
 
     Notes
     -----
@@ -169,20 +169,20 @@ def log_softmax(
     axis : int, tuple of int, or None, default -1
         The axis or axes along which the probabilities sum to 1; None is all of them.
     out : ndarray, optional
-        Where to put the result: of the shape and type of `x`, which it may be.
+        Array for the result, with the shape and type of `x`; it may be `x` itself.
     n_threads : int, optional
         The largest number of threads; :func:`get_num_threads` if not given. Results do not depend on it.
 
     Returns
     -------
     ndarray
-        Of the shape and type of `x` (a scalar for a scalar); `out` if it was given. All NaN where a row holds NaN or
-        +inf, or only -inf.
+        The shape and type of `x` (a scalar for a scalar); `out` if it was given. A row that holds NaN or +inf, or only
+        -inf, becomes all NaN.
 
     Raises
     ------
     TypeError, ValueError
-        If `x` is not real numbers, an axis is out of range or repeated, or `out` does not fit.
+        If `x` does not hold real numbers, an axis is out of range or repeated, or `out` has a wrong shape or type.
 
     Notes
     -----

@@ -152,10 +152,10 @@ class Changing:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda part: part[:-1], "partition 1 has 599 rows, but had 600 at the first pass: with persist=False a sour"),
-        (lambda part: part[:0], "partition 1 has 0 rows, but had 600 at the first pass"),
-        (lambda part: part.assign(y=1), "partition 1 has other labels or weights than at the first pass"),
-        (lambda part: part.assign(w=part.w * 2), "partition 1 has other labels or weights than at the first pass"),
+        (lambda part: part[:-1], "partition 1 has 599 rows, but had 600 in the first pass: with persist=False a sour"),
+        (lambda part: part[:0], "partition 1 has 0 rows, but had 600 in the first pass"),
+        (lambda part: part.assign(y=1), "partition 1 has other labels or weights than in the first pass"),
+        (lambda part: part.assign(w=part.w * 2), "partition 1 has other labels or weights than in the first pass"),
         (lambda part: part.assign(y=7), r"partition 1: y\[0\] is 7, which is not one of the classes"),
     ],
 )
@@ -176,7 +176,7 @@ def test_errors_on_a_cluster(two_workers):
         with pytest.raises(ValueError, match=r"^partition \d: the index of y is 1 in row 0, but that of X is 0; both"):
             model.score([dask.delayed(TABLE[F])], [dask.delayed(TABLE["y"].set_axis(np.arange(len(TABLE)) + 1))])
         changing = dd.from_map(Changing(lambda part: part[:-1]).read, [0, 600], meta=TABLE[:0])
-        with pytest.raises(ValueError, match=r"^partition 1 has 599 rows, but had 600 at the first pass"):
+        with pytest.raises(ValueError, match=r"^partition 1 has 599 rows, but had 600 in the first pass"):
             fit(changing[F], changing["y"], persist=False)
 
 

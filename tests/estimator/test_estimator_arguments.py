@@ -105,7 +105,7 @@ def test_types_of_features(dtype):
         allowed, error = "it must be real numbers (Complex data not supported)", ValueError     # as scikit-learn
     if dtype in HALVES + OTHER_FLOATS:
         wider = "float32" if dtype in HALVES else "float64"
-        allowed = f"it must be float32 or float64: convert it, with X.astype(np.{wider})"
+        allowed = f"it must be float32 or float64: convert it with X.astype(np.{wider})"
     model, bad = xent.LogisticRegression().fit(FEATURES, CLASSES), FEATURES.astype(dtype)
     fails(error, f"X has dtype {np.dtype(dtype)}; {allowed}", model.predict, bad)
     fails(error, f"X has dtype {np.dtype(dtype)}; {allowed}", model.fit, bad, CLASSES)

@@ -62,7 +62,7 @@ BAD = {
     "duration": (arrow([datetime.timedelta(1)] * N, pyarrow.duration("us")), KIND),
     "NaT": (arrow([None] * N, pyarrow.timestamp("us")), KIND),
     "time": (arrow([datetime.time(1)] * N, pyarrow.time64("us")), "it must be a real number"),
-    "list": (arrow([[1.0, 2.0]] * N, pyarrow.list_(pyarrow.float64())), "it must be a real number; lists may be of a"),
+    "list": (arrow([[1.0, 2.0]] * N, pyarrow.list_(pyarrow.float64())), "it must be a real number; lists must have a"),
     "struct": (arrow([{"a": 1.0}] * N, pyarrow.struct([("a", pyarrow.float64())])), "it must be a real number"),
     "null": (arrow([None] * N, pyarrow.null()), "it must be finite"),
     "null in integers": (arrow([0, None, *INTEGERS[2:]], "int64"), r"\[1, 1\] is nan in"),

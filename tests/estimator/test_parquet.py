@@ -98,7 +98,7 @@ def test_arguments_of_from_parquet(tmp_path):
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             Blocks.from_parquet(file, **options)
-    with pytest.raises(ValueError, match=r"has no files \*\.parquet"):
+    with pytest.raises(ValueError, match=r"contains no \*\.parquet files"):
         Blocks.from_parquet([], target="y")
     file.write_bytes(b"no file of Parquet")
     with pytest.raises(ValueError, match=r"^'.*a\.parquet': "):

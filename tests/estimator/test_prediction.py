@@ -82,7 +82,7 @@ def test_coefficients_set_by_hand(coef, intercept, fitted, tmp_path):
         model.fit(X, Y > 0)
         np.testing.assert_array_equal(model.coef_, [[1, -2, 3]])
     else:
-        with pytest.raises(ValueError, match=r"^the estimator has no n_iter_, n_features_in_, .*`fit` sets them"):
+        with pytest.raises(ValueError, match=r"^the estimator has no n_iter_, n_features_in_, .*call fit first"):
             model.save(tmp_path / "model")
 
 

@@ -225,7 +225,7 @@ def test_a_changed_penalty_is_saved(blobs, tmp_path):
 def test_an_intercept_that_was_fitted_cannot_be_left_out(blobs):
     X, y = blobs
     model = xent.LogisticRegression().partial_fit(X, y, [0, 1, 2])
-    with pytest.raises(ValueError, match="fit_intercept is False, but the calls before have fitted intercept_"):
+    with pytest.raises(ValueError, match="fit_intercept is False, but earlier calls have fitted intercept_"):
         model.set_params(fit_intercept=False).partial_fit(X, y)
     model = xent.LogisticRegression(fit_intercept=False).partial_fit(X, y, [0, 1, 2])
     assert model.set_params(fit_intercept=True).partial_fit(X, y).intercept_.any()

@@ -102,7 +102,7 @@ def test_swapped_probabilities(dtype, name):
 @each_array
 @pytest.mark.parametrize("dtype", OTHER_FLOATS)
 def test_other_floats(dtype, argument, good, call):
-    message = f"{argument} has dtype {np.dtype(dtype)}; it must be {FLOATS}: convert it, with {argument}.astype"
+    message = f"{argument} has dtype {np.dtype(dtype)}; it must be {FLOATS}: convert it with {argument}.astype"
     fails(TypeError, f"{message}(np.float64)", call, np.zeros((3, 4), dtype))
 
 

@@ -349,15 +349,15 @@ def test_merge_takes_its_like():
         fails(TypeError, f"other is a {kind}; it must be a StreamingLoss", stream.merge, other)
     for topk in (1, (5, 1), (1, 5, 10)):
         other = xent.StreamingLoss(topk=topk)
-        fails(ValueError, f"other has topk {other.topk}; it must be (1, 5), as here", stream.merge, other)
+        fails(ValueError, f"other has topk {other.topk}; it must be (1, 5), as in this object", stream.merge, other)
     other = xent.StreamingLoss(axis=1)
-    fails(ValueError, "other has axis 1; it must be -1, as here", stream.merge, other.update(X, [0, 1, 2]))
+    fails(ValueError, "other has axis 1; it must be -1, as in this object", stream.merge, other.update(X, [0, 1, 2]))
     other = xent.StreamingLoss(ignore_index=-1)
-    fails(ValueError, "other has ignore_index -1; it must be -100, as here", stream.merge, other)
+    fails(ValueError, "other has ignore_index -1; it must be -100, as in this object", stream.merge, other)
     other = xent.StreamingLoss().update(X[:, :3], [0, 1, 2])
-    fails(ValueError, "other has seen logits of 3 classes; it must be 4, as here", stream.merge, other)
+    fails(ValueError, "other has seen logits of 3 classes; this object has seen 4", stream.merge, other)
     assert pickle.dumps(stream) == before
-    fails(ValueError, "other has seen logits of 4 classes; it must be 3, as here", other.merge, stream)
+    fails(ValueError, "other has seen logits of 4 classes; this object has seen 3", other.merge, stream)
 
 
 def test_batches_have_the_classes_of_those_before():

@@ -346,7 +346,7 @@ def test_memory(case, with_grad, layout):
 @pytest.mark.parametrize("options", [{}, {"softcap": 9.0}], ids=["by classes", "by rows"])
 def test_the_scratch_that_an_error_names_is_enough(options):
     X, weight, y, _ = problem((20,), 3000, 5)
-    with pytest.raises(ValueError, match="max_scratch is 1, too little for 3000 classes and 5 features") as error:
+    with pytest.raises(ValueError, match="max_scratch is 1, too small for 3000 classes and 5 features") as error:
         xent.linear_cross_entropy(X, weight, y, max_scratch=1, return_grad=True, **options)
     needed = int(str(error.value).split()[-4])
     actual = xent.linear_cross_entropy(X, weight, y, max_scratch=needed, return_grad=True, **options)

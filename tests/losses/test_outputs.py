@@ -55,7 +55,7 @@ def test_outputs_that_do_not_fit(argument, like, call):
     fails(ValueError, f"{argument} is read-only; it must be writeable", call, LAYOUTS["read-only"](X))
     message = f"{argument} is not aligned in memory; allocate it with NumPy, for example np.empty_like"
     fails(ValueError, message, call, LAYOUTS["unaligned"](X))
-    message = f"{argument} has elements that share memory (a stride of 0); it must have room for each"
+    message = f"{argument} has elements that share memory (a stride of 0); each must have its own memory"
     shared = np.lib.stride_tricks.as_strided(np.zeros(4), (3, 4), (0, 8))
     fails(ValueError, message, call, shared)
     assert (shared == 0).all()
@@ -86,7 +86,7 @@ def test_outputs_of_half_precision(half, argument, like, call):
 def test_wide_gradients_do_not_fit_in_place(name, half):
     """A float32 view of half-precision logits overlaps them, even if address and strides are the same."""
     memory, first = np.zeros((3, 8), np.float32), FIRST[name]
-    message = f"grad_out overlaps {first} in memory; it may be {first} itself, or apart from it"
+    message = f"grad_out overlaps {first} in memory; it must be {first} itself or not overlap it"
     halves = memory.view(half)
     for logits in (halves[:, :4], halves[:, 4:8], halves[:, :8:2], halves[:, 7:3:-1]):
         fails(ValueError, message, getattr(xent, name), logits, LOSSES[name][1], grad_out=memory[:, :4])
@@ -97,7 +97,7 @@ def test_wide_gradients_do_not_fit_in_place(name, half):
 @each_output
 def test_overlap_with_the_input(argument, like, call):
     """Shifted, reversed or transposed; the array itself is fine."""
-    message = f"{argument} overlaps {like} in memory; it may be {like} itself, or apart from it"
+    message = f"{argument} overlaps {like} in memory; it must be {like} itself or not overlap it"
     memory = np.full((8, 8), 0.5)
     before = memory.copy()
     x = memory[:3, :4]
@@ -141,7 +141,7 @@ OVERLAPS = [
 def test_overlap_with_other_arguments(name, other, part, in_place):
     out, apart = np.zeros((4, 4)), np.zeros((4, 4))
     given = {"logits": out if in_place else apart, "target": apart, other.split("[")[0]: part(out)}
-    message = f"grad_out overlaps {other} in memory; it may be logits itself, or apart from it"
+    message = f"grad_out overlaps {other} in memory; it must be logits itself or not overlap it"
     fails(ValueError, message, getattr(xent, name), **given, grad_out=out)
     assert (out == 0).all()
 

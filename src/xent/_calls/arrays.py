@@ -1,6 +1,6 @@
-"""Arguments as arrays that the kernels can read: their type, byte order and alignment, and the range of their values.
+"""Converts arguments to arrays that the kernels can read (type, byte order, alignment) and checks their values.
 
-Nothing is copied that a kernel can read as it is.
+Arrays that a kernel can read directly are not copied.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FLOATS = f"float16, bfloat16, {_WIDE}"
 def to_array(name: str, value: ArrayLike) -> Array:
     """An array of any type."""
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, whose mask would be ignored; fill it, with {name}.filled(...)")
+        raise TypeError(f"{name} is a masked array, whose mask would be ignored; fill it with {name}.filled(...)")
     if hasattr(value, "toarray"):
         raise TypeError(f"{name} is a sparse {type(value).__name__}; it must be dense: use {name}.toarray()")
     try:
@@ -38,9 +38,9 @@ def to_array(name: str, value: ArrayLike) -> Array:
 
 
 def _convert_pandas(value: Any, array: Array) -> Array:
-    """The numbers of a frame or series whose types (nullable, Arrow, or different ones) NumPy turns into objects.
+    """The numbers of a frame or series that NumPy converts to objects: nullable, Arrow or mixed types.
 
-    A missing number is NaN. If a column holds anything but numbers, the array of objects is returned as it is.
+    Missing numbers become NaN. If a column does not hold numbers, the array of objects is returned unchanged.
     """
     columns = [value] if array.ndim == 1 else [value.iloc[:, i] for i in range(array.shape[1])]
     arrays = [_convert_series(column) for column in columns]
@@ -60,7 +60,7 @@ def _convert_series(series: Any) -> Array:
 
 
 def describe_type(value: Any, array: Array) -> str:
-    """The dtype of an array made from `value`; if it is a frame, the first column that is not numbers."""
+    """Describe the dtype of an array made from `value`; for a frame, its first column that does not hold numbers."""
     if array.dtype == object and array.ndim == 2 and hasattr(value, "columns") and hasattr(value, "dtypes"):
         for i, (label, dtype) in enumerate(zip(value.columns, value.dtypes, strict=True)):
             column = value.iloc[:, i] if hasattr(value, "iloc") else value[:, i]
@@ -70,26 +70,26 @@ def describe_type(value: Any, array: Array) -> str:
 
 
 def to_native(array: Array) -> Array:
-    """In native byte order and aligned; a copy only if it was not."""
+    """The array in native byte order and aligned; copied only if necessary."""
     if array.dtype.isnative and array.flags.aligned:
         return array
     return np.require(array, array.dtype.newbyteorder("="), "A")
 
 
 def is_half(dtype: np.dtype[Any]) -> bool:
-    """Whether it is float16, or the bfloat16 of ml_dtypes, which NumPy does not count as a float."""
+    """Whether the dtype is float16, or bfloat16 of ml_dtypes, whose kind is not "f"."""
     return dtype.itemsize == 2 and (dtype.kind == "f" or dtype.name == "bfloat16")
 
 
 def widen(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The type to compute in: float32 for half precision, else the type itself."""
+    """The dtype to compute in: float32 for half precision, else the same."""
     return FLOAT32 if is_half(dtype) else dtype
 
 
 def to_floats(name: str, value: ArrayLike, *, halves: bool = True, given: object = None) -> Array:
-    """Real numbers of a type that the kernels read; integers become float64.
+    """Convert to a float type that the kernels read; integers become float64.
 
-    `given` is what the caller passed, if `value` was made from it: an error can then name the column of a frame.
+    `given` is the user's argument if `value` was made from it; errors then name the column of a frame.
     """
     array = value if type(value) is np.ndarray else to_array(name, value)
     dtype = array.dtype
@@ -102,13 +102,13 @@ def to_floats(name: str, value: ArrayLike, *, halves: bool = True, given: object
     allowed = _FLOATS if halves else _WIDE
     if dtype.kind == "f" or is_half(dtype):
         to = "float32" if is_half(dtype) else "float64"
-        raise TypeError(f"{name} has dtype {dtype}; it must be {allowed}: convert it, with {name}.astype(np.{to})")
+        raise TypeError(f"{name} has dtype {dtype}; it must be {allowed}: convert it with {name}.astype(np.{to})")
     found = describe_type(value if given is None else given, array)
     raise TypeError(f"{name} has {found}; it must be real numbers, {allowed}")
 
 
 def to_numbers(name: str, value: ArrayLike, *, given: object = None) -> Array:
-    """Floats or integers in their own type; booleans become 0 and 1."""
+    """Convert to floats or integers of the same type; booleans become 0 and 1."""
     array = to_array(name, value)
     if array.dtype.kind == "b":
         return array.view(np.uint8)
@@ -118,7 +118,7 @@ def to_numbers(name: str, value: ArrayLike, *, given: object = None) -> Array:
 
 
 def to_probabilities(name: str, value: ArrayLike) -> Array:
-    """Floats that a model has predicted; `check_unit_interval` checks their values."""
+    """Convert predicted probabilities; `check_unit_interval` checks their values."""
     array = to_array(name, value)
     if array.dtype.kind in "biu":
         raise TypeError(f"{name} has dtype {array.dtype}; it must be floats, {_FLOATS}: are {name} and target swapped?")
@@ -148,8 +148,8 @@ def check_between(name: str, array: Array, low: float, high: float, allowed: str
 
 
 def _have_bits_up_to(array: Array, high: float) -> bool:
-    """Whether these are floats in [0, high], in one pass: non-negative floats are ordered as their bits, read as
-    integers. Numbers with a sign bit come after them, -0.0 included, and so does NaN."""
+    """Whether these are floats in [0, high], in one pass: nonnegative floats are ordered like their bits as unsigned
+    integers; negative numbers, -0.0 and NaN have larger bits."""
     if array.dtype.kind != "f" and not is_half(array.dtype):
         return False
     with np.errstate(over="ignore"):
@@ -163,7 +163,7 @@ def check_unit_interval(name: str, array: Array) -> None:
 
 
 def check_weights(name: str, value: ArrayLike, shape: tuple[int, ...], what: str) -> Array:
-    """Weights >= 0, broadcast to a shape, which is that of `what`."""
+    """Check weights >= 0 and broadcast them to a shape; `what` names that shape in errors."""
     array = to_numbers(name, value)
     check_between(name, array, 0, math.inf, "weights must be at least 0")
     if array.dtype.kind in "iu":
@@ -191,8 +191,8 @@ def move_axis_last(array: Array, axis: int) -> Array:
 def move_axes_last(array: Array, axes: tuple[int, ...], like: Array) -> Array:
     """A view with some axes moved to the end.
 
-    They are in the order that they have in the memory of `like`, an array of the same shape, so that a kernel can read
-    them as one axis where that is possible.
+    They are ordered by the strides of `like`, an array of the same shape, so that a kernel can merge them into one axis
+    where possible.
     """
     if len(axes) == 1:
         return move_axis_last(array, axes[0])
@@ -201,7 +201,7 @@ def move_axes_last(array: Array, axes: tuple[int, ...], like: Array) -> Array:
 
 
 def flatten(*arrays: Array | None) -> tuple[Any, ...]:
-    """Arrays of one shape as views with one axis if all are contiguous, else with at least one."""
+    """Views with one axis if all arrays are contiguous, else with at least one axis."""
     present = [array for array in arrays if array is not None]
     if all(array.flags.c_contiguous for array in present):
         return tuple(None if array is None else array.reshape(-1) for array in arrays)

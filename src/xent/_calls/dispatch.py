@@ -1,4 +1,4 @@
-"""Which build of the kernels runs: the best instruction set that this CPU has, or the one that XENT_ISA names."""
+"""Selects the build of the kernels: the best instruction set of this CPU, or the one named by XENT_ISA."""
 
 from __future__ import annotations
 

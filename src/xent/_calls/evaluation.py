@@ -43,7 +43,7 @@ def sum_measures(
 
 
 def expand_sum(values: list[float]) -> list[float]:
-    """A few numbers whose sum is exactly that of all values: the rounded sum, what it lost, and so on."""
+    """A few numbers with exactly the sum of all values: the rounded sum, its rounding error, and so on."""
     terms: list[float] = []
     while term := kernels.total(values + [-term for term in terms]):
         if not math.isfinite(term):

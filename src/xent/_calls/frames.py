@@ -1,8 +1,8 @@
-"""Frames of pandas, polars and Arrow, and their columns, as arrays.
+"""Converts frames of pandas, polars and Arrow, and their columns, to arrays.
 
 A row group of a Parquet file is an Arrow table, so the same code converts a frame and a file. Bools, integers, floats
-and decimals are numbers, and so are categories of them. Strings, dates, durations and nested values are refused. A
-column of lists of one fixed length becomes as many columns. Missing values become NaN.
+and decimals count as numbers, also as categories. Strings, dates, durations and nested values are refused. A column of
+fixed-size lists becomes one column per element. Missing values become NaN.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NUMBERS = "real numbers (bools, integers, floats or decimals)"
 
 
 def _is(value: Any, library: str, *names: str) -> bool:
-    """Whether a value is an instance of one of these classes of a library, which need not be imported."""
+    """Whether a value is an instance of one of these classes of a library, without importing it."""
     module = sys.modules.get(library)
     return module is not None and any(isinstance(value, getattr(module, name, ())) for name in names)
 
@@ -135,7 +135,7 @@ def _common_type(name: str, labels: list[Any], blocks: list[Array]) -> np.dtype[
         label = next(label for label, block in zip(labels, blocks, strict=True) if block.dtype == dtype)
         to = "float32" if dtype.itemsize == 2 else "float64"
         raise TypeError(
-            f"column {label!r} of {name} has dtype {dtype}; it must be float32 or float64: convert it, with "
+            f"column {label!r} of {name} has dtype {dtype}; it must be float32 or float64: convert it with "
             f"{name}.astype(np.{to})"
         )
     return dtype
@@ -180,7 +180,7 @@ def numbers_of_objects(name: str, array: Array, first: int | None = None, where:
                 raise TypeError(f"found {type(value).__name__}")
             numbers[i] = float(value)
         except (TypeError, ValueError, OverflowError) as error:
-            lists = "; lists may be of a type of fixed size (pyarrow.list_(type, size), polars.Array)"
+            lists = "; lists must have a fixed-size type (pyarrow.list_(type, size), polars.Array)"
             raise TypeError(f"{found}{lists if isinstance(value, list | np.ndarray) else ''} ({error})") from None
     return result
 

@@ -1,13 +1,13 @@
-"""Cross-entropy of a linear layer, whose logits X @ weight.T are made, used and forgotten block by block.
+"""Cross-entropy of a linear layer whose logits X @ weight.T are computed and discarded block by block.
 
-By rows: the logits of a block of rows, their gradient in the same memory, and its products. This supports every option
-of `cross_entropy`, whose kernel does the middle part.
+By rows: for each block of rows, compute the logits, replace them by their gradient (with the kernel of
+`cross_entropy`, which supports every option), and multiply that by the operands.
 
-By classes, where the scratch holds so few rows of all classes that the products would mostly move `weight` through the
-memory: many rows, and one chunk of classes after another. First the logsumexp of each chunk; then, once those of all
-chunks are known, the logits again and their gradient. A chunk then has the logits of its classes and one logit more,
-the logsumexp of all other classes, which is the label of the rows whose own label is elsewhere. That is exactly the
-softmax of the whole row, and no difference in it cancels. It takes four products where rows take three, but large ones.
+By classes: if the scratch holds only few rows of all classes, products would mostly read `weight` from memory. So take
+many rows and one chunk of classes at a time. A first pass computes the logsumexp of each chunk; a second one computes
+the logits again and their gradient. There, a chunk has one extra logit, the logsumexp of all other classes, which is
+the label of rows whose label is in another chunk. The softmax of such a chunk is exactly that of the whole row, without
+cancellation. This takes four products instead of three, but large ones.
 """
 
 from __future__ import annotations
@@ -31,21 +31,22 @@ Array = NDArray[Any]
 
 BLOCK_ELEMENTS = 1 << 18    # of X and the logits together: such a block stays in the cache
 MIN_ROWS = 512              # products of fewer rows are slower
-MIN_ROWS_WITH_GRAD = 112    # products of fewer rows take over a third longer; by classes there is a product more
+MIN_ROWS_WITH_GRAD = 112    # products of fewer rows take over a third longer; by classes needs one more product
 CHUNK_CLASSES = 1024        # by classes
-SHARES = (8, 64, 1 << 60)   # each buffer for products takes one such share of the scratch, the kernels one and a half
-SLACK_BYTES = 1 << 18       # for the buffers of NumPy's sums, and for all that is small
+SHARES = (8, 64, 1 << 60)   # each product buffer may take 1/share of the scratch, the kernels 1.5/share
+SLACK_BYTES = 1 << 18       # for the buffers of NumPy's sums and small objects
 ROW_SLACK_BYTES = 96
-CLASS_SLACK_BYTES = 128     # more for each row, by classes
-MAX_SUMS = 4096             # sums of blocks that are kept until the end
+CLASS_SLACK_BYTES = 128     # additional bytes per row, by classes
+MAX_SUMS = 4096             # sums of blocks to keep before adding them up
 
 
 class _RowData:
-    """All of a batch but its logits, by blocks of rows."""
+    """The arrays of a batch except its logits, by blocks of rows."""
 
     def __init__(self, batch: Batch, ignore_index: int) -> None:
         axes = batch.logits.ndim - 1
-        given = {"target": batch.target, "mass": batch.mass, "where": batch.where, "sample_weight": batch.sample_weight}
+        names = ("target", "target_probs", "where", "sample_weight")
+        given = {name: getattr(batch, name) for name in names}
         self.rows = {name: Rows(array, axes) for name, array in given.items() if array is not None}
         self.row_bytes = sum(rows.copied for rows in self.rows.values()) + ROW_SLACK_BYTES
         self.batch, self.ignore_index = batch, ignore_index
@@ -66,12 +67,12 @@ class _RowData:
 
 
 class _Task(NamedTuple):
-    """What to compute; all of it is checked."""
+    """What to compute, from checked arguments."""
 
     products: Products
     data: _RowData
     options: Options
-    exponent: int           # losses are in units of two to it
+    exponent: int           # losses are in units of 2^exponent
     divisor: float          # of the gradient
     loss: Array | None      # of each row, flat
     n_threads: int | None
@@ -83,9 +84,8 @@ class _Task(NamedTuple):
         return math.prod(lead), classes
 
     def may_go_by_classes(self) -> bool:
-        """Whether each row has one label for its target, and logits that a scale multiplies without rounding.
-
-        Of the options, `logit_scale`, `z_loss` and `ignore_index` go by classes; no other does.
+        """Whether the options allow it: labels, and only `ignore_index`, `z_loss` and a `logit_scale` that is a power
+        of two (exact); class weights only without `z_loss`.
         """
         batch, scale, z_loss = self.data.batch, self.options.logit_scale, self.options.z_loss
         handled = Options(scale, z_loss=z_loss, ignore_index=self.options.ignore_index, extreme=self.options.extreme)
@@ -127,7 +127,7 @@ def linear_cross_entropy(
     check_positive_integer("max_scratch", max_scratch)
     n = math.prod(like.shape[:-1])
     blocks = cut(n, len(weight), n_threads)
-    # Each thread needs a scratch of less than 64 KiB to weigh a distribution.
+    # To sum the weights of distributions, each thread needs a scratch of less than 64 KiB.
     blocks = blocks._replace(threads=max(1, min(blocks.threads, max_scratch >> 16)))
     with np.errstate(all="ignore"):
         scale = scale_weights(reduction, batch, checked, blocks, ignore_index)
@@ -147,7 +147,7 @@ def linear_cross_entropy(
 
 
 def _ignores_nan(task: _Task, max_scratch: int) -> bool:
-    """Whether rows of X that are ignored are not all finite: they must not enter products, where 0 times NaN is NaN."""
+    """Whether an ignored row of X is not finite: it must not enter products, where 0 times NaN is NaN."""
     X = task.products.X
     size = max(1, min(MIN_ROWS, max_scratch // SHARES[0] // max(1, X.array.shape[-1] * X.array.itemsize)))
     for rows in split(task.shape[0], size):
@@ -179,13 +179,13 @@ def _choose(task: _Task, max_scratch: int) -> tuple[bool, _Plan]:
             by_classes = False not in plans or plans[True].rows > 2 * plans[False].rows
             return by_classes, plans[by_classes]
     raise ValueError(
-        f"max_scratch is {max_scratch}, too little for {classes} classes and {task.products.features} features; "
+        f"max_scratch is {max_scratch}, too small for {classes} classes and {task.products.features} features; "
         f"{min(needed)} bytes are enough"
     )
 
 
 def _plan(task: _Task, by_classes: bool, max_scratch: int, share: int = SHARES[0]) -> tuple[_Plan, int]:
-    """The largest blocks that the scratch has memory for, and the bytes that blocks of one row would need."""
+    """The plan with the largest blocks that fit the scratch, and the bytes needed for blocks of one row."""
     products, batch = task.products, task.data.batch
     rows, classes = task.shape
     fit = max(1, max_scratch // share // max(1, products.features * products.dtype.itemsize))
@@ -197,7 +197,7 @@ def _plan(task: _Task, by_classes: bool, max_scratch: int, share: int = SHARES[0
         width, row_bytes = classes, 0
         wanted = min(rows, max(MIN_ROWS, BLOCK_ELEMENTS // max(1, classes + products.features)))
     row_bytes += width * products.dtype.itemsize + task.data.row_bytes + products.row_bytes()
-    kernel_bytes = 8 * kernels.batch_scratch(width, 1 if batch.mass is None else batch.mass.shape[-1])
+    kernel_bytes = 8 * kernels.batch_scratch(width, 1 if batch.target_probs is None else batch.target_probs.shape[-1])
     threads = max(1, 3 * max_scratch // (2 * share) // kernel_bytes)
     if by_classes:
         threads = min(threads, 32)
@@ -223,7 +223,7 @@ def _padded_width(chunk: int) -> int:
 
 
 class _Outputs(NamedTuple):
-    """Of the loss of a block of rows."""
+    """Where the loss of a block of rows is written."""
 
     loss: Array | None = None
     grad: Array | None = None
@@ -232,7 +232,7 @@ class _Outputs(NamedTuple):
 
 
 def _compute_loss(task: _Task, plan: _Plan, batch: Batch, options: Options, outputs: _Outputs) -> list[float]:
-    """The loss and gradient of a block of rows; returns the sums of the losses of its parts."""
+    """Compute the loss and gradient of a block of rows; return the sums of losses of the kernel's blocks."""
     n, classes = batch.logits.shape
     blocks = Blocks(n, plan.kernel_rows, min(cut(n, classes, task.n_threads).threads, plan.threads))
     sums = np.empty(blocks.number)
@@ -288,7 +288,7 @@ def _go_by_classes(task: _Task, plan: _Plan) -> list[float]:
 
 
 class _ClassBlock:
-    """A block of rows, of whose logits one chunk of classes at a time is in `buffer`; `label` is -1 if ignored."""
+    """A block of rows, with the logits of one chunk of classes at a time in `buffer`; `label` is -1 if ignored."""
 
     def __init__(
         self, task: _Task, plan: _Plan, buffer: Array, chunks: list[slice], label: Array, weight: Array
@@ -299,7 +299,7 @@ class _ClassBlock:
         self.chunk_lse = np.empty((len(label), len(chunks)))    # logsumexp of each chunk
 
     def forward(self, loss: Array | None) -> list[float]:
-        """The loss, with all of `chunk_lse` as a by-product; returns its sums."""
+        """Compute the losses and `chunk_lse`; return the sums of the losses."""
         label_logit = np.full(len(self.label), -np.inf)
         for i, chunk in enumerate(self.chunks):
             logits = self._logits(chunk)
@@ -342,7 +342,7 @@ class _ClassBlock:
         return logits
 
     def _logsumexp(self, x: Array, out: Array) -> None:
-        """Of the rows of x, in the type of `out`."""
+        """out = logsumexp of the rows of x."""
         blocks = cut(len(x), x.shape[1], self.task.n_threads)
         blocks._replace(threads=min(blocks.threads, self.plan.threads)).run(kernels.logsumexp, x, None, out, None, 1)
 
@@ -350,7 +350,7 @@ class _ClassBlock:
 def _weigh_rows(task: _Task, rows: slice, label: Array) -> Array:
     """Sample weight times class weight of each row, in the unit of its loss.
 
-    Mantissas and exponents apart: the product may overflow though the result does not.
+    Mantissas and exponents are multiplied separately: the product may overflow even if the result does not.
     """
     mantissa, exponent = np.frexp(np.full(len(label), 1.0))
     for weight in (

@@ -1,7 +1,7 @@
-"""The matrix products of a linear layer, for a block of rows and of classes at a time, in bounded memory: the logits
-X @ weight.T + bias; and from their gradient G those of the operands: G @ weight, G.T @ X and the column sums of G.
+"""The matrix products of a linear layer, by blocks of rows and classes, in bounded memory: the logits
+X @ weight.T + bias and, from their gradient G, the gradients of X, weight and bias: G @ weight, G.T @ X, G.sum(axis=0).
 
-An operand that BLAS cannot read as it is (of another type, byte order or stride) is copied block by block.
+An operand that BLAS cannot read directly (because of its type, byte order or strides) is copied block by block.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Array = NDArray[Any]
 def check_operands(
     X: ArrayLike, weight: ArrayLike, bias: ArrayLike | None
 ) -> tuple[Array, Array, Array | None, np.dtype[Any]]:
-    """The operands of X @ weight.T + bias as they came, in any byte order, and the type to compute it in."""
+    """Check the operands of X @ weight.T + bias; return them unconverted, and the dtype to compute in."""
     x, w = _check_reals("X", X), _check_reals("weight", weight)
     if x.ndim == 0:
         raise ValueError("X is a number; it must have a last axis of features")
@@ -37,7 +37,7 @@ def check_operands(
 
 
 def _check_reals(name: str, value: ArrayLike) -> Array:
-    """An array of a type that `to_floats` accepts, not converted."""
+    """An array of a dtype that `to_floats` accepts, not converted."""
     array = to_array(name, value)
     if array.dtype.kind not in "iu":
         to_floats(name, array[:0] if array.ndim else array, given=value)
@@ -45,7 +45,7 @@ def _check_reals(name: str, value: ArrayLike) -> Array:
 
 
 def gradient_type(array: Array) -> np.dtype[Any]:
-    """The type of the gradient for an array: its own, in native byte order; for integers float64."""
+    """The dtype of an array's gradient: its own in native byte order; float64 for integers."""
     return FLOAT64 if array.dtype.kind in "iu" else array.dtype.newbyteorder("=")
 
 
@@ -55,14 +55,14 @@ def split(length: int, size: int) -> Iterator[slice]:
 
 
 class Rows:
-    """An array whose first axes are merged into one; blocks of it are views where strides allow that."""
+    """An array whose first axes are merged into one; blocks of rows are views where strides allow it."""
 
     def __init__(self, array: Array, axes: int) -> None:
         self.array = array
         self.lead = array.shape[:axes]
         self.merged = _merge(array, axes)
         row = array.itemsize * int(np.prod(array.shape[axes:]))
-        self.copied = 0 if self.merged is not None else row + 8 * (axes + 1)    # bytes a row
+        self.copied = 0 if self.merged is not None else row + 8 * (axes + 1)    # bytes per row
 
     def __getitem__(self, rows: slice) -> Array:
         if self.merged is not None:
@@ -84,7 +84,7 @@ def _merge(array: Array, axes: int) -> Array | None:
 
 
 def _fits_blas(array: Array | None, dtype: np.dtype[Any]) -> bool:
-    """Whether NumPy hands blocks of a matrix to BLAS without a copy."""
+    """Whether NumPy passes blocks of a matrix to BLAS without a copy."""
     if array is None or array.dtype != dtype or not array.flags.aligned:
         return False
     (n, m), (down, along) = array.shape, array.strides
@@ -97,7 +97,7 @@ def _fits_blas(array: Array | None, dtype: np.dtype[Any]) -> bool:
 
 
 class Products:
-    """The products of one block of rows after another (`open`, `close`), within each by chunks of classes.
+    """The products for one block of rows at a time (from `open` to `close`), by chunks of classes.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ class Products:
         return self.X.copied + numbers * self.dtype.itemsize
 
     def fixed_bytes(self, classes: int, piece: int, several_blocks: bool) -> int:
-        """Bytes for chunks of `classes` and pieces of `piece` rows, however many rows a block has."""
+        """Bytes that do not depend on the rows of a block, for chunks of `classes` and products of `piece` rows."""
         buffer_rows = self.copies_weight * classes + self.with_grad * (classes + piece)
         numbers: int = buffer_rows * self.features + self._needs_wide_sums(several_blocks) * self.weight.size
         if self.bias is not None:
@@ -134,7 +134,7 @@ class Products:
         return numbers * self.dtype.itemsize
 
     def _needs_wide_sums(self, several_blocks: bool) -> bool:
-        """Whether sums over blocks need an array of their own: a gradient of half precision would round each one."""
+        """Whether sums over blocks need a float32 array: a half-precision gradient would round after each block."""
         return self.with_grad and several_blocks and is_half(self.weight_type)
 
     def allocate(self, rows: int, classes: int, piece: int, several_blocks: bool) -> None:
@@ -159,7 +159,7 @@ class Products:
     # --- a block of rows ---
 
     def open(self, rows: slice, ignored: Array | None) -> None:
-        """Begin a block of rows; those that are `ignored` (bool) have a gradient of 0 whatever they hold."""
+        """Begin a block of rows. Rows marked in `ignored` (bool) get gradient 0, whatever they hold."""
         self.rows, self.ignored = rows, ignored
         self.x = self.X[rows]
         if self.copies_X:
@@ -178,7 +178,7 @@ class Products:
             out += self.wide_bias[classes]
 
     def backward(self, classes: slice, logit_grad: Array) -> None:
-        """Add what the gradient for the logits of a chunk of classes contributes to those of the operands."""
+        """Add the contribution of a chunk's logit gradient to the gradients of the operands."""
         weight = self._weight_chunk(classes)
         for piece in split(len(logit_grad), self.piece):
             out = self.grad_x[piece]
@@ -206,7 +206,7 @@ class Products:
                 self.grad_X_rows[self.rows][...] = self.grad_x
 
     def gradients(self) -> tuple[Array, Array, Array | None]:
-        """For X, weight and bias, each in its own type."""
+        """The gradients of X, weight and bias, each in the dtype of its operand."""
         if self.weight_sums is not self.grad_weight:
             self.grad_weight[...] = self.weight_sums
         if self.bias is None or self.bias_sums is None:

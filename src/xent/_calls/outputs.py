@@ -1,4 +1,4 @@
-"""Output arrays: those that a caller gives (`out`, `grad_out`) are checked, others are made."""
+"""Output arrays: checks the given ones (`out`, `grad_out`) and allocates others."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def check_output(
     others: dict[str, Array | None],
     widest: np.dtype[Any] | None = None,
 ) -> Array:
-    """A given output has the shape of `like`, and its type or the `widest`. It may be `like` itself, and must not
-    overlap it otherwise, nor any of the others."""
+    """Check that an output has the shape of `like`, and its dtype or the `widest`. It may be `like` itself, but must
+    not overlap it in part, nor any of the others."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} is a {type(value).__name__}; it must be a NumPy array")
     if isinstance(value, np.ma.MaskedArray):
@@ -39,24 +39,24 @@ def check_output(
     if not value.flags.aligned:
         raise ValueError(f"{name} is not aligned in memory; allocate it with NumPy, for example np.empty_like")
     if value.size and any(s == 0 and n > 1 for s, n in zip(value.strides, value.shape, strict=True)):
-        raise ValueError(f"{name} has elements that share memory (a stride of 0); it must have room for each")
+        raise ValueError(f"{name} has elements that share memory (a stride of 0); each must have its own memory")
     same = value.ctypes.data == like.ctypes.data and value.strides == like.strides and value.dtype == like.dtype
     for other_name, other in others.items() if same else {like_name: like, **others}.items():
         if other is not None and np.may_share_memory(value, other) and np.shares_memory(value, other):
-            raise ValueError(f"{name} overlaps {other_name} in memory; it may be {like_name} itself, or apart from it")
+            raise ValueError(f"{name} overlaps {other_name} in memory; it must be {like_name} itself or not overlap it")
     return value
 
 
 def choose_grad(
     name: str, batch: Batch, return_grad: bool, grad_out: object, weight_name: str = "class_weight"
 ) -> Array | None:
-    """The array for the gradient, of the shape of the logits as they came: `grad_out` if given, a new one if wanted."""
+    """The array for the gradient, in the shape of the user's logits: `grad_out`, a new array, or None."""
     logits = batch.logits_as_given()
     if grad_out is None:
         return np.empty_like(logits) if return_grad else None
     others = {
-        "target" if batch.mass is None else "target[0]": batch.target,
-        "target[1]": batch.mass,
+        "target" if batch.target_probs is None else "target[0]": batch.target,
+        "target[1]": batch.target_probs,
         "where": batch.where,
         weight_name: batch.class_weight,
         "sample_weight": batch.sample_weight,

@@ -1,5 +1,5 @@
-"""Checks of single values: integers, real numbers, choices and axes. Errors name the argument, what was found and what
-is allowed."""
+"""Checks of single values: integers, real numbers, choices and axes. Errors name the argument, the value and what is
+allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""softmax, log_softmax and logsumexp, from a call to a kernel."""
+"""softmax, log_softmax and logsumexp: checks the arguments and calls the kernels."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def logsumexp(
 
 
 def _check_terms(x: ArrayLike, b: ArrayLike | None) -> tuple[Array, Array | None, np.dtype[Any]]:
-    """Exponents and factors, broadcast to one shape, and the type of the result."""
+    """Exponents and factors, broadcast to one shape, and the dtype of the result."""
     array = to_floats("x", x)
     if b is None:
         return array, None, array.dtype

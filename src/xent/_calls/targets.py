@@ -31,28 +31,28 @@ CHECKED_ELEMENTS = 1 << 20      # of a target at a time
 
 
 class Batch(NamedTuple):
-    """What a loss is computed from, as the kernels read it: the classes are the last axis of every array that has them.
+    """The checked arrays of a loss. Where an array has a class axis, it is the last one.
 
     Attributes
     ----------
     logits : ndarray of shape (..., C)
-        Logits, or probabilities.
+        Logits or probabilities.
     target : ndarray
-        Labels of shape (...); a distribution of shape (..., C); or the classes of a sparse one, of shape (..., k).
-    mass : ndarray of shape (..., k), or None
+        Labels of shape (...), a distribution of shape (..., C), or the indices of a sparse one, of shape (..., k).
+    target_probs : ndarray of shape (..., k), or None
         The probabilities of a sparse distribution.
     where : ndarray of bool, of shape (..., C), or None
-        The classes that can happen.
+        The classes that can occur.
     class_weight : ndarray of shape (C,), or None
-        For the binary losses `pos_weight`, of the shape of the logits.
+        For binary losses, `pos_weight` in the shape of the logits.
     sample_weight : ndarray of shape (...), or None
     axis : int
-        Where the class axis was in the logits that the caller gave.
+        The class axis of the user's logits.
     """
 
     logits: Array
     target: Array
-    mass: Array | None = None
+    target_probs: Array | None = None
     where: Array | None = None
     class_weight: Array | None = None
     sample_weight: Array | None = None
@@ -60,10 +60,10 @@ class Batch(NamedTuple):
 
     def is_dense(self) -> bool:
         """Whether the target is a distribution over all classes."""
-        return self.mass is None and self.target.ndim == self.logits.ndim
+        return self.target_probs is None and self.target.ndim == self.logits.ndim
 
     def logits_as_given(self) -> Array:
-        """The logits with their class axis where the caller had it."""
+        """The logits with the class axis where the user had it."""
         return self.logits if self.axis == -1 else np.moveaxis(self.logits, -1, self.axis)
 
 
@@ -76,15 +76,15 @@ def check_batch(
     sample_weight: ArrayLike | None = None,
     where: ArrayLike | None = None,
 ) -> Batch:
-    """Check all of these but the range of the labels, which a kernel checks (see `raise_bad_label`).
+    """Check the arguments of a loss, except the range of the labels, which a kernel checks (see `raise_bad_label`).
 
-    `name` is what errors call the logits.
+    `name` is the name of the logits in errors.
     """
     given = to_floats(name, logits)
     axis = check_axis(axis, given, name)
     x = move_axis_last(given, axis)
     classes = x.shape[-1:]
-    t, mass = _check_target(name, target, given.shape, axis)
+    t, target_probs = _check_target(name, target, given.shape, axis)
     if where is not None:
         mask = to_array("where", where)
         if mask.dtype != bool:
@@ -97,13 +97,13 @@ def check_batch(
         class_weight = np.ascontiguousarray(check_weights("class_weight", class_weight, classes, "a row"), np.float64)
     if sample_weight is not None:
         sample_weight = check_weights("sample_weight", sample_weight, x.shape[:-1], "the unreduced loss")
-    return Batch(x, t, mass, where, class_weight, sample_weight, -1 if axis == given.ndim - 1 else axis)
+    return Batch(x, t, target_probs, where, class_weight, sample_weight, -1 if axis == given.ndim - 1 else axis)
 
 
 def check_binary_batch(
     name: str, x: Array, target: ArrayLike, pos_weight: ArrayLike | None, sample_weight: ArrayLike | None
 ) -> Batch:
-    """The same for the binary losses, where all arrays have the shape of `x`."""
+    """`check_batch` for binary losses, where all arrays have the shape of `x`."""
     t = to_numbers("target", target)
     if t.shape != x.shape:
         raise ValueError(f"target has shape {t.shape}; it must have shape {x.shape}, as {name}")
@@ -119,7 +119,7 @@ def check_binary_batch(
 
 
 def _check_target(name: str, target: object, full: tuple[int, ...], axis: int) -> tuple[Array, Array | None]:
-    """The target with its classes, if it has any, on the last axis; and the probabilities of a sparse one."""
+    """The target, with its class axis (if any) last, and the probabilities of a sparse target."""
     shape = full[:axis] + full[axis + 1 :]
     what = f"for {name} of shape {full} with axis {axis}"
     if isinstance(target, tuple):
@@ -150,14 +150,14 @@ def _check_sparse(
             + (f"({', '.join(map(str, shape))}, k)" if shape else "(k,)")
             + suggest(indices.shape[:-1], indices)
         )
-    mass = to_numbers("target[1]", target[1])
-    if mass.shape != indices.shape:
-        raise ValueError(f"target[1] has shape {mass.shape}; it must have shape {indices.shape}, as target[0]")
-    return _check_labels("target[0]", indices, target[0], "indices"), mass
+    target_probs = to_numbers("target[1]", target[1])
+    if target_probs.shape != indices.shape:
+        raise ValueError(f"target[1] has shape {target_probs.shape}; it must have shape {indices.shape}, as target[0]")
+    return _check_labels("target[0]", indices, target[0], "indices"), target_probs
 
 
 def _suggest_axis(name: str, full: tuple[int, ...], shape: tuple[int, ...], labels: Array) -> str:
-    """For an error: the class axis that labels of this shape would fit, if there is one."""
+    """Text for an error: another `axis` for which labels of this shape would be right, if there is one."""
     if labels.dtype.kind in "iu" and name in ("logits", "proba"):
         for axis in (1, 0, *range(2, len(full))) if len(full) > 2 else ():
             if full[:axis] + full[axis + 1 :] == shape:
@@ -170,7 +170,7 @@ def _check_labels(name: str, array: Array, given: object, what: str) -> Array:
     if array.dtype.kind in "iu":
         return to_native(array)
     if array.size == 0 and not isinstance(given, np.ndarray):
-        return array.astype(np.int64)       # of an empty list NumPy makes floats
+        return array.astype(np.int64)       # NumPy converts an empty list to floats
     if array.dtype.kind == "f" and not isinstance(given, np.ndarray) and np.isnan(array).any():
         missing = describe_first_bad(array, ~np.isnan(array))
         raise TypeError(f"{name}{missing}; {what} must be integers, none of them missing")
@@ -179,14 +179,14 @@ def _check_labels(name: str, array: Array, given: object, what: str) -> Array:
 
 def check_one_class(batch: Batch, ignore_index: int) -> None:
     """Raise unless each row has all its target mass on one class."""
-    if not batch.target.size or (batch.mass is None and not batch.is_dense()):
+    if not batch.target.size or (batch.target_probs is None and not batch.is_dense()):
         return
     target = np.atleast_2d(batch.target)
-    mass = target if batch.mass is None else np.atleast_2d(batch.mass)
+    mass = target if batch.target_probs is None else np.atleast_2d(batch.target_probs)
     step = max(1, CHECKED_ELEMENTS // max(1, mass[0].size))
     for start in range(0, len(mass), step):
         has_mass = mass[start : start + step] != 0
-        if batch.mass is None:
+        if batch.target_probs is None:
             several = np.count_nonzero(has_mass, axis=-1) > 1
         else:       # classes may be repeated
             classes = target[start : start + step]
@@ -202,12 +202,12 @@ def check_one_class(batch: Batch, ignore_index: int) -> None:
 
 def refuse_distribution(batch: Batch) -> None:
     """Raise unless the target is labels."""
-    if batch.mass is not None or batch.is_dense():
+    if batch.target_probs is not None or batch.is_dense():
         raise TypeError(f"target is a distribution; it must be labels, integers of shape {batch.logits.shape[:-1]}")
 
 
 def check_ignore_index(value: object, target: Array) -> int | None:
-    """The label to ignore as the kernels read it, or None if no label of the target's type can be it."""
+    """The ignored label as the kernels read it; None if it is out of range of the target's dtype."""
     number = check_integer("ignore_index", value)
     if target.dtype == np.uint64 and number >= 1 << 63:
         return number - (1 << 64) if number < 1 << 64 else None     # kernels read uint64 as int64
@@ -217,13 +217,13 @@ def check_ignore_index(value: object, target: Array) -> int | None:
 
 
 def raise_bad_label(batch: Batch, place: int, ignore_index: int | None) -> NoReturn:
-    """Raise for a label, or a class of a sparse distribution, that is out of range, and the place where it is.
+    """Raise the error for a label or sparse index that is out of range.
 
-    The place counts the elements of the target. `ignore_index` is what the caller gave; None if the loss has none.
+    `place` is its flat index in the target; `ignore_index` is the user's argument, None if the loss has none.
     """
     good = np.ones(batch.target.size, bool)
     good[place] = False
-    name, what = ("target", "labels") if batch.mass is None else ("target[0]", "indices")
+    name, what = ("target", "labels") if batch.target_probs is None else ("target[0]", "indices")
     also = "" if ignore_index is None else f" or be ignore_index, {ignore_index}"
     found = describe_first_bad(batch.target, good)
     raise ValueError(f"{name}{found}; {what} must be in [0, {batch.logits.shape[-1]}){also}")

@@ -89,7 +89,7 @@ def set_num_threads(n: int) -> None:
 
 
 class Blocks(NamedTuple):
-    """`units` of work in blocks of `size` units, the last of which may have fewer, for up to `threads` threads."""
+    """`units` of work in blocks of `size` units (the last may have fewer), for up to `threads` threads."""
 
     units: int
     size: int
@@ -97,11 +97,11 @@ class Blocks(NamedTuple):
 
     @property
     def number(self) -> int:
-        """Of blocks."""
+        """The number of blocks."""
         return scheduler.count_blocks(self.units, self.size)
 
     def run(self, kernel: Callable[..., T], *arguments: Any) -> T:
-        """Call a kernel with the arguments, and this work last."""
+        """Call a kernel with the arguments, followed by the Work of these blocks."""
         threads = max(1, min(self.threads, self.number))
         if threads == 1 or time.perf_counter() < _alone_until:
             return kernel(*arguments, scheduler.Work(self.units, self.size, 1))
@@ -121,7 +121,7 @@ def cut(units: int, elements: int, n_threads: int | None) -> Blocks:
 
 
 def run_checked_call(call: kernels.PlainCall, n_threads: int | None) -> Any:
-    """The result of a call that the kernels have checked."""
+    """Run a call whose arguments the kernels have checked."""
     cut(call.rows, call.classes, n_threads).run(call.compute)
     return call.result()
 
@@ -129,9 +129,9 @@ def run_checked_call(call: kernels.PlainCall, n_threads: int | None) -> Any:
 def _learn(seconds: float, busy: float) -> None:
     """Do without workers for a while if all threads of a call together got less than one CPU.
 
-    That happens where other processes, or other Python threads, want the CPUs as well: a thread that waits for
-    anything, even a moment for the interpreter, loses its CPU to them for milliseconds. One thread that never waits is
-    faster then. Workers are tried again after each pause, which doubles as long as that is so, and halves otherwise.
+    That happens where other processes or Python threads compete for the CPUs: a thread that waits for anything, even
+    briefly for the GIL, loses its CPU for milliseconds. One thread that never waits is then faster. Workers are tried
+    again after a pause, which doubles each time that they lose and halves otherwise.
     """
     global _pause, _alone_until
     if seconds < TELLING_TIME:
@@ -144,11 +144,11 @@ def _learn(seconds: float, busy: float) -> None:
 
 
 def _start_workers(number: int) -> None:
-    """Start up to `number` workers: fewer if there are MAX_WORKERS by then, or the system has no more threads."""
+    """Start up to `number` workers, as far as MAX_WORKERS and the system allow."""
     global _pool
     try:
         if _pool is None:
-            # Imported here: it would double the time that importing xent takes.
+            # Imported here, because it would double the import time of xent.
             from concurrent.futures import ThreadPoolExecutor
 
             _pool = ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="xent")

@@ -1,4 +1,4 @@
-"""What a mean divides by: sums of weights, of any size, without overflow or a lost digit."""
+"""The divisor of a mean: sums of weights of any size, without overflow or loss of digits."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ Number = float | np.longdouble
 
 
 class Scale(NamedTuple):
-    """The weights of a batch as its loss needs them."""
+    """How a loss scales its weights."""
 
     options: Options        # with `extreme` set
-    exponent: int           # losses are computed in units of two to it
-    total: Number           # what a mean divides by, in the same unit; 1.0 if nothing needs it
+    exponent: int           # losses are computed in units of 2^exponent
+    total: Number           # divisor of a mean, in the same unit; 1.0 if not needed
 
 
 def scale_weights(
     reduction: str, batch: Batch, options: Options, blocks: Blocks, ignore_index: int | None
 ) -> Scale:
-    """Sum the weights, and choose the unit of losses. Raises for a label out of range, before anything is written.
+    """Sum the weights and choose the unit of the losses. Raises for a label out of range, before any output is written.
 
     Losses under usual weights are computed in units of 1: their sums neither overflow nor vanish, even in float32.
     Under extreme weights, a mean is computed in units of a power of two near the weight of all rows together.
@@ -44,9 +44,9 @@ def scale_weights(
 def sum_target_weights(
     batch: Batch, options: Options, blocks: Blocks, ignore_index: int | None
 ) -> tuple[Number, int]:
-    """The sum of sample weight times target mass, and the exponent of two that it is to be multiplied by.
+    """The sum of sample weight times target mass, as a number and an exponent of two.
 
-    Raises for a label out of range; `ignore_index` is what the error says.
+    Raises for a label out of range; `ignore_index` is only for the message.
     """
     rows = blocks.units
     blocks = cut(rows, batch.target.size // max(rows, 1), blocks.threads)   # a label is much less work than a row
@@ -63,7 +63,7 @@ def sum_target_weights(
     numbers = sums[:, :2].ravel().tolist()
     total = kernels.total(numbers)
     low = kernels.total([*numbers, -total])
-    # Rounded to float64, the divisor of a mean would use up half of the error that the mean may have.
+    # Rounding the divisor to float64 would use up half of the error bound of a mean.
     return total if low == 0 or not math.isfinite(low) else np.longdouble(total) + low, exponent
 
 
@@ -78,7 +78,7 @@ def _are_extreme(weights: Array | None, largest: float) -> bool:
 
 
 def unit_exponent(weights: Array | None) -> int:
-    """The exponent of two of a unit near the largest weight: weights divided by it lose nothing and fit any type."""
+    """An exponent near that of the largest weight: weights divided by 2^exponent are exact and fit any type."""
     largest = 0.0 if weights is None else float(weights.max(initial=0.0))
     return min(1000, max(-1000, math.frexp(largest)[1])) if largest < math.inf else 0
 
@@ -86,7 +86,7 @@ def unit_exponent(weights: Array | None) -> int:
 def sum_sample_weights(weight: Array | None, count: int, unit: float = 1.0) -> float:
     """The sum of the weights of `count` losses, times a power of two; without weights, the count.
 
-    Nothing is copied unless the sum overflows or vanishes, and of repeated elements (a stride of 0) one is read.
+    Copies only if the sum overflows or underflows. Repeated elements (stride 0) are read once.
     """
     if weight is None:
         return float(count)

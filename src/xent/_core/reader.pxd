@@ -1,5 +1,5 @@
-# Reading the rows of a batch: logits masked and transformed, targets under their class weights, contiguous and of the
-# kernel's type. A row that fits the scratch is read once and stays; of a longer one each pass reads the pieces again.
+# Reads the rows of a batch as contiguous arrays of the kernel's type: logits masked and transformed, targets multiplied
+# by class weights. A row that fits the scratch is read once; a longer one is read in pieces, again in each pass.
 
 from libc.math cimport INFINITY, frexp, ldexp
 
@@ -16,36 +16,36 @@ from xent._core.targets cimport class_weight_of, exponent_of_row, read_points, t
 from xent._core.transforms cimport transform_row
 
 
-cdef struct RowPiece:           # elements of a row from some place on, as vectors; (*) may be NULL
+cdef struct RowPiece:           # consecutive elements of a row, as vectors; (*) may be NULL
     double* x                   # logits, masked and transformed
-    double* low                 # (*) what they are beyond their type
-    double* cap_slope           # (*) of a softcap
-    double* target              # (*) the mass of a dense target, under the class weights
-    double* base                # (*) the weights that smoothing reaches; NULL is all ones
+    double* low                 # (*) their low parts
+    double* cap_slope           # (*) derivative of the softcap's tanh
+    double* target              # (*) dense target times class weights
+    double* base                # (*) class weights that smoothing applies to; NULL is all ones
 
 
-cdef struct Reader:             # of the rows of a batch
+cdef struct Reader:
     const Batch* batch
     RowScratch scratch
     Window window
-    Py_ssize_t last             # rows before this one will be read
-    Py_ssize_t piece            # elements that are read at a time
+    Py_ssize_t last             # reads rows before this one
+    Py_ssize_t piece            # elements read at a time
     bint reads_whole_rows
-    char* mask                  # of the piece that was read last
+    char* mask                  # of the last piece read
     Pair target_share           # 1 - smoothing
     Pair base_share             # smoothing / C, unless classes are masked
     Pair scale                  # of the gradient, for each unit of weight
 
 
-cdef struct Row:                # what is known of a row; t = target_share (points + target) + base_share base
+cdef struct Row:                # with target t = target_share (points + target) + base_share base
     Py_ssize_t i
     RowPiece all                # if whole rows are read
     Points points               # a label, or the classes of a sparse distribution
-    bint is_dense               # whether a dense target takes part
-    Py_ssize_t only_class       # the class that has all the mass, or SEVERAL
-    int exponent                # masses are in units of two to it
-    int result_exponent         # and results, so far, in units of two to this
-    Pair weight                 # of the sample
+    bint is_dense               # whether `target` is used
+    Py_ssize_t only_class       # the only class with target mass, or SEVERAL
+    int exponent                # target masses are in units of 2^exponent
+    int result_exponent         # results are in units of 2^result_exponent
+    Pair weight                 # sample weight
     Pair target_share
     Pair base_share
     double z_loss
@@ -55,8 +55,8 @@ cdef struct Row:                # what is known of a row; t = target_share (poin
     Shift shift
     RowSum sums
     double top                  # the term of the maximum
-    Pair own                    # e_y of the class y that has all the mass, if one has
-    Pair others                 # and the sum of the others: 1 - p_y by subtraction would lose its digits
+    Pair own                    # if only one class y has target mass: e_y,
+    Pair others                 # and the sum of all other e, since 1 - p_y would cancel
 
 
 cdef inline void open_reader(
@@ -101,7 +101,7 @@ cdef inline vec* transform_piece(Reader* reader, const vec* x, Py_ssize_t count)
 cdef inline vec* read_masked_logits(
     Reader* reader, Py_ssize_t i, Py_ssize_t start, Py_ssize_t count, vec* like
 ) noexcept nogil:
-    """Logits as they were given, -inf where they are masked."""
+    """The given logits, -inf where masked."""
     cdef const Batch* batch = reader.batch
     cdef vec* x = gather_through(
         &reader.window, &batch.logits, i, reader.last, start, count, <vec*>reader.scratch.x
@@ -121,7 +121,7 @@ cdef inline vec* read_logits(
 
 
 cdef inline Pair logit_at(const Reader* reader, const Row* row, Py_ssize_t c, vec* like) noexcept nogil:
-    """One logit: the same bits as in its row."""
+    """One logit, bitwise as `read_logits` gives it."""
     cdef const Batch* batch = reader.batch
     cdef Pair x = single(read_number(place_of(&batch.logits, row.i, c), batch.logits.kind))
     cdef vec given, z, low, cap_slope
@@ -138,7 +138,7 @@ cdef inline Pair logit_at(const Reader* reader, const Row* row, Py_ssize_t c, ve
 cdef inline vec* read_target(
     const Reader* reader, const Row* row, Py_ssize_t start, Py_ssize_t count, vec* like
 ) noexcept nogil:
-    """The mass of a dense target, under the class weights."""
+    """A dense target times the class weights."""
     cdef const Batch* batch = reader.batch
     cdef Py_ssize_t j
     cdef double x
@@ -160,7 +160,7 @@ cdef inline vec* read_target(
 cdef inline vec* read_base(
     const Reader* reader, const Row* row, Py_ssize_t start, Py_ssize_t count, vec* like
 ) noexcept nogil:
-    """The weights that smoothing reaches; NULL for ones. The mask of the piece has been read."""
+    """The class weights that smoothing applies to; NULL for ones. The mask of the piece must have been read."""
     cdef const Batch* batch = reader.batch
     cdef Py_ssize_t j
     cdef vec* weight = NULL
@@ -179,7 +179,7 @@ cdef inline vec* read_base(
 cdef inline void read_target_piece(
     Reader* reader, const Row* row, Py_ssize_t start, Py_ssize_t count, RowPiece* piece, vec* like
 ) noexcept nogil:
-    """The target and the base of a piece, after its mask."""
+    """The target and the base of a piece, whose mask must have been read."""
     piece.target = <double*>read_target(reader, row, start, count, like) if row.is_dense else NULL
     piece.base = <double*>read_base(reader, row, start, count, like) if row.base_share.high != 0 else NULL
 
@@ -208,8 +208,8 @@ cdef inline void read_piece(
 
 
 cdef inline Peak read_peak(Reader* reader, Row* row, vec* like) noexcept nogil:
-    """The largest logit; where whole rows are read, this reads the row. A scale above 0 and a cap keep the order of the
-    logits, so that only the largest needs them."""
+    """The largest logit. Where whole rows are read, this reads the row into `row.all`. A positive scale and a softcap
+    preserve the order of the logits, so only the largest has to be transformed."""
     cdef const Batch* batch = reader.batch
     cdef Py_ssize_t n = batch.logits.n, start = 0, count
     cdef bint keeps_order = transforms(batch) and batch.transform.scale > 0
@@ -237,7 +237,7 @@ cdef inline Peak read_peak(Reader* reader, Row* row, vec* like) noexcept nogil:
 
 
 cdef inline void read_dense_target(Reader* reader, const LossScratch* scratch, Row* row, vec* like) noexcept nogil:
-    """Whether a dense target has all its mass on one class: then that is a point."""
+    """If a dense target is nonzero for one class only, store that class as a point."""
     cdef const Batch* batch = reader.batch
     cdef Py_ssize_t n = batch.logits.n, start = 0, count, c = NO_CLASS
     row.points = scratch.points
@@ -258,7 +258,7 @@ cdef inline void read_dense_target(Reader* reader, const LossScratch* scratch, R
 
 
 cdef inline Pair share_among(const Batch* batch, Py_ssize_t i) noexcept nogil:
-    """Smoothing over the number of classes that `where` leaves in row i."""
+    """smoothing / the number of classes that `where` leaves in row i."""
     cdef Py_ssize_t j, count = 0
     for j in range(batch.logits.n):
         count += row_of(&batch.where, i)[j * batch.where.step] != 0
@@ -282,7 +282,7 @@ cdef inline void describe_row(
         row.is_dense = False
         row.points = read_points(batch, i, scratch, row.exponent)
     row.only_class = row.points.index[0] if row.points.count == 1 and not smooths(batch) else SEVERAL
-    if batch.smoothing == 1:        # a mass of 0 hides an infinite distance
+    if batch.smoothing == 1:        # 0 times an infinite distance would be NaN
         row.points.count = min(row.points.count, 0)
         row.is_dense = False
     if smooths(batch) and batch.where.kind != ABSENT:

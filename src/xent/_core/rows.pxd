@@ -12,10 +12,10 @@ from xent._core.simd cimport (
 
 cdef enum:
     MASK_BYTES = 64             # at least the lanes of any vector
-    MIN_COMPENSATED_VECTORS = 16        # in a row of more, what single terms lose averages out
+    MIN_COMPENSATED_VECTORS = 16        # in longer rows, the rounding errors of single terms average out
     PIECE_ELEMENTS = 2048       # elements of a piece: a multiple of four vectors of any length
 
-cdef enum:                      # in place of a class: how many have mass
+cdef enum:                      # special values of a class index
     NO_CLASS = -1
     SEVERAL = -2
 
@@ -43,8 +43,8 @@ cdef inline Py_ssize_t find_nonzero(const vec* x, Py_ssize_t first, Py_ssize_t n
 
 
 cdef inline Py_ssize_t find_only_class(const vec* t, Py_ssize_t n, Py_ssize_t start, Py_ssize_t before) noexcept nogil:
-    """The class of the only element that is not 0, or NO_CLASS, or SEVERAL: of n elements from class `start` on, and of
-    those before them, for which `before` is the answer."""
+    """The index of the only nonzero element, or NO_CLASS, or SEVERAL. The n elements begin at class `start`; `before`
+    is the answer for the elements before them."""
     cdef Py_ssize_t i = find_nonzero(t, 0, n)
     if i == n or before == SEVERAL:
         return before
@@ -52,7 +52,7 @@ cdef inline Py_ssize_t find_only_class(const vec* t, Py_ssize_t n, Py_ssize_t st
 
 
 cdef inline Py_ssize_t count_ahead(const vec* x, Py_ssize_t n, Py_ssize_t before, double bound) noexcept nogil:
-    """How many elements are larger than `bound`, or equal to it and among the first `before` (any integer)."""
+    """Count elements larger than `bound`, and equal ones among the first `before` (any integer)."""
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i, ahead
     cdef Py_ssize_t early = max(0, min(before, n)), ties = max(0, min(before, n)) // lanes(x)
     cdef vec b, one, zero, count
@@ -79,7 +79,7 @@ cdef inline bint has_many(const vec* like, Py_ssize_t n) noexcept nogil:
 
 
 cdef inline forced_void add_elements(const vec* v, Py_ssize_t n, bint many, vec* total) noexcept nogil:
-    """total += the sum of n elements; `many`: see has_many, of the whole row."""
+    """total += the sum of n elements; `many` is has_many of the whole row."""
     cdef Py_ssize_t full = n // lanes(v), i = 0
     if many:
         while i + 4 <= full:
@@ -93,13 +93,13 @@ cdef inline forced_void add_elements(const vec* v, Py_ssize_t n, bint many, vec*
 
 
 cdef inline vec weigh_distance(vec x, vec v, vec m) noexcept nogil:
-    """v (m - x), where a weight of 0 hides an infinite distance."""
+    """v (m - x); 0 where v is 0, even if the distance is infinite."""
     cdef vec zero = fill(&x, 0)
     return where_equal(v, zero, zero, v * (m - x))
 
 
 cdef inline forced_void add_distance(vec x, vec v, vec m, vec* total) noexcept nogil:
-    """total += v (m - x), with what that lost."""
+    """total += v (m - x), including the rounding errors of the term."""
     cdef vec d = m - x
     cdef vec back = d + x
     cdef vec lost = (m - back) - ((d - back) + x)
@@ -109,7 +109,7 @@ cdef inline forced_void add_distance(vec x, vec v, vec m, vec* total) noexcept n
 
 
 cdef inline int distance_exponent(Py_ssize_t n) noexcept nogil:
-    """Distances of a row of n are divided by 2^exponent > n, so that their sum fits the type if each of them does."""
+    """Distances of a row of n are divided by 2^exponent > n, so that their sum cannot overflow if no term does."""
     cdef int exponent = 0
     frexp(<double>n, &exponent)
     return exponent
@@ -119,8 +119,8 @@ cdef inline forced_void add_distances(
     const vec* x, const vec* low, const vec* v, Py_ssize_t n, const Peak* peak, Py_ssize_t row_length, const vec* soon,
     vec* total
 ) noexcept nogil:
-    """total += v (m - x) 2^-(distance_exponent) of n elements, all terms >= 0 if v is; v NULL is all ones. The row at
-    `soon` is fetched from memory meanwhile."""
+    """total += v (m - x) 2^-(distance_exponent) of n elements, all terms >= 0 if v is; v NULL is all ones. Prefetches
+    the row at `soon`."""
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i = 0
     cdef bint is_weighted = v is not NULL
     cdef vec m, m_low, u
@@ -161,7 +161,7 @@ cdef inline Pair sum_distances(const vec* total, Py_ssize_t row_length) noexcept
 
 
 cdef inline Pair sum_products(const vec* e, const vec* b, Py_ssize_t n) noexcept nogil:
-    """The sum of b e, whose terms may cancel: of exact products."""
+    """The sum of b e from exact products, since terms may cancel."""
     cdef Py_ssize_t full = n // lanes(e), tail = n - n // lanes(e) * lanes(e), i
     cdef vec x, y, product, total, low
     total = low = fill(e, 0)
@@ -177,21 +177,21 @@ cdef inline Pair sum_products(const vec* e, const vec* b, Py_ssize_t n) noexcept
 # --- elementwise -----------------------------------------------------------------------------------------------------
 
 
-cdef struct Scaling:            # multiplies the terms of a row by a factor, but sets that of the maximum to at_top: its
-    double factor               # product would lack digits that the term lost
+cdef struct Scaling:            # multiplies the terms of a row by `factor`; the maximum's becomes `at_top`, which is
+    double factor               # more exact than the product of its rounded term
     double top                  # the maximum's term
     double at_top
 
 
 cdef inline bint is_moderate(const vec* like, double factor) noexcept nogil:
-    """Whether a factor fits the vector type; only weights that are out of its range make one that does not."""
+    """Whether a factor is well inside the range of the vector type; extreme weights may make one that is not."""
     if vec is vf64:
         return isfinite(factor)
     return 1e-30 < fabs(factor) < 1e30 or factor == 0
 
 
 cdef inline double multiply_or_zero(double x, double factor) noexcept nogil:
-    """A product that is 0 where x is, even if the factor has overflowed."""
+    """x factor, but 0 if x is 0, even if the factor is infinite."""
     return x * factor if x != 0 or not isinf(factor) else 0.0
 
 
@@ -253,7 +253,7 @@ cdef inline void mask_row(const vec* x, const char* mask, vec* out, Py_ssize_t n
 
 
 cdef inline vec log_probability(vec x, vec m, vec log_sum) noexcept nogil:
-    # -((m - x) + log_sum): both terms are >= 0, so no rounding weighs more than it is.
+    # = -((m - x) + log_sum), where both terms are >= 0, so nothing cancels.
     return (x - m) - log_sum
 
 

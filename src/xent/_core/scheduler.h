@@ -1,4 +1,4 @@
-/* What threads that do not hold the interpreter need: numbers that they share, clocks, and two ways to wait. */
+/* For threads without the GIL: atomic integers, clocks and ways to wait. */
 #ifndef XENT_SHARED_H
 #define XENT_SHARED_H
 
@@ -30,7 +30,7 @@ static inline int xent_replace(xent_shared *x, int64_t old, int64_t now) {
 }
 #endif
 
-/* A moment in a loop that waits: it leaves the core to its other thread, if it has one. */
+/* Pause in a spin loop, which leaves the core to its other hardware thread. */
 static inline void xent_relax(void) {
 #if defined(_MSC_VER)
     YieldProcessor();
@@ -41,7 +41,7 @@ static inline void xent_relax(void) {
 #endif
 }
 
-/* Let another thread have this CPU, if one waits for it. */
+/* Let another thread that waits for this CPU run. */
 static inline void xent_yield(void) {
 #if defined(_WIN32)
     SwitchToThread();
@@ -50,17 +50,17 @@ static inline void xent_yield(void) {
 #endif
 }
 
-/* Some 50 microseconds without a CPU. */
+/* Sleep for about 50 microseconds. */
 static inline void xent_sleep_briefly(void) {
 #if defined(_MSC_VER)
     Sleep(0);
 #else
-    struct timespec nap = {0, 50000};
-    nanosleep(&nap, NULL);
+    struct timespec pause = {0, 50000};
+    nanosleep(&pause, NULL);
 #endif
 }
 
-/* Seconds: on the wall; and those that this thread had a CPU, or where that is counted in too large steps, the same. */
+/* Wall time, and CPU time of this thread (on Windows wall time, since its CPU times are too coarse), in seconds. */
 static inline double xent_seconds(void) {
     struct timespec now;
 #if defined(_MSC_VER)

@@ -18,13 +18,13 @@ cdef extern from "_core/scheduler.h" nogil:
 
 cdef struct BlockClaim
 
-# What each thread does: blocks, as long as the claim gets any. `scratch` is its own, from a cache line on.
+# Runs in each thread: claims blocks until none are left. `scratch` is private to the thread and starts a cache line.
 ctypedef void (*Worker)(const void* task, double* scratch, BlockClaim* claim) noexcept nogil
 
 
 cdef struct Job:
     Worker worker
-    const void* task                # what it does: operands and options
+    const void* task                # operands and options
     Py_ssize_t scratch_length       # float64 numbers, for each thread
     Py_ssize_t units                # rows, or chunks of elements
     Py_ssize_t size                 # units in a block
@@ -33,12 +33,12 @@ cdef struct Job:
     xent_shared next                # the first block that no thread has claimed
     xent_shared wanted              # workers that may still join
     xent_shared present             # workers that have joined and are not done
-    xent_shared busy                # nanoseconds of CPU time that they took
+    xent_shared busy                # CPU time of the workers, in nanoseconds
 
 
 cdef struct BlockClaim:             # blocks that one thread does
     Job* job
-    Py_ssize_t block                # the one to do now
+    Py_ssize_t block                # the current block
     Py_ssize_t stop                 # the first after the claim
     Py_ssize_t first                # units first <= i < last
     Py_ssize_t last
@@ -53,7 +53,7 @@ cpdef Py_ssize_t count_blocks(Py_ssize_t units, Py_ssize_t size) noexcept
 
 cdef class Work:
     cdef Job job
-    cdef readonly double seconds        # that the kernel took, if it had workers
+    cdef readonly double seconds        # wall time of the kernel, if it had workers
     cdef readonly double busy           # CPU time of all its threads, in seconds
 
     cdef int do(self, Worker worker, const void* task, Py_ssize_t scratch_length) except -1

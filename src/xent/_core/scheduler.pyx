@@ -1,28 +1,28 @@
-"""Work in blocks, done by the calling thread and by workers, none of which holds the interpreter: a thread that has to
-wait for it, or that sleeps, loses some 50 microseconds.
+"""Work in blocks, shared by the calling thread and workers. None of them holds the GIL: waiting for it, or sleeping,
+costs about 50 microseconds.
 
-Workers are Python threads that call `worker_loop` (_calls/threads.py starts them). Which thread does a block is left to
-chance; its result goes to a place of its own, so that results do not depend on it. How many blocks there are depends on
-the shape of the arrays alone, and is computed here and nowhere else.
+Workers are Python threads that call `worker_loop` (started by _calls/threads.py). Any thread may do any block, but each
+block has its own place for results, so that results do not depend on threads. The number of blocks depends only on the
+shape of the arrays, and is computed here and nowhere else.
 
-Compiled once, whatever the instruction sets of the kernels.
+Compiled once, for all instruction sets of the kernels.
 """
 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 
 cdef enum:
-    SLOTS = 16                          # jobs that workers can find at a time
+    SLOTS = 16                          # jobs that can be offered at a time
 
 cpdef enum:
     MAX_BLOCKS = 1024
 
-cdef double SPIN_SECONDS = 100e-6       # how long to wait without sleeping, for a job or for workers to finish
+cdef double SPIN_SECONDS = 100e-6       # how long to spin before sleeping, for a job or for workers to finish
 
-cdef Job* slots[SLOTS]                  # jobs that want workers; these and `wanted` change under the lock alone
+cdef Job* slots[SLOTS]                  # jobs that want workers; these and `wanted` change only under the lock
 cdef xent_shared lock = 0
-cdef xent_shared wakeups = 0            # jobs offered so far: a worker that waits sees the number change
+cdef xent_shared wakeups = 0            # jobs offered so far; waiting workers watch this number
 cdef xent_shared idle_workers = 0       # workers that wait for a job
-cdef xent_shared started_workers = 0    # calls of `worker_loop` that are made or will be, and have not ended
+cdef xent_shared started_workers = 0    # calls of `worker_loop` started or about to start, and not ended
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -57,7 +57,7 @@ cdef bint claim_blocks(BlockClaim* claim) noexcept nogil:
 
 
 cdef bint next_block(BlockClaim* claim) noexcept nogil:
-    """The same, one block at a time: for results that belong to a block."""
+    """Like `claim_blocks`, but one block at a time: for results per block."""
     claim.block += 1
     if claim.block >= claim.stop and not claim_blocks(claim):
         return False
@@ -70,14 +70,14 @@ cdef inline Py_ssize_t end_of_block(const Job* job, Py_ssize_t block) noexcept n
 
 
 cdef inline double* from_cache_line(void* memory) noexcept nogil:
-    """The first whole cache line: a vector that lies across two of them costs twice."""
+    """The first cache line in the memory; a vector across two lines costs twice."""
     return <double*>((<size_t>memory + 63) // 64 * 64)
 
 
 cdef bint run_worker(Job* job) noexcept nogil:
-    """Do blocks until none are left; False if there was no memory for the scratch."""
+    """Run blocks until none are left; False if the scratch cannot be allocated."""
     cdef BlockClaim claim
-    cdef void* memory = PyMem_RawMalloc(job.scratch_length * sizeof(double) + 64)       # tracemalloc sees it
+    cdef void* memory = PyMem_RawMalloc(job.scratch_length * sizeof(double) + 64)       # visible to tracemalloc
     if memory is NULL:
         return False
     claim.job = job
@@ -101,7 +101,7 @@ cdef void release() noexcept nogil:
 
 
 cdef int offer_job(Job* job) noexcept nogil:
-    """Put the job into a free slot, if there is one, and wake the workers that wait; return the slot, or -1."""
+    """Put the job into a free slot and wake waiting workers; return the slot, or -1 if none is free."""
     cdef int slot = SLOTS
     acquire()
     while slot > 0:
@@ -132,7 +132,7 @@ cdef Job* take_job() noexcept nogil:
 
 
 cdef void retire(Job* job, int slot) noexcept nogil:
-    """Let no more workers join, and wait for those that have."""
+    """Let no more workers join, and wait for those that did."""
     cdef double end = xent_seconds() + SPIN_SECONDS
     if slot >= 0:
         acquire()
@@ -146,7 +146,7 @@ cdef void retire(Job* job, int slot) noexcept nogil:
 
 
 cdef bint await_wakeup(int64_t known) noexcept nogil:
-    """Wait for a moment until there are other than `known` wakeups; False if there are not."""
+    """Wait until the number of wakeups differs from `known`; False after SPIN_SECONDS."""
     cdef double end = xent_seconds() + SPIN_SECONDS
     cdef int i
     while xent_seconds() < end:
@@ -159,7 +159,7 @@ cdef bint await_wakeup(int64_t known) noexcept nogil:
 
 
 def worker_loop():
-    """Work on jobs as long as each comes soon after the last."""
+    """Work on jobs; return when none comes for a while."""
     cdef Job* job
     cdef int64_t known
     cdef double start
@@ -181,12 +181,12 @@ def worker_loop():
 
 
 def count_idle_workers():
-    """Workers that wait for a job now."""
+    """The number of workers that wait for a job."""
     return xent_load(&idle_workers)
 
 
 def start_worker(Py_ssize_t most):
-    """Count one more call of `worker_loop`, which the caller must make; False, and nothing, if there are `most`."""
+    """Reserve a call of `worker_loop`, which the caller must then make; False if `most` exist already."""
     if xent_add(&started_workers, 1) <= most:
         return True
     xent_add(&started_workers, -1)
@@ -229,7 +229,7 @@ cdef class Work:
         set_job(&self.job, units, size, threads)
 
     cdef int do(self, Worker worker, const void* task, Py_ssize_t scratch_length) except -1:
-        """Call the worker in this thread, and in others if they come before it is done."""
+        """Run the worker in this thread, and in others that join before it is done."""
         cdef Job* job = &self.job
         cdef double start, start_busy
         cdef int slot
@@ -253,7 +253,7 @@ cdef class Work:
 cdef int do_alone(
     Worker worker, const void* task, Py_ssize_t scratch_length, Py_ssize_t units, Py_ssize_t size
 ) except -1:
-    """The same in this thread alone, without a Work."""
+    """Run the worker in this thread only, without a Work."""
     cdef Job job
     cdef bint done
     set_job(&job, units, size, 1)

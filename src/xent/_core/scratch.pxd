@@ -12,18 +12,18 @@ from xent._core.strided cimport ABSENT, F64, Kind, Operand, WINDOW_BYTES, has_wi
 
 cdef enum:
     LINE_DOUBLES = 8                    # numbers in a cache line, as in the longest vector
-    SCRATCH_BYTES = 1000 << 10          # of the rows of all threads of a call: with what is small, within a MiB
-    MAX_TILE_CLASSES = 64               # classes up to which rows are computed side by side, in tiles
-    MAX_TILE_VECTORS = 2                # of each class in a tile
+    SCRATCH_BYTES = 1000 << 10          # rows of all threads of a call; all scratch stays below a MiB
+    MAX_TILE_CLASSES = 64               # up to this many classes, rows are computed side by side in tiles
+    MAX_TILE_VECTORS = 2                # vectors per class in a tile
 
 
-cdef struct Memory:             # scratch, of which parts are taken one after the other
-    double* start               # or NULL: only `used` counts
+cdef struct Memory:             # a bump allocator over the scratch
+    double* start               # NULL: only count `used`
     Py_ssize_t used
 
 
 cdef inline double* take(Memory* memory, bint wanted, Py_ssize_t length) noexcept nogil:
-    """Room for so many numbers, from the start of a cache line on; NULL if it is not wanted."""
+    """Take memory for `length` numbers, aligned to a cache line; NULL if it is not wanted."""
     cdef double* taken = NULL
     if wanted:
         if memory.start is not NULL:
@@ -33,7 +33,7 @@ cdef inline double* take(Memory* memory, bint wanted, Py_ssize_t length) noexcep
 
 
 cdef inline Py_ssize_t row_space(Py_ssize_t n) noexcept nogil:
-    """The length of a row of n numbers, and one line more: rows a power of two apart would compete for cache sets."""
+    """The length of a row of n numbers plus one line: rows a power of two apart would share cache sets."""
     return (n + LINE_DOUBLES - 1) // LINE_DOUBLES * LINE_DOUBLES + LINE_DOUBLES
 
 
@@ -44,18 +44,18 @@ cdef inline Py_ssize_t tile_space(Py_ssize_t n) noexcept nogil:
 cdef inline bint fits_scratch(
     Py_ssize_t rows, Py_ssize_t n, Kind kind, Py_ssize_t windows, Py_ssize_t threads
 ) noexcept nogil:
-    """Whether each thread may keep so many rows of n elements, and windows beside them."""
+    """Whether the scratch of a thread can hold `rows` rows of n elements beside its windows."""
     cdef Py_ssize_t size = 8 if kind == F64 else 4
     return rows * n * size <= SCRATCH_BYTES // threads - windows * WINDOW_BYTES
 
 
 cdef inline bint is_used_in_place(const Operand* operand, bint in_float64) noexcept nogil:
-    """Whether a kernel of that type reads or writes its rows where they are."""
+    """Whether a float64 or float32 kernel can use the rows in place."""
     return is_plain(operand, <vf64*>NULL) if in_float64 else is_plain(operand, <vf32*>NULL)
 
 
 cdef inline bint is_native_in_place(const Operand* operand) noexcept nogil:
-    """Whether a kernel of its own type does."""
+    """Whether a kernel of the operand's own type can use the rows in place."""
     return is_used_in_place(operand, operand.kind == F64)
 
 
@@ -66,7 +66,7 @@ cdef struct SoftmaxTask:
     Operand x
     Operand out
     bint logarithm
-    Py_ssize_t piece            # elements of a row that are read at a time
+    Py_ssize_t piece            # elements of a row read at a time
 
 
 cdef struct LogsumexpTask:
@@ -77,14 +77,14 @@ cdef struct LogsumexpTask:
     Py_ssize_t piece
 
 
-cdef struct PrimitiveScratch:   # of logsumexp and softmax; NULL where it is not needed
+cdef struct PrimitiveScratch:   # of logsumexp and softmax; fields not needed are NULL
     double* x                   # logits that cannot be read in place
-    double* result[2]           # results that cannot be put in place at once; two in turn, if they stream
-    double* tile                # logits of rows side by side
+    double* result[2]           # results that cannot be written in place; used alternately if they stream
+    double* tile                # logits, one row per lane
     double* tile_result
 
 
-cdef struct WeightedScratch:    # of a weighted logsumexp: rows of terms factor exp(exponent + exponent_low)
+cdef struct WeightedScratch:    # of a weighted logsumexp, with terms factor exp(exponent + exponent_low)
     double* exponent
     double* exponent_low
     double* factor
@@ -93,14 +93,14 @@ cdef struct WeightedScratch:    # of a weighted logsumexp: rows of terms factor 
 
 
 cdef inline Py_ssize_t result_rows(const Operand* out) noexcept nogil:
-    """Rows of scratch that results take."""
+    """The number of scratch rows for results."""
     return 0 if out.kind == ABSENT else 2 if out.streams else not is_native_in_place(out)
 
 
 cdef inline Py_ssize_t lay_out_primitive(
     const Operand* x, const Operand* out, Py_ssize_t piece, double* start, PrimitiveScratch* scratch
 ) noexcept nogil:
-    """`out`: of rows, not of one number a row."""
+    """`out` is absent if the result is one number per row."""
     cdef Memory memory
     cdef bint in_pieces = piece < x.n, has_tiles = 0 < x.n <= MAX_TILE_CLASSES
     memory.start, memory.used = start, 0
@@ -156,7 +156,7 @@ cdef inline Py_ssize_t plan_softmax(SoftmaxTask* task, Py_ssize_t threads) noexc
 # --- losses ----------------------------------------------------------------------------------------------------------
 
 
-cdef struct Points:             # classes with mass, each once, under the class weights
+cdef struct Points:             # distinct classes with nonzero mass (under the class weights)
     Py_ssize_t count            # or IGNORED, or INVALID (see targets.pxd)
     int64_t* index
     Pair* mass
@@ -164,16 +164,16 @@ cdef struct Points:             # classes with mass, each once, under the class 
 
 cdef struct LossScratch:
     Points points               # of one row
-    int64_t* table              # of the points of a sparse distribution, by class (see `find_point`)
+    int64_t* table              # hash table of the points of a sparse distribution (see `find_point`)
     Py_ssize_t table_size
-    double* tile                # logits of rows side by side
+    double* tile                # logits, one row per lane
     double* tile_grad
     double* rows                # see `lay_out_rows`; tiles gather rows in it
     Traffic traffic
 
 
-cdef struct RowScratch:         # rows of a piece each; NULL where the options in use need none
-    double* grad[2]             # gradients that cannot be put in place at once; two in turn, if they stream
+cdef struct RowScratch:         # one piece per field; NULL if the options do not need it
+    double* grad[2]             # gradients that cannot be written in place; used alternately if they stream
     double* x                   # logits that cannot be read in place
     double* z                   # masked, scaled or capped
     double* low
@@ -237,7 +237,7 @@ cdef inline Py_ssize_t lay_out_loss(const Batch* batch, double* start, LossScrat
     scratch.table = <int64_t*>take(&memory, batch.form == SPARSE, scratch.table_size)
     scratch.tile = take(&memory, has_tiles, tile_space(n))
     scratch.tile_grad = take(&memory, has_tiles, tile_space(n))
-    # A row that overflows float32 is computed in float64, in pieces.
+    # Rows that overflow float32 are computed again in float64, in pieces.
     rows = lay_out_rows(batch, batch.piece, needs_float64(batch), NULL, &unused)
     rows = max(rows, lay_out_rows(batch, min(n, PIECE_ELEMENTS), True, NULL, &unused))
     scratch.rows = take(&memory, True, max(rows, row_space(n)) if has_tiles else rows)

@@ -1,9 +1,6 @@
-/* The vector types behind the loops of _kernels.pyx: `vf32` and `vf64`, as many floats or doubles as one register
- * of the instruction set holds. +, -, *, / are the compiler's own (GCC and Clang vector extension); what has no
- * operator is a function here, once per type, with the suffix _f32 or _f64. Loads and stores through a pointer to a
- * vector may be unaligned.
- *
- * A compiler without the extension gets vectors of one element through the same names.
+/* The vector types of the kernels: `vf32` and `vf64` are one register of floats or doubles. +, -, *, / are operators of
+ * the GCC and Clang vector extension; everything else is a function here, one per type, with the suffix _f32 or _f64.
+ * Vectors may be unaligned in memory. Compilers without the extension get vectors of one element.
  */
 #ifndef XENT_SIMD_H
 #define XENT_SIMD_H
@@ -57,7 +54,7 @@ typedef uint64_t vu64;
 #define XENT_LANES_f32 ((Py_ssize_t)(sizeof(vf32) / sizeof(float)))
 #define XENT_LANES_f64 ((Py_ssize_t)(sizeof(vf64) / sizeof(double)))
 
-/* Bits of a float vector as integers and back; a cast where vectors exist, a copy where they do not. */
+/* Reinterpret the bits of a float vector as integers, and back. */
 XENT_INLINE vi32 xent_bits_f32(vf32 x) { vi32 i; memcpy(&i, &x, sizeof i); return i; }
 XENT_INLINE vi64 xent_bits_f64(vf64 x) { vi64 i; memcpy(&i, &x, sizeof i); return i; }
 XENT_INLINE vf32 xent_from_bits_f32(vi32 i) { vf32 x; memcpy(&x, &i, sizeof x); return x; }
@@ -83,7 +80,7 @@ XENT_INLINE vf64 xent_iota_f64(void) { return *(const vf64 *)xent_counting_f64; 
 #define XENT_TWO_TO_f32 8388608.0              /* 2**mantissa */
 #define XENT_TWO_TO_f64 4503599627370496.0
 
-/* Bits are shifted left and added as unsigned numbers: in C, signed ones must not leave their range. */
+/* Bits are shifted left and added as unsigned integers, because signed overflow is undefined in C. */
 #define XENT_DEFINE(S, scalar, vector, ints, unsigneds, mantissa)                                                    \
     XENT_INLINE vector xent_fill_##S(double value) {                                                                 \
         vector x;                                                                                                    \
@@ -99,8 +96,8 @@ XENT_INLINE vf64 xent_iota_f64(void) { return *(const vf64 *)xent_counting_f64; 
         ints sign = xent_bits_##S(xent_fill_##S(-0.0));                                                              \
         return xent_from_bits_##S(xent_bits_##S(x) & ~sign);                                                         \
     }                                                                                                                \
-    /* x 2**n, where x is a power of two, out of range or not, and `shifted` is n + 1.5 * 2**mantissa: n sits in the \
-     * low bits, and the shift drops the rest. */                                                                    \
+    /* x 2**n for a power of two x; `shifted` is n + 1.5 * 2**mantissa, which has n in its low bits. The exponent may \
+     * leave its range. */                                                                                           \
     XENT_INLINE vector xent_scaled_##S(vector x, vector shifted) {                                                   \
         unsigneds bits = ((unsigneds)xent_bits_##S(shifted) << mantissa) + (unsigneds)xent_bits_##S(x);              \
         return xent_from_bits_##S((ints)bits);                                                                       \
@@ -152,7 +149,7 @@ XENT_INLINE double xent_sum_lanes_f32(vf32 x) {
         return sums[0];                                                                                              \
     }
 #if defined(__SSE2__) && !defined(XENT_SCALAR)
-/* Through memory, the lanes of the last step would wait for one another. */
+/* In registers: through memory, each step would wait for the stores of the last. */
 XENT_INLINE float xent_add_lanes_f32(vf32 x) {
 #  if XENT_BYTES == 64
     __m256 wide = _mm256_add_ps(_mm512_castps512_ps256((__m512)x), _mm512_extractf32x8_ps((__m512)x, 1));
@@ -190,7 +187,7 @@ XENT_DEFINE(f64, double, vf64, vi64, vu64, 52)
 
 #define XENT_BLEND(mask, yes, no) (((mask) & (yes)) | (~(mask) & (no)))
 
-/* What the compiler has no operator for, in the instructions of each set:
+/* Functions for which there is no operator, in the instructions of each set:
  *   where_less     yes in the lanes in which a < b, else no
  *   where_equal    the same for a == b
  *   unless_less    0 in the lanes in which a < b, else x
@@ -310,7 +307,7 @@ XENT_INLINE vf64 xent_load_first_f64(const vf64 *source, Py_ssize_t n, double ot
     vi64 x = (vi64)_mm256_maskload_pd((const double *)source, (__m256i)mask);
     return (vf64)((x & mask) | ((vi64)xent_fill_f64(otherwise) & ~mask));
 }
-/* In pieces: a masked store that misses the cache takes AMD's processors hundreds of cycles. */
+/* Stores in pieces: a masked store that misses the cache takes hundreds of cycles on AMD processors. */
 XENT_INLINE void xent_store_first_f32(vf32 *target, Py_ssize_t n, vf32 x) {
     float *to = (float *)target;
     __m128 part = _mm256_castps256_ps128((__m256)x);
@@ -406,7 +403,7 @@ XENT_INLINE int xent_equal_f64(vf64 a, vf64 b) {
 XENT_DEFINE_PORTABLY(f32, float, vf32, 4097.0)
 XENT_DEFINE_PORTABLY(f64, double, vf64, 134217729.0)
 #endif
-/* Elements of one or two bytes for a whole vector: bool, and the halves of float16 and bfloat16 as integers. */
+/* As many elements of one or two bytes as there are lanes: bool, and float16 and bfloat16 as integers. */
 #ifdef XENT_SCALAR
 typedef uint16_t vu16;
 #else
@@ -462,8 +459,8 @@ XENT_DEFINE_WHERE_TRUE(f32, vf32, vi32)
 XENT_DEFINE_WHERE_TRUE(f64, vf64, vi64)
 #endif
 
-/* A half is a float with a shorter exponent (shifted by 112) and a mantissa shorter by 13 bits; subnormal halves become
- * normal floats, by a subtraction, and come back by an addition that rounds them. Rounding is to nearest, ties to even. */
+/* A float16 is a float32 whose exponent is smaller by 112 and whose mantissa has 13 bits less. Subnormal float16 are
+ * normal float32: a subtraction converts them, and an addition, which rounds, converts back. Ties round to even. */
 #if defined(__AVX512F__) && XENT_BYTES == 64
 XENT_INLINE vf32 xent_widen_f16(const void *source) {
     return (vf32)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)source));
@@ -502,7 +499,7 @@ XENT_INLINE void xent_narrow_bf16(void *target, vf32 x) {
     vu16 halves = xent_halves_of_ints(XENT_BLEND(nan, (bits >> 16) | 0x40, rounded >> 16) & 0xffff);
     memcpy(target, &halves, sizeof halves);
 }
-/* One element, through a vector of which it is the first. */
+/* One element, converted as the first of a vector. */
 #define XENT_DEFINE_HALF(kind)                                                                                       \
     XENT_INLINE float xent_read_##kind(const void *source) {                                                         \
         uint16_t halves[sizeof(vu16) / sizeof(uint16_t)] = {0};                                                      \
@@ -523,8 +520,8 @@ XENT_INLINE int xent_any_equal_f64(vf64 a, vf64 b) { return xent_equal_f64(a, b)
 XENT_INLINE int xent_all_equal_f32(vf32 a, vf32 b) { return xent_equal_f32(a, b) == (1 << XENT_LANES_f32) - 1; }
 XENT_INLINE int xent_all_equal_f64(vf64 a, vf64 b) { return xent_equal_f64(a, b) == (1 << XENT_LANES_f64) - 1; }
 
-/* Four rows of n elements into four lanes of a tile, and back: `tile` is the first of these lanes, and the next element
- * of each row `step` further. */
+/* Copy four rows of n elements into four lanes of a tile, and back. `tile` points to the first of these lanes; there,
+ * successive elements of a row are `step` apart. */
 #define XENT_DEFINE_TILES(S, scalar, FOUR)                                                                           \
     XENT_INLINE void xent_to_columns_##S(void *tile, Py_ssize_t step, const void *p, const void *q, const void *r,   \
                                          const void *s, Py_ssize_t n) {                                              \
@@ -568,7 +565,7 @@ XENT_DEFINE_TILES(f32, float, XENT_WITHOUT)
 XENT_DEFINE_TILES(f64, double, XENT_WITHOUT)
 #endif
 
-/* The place of the first element that equals w in four vectors, of which one has it. */
+/* Index of the first element equal to w in four vectors; there must be one. */
 XENT_INLINE int xent_first_of(uint64_t bits) {
 #if defined(__GNUC__) || defined(__clang__)
     return __builtin_ctzll(bits);
@@ -587,9 +584,9 @@ XENT_INLINE int xent_first_of(uint64_t bits) {
 XENT_DEFINE_FIRST(f32, vf32)
 XENT_DEFINE_FIRST(f64, vf64)
 
-/* Copy n elements each of `count` rows that lie side by side, element by element `step` bytes apart, to rows of their
- * own, `stride` bytes apart; or back. */
-#define XENT_DEFINE_TRANSPOSE_ROWS(S, scalar, FOUR)                                                                            \
+/* Transpose: copy `count` adjacent rows of n elements, which are `step` bytes apart within a row, to contiguous rows
+ * `stride` bytes apart; or back. */
+#define XENT_DEFINE_TRANSPOSE_ROWS(S, scalar, FOUR)                                                                  \
     XENT_INLINE scalar *xent_at_##S(void *base, Py_ssize_t bytes, Py_ssize_t i) {                                    \
         return (scalar *)((char *)base + bytes) + i;                                                                 \
     }                                                                                                                \
@@ -618,8 +615,8 @@ XENT_DEFINE_TRANSPOSE_ROWS(f32, float, XENT_WITHOUT)
 XENT_DEFINE_TRANSPOSE_ROWS(f64, double, XENT_WITHOUT)
 #endif
 
-/* A store to a whole, aligned vector that does not bring its line into the cache, where there is such; `drain` makes
- * those before it visible to other threads. */
+/* Store an aligned vector around the cache (a non-temporal store) where possible; `drain` makes earlier ones visible to
+ * other threads. */
 #if defined(__AVX512F__) && XENT_BYTES == 64
 XENT_INLINE void xent_store_around_f32(vf32 *target, vf32 x) { _mm512_stream_ps((float *)target, (__m512)x); }
 XENT_INLINE void xent_store_around_f64(vf64 *target, vf64 x) { _mm512_stream_pd((double *)target, (__m512d)x); }
@@ -639,7 +636,7 @@ XENT_INLINE void xent_drain(void) {
 #endif
 }
 
-/* Ask for the cache line of an address, which need not be the program's; for those of four vectors from there on. */
+/* Prefetch the cache line of an address (which may be invalid), or those of four vectors from there on. */
 XENT_INLINE void xent_prefetch(const void *address) {
 #if defined(__GNUC__) || defined(__clang__)
     __builtin_prefetch(address);
@@ -655,7 +652,7 @@ XENT_INLINE void xent_prefetch_four(const void *address) {
 #endif
 }
 
-/* Instruction sets of this CPU that the operating system saves the registers of. */
+/* Instruction sets that the CPU and the operating system support. */
 XENT_INLINE int xent_cpu_has_avx2(void) {
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");

@@ -1,5 +1,5 @@
-# Where the rows of an array are in memory and what type their elements have, so that loops need
-# no Python object. Any strides, any number of batch axes, any real dtype.
+# Describes the rows of an array (address, strides, type) so that loops need no Python object: any strides, any number
+# of batch axes, any real dtype.
 
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -15,14 +15,14 @@ from xent._core.streaming cimport Traffic, send
 
 cdef enum:
     MAX_DIMS = 64
-    PREFETCH_BYTES = 1 << 20    # rows up to this size are fetched while the one before is computed
+    PREFETCH_BYTES = 1 << 20    # rows up to this size are prefetched while the previous row is computed
     AHEAD_IN_ROW = 1 << 12      # bytes of an output fetched ahead
-    WINDOW_ROWS = 16            # of float32: a cache line
+    WINDOW_ROWS = 16            # float32 rows: one cache line across
     WINDOW_BYTES = 1 << 17
 
-    # Stores go around the cache in outputs of more bytes than this, of which little would stay in the cache, whose rows
-    # are neither so short that the cache is a quarter faster (it is a sixth slower for longer ones) nor so long that a
-    # row does not fit into a scratch.
+    # Outputs larger than STREAM_BYTES bypass the cache, which could not hold them, if their rows are between these two
+    # lengths. For shorter rows the cache is a quarter faster (for longer ones a sixth slower); longer rows do not fit
+    # the scratch.
     STREAM_BYTES = 1 << 24
     MIN_STREAM_ROW = 6 << 10    # bytes
     MAX_STREAM_ROW = 1 << 19
@@ -37,10 +37,10 @@ cdef struct Operand:
     Kind kind
     Py_ssize_t n                        # elements of a row
     Py_ssize_t step                     # bytes from one to the next
-    Py_ssize_t run                      # elements that are `step` apart: n, or fewer if the row's axes do not merge
-    bint streams                        # an output whose rows go to memory around the cache
+    Py_ssize_t run                      # elements `step` bytes apart: n, or fewer if the axes of the row do not merge
+    bint streams                        # whether rows of an output bypass the cache
     int ndim                            # batch axes, merged where strides allow
-    int row_ndim                        # axes of the row but the last, after the batch axes
+    int row_ndim                        # axes of the row except the last; they follow the batch axes
     Py_ssize_t shape[MAX_DIMS]
     Py_ssize_t strides[MAX_DIMS]
 
@@ -62,7 +62,7 @@ cdef inline Kind kind_of(cnp.ndarray array) noexcept:
 cdef inline int merge_axes(
     cnp.ndarray array, int first, int last, Py_ssize_t* shape, Py_ssize_t* strides
 ) noexcept:
-    """Merge neighbours among axes first <= axis < last where strides allow; returns how many are left."""
+    """Merge adjacent axes first <= axis < last where strides allow; return how many remain."""
     cdef Py_ssize_t length, stride
     cdef int axis, count = 0
     for axis in range(first, last):
@@ -109,7 +109,7 @@ cdef inline void bind(Operand* operand, object maybe, int row_axes) noexcept:
 
 
 cdef inline void bind_output(Operand* operand, object maybe, int row_axes, const Operand* source) noexcept:
-    """The same for an output. One that is its own source does not stream: it is in the cache already."""
+    """`bind` an output, and decide whether it streams. In-place results do not: they are in the cache already."""
     bind(operand, maybe, row_axes)
     if operand.kind != ABSENT and operand.data != source.data:
         operand.streams = (
@@ -119,7 +119,7 @@ cdef inline void bind_output(Operand* operand, object maybe, int row_axes, const
 
 
 cdef inline double* data_of_blocks(sums, Work work, Py_ssize_t per_block) except? NULL:
-    """The data of a float64 array that holds so many numbers for each block of the work."""
+    """The data of a float64 array with `per_block` numbers for each block of the work."""
     cdef Py_ssize_t size = cnp.PyArray_SIZE(<cnp.ndarray>sums)
     if size != work.job.number * per_block:
         raise ValueError(f"sums holds {size} numbers; {work.job.number} blocks of {per_block} expected")
@@ -152,7 +152,7 @@ cdef inline char* place_of(const Operand* operand, Py_ssize_t i, Py_ssize_t j) n
 
 
 cdef inline Py_ssize_t run_from(const Operand* operand, Py_ssize_t j) noexcept nogil:
-    """Elements of a row, from j on, that are `step` apart."""
+    """The number of elements from j on that are `step` bytes apart."""
     return (operand.n if operand.run == operand.n else operand.run) - j % operand.run
 
 
@@ -213,7 +213,7 @@ cdef inline bint is_plain(const Operand* operand, const vec* like) noexcept nogi
 cdef inline vec* gather(
     const Operand* operand, Py_ssize_t i, Py_ssize_t first, Py_ssize_t n, vec* scratch
 ) noexcept nogil:
-    """n elements of row i, contiguous: where they are, or copied into the scratch."""
+    """n contiguous elements of row i: in place, or copied to the scratch."""
     cdef char* source
     cdef Py_ssize_t j = 0, stop
     if is_plain(operand, scratch):
@@ -244,8 +244,8 @@ cdef inline vec* gather(
 
 
 cdef inline vec* next_row(const Operand* operand, Py_ssize_t i, vec* row) noexcept nogil:
-    """What to fetch while row i, at `row`, is computed: the next row, or `row` itself if both would not stay in the
-    cache."""
+    """The row to prefetch while row i, at `row`, is computed: the next one, or `row` itself (no effect) if both would
+    not fit the cache."""
     if operand.step > <Py_ssize_t>sizeof(double) or operand.run < operand.n:
         return row
     if operand.n * operand.step > PREFETCH_BYTES:
@@ -254,15 +254,15 @@ cdef inline vec* next_row(const Operand* operand, Py_ssize_t i, vec* row) noexce
 
 
 cdef inline vec* next_place(const Operand* operand, Py_ssize_t i, vec* row) noexcept nogil:
-    """What to fetch of an output while row i, at `row`, is filled: the next row, or in a long row a little further on.
-    A store to a line that is not in the cache holds up all later stores."""
-    if row != <vec*>row_of(operand, i):     # it is in a scratch
+    """The output to prefetch while row i, at `row`, is written: the next row, or the part of a long row just ahead. A
+    store that misses the cache delays all later stores."""
+    if row != <vec*>row_of(operand, i):     # `row` is a scratch
         return row
     return <vec*>(<char*>row + min(operand.n * operand.step, AHEAD_IN_ROW))
 
 
 cdef inline vec* place(const Operand* operand, Py_ssize_t i, Py_ssize_t first, vec* scratch) noexcept nogil:
-    """Where to write elements of row i of an output: in place, or in the scratch for `scatter` to deliver."""
+    """Where to write elements of row i of an output: in place, or a scratch that `scatter` copies to the output."""
     if is_plain(operand, scratch):
         return <vec*>place_of(operand, i, first)
     return scratch
@@ -299,8 +299,8 @@ cdef inline void scatter(
         j = stop
 
 
-# An operand whose rows lie side by side, element by element, goes through a window: a transposed copy of up to 16 rows,
-# so that every element of a cache line is used. A row by itself would use one element of each.
+# An operand with adjacent rows (stride of one element between rows) is read or written through a window: a transposed
+# copy of up to 16 rows, so that every element of a cache line is used. A single row would use one element per line.
 
 cdef struct Window:             # rows first <= i < first + count
     char* rows
@@ -311,7 +311,7 @@ cdef struct Window:             # rows first <= i < first + count
 
 
 cdef inline bint has_window(const Operand* operand) noexcept nogil:
-    """Whether its rows are read or written through a window: they lie side by side, and a few of them fit one."""
+    """Whether the operand uses a window: its rows are adjacent, and at least two of them fit."""
     cdef Py_ssize_t size = 8 if operand.kind == F64 else 4
     if operand.kind not in (F32, F64) or operand.ndim == 0 or operand.run < operand.n or operand.step == size:
         return False
@@ -326,7 +326,7 @@ cdef inline void open_window(
     window.rows = NULL
     if not has_window(operand) or not is_native(operand, like):
         return
-    window.stride = (operand.n + 16) * size     # 16 more: equal places of two rows would compete for the cache
+    window.stride = (operand.n + 16) * size     # padded: elements a power of two apart would share cache sets
     window.most = min(min(WINDOW_ROWS, WINDOW_BYTES // window.stride), last - first)
     if window.most >= 2:
         window.rows = <char*>malloc(window.most * window.stride + sizeof(vec))
@@ -339,7 +339,7 @@ cdef inline void close_window(Window* window) noexcept nogil:
 
 
 cdef inline bint move_window(Window* window, const Operand* operand, Py_ssize_t i, Py_ssize_t last) noexcept nogil:
-    """Move to row i and those after it; False if row i is in the window."""
+    """Move the window to start at row i; return False if it already holds row i."""
     cdef Py_ssize_t run = operand.shape[operand.ndim - 1]
     if window.first <= i < window.first + window.count:
         return False
@@ -360,7 +360,7 @@ cdef inline vec* gather_through(
     Window* window, const Operand* operand, Py_ssize_t i, Py_ssize_t last, Py_ssize_t start, Py_ssize_t count,
     vec* scratch
 ) noexcept nogil:
-    """`gather` of row i < last; with a window, of the whole row."""
+    """`gather` for row i < last; a window always returns the whole row."""
     if window.most == 0:
         return gather(operand, i, start, count, scratch)
     if move_window(window, operand, i, last):
@@ -371,7 +371,7 @@ cdef inline vec* gather_through(
 cdef inline vec* place_through(
     Window* window, const Operand* operand, Py_ssize_t i, Py_ssize_t last, vec* scratch
 ) noexcept nogil:
-    """`place` of a whole row; rows come in order. If the output streams, consecutive rows need different scratches."""
+    """`place` for a whole row, called in row order. If the output streams, consecutive rows need separate scratches."""
     if window.most == 0:
         return scratch if operand.streams else place(operand, i, 0, scratch)
     move_window(window, operand, i, last)
@@ -381,7 +381,7 @@ cdef inline vec* place_through(
 cdef inline void scatter_through(
     Window* window, const Operand* operand, Py_ssize_t i, const vec* row, Traffic* traffic
 ) noexcept nogil:
-    """Deliver what was written to `place_through`; a window at its last row."""
+    """Copy what was written to `place_through` to the output; a window when its last row is complete."""
     if window.most == 0 and operand.streams and is_plain(operand, row):
         send(traffic, <vec*>row_of(operand, i), row, operand.n)
     elif window.most == 0:

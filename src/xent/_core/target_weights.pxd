@@ -1,5 +1,5 @@
-# What the rows of a batch weigh: sample weight times target mass, by whose sum a mean divides. Labels and sparse
-# classes are checked along the way.
+# The weights of the rows of a batch, sample weight times target mass; a mean divides by their sum. Labels and sparse
+# indices are checked in the same pass.
 
 from libc.math cimport frexp, isfinite
 from libc.stdint cimport int32_t, int64_t, uint8_t
@@ -16,7 +16,7 @@ from xent._core.strided cimport (
 from xent._core.targets cimport exponent_of_row, is_class, is_ignored, scale_pair, target_mass_of
 
 
-cdef struct WeightSum:          # in units of two to the exponent
+cdef struct WeightSum:          # in units of 2^exponent
     double high
     double low
     double exponent
@@ -31,8 +31,7 @@ ctypedef fused label_type:
 cdef inline Py_ssize_t count_labels(
     const label_type* label, Py_ssize_t n, Py_ssize_t classes, bint ignores, int64_t ignore_index
 ) noexcept nogil:
-    """How many labels are classes; -1 if any is neither a class nor ignored. Without branches, so that the compiler
-    vectorizes it."""
+    """Count the labels that are classes; -1 if any is neither a class nor ignored. Branch-free, to vectorise."""
     cdef Py_ssize_t i, counted = 0, ignored = 0
     cdef int64_t c
     cdef bint within, skips
@@ -46,7 +45,7 @@ cdef inline Py_ssize_t count_labels(
 
 
 cdef inline Py_ssize_t count_plain_labels(const Batch* batch, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """The same for rows first <= i < last; -1 also if labels are not contiguous or of an unusual type."""
+    """`count_labels` for rows first <= i < last; -1 also if labels are strided or of another type."""
     cdef const Operand* target = &batch.target
     cdef char* label = row_of(target, first)
     cdef Py_ssize_t size = 8 if target.kind == I64 else 4 if target.kind == I32 else 1
@@ -62,7 +61,7 @@ cdef inline Py_ssize_t count_plain_labels(const Batch* batch, Py_ssize_t first, 
 
 
 cdef inline void add_weight(WeightSum* total, Pair x, int exponent) noexcept nogil:
-    """x is in units of two to the exponent; the sum is in those of its largest term."""
+    """total += x 2^exponent; the sum is in the units of its largest term."""
     cdef Pair sum
     if x.high == 0:
         return
@@ -75,7 +74,7 @@ cdef inline void add_weight(WeightSum* total, Pair x, int exponent) noexcept nog
 
 
 cdef inline Pair weigh_points(const Batch* batch, Py_ssize_t i, int exponent, Py_ssize_t* bad) noexcept nogil:
-    """`weigh_target` of a label or a sparse distribution."""
+    """`weigh_target` for a label or a sparse distribution."""
     cdef Py_ssize_t j, k = batch.target.n
     cdef char* row = row_of(&batch.target, i)
     cdef char* probs
@@ -104,8 +103,8 @@ cdef inline Pair weigh_points(const Batch* batch, Py_ssize_t i, int exponent, Py
 cdef inline Pair weigh_target(
     const Batch* batch, const WeightScratch* scratch, Py_ssize_t i, int exponent, Py_ssize_t* bad, vec* like
 ) noexcept nogil:
-    """The target mass of row i, in units of two to the exponent; `bad` is the place of a label or class that is out of
-    range, if there is one."""
+    """The target mass of row i, in units of 2^exponent. If a label or sparse index is out of range, `bad` becomes its
+    index in the target."""
     cdef Py_ssize_t j, n = batch.logits.n, start = 0, count
     cdef char* row = row_of(&batch.target, i)
     cdef Pair total = single(0)
@@ -136,7 +135,7 @@ cdef inline Pair weigh_target(
 cdef inline Py_ssize_t weigh_rows(
     const Batch* batch, const WeightScratch* scratch, Py_ssize_t first, Py_ssize_t last, WeightSum* sum, vec* like
 ) noexcept nogil:
-    """The sum of sample weight times target mass; return the first label or class that is out of range, or -1."""
+    """Sum sample weight times target mass. Return the index of the first bad label or sparse index, or -1."""
     cdef Py_ssize_t i, counted, bad = -1
     cdef double weight
     cdef int exponent, weight_exponent = 0

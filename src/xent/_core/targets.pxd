@@ -1,6 +1,5 @@
-# The target of one row: which classes have mass, and how much under their class weights. Weights may be so large or
-# small that their products leave the range of float64 ("extreme weights"); masses are in units of a power of two then,
-# one for each row.
+# The target of one row: the classes with nonzero target mass (probability times class weight), and their masses. If
+# products of weights may leave the range of float64 ("extreme weights"), masses are in units of a power of two per row.
 
 from libc.limits cimport INT_MIN
 from libc.math cimport frexp, ldexp
@@ -12,7 +11,7 @@ from xent._core.pairs cimport Pair, add_pair, multiply, single, value
 from xent._core.scratch cimport LossScratch, Points
 from xent._core.strided cimport ABSENT, read_integer, read_number, row_of
 
-cdef enum:                      # in place of a number of points
+cdef enum:                      # special values of Points.count
     IGNORED = -1
     INVALID = -2
 
@@ -22,7 +21,7 @@ cdef inline double class_weight_of(const Batch* batch, Py_ssize_t c) noexcept no
 
 
 cdef inline Pair scale_pair(Pair x, int exponent) noexcept nogil:
-    """x times two to the exponent."""
+    """x 2^exponent"""
     if exponent != 0:
         x.high, x.low = ldexp(x.high, exponent), ldexp(x.low, exponent)
     return x
@@ -35,7 +34,7 @@ cdef inline int exponent_of(double x) noexcept nogil:
 
 
 cdef inline Pair target_mass_of(const Batch* batch, double t, Py_ssize_t c, int exponent) noexcept nogil:
-    """t under the weight of class c, in units of two to the exponent."""
+    """t times the weight of class c, in units of 2^exponent."""
     cdef double weight = class_weight_of(batch, c)
     cdef int t_exponent = 0, weight_exponent = 0
     if not batch.has_extreme_weights:
@@ -82,8 +81,8 @@ cdef inline int target_exponent_of(const Batch* batch, Py_ssize_t i) noexcept no
 
 
 cdef inline int exponent_of_row(const Batch* batch, Py_ssize_t i, bint with_options) noexcept nogil:
-    """The exponent of the largest factor in row i's loss (`with_options`: of smoothing and z_loss too): in units of
-    two to it none overflows, and none that counts vanishes. 0 unless weights are extreme."""
+    """The exponent of the largest factor in the loss of row i (`with_options`: smoothing and z_loss included). In units
+    of 2^exponent no factor overflows, and none that matters underflows. 0 unless weights are extreme."""
     cdef Py_ssize_t j
     cdef int largest
     cdef double weight
@@ -107,8 +106,8 @@ cdef inline int exponent_of_row(const Batch* batch, Py_ssize_t i, bint with_opti
 
 
 cdef inline Py_ssize_t find_point(const LossScratch* scratch, Py_ssize_t found, int64_t c) noexcept nogil:
-    """The place of class c among the points found so far, or the next one, which it then has. Open addressing: an entry
-    of the table is a place, plus 1."""
+    """The index of class c among the points found so far; a new class is added as number `found`. The hash table uses
+    open addressing; an entry is an index plus 1, 0 if free."""
     cdef uint64_t slot = (<uint64_t>c * 0x9E3779B97F4A7C15U >> 32) & <uint64_t>(scratch.table_size - 1)
     while scratch.table[slot] != 0:
         if scratch.points.index[scratch.table[slot] - 1] == c:
@@ -137,8 +136,8 @@ cdef inline Points read_label(
 cdef inline Points read_points(
     const Batch* batch, Py_ssize_t i, const LossScratch* scratch, int exponent
 ) noexcept nogil:
-    """The label or the sparse distribution of row i, in units of two to the exponent. One that is out of range has
-    changed since it was checked."""
+    """The label or sparse distribution of row i, in units of 2^exponent. An index out of range (INVALID) was changed
+    after it was checked."""
     cdef Points points = scratch.points
     cdef Pair x
     cdef Py_ssize_t j, place, counted = 0, found = 0

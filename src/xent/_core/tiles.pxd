@@ -1,9 +1,8 @@
-# Rows side by side, for few classes, where a vector along a row would be mostly empty. A tile is n_vectors vectors for
-# each class: 2, since each alone would be a chain of steps that wait for one another, or 1 where no more rows are left.
-# Vector n_vectors * c + h is class c, and its lane j row h * lanes + j. What a lane computes does not depend on its
-# neighbours.
+# With few classes a vector along a row would be mostly empty, so rows are computed side by side, one per lane. A tile
+# has n_vectors vectors per class: 2, whose independent operations hide latency, or 1 for the last rows. Lane j of
+# vector n_vectors * c + h is class c of row h * lanes + j. Lanes do not affect each other.
 #
-# A pair of vectors is an array of two: number[HIGH] and number[LOW]; number + 2 * h is that of the vectors h of a tile.
+# A pair of vectors is an array x of two: x[HIGH] and x[LOW]. For a tile, x + 2 * h is the pair of the vectors h.
 
 from xent._core.exponentials cimport HIGH, LOW
 from xent._core.elementary cimport exps_shifted, log_of_pair
@@ -23,7 +22,7 @@ cdef enum:
 
 
 cdef inline bint lie_side_by_side(const Operand* operand, Py_ssize_t i, const vec* like) noexcept nogil:
-    """Whether the next rows are the next elements in memory, so that a vector of a tile can be copied as it is."""
+    """Whether consecutive rows are adjacent in memory, so that a tile vector can be copied directly."""
     cdef int last = operand.ndim - 1
     return (
         is_native(operand, like) and last >= 0 and operand.run == operand.n
@@ -42,7 +41,7 @@ cdef inline void copy_element(vec* target, Py_ssize_t i, const vec* source, Py_s
 cdef inline forced_void load_lanes(
     const Operand* operand, Py_ssize_t i, Py_ssize_t count, vec* tile, Py_ssize_t n_vectors, vec* row_buffer
 ) noexcept nogil:
-    """Rows i to i + count into one vector of each class; the other lanes are 0."""
+    """Load rows i to i + count into one vector per class; other lanes become 0."""
     cdef Py_ssize_t width = lanes(tile), j = 0, c
     cdef vec* row
     cdef char* first = row_of(operand, i)
@@ -71,7 +70,7 @@ cdef inline void store_lanes(
     const Operand* operand, Py_ssize_t i, Py_ssize_t count, const vec* tile, Py_ssize_t n_vectors, const bint* skip,
     vec* row_buffer
 ) noexcept nogil:
-    """And back, but for the lanes to `skip` (or, if NULL, none)."""
+    """Store what `load_lanes` loads, except the lanes where `skip` is true (NULL: none)."""
     cdef Py_ssize_t width = lanes(tile), j = 0, c
     cdef vec* row
     cdef char* first = row_of(operand, i)
@@ -98,7 +97,7 @@ cdef inline void store_lanes(
 cdef inline void load_tile(
     const Operand* operand, Py_ssize_t i, Py_ssize_t count, vec* tile, Py_ssize_t n_vectors, vec* row_buffer
 ) noexcept nogil:
-    """Rows i to i + count; the other lanes are 0."""
+    """Load rows i to i + count into a tile; other lanes become 0."""
     if n_vectors == 2:
         load_lanes(operand, i, lanes(tile), tile, 2, row_buffer)
         load_lanes(operand, i + lanes(tile), count - lanes(tile), tile + 1, 2, row_buffer)
@@ -139,7 +138,7 @@ cdef inline void fill_lanes(LanePairs* numbers, Pair x) noexcept nogil:
 
 
 cdef inline void write_lanes(const LanePairs* numbers, vec* pairs) noexcept nogil:
-    """As pairs of vectors."""
+    """Convert to pairs of vectors."""
     cdef Py_ssize_t j, h
     cdef vec* pair
     for h in range(MAX_TILE_VECTORS):
@@ -153,7 +152,7 @@ cdef inline void write_lanes(const LanePairs* numbers, vec* pairs) noexcept nogi
 
 
 cdef inline Pair read_lane(const vec* pairs, Py_ssize_t row) noexcept nogil:
-    """That of one row: a float64 holds two float32."""
+    """The pair of one row; a pair of float32 fits one float64."""
     cdef const vec* pair = pairs + row // lanes(pairs) * 2
     cdef Py_ssize_t j = row % lanes(pairs)
     cdef Pair x
@@ -163,7 +162,7 @@ cdef inline Pair read_lane(const vec* pairs, Py_ssize_t row) noexcept nogil:
 
 
 cdef inline void add_lanes(LanePairs* totals, const vec* pairs) noexcept nogil:
-    """totals += pairs, for all rows of a tile: additions that need not wait for one another."""
+    """totals += pairs, for all rows of a tile; the additions are independent."""
     cdef Py_ssize_t h, j, row
     cdef const vec* pair
     cdef double x
@@ -186,7 +185,7 @@ cdef inline void add_lanes(LanePairs* totals, const vec* pairs) noexcept nogil:
 cdef inline forced_void exponentiate(
     const vec* x, vec* e, const vec* m, Py_ssize_t n_vectors, vec* low, Py_ssize_t count
 ) noexcept nogil:
-    """e = exp(x - m) of at most 4 vectors; low += what they lost."""
+    """e = exp(x - m) for at most 4 vectors; low += their rounding errors."""
     cdef Py_ssize_t j
     cdef vec lost[4]
     cdef vec peak[4]
@@ -200,7 +199,7 @@ cdef inline forced_void exponentiate(
 cdef inline forced_void shift_vectors(
     const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, vec* peak, vec* rest
 ) noexcept nogil:
-    """`shift_tile`, to be compiled for each number of vectors."""
+    """`shift_tile` for a constant n_vectors, so that its loops are unrolled."""
     cdef Py_ssize_t vectors = n * n_vectors, fours = n * n_vectors // 4 * 4, c, h
     cdef vec zero = fill(x, 0), one = fill(x, 1)
     cdef vec m[MAX_TILE_VECTORS]
@@ -224,7 +223,7 @@ cdef inline forced_void shift_vectors(
         exponentiate(x + fours, e + fours, m, n_vectors, low, 2)
     elif vectors - fours == 1:
         exponentiate(x + fours, e + fours, m, n_vectors, low, 1)
-    # A loop of its own: additions wait for one another, and the exponentials would wait with them.
+    # A separate loop: these additions form a dependency chain, which would stall the exponentials.
     for c in range(n):
         for h in range(n_vectors):
             maxima[h] = maxima[h] + where_equal(x[c * n_vectors + h], m[h], one, zero)

@@ -1,5 +1,4 @@
-# Logits that are computed from those that were given: scaled, or capped. They come out as pairs z + low, since exp
-# would multiply their rounding errors.
+# Scaled or soft-capped logits, computed from the given ones as pairs z + low, since exp amplifies rounding errors.
 
 from libc.math cimport INFINITY, exp, fabs, fma, isfinite, tanh
 
@@ -18,7 +17,7 @@ cdef struct Transform:      # logits z = softcap tanh(scale x / softcap), or sca
 
 
 cdef inline vec low_part(const vec* high, Pair x) noexcept nogil:
-    """What x is beyond the type that `high` has it in, in all lanes."""
+    """In all lanes, x minus its value rounded to the type of `high`."""
     return fill(high, x.high - get(high, 0) + x.low)
 
 
@@ -48,7 +47,7 @@ cdef inline vec cap_logit(vec u, vec u_low, vec cap, vec cap_low, vec* low, vec*
 
 
 cdef inline bint is_usual(double factor) noexcept nogil:
-    """Whether products with logits of any size fit any type, or saturate as they should."""
+    """Whether the vector code handles this factor: products with logits are in range, or saturate correctly."""
     return 1e-18 < fabs(factor) < 1e18 or factor == 0
 
 
@@ -61,7 +60,7 @@ cdef inline bint is_usual_transform(const Transform* wanted) noexcept nogil:
 cdef inline void transform_number(
     const vec* x, vec* z, vec* low, vec* cap_slope, Py_ssize_t i, const Transform* wanted
 ) noexcept nogil:
-    """`transform_row` of element i, in float64, for a scale or softcap of extreme size."""
+    """`transform_row` for element i in float64, for extreme scales and softcaps."""
     cdef double y = get(x, i), ratio = wanted.scale / wanted.softcap, u = y, q = 0
     cdef Pair result = single(y)
     if y != -INFINITY:
@@ -70,7 +69,7 @@ cdef inline void transform_number(
         if y != 0:
             u = y * ratio if ratio != 0 else y * wanted.scale / wanted.softcap
         q = exp(-2 * fabs(u))
-        if not fabs(u) < 1e-9:      # below, the cap changes nothing that a float64 could tell
+        if not fabs(u) < 1e-9:      # below, the effect of the cap is less than rounding
             result = single(wanted.softcap * tanh(u))
     put(z, i, result.high)
     put(low, i, (result.high - get(z, i)) + result.low if isfinite(get(z, i)) and isfinite(result.low) else 0.0)
@@ -81,8 +80,8 @@ cdef inline void transform_number(
 cdef inline void transform_row(
     const vec* x, vec* z, vec* low, vec* cap_slope, Py_ssize_t n, const Transform* wanted
 ) noexcept nogil:
-    """z + low = the logits that x stands for; -inf stays -inf. dz/dx = scale cap_slope; without a softcap that slope is
-    1 and not written."""
+    """z + low = transformed x; -inf stays -inf. dz/dx = scale cap_slope; without a softcap, cap_slope is 1 and not
+    written."""
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
     cdef bint caps = wanted.softcap != 0, has_origin = wanted.origin != 0
     cdef Pair factor = single(wanted.scale)

@@ -1,1 +1,1 @@
-"""What an estimator has around a fit: labels and parameters, prediction, files, progress."""
+"""The parts of the estimator around a fit: labels, parameters, prediction, files, progress."""

@@ -68,7 +68,7 @@ def _column_names(labels: list[Any]) -> Array | None:
         kinds = sorted({type(label).__name__ for label in labels})
         raise TypeError(
             "Feature names are only supported if all input features have string names, but your input has "
-            f"{kinds} as feature name / column name types. Convert them all to strings, with "
+            f"{kinds} as feature name / column name types. Convert them all to strings with "
             "X.columns = X.columns.astype(str), or remove them"
         )
     return np.array(labels, object) if strings else None

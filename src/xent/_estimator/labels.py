@@ -24,7 +24,7 @@ SUM_ERROR = 1e-3        # of a distribution: float16 probabilities sum to 1 this
 
 
 def to_target(name: str, value: Any) -> Array:
-    """Labels or distributions as an array; nothing is checked beyond that."""
+    """Convert labels or distributions to an array, without checks of their values."""
     if value is None:
         raise ValueError(f"requires y to be passed, but the target y is None: {name} must hold one label per row of X")
     if isinstance(value, np.ndarray):
@@ -38,7 +38,7 @@ def to_target(name: str, value: Any) -> Array:
     array = to_array(name, frames.series(name, value))
     type_ = {"U": str, "S": bytes}.get(array.dtype.kind)
     if type_ is not None and isinstance(value, list | tuple) and not all(isinstance(v, type_) for v in value):
-        return frames.objects(value)       # a list of strings and others, which NumPy would all turn into strings
+        return frames.objects(value)       # a mixed list, which NumPy would convert to strings
     return array
 
 
@@ -142,7 +142,7 @@ def find_classes(name: str, value: Any, length: int, stacklevel: int) -> tuple[A
 
 
 def find_partition_classes(name: str, value: Any, length: int, stacklevel: int) -> tuple[Array, Array]:
-    """The same for some of the rows, which may be all of one class."""
+    """`find_classes` for some of the rows, which may all be of one class."""
     array = to_target(name, value)
     soft = to_distribution(name, array, length)
     if soft is not None:

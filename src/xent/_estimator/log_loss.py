@@ -1,6 +1,6 @@
 """The log loss of scikit-learn: labels of any type and predicted probabilities are checked, then a loss computes it.
 
-Where scikit-learn's users, its tools and its tests look for words of its messages, those words are used.
+Messages contain the words that scikit-learn's users, tools and tests look for.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def _check_truth(y_true: ArrayLike, proba: Array, labels: ArrayLike | None) -> A
         )
     if len(array) != len(proba):
         raise ValueError(
-            f"y_true has {len(array)} rows and y_proba {len(proba)}; they must have as many (Found input variables "
-            f"with inconsistent numbers of samples: {[len(proba), len(array)]})"
+            f"y_true has {len(array)} rows and y_proba {len(proba)}; they must have the same number (Found input "
+            f"variables with inconsistent numbers of samples: {[len(proba), len(array)]})"
         )
     known = None if labels is None else _check_labels(labels)
     if known is not None and len(known) != columns:

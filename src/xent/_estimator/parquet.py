@@ -54,14 +54,14 @@ class RowGroups:
         try:
             self._parquet = importlib.import_module("pyarrow.parquet")
         except ImportError as error:
-            raise ImportError("Parquet files are read by pyarrow, which is not installed") from error
+            raise ImportError("reading Parquet files needs pyarrow; pip install pyarrow") from error
         self.dtype = np.dtype(dtype)
         if self.dtype not in (np.float32, np.float64):
             raise ValueError(f"dtype is {self.dtype}; it must be float32 or float64")
         given = [path] if isinstance(path, str | os.PathLike) else list(path)
         self.files = [f for p in map(Path, given) for f in (sorted(p.glob("*.parquet")) if p.is_dir() else [p])]
         if not self.files:
-            raise ValueError(f"{path!r} has no files *.parquet; there must be at least one")
+            raise ValueError(f"{path!r} contains no *.parquet files")
         if isinstance(features, str):
             raise TypeError(f"features is {features!r}, a string; it must be a sequence of column names")
         if sample_weight == target:

@@ -1,4 +1,4 @@
-"""Rows that come in partitions: the checks of each, and what all of them together say.
+"""Rows in partitions: checks each partition, and combines their summaries.
 
 A fit looks at every partition once, for its `Summary`. All summaries make a `Plan`: the classes, their weights and the
 number of features, which a partition cannot know by itself. With the plan any partition becomes a `RowSums`; sums over
@@ -35,7 +35,7 @@ Vector = NDArray[np.float64]
 
 
 class FitData(NamedTuple):
-    """What a fit needs to know of its rows, in memory or not."""
+    """The data of a fit, in memory or not."""
 
     sums: Sums
     classes: Array
@@ -70,7 +70,7 @@ class NamedMatrix:
 
 
 class Summary(NamedTuple):
-    """What the plan needs to know of one partition."""
+    """The summary of one partition, for the plan."""
 
     place: str
     rows: int
@@ -85,7 +85,7 @@ class Summary(NamedTuple):
 
 @contextlib.contextmanager
 def prefix_errors(place: str) -> Iterator[None]:
-    """Make errors about what was given say where it is."""
+    """Prefix errors about arguments with their place."""
     try:
         yield
     except (TypeError, ValueError, NotImplementedError, OverflowError) as error:
@@ -126,7 +126,7 @@ def summarise(partition: Partition, known: Array | None = None) -> Summary:
 
 
 class Plan(NamedTuple):
-    """What all partitions have in common."""
+    """The properties that all partitions share."""
 
     classes: Array
     class_factors: Vector | None    # the weight of each class
@@ -191,7 +191,7 @@ def _check_alike(s: Summary, first: Summary) -> None:
     """Raise unless a partition can belong to the same data as the first."""
     if s.features != first.features:
         raise ValueError(
-            f"{s.place} has {s.features} features, but {first.place} has {first.features}; all must have as many"
+            f"{s.place} has {s.features} features, but {first.place} has {first.features}; they must be the same"
         )
     if not _same_names(s.names, first.names):
         raise ValueError(f"{s.place} has other feature names than {first.place}; all must have the same")

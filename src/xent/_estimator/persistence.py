@@ -57,7 +57,7 @@ _NUMBERS = {
 def save(model: Saved, path: str | os.PathLike[str]) -> None:
     missing = [name for name in ("n_iter_", *_NUMBERS) if not hasattr(model, name)]
     if missing:
-        raise ValueError(f"the estimator has no {', '.join(missing)}, which a file must hold; `fit` sets them")
+        raise ValueError(f"the estimator has no {', '.join(missing)}, which must be saved; call fit first")
     labels, coef, intercept = model._linear()
     if coef.shape[1] != model.n_features_in_:
         raise ValueError(f"coef_ has shape {coef.shape}; it must have n_features_in_ columns, {model.n_features_in_}")
@@ -98,7 +98,7 @@ def load(cls: type[S], path: str | os.PathLike[str]) -> S:
         if "curvature" in arrays:
             shapes.append(arrays["curvature"].shape in [(rows, size), (rows, size, size)])
         if not all(shapes):
-            raise ValueError("the shapes of its arrays do not fit together")
+            raise ValueError("the shapes of its arrays are inconsistent")
     except (ValueError, LookupError, AttributeError, TypeError) as error:
         raise ValueError(f"{os.fspath(path)!r} is damaged, or of another version of xent: {error}") from None
     return model
@@ -177,7 +177,7 @@ def _labels_to_array(name: str, labels: Array) -> tuple[Array, str]:
     if labels.dtype.kind in "iufbSUmM":
         return labels, ""
     if not all(isinstance(label, str) for label in labels):
-        raise ValueError(f"{name} has dtype {labels.dtype}; a file takes numbers, bools, dates, bytes and strings only")
+        raise ValueError(f"{name} has dtype {labels.dtype}; only numbers, bools, dates, bytes and strings can be saved")
     if any(label.endswith("\0") for label in labels):       # NumPy drops trailing zeros: a point protects them
         return np.array([f"{label}." for label in labels], np.str_), "object and a point"
     return np.array(labels.tolist(), np.str_), "object"
@@ -207,7 +207,7 @@ def _to_json(name: str, value: object) -> Any:
         return {"bytes": value.decode("latin-1")}
     if isinstance(value, Mapping):
         return {"dict": [[_to_json(name, key), _to_json(name, item)] for key, item in value.items()]}
-    raise ValueError(f"{name} is {value!r}; a file takes numbers, strings, bytes, dates, None and dicts of them only")
+    raise ValueError(f"{name} is {value!r}; only numbers, strings, bytes, dates, None and dicts of these can be saved")
 
 
 def _from_json(value: Any) -> Any:

@@ -1,6 +1,6 @@
-"""What a classifier does with its coefficients: logits, probabilities, labels and scores.
+"""Prediction by a linear classifier: logits, probabilities, labels and scores.
 
-Rows are taken a block at a time: beyond what is asked for, memory is needed for one block only.
+Rows are processed in blocks, so that memory beyond the result is needed for one block only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class NotFittedError(ValueError, AttributeError):
 
 
 class LinearClassifier(Estimator):
-    """What a classifier does with its coefficients once it has them."""
+    """A fitted linear classifier: base class with the methods for prediction."""
 
     n_jobs: int | None
 
@@ -104,7 +104,7 @@ class LinearClassifier(Estimator):
         ----------
         X : array_like, sparse matrix or frame of shape (n_samples, n_features)
         y : array_like of shape (n_samples,) or (n_samples, n_classes)
-            Labels; or distributions, of which a row counts by what it gives the predicted label. A label that is not
+            Labels; or distributions, where a row scores its probability of the predicted label. A label that is not
             one of the classes counts as wrong.
         sample_weight : array_like of shape (n_samples,), optional
 

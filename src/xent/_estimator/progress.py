@@ -1,4 +1,4 @@
-"""What a fit shows while it runs, and what it keeps when Ctrl-C ends it."""
+"""The progress of a fit, and its best point if Ctrl-C ends it."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class Recorder:
             self.callback(progress)
 
     def run(self, solve: Callable[[], Result]) -> tuple[Result, KeyboardInterrupt | None]:
-        """What a solver that reports here finds; after Ctrl-C the best point, and the interrupt for the caller to
-        raise."""
+        """Run a solver that reports to `record`. After Ctrl-C, return the best point and the interrupt, for the caller
+        to raise."""
         try:
-            with np.errstate(all="ignore"):     # numbers that are too large end in a result that has not converged
+            with np.errstate(all="ignore"):     # overflow leads to a result that has not converged
                 return solve(), None
         except KeyboardInterrupt as interrupt:
             if self.x is None:

@@ -17,10 +17,10 @@ def _controller() -> Any:
 
 
 def limit_to_one_thread() -> AbstractContextManager[object]:
-    """Give BLAS one thread, where threadpoolctl is there to do it (scikit-learn brings it); the process has it so.
+    """Limit BLAS to one thread, in the whole process, if threadpoolctl is installed (scikit-learn requires it).
 
-    The passes over rows have the threads of `_calls.threads`. Those of BLAS, woken for a millisecond's work, wait for
-    one another by spinning: beside busy neighbours a fit of the digits took thirty times longer with them.
+    The passes over rows use the threads of `_calls.threads`. BLAS threads, woken for a millisecond of work, wait for
+    each other by spinning: beside busy processes a fit of the digits took thirty times longer with them.
     """
     controller = _controller()
     limit: AbstractContextManager[object] = controller.limit(limits=1, user_api="blas") if controller else nullcontext()

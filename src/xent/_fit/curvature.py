@@ -1,7 +1,7 @@
 """The curvature of the softmax cross-entropy, for probabilities p of one row of data.
 
 With z the row's logits, the gradient of its loss is p - target and the Hessian is diag(p) - p p', whatever the target.
-For logits z = W x + b the diagonal block of class k is p_k (1 - p_k) x x'. The kernels have the same for rows that they
+For logits z = W x + b the diagonal block of class k is p_k (1 - p_k) x x'. The kernels do the same for rows that they
 multiply themselves (tasks HESSIAN_PRODUCT and DIAGONAL of `row_pass`).
 
 Two classes have one row of coefficients, for the second class: p has two columns, and a matrix of logits has one.
@@ -26,7 +26,7 @@ def softmax_variance(p: Array, out: Array | None = None) -> Array:
 
 
 def apply_softmax_hessian(p: Array, directions: Array) -> None:
-    """Make of each row v of directions (diag(p) - p p') v, in place.
+    """Replace each row v of directions by (diag(p) - p p') v.
 
     Parameters
     ----------
@@ -55,6 +55,6 @@ def add_class_blocks(hessian: Matrix, X: Array, variance: Array) -> None:
 
 
 def cut_blocks(rows: int, row_bytes: int, at_least: int = 1) -> Iterator[slice]:
-    """Slices of 0 to `rows` of a few megabytes, and of at least so many rows."""
+    """Cut 0 to `rows` into slices of a few megabytes, with at least `at_least` rows."""
     size = max(at_least, BLOCK_BYTES // max(1, row_bytes))
     return (slice(start, min(start + size, rows)) for start in range(0, rows, size))

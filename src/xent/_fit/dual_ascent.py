@@ -1,15 +1,15 @@
-"""Dual ascent over sparse rows: a few sweeps come near the minimum, and Newton's method goes on from there.
+"""Dual ascent over sparse rows: a few sweeps give a start near the minimum for Newton's method.
 
-The dual of the objective with an L2 penalty has a distribution p_i over the classes for each row; they make the
+The dual of the objective with an L2 penalty has one distribution p_i over the classes per row. They determine the
 coefficients:
 
     W = sum_i s_i (t_i - T_i p_i) x_i' / strength        strength = the penalty's curvature times the weight
 
-At the minimum p_i is the softmax of the row's logits W x_i + b, for each row. A sweep takes the rows one by one and
-moves each p_i towards that, and W with it at once: as far as the curvature of the loss guarantees that the dual
-objective rises. Each row sees the updates before it (as in Gauss-Seidel), so a sweep over weakly coupled rows is worth
-many full-gradient steps. What is left afterwards is in the few directions that the rows have in common, which conjugate
-gradients find first. b has no penalty, so that no p make it; it moves after each sweep.
+At the minimum every p_i is the softmax of the logits W x_i + b. A sweep takes the rows one by one, moves p_i towards
+that softmax as far as the curvature of the loss guarantees that the dual objective rises, and updates W at once. Each
+row sees the updates before it (as in Gauss-Seidel), so a sweep over weakly coupled rows is worth many full-gradient
+steps. The remaining error is in the few directions that the rows share, which conjugate gradients find first. b is not
+penalised, so the p_i do not determine it; it is updated after each sweep.
 
 References: S. Shalev-Shwartz, T. Zhang, "Stochastic dual coordinate ascent methods for regularized loss minimization",
 JMLR 14 (2013); B. T. Polyak, "Some methods of speeding up the convergence of iteration methods", USSR Computational
@@ -32,10 +32,10 @@ from xent._fit.types import Array, Matrix, Vector
 
 MAX_SWEEPS = 16
 SETTLED = 1e-5      # the ascent ends with a sweep that moves less than this share of the first
-STEP = 1.5          # of b, in units of its diagonal Newton step, and
-MOMENTUM = 0.5      # what it keeps of the last one: stable, as that Hessian is at most twice its diagonal
+STEP = 1.5          # of b, in units of its diagonal Newton step
+MOMENTUM = 0.5      # of b; stable with this STEP, since the Hessian of b is at most twice its diagonal
 
-# The distributions of all rows may take so many bytes, or as much as so many arrays of the coefficients.
+# The distributions of all rows may take this many bytes, or as much as this many arrays of the coefficients.
 MAX_DUAL_BYTES = 1 << 25
 MAX_DUAL_ARRAYS = 12
 
@@ -70,14 +70,14 @@ def _ascend(
     rows: Rows, weight: float, dtype: np.dtype[Any], strength: float, fit_intercept: bool, max_sweeps: int
 ) -> tuple[Matrix, int]:
     assert rows.csr is not None
-    with np.errstate(over="ignore"):    # infinite elements make a start that is not taken
+    with np.errstate(over="ignore"):    # a start with infinite elements is rejected later
         csr = rows.csr[0].astype(dtype, copy=False), *rows.csr[1:]
     (n, n_features), k, n_classes, row_weight = rows.X.shape, rows.n_coef_rows, rows.n_classes, rows.row_weight
     lanes = kernels.lanes_of(dtype.itemsize)
     p = _target_distributions(rows, dtype)
     coef = np.zeros((n_features, -(-k // lanes) * lanes), dtype)
     buffer = np.empty(4 * (n_classes + lanes), dtype)
-    mean_weight = weight / n        # a row more for each class, so that nothing is divided by 0
+    mean_weight = weight / n        # one extra row per class avoids division by 0
     # Sums without BLAS, whose order depends on its threads.
     target_weight = np.einsum("i,ij->j", row_weight, p)
     intercept = np.zeros(k)
@@ -113,8 +113,8 @@ def _target_distributions(rows: Rows, dtype: np.dtype[Any]) -> Array:
 
 
 def _choose_stride(n: int) -> int:
-    """A stride that meets each of n rows once. It is near their golden section, which spreads the rows evenly: they may
-    be sorted by class."""
+    """A stride coprime to n, so that it visits each row once, near the golden section of n, so that successive rows are
+    far apart (rows may be sorted by class)."""
     stride = max(1, round(n * (math.sqrt(5) - 1) / 2))
     while math.gcd(stride, n) > 1:
         stride += 1

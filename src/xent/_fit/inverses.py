@@ -1,4 +1,4 @@
-"""Inverses of positive semidefinite matrices that rounding may have spoilt."""
+"""Inverses of positive semidefinite matrices that may be indefinite by rounding."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def invert(matrices: Matrix) -> None:
 
 
 def regularised_inverse(matrix: Matrix) -> Matrix:
-    """The inverse of a positive semidefinite matrix, with as large a ridge as rounding asks for.
+    """The inverse of a positive semidefinite matrix, with the ridge raised until it is positive definite.
 
-    The identity if an element has overflowed: no ridge would mend that.
+    The identity if an element has overflowed.
     """
     if not np.isfinite(matrix).all():
         return np.eye(len(matrix))

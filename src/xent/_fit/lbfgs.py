@@ -32,7 +32,7 @@ MAX_MEMORY = 60             # steps
 MIN_MEMORY = 4
 MAX_MEMORY_ELEMENTS = 3 << 20   # of the remembered steps, three vectors each
 MAX_TRIALS = 40             # of a line search
-HALVINGS = 10               # of them before the step shrinks faster
+HALVINGS = 10               # halvings before the step shrinks faster
 
 
 class _InverseHessian:
@@ -47,7 +47,7 @@ class _InverseHessian:
     def __init__(self, size: int, memory: int) -> None:
         self.preconditioner: Operator = np.copy
         self.memory = memory
-        self.count = 0      # of pairs learned; the last `memory` are kept, each in the place of an older one
+        self.count = 0      # pairs learned so far; the last `memory` are kept in a ring
         self.steps = np.empty((memory, size))               # S
         self.changes = np.empty((memory, size))             # Y
         self.scaled_changes = np.empty((memory, size))      # Y M
@@ -56,7 +56,7 @@ class _InverseHessian:
 
     def renew(self, preconditioner_at: Callable[[Vector], Operator], x: Vector) -> None:
         """Take the preconditioner of x, and keep the pairs."""
-        self.preconditioner = np.copy       # frees the memory of the old one before there is another
+        self.preconditioner = np.copy       # frees the old one before the new one is made
         self.preconditioner = preconditioner_at(x)
         used = min(self.count, self.memory)
         for place in range(used):
@@ -89,7 +89,7 @@ class _InverseHessian:
         u = np.linalg.solve(upper, (self.steps[:used] @ gradient)[order])
         a = np.linalg.solve(upper.T, middle @ u - scale * (self.scaled_changes[:used] @ gradient)[order])
         back = np.argsort(order)
-        # In place: where coefficients are many, each array beside the steps counts.
+        # In place, to save memory if there are many coefficients.
         result -= u[back] @ self.scaled_changes[:used]
         result *= scale
         result += a[back] @ self.steps[:used]
@@ -127,8 +127,8 @@ def _search_line(
 ) -> tuple[Vector, float, Vector] | None:
     """The point, value and gradient after a step that satisfies the weak Wolfe conditions, by bisection, or None.
 
-    Where a preconditioner knows no curvature, a step may be too long by many orders of magnitude: after HALVINGS it is
-    shortened faster.
+    If the preconditioner has no curvature in a direction, a step may be too long by orders of magnitude, so after
+    HALVINGS it shrinks faster.
     """
     low, high = 0.0, math.inf
     for trial in range(MAX_TRIALS):
@@ -143,13 +143,13 @@ def _search_line(
         step = 2 * low if high == math.inf else (low + high) / 2
         if low == 0 and trial >= HALVINGS:
             step = high / 16
-    point = x + low * direction     # before a kink: the value is lower there at least
+    point = x + low * direction     # before a kink, where the value is at least lower
     value, gradient = function(point) if low > 0 else (loss, direction)
     return (point, value, gradient) if value < loss else None
 
 
 def choose_memory(size: int, most: int = MAX_MEMORY) -> int:
-    """How many steps to remember for a vector of `size` elements: fewer where they would take much memory."""
+    """How many steps to remember for a vector of `size` elements: fewer for long vectors, to limit memory."""
     return min(most, max(MIN_MEMORY, MAX_MEMORY_ELEMENTS // (3 * size)))
 
 

@@ -1,4 +1,4 @@
-"""Newton's method in a trust region that the preconditioner measures, its steps found by conjugate gradients.
+"""Trust-region Newton method: steps by conjugate gradients, lengths in the norm of the preconditioner's inverse.
 
 One iteration:
 
@@ -28,8 +28,8 @@ from xent._fit.types import Vector
 MAX_PRODUCTS = 500      # Hessian products for one step
 FRESH = 0.95            # a preconditioner is fresh until the value is below this share of what it was
 FORCING = 0.25          # largest residual of a step, relative to the gradient
-FLAT = 1e-8             # curvature relative to the preconditioner's that may be nothing but rounding
-MAX_HIDDEN = 3          # steps in a row whose decrease is within the rounding error
+FLAT = 1e-8             # curvature relative to the preconditioner's that may be pure rounding error
+MAX_HIDDEN = 3          # consecutive steps with a decrease below the rounding error
 
 
 class _Step(NamedTuple):
@@ -65,7 +65,7 @@ def _conjugate_gradients(
     M^-1."""
     step = np.zeros_like(gradient)
     residual = gradient.copy()
-    buffer = np.empty_like(gradient)    # fresh memory for each product would cost more than the product
+    buffer = np.empty_like(gradient)    # reused, since allocating costs more than the product
     scaled = precondition(residual)
     direction = -scaled
     size = float(residual @ scaled)     # r' M r
@@ -78,7 +78,7 @@ def _conjugate_gradients(
         product = hessian_product(direction)
         curvature = float(direction @ product)
         if not curvature > FLAT * direction_direction and step.any():
-            break       # nothing but rounding: along such a direction of a convex function there is nothing to gain
+            break       # pure rounding error: the function is flat in this direction
         length = size / curvature if curvature > 0 else math.inf
         ahead = step_step + 2 * length * step_direction + length * length * direction_direction
         if not ahead < radius * radius:
@@ -121,7 +121,7 @@ class _Preconditioner:
         if self.make_at is None or iteration < self.earliest or not (value < FRESH * self.value or self.misled):
             return
         self.misled = False
-        self.apply = np.copy        # frees the memory of the old one before there is another
+        self.apply = np.copy        # frees the old one before the new one is made
         self.apply = self.make_at(x)
         self.value = value
         self.earliest = iteration + max(1, iteration // 2)
@@ -196,7 +196,7 @@ def newton_cg(
         rounding = ROUNDING * settings.noise * abs(loss)
         halved = float(np.abs(gradient_there).max(initial=0.0)) < 0.5 * grad_norm
         agreement = -math.inf
-        # Where H is singular, rounding may turn the model upside down: no step upwards, whatever it says.
+        # If H is singular, rounding may make the model wrong: never take a step that increases the value.
         if value <= loss + rounding and np.isfinite(gradient_there).all():
             agreement = _agreement(loss - value, step.decrease, rounding, halved)
         iteration += 1

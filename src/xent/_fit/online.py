@@ -1,13 +1,13 @@
-"""Fitting a stream batch by batch: the rows that are gone are remembered as a quadratic.
+"""Fitting a stream batch by batch: earlier batches are approximated by a quadratic.
 
 After the batches 1 ... t the coefficients w_t minimise
 
     sum over batch t of s_i loss(w x_i, y_i)  +  1/2 (w - w_{t-1})' A_{t-1} (w - w_{t-1}),
 
 with A_0 the penalty's curvature and A_t = A_{t-1} + the curvature of batch t at w_t: the diagonal blocks of its
-Hessian, one for each class, or for many features its diagonal only. The first batch is thus fitted as `fit` does it,
-and later ones move the coefficients less and less where much has been seen. A penalty that is changed on the way is
-changed in A, and the minimum of the quadratic moves with it. This is the online Laplace approximation:
+Hessian, one for each class, or for many features its diagonal only. The first batch is thus fitted as by `fit`,
+and later ones move the coefficients less where there were many rows before. If the penalty changes, A changes with it,
+and the minimum of the quadratic moves. This is the online Laplace approximation:
 D. Spiegelhalter, S. Lauritzen, "Sequential updating of conditional probabilities on directed graphical structures",
 Networks 20 (1990).
 
@@ -30,7 +30,7 @@ from xent._fit.row_sums import RowSums
 from xent._fit.solver import Operator
 from xent._fit.types import Array, Matrix, Vector
 
-MAX_BLOCK_ELEMENTS = 1 << 20    # ten classes of 300 features: beyond, a batch would take seconds
+MAX_BLOCK_ELEMENTS = 1 << 20    # ten classes of 300 features; with more a batch would take seconds
 
 
 class Quadratic(NamedTuple):
@@ -47,7 +47,7 @@ class Quadratic(NamedTuple):
     curvature: Matrix
 
     def with_more_penalty(self, change: float) -> Quadratic:
-        """Plus change / 2 |w|^2, which moves the minimum; intercepts have no penalty."""
+        """The sum with change / 2 |w|^2, which moves the minimum; intercepts are not penalised."""
         last = self.centre.shape[1] - 1
         pull = change * self.centre
         pull[:, -1] = 0
@@ -95,8 +95,8 @@ class BatchObjective:
     def preconditioner_at(self, coefficients: Vector) -> Operator:
         """The inverse of the Hessian's diagonal blocks, or of its diagonal.
 
-        A row of a class that was not expected has hardly any curvature, p (1 - p), and a gradient of nearly 1: a Newton
-        step would go as far as 1 / p. (p - target)^2 is as large on average, and 1 where it matters.
+        A row of an unexpected class has a gradient of nearly 1, but a curvature p (1 - p) near 0: a Newton step would
+        have length 1 / p. (p - target)^2 has the same expectation, and is nearly 1 for such rows.
         """
         hessian = self._batch_curvature(coefficients, of_errors=True)
         hessian += self.past.curvature
@@ -109,7 +109,7 @@ class BatchObjective:
         return lambda gradient: self.to_vector(_multiply(hessian, self.to_matrix(gradient)))
 
     def curvature_with_batch(self, coefficients: Vector) -> Matrix:
-        """The curvature of the quadratic that remembers the batch as well."""
+        """The curvature of the quadratic that includes the batch."""
         result = self._batch_curvature(coefficients)
         result += self.past.curvature
         return result

@@ -18,7 +18,7 @@ from xent._fit.types import Array, Matrix, Vector
 
 
 class Layout(NamedTuple):
-    """What sums over partitions know of all of them."""
+    """The properties that all partitions share."""
 
     n_classes: int
     n_features: int
@@ -27,7 +27,7 @@ class Layout(NamedTuple):
     partition_lengths: tuple[int, ...]
 
     def candidate_slices(self) -> list[slice]:
-        """Of each partition the rows that are candidates: the same ones however the rows are cut into partitions."""
+        """The candidate rows of each partition, which do not depend on how the rows are cut into partitions."""
         wanted = count_wanted_rows(self.n_features + 1, self.dtype.itemsize)
         stride = choose_stride(sum(self.partition_lengths), wanted)
         first = 0
@@ -39,7 +39,7 @@ class Layout(NamedTuple):
 
 
 class PartitionedSums:
-    """What the `Sums` over partitions have in common; the passes are left to those who know where partitions are.
+    """Base class of the `Sums` over partitions; subclasses implement the passes.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class PartitionedSums:
         self._candidates: Candidates | None = None
 
     def subsample(self, matrix: Matrix) -> Subsample:
-        """Of candidates that are read once and kept; they are a few times as many as the features."""
+        """Subsample candidates, which are read once and kept; their number is a few times that of the features."""
         if self._candidates is None:
             self._candidates = self._read_candidates()
         return self._candidates.draw(matrix)
@@ -96,7 +96,7 @@ class SequentialSums(PartitionedSums):
         return math.fsum(losses), total
 
     def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
-        """Each product computes the probabilities again: reading the rows takes longer, and they need memory."""
+        """Each product computes the probabilities again, to save memory; reading the rows takes longer anyway."""
 
         def product(direction: Matrix) -> Matrix:
             total = np.zeros(matrix.shape)

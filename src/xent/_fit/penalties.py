@@ -1,9 +1,9 @@
-"""Penalties on the coefficients. Nothing else knows which there are, or what they are.
+"""Penalties on the coefficients. Only this file knows which penalties there are.
 
 A matrix of coefficients has the intercepts in its last column; a penalty leaves them alone.
 
-A penalty with a kink, such as L1, would give here the value of the whole, and the gradient and the curvature of its
-smooth part; the rest is a proximal step, a method more, for a solver that takes such steps.
+A penalty with a kink, such as L1, would return its value here, and the gradient and curvature of its smooth part; it
+would need one more method, a proximal step, and a solver that takes such steps.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Penalty(Protocol):
 
     @property
     def is_least_centred(self) -> bool:
-        """Whether the penalty is least where coefficients have mean 0 over the classes, among all that give the same
-        probabilities: its gradient has mean 0 there too."""
+        """Whether, among coefficients with the same probabilities, the penalty is least for those with mean 0 over the
+        classes; its gradient has mean 0 there too."""
 
     def value(self, matrix: Matrix) -> float: ...
 

@@ -1,11 +1,11 @@
-"""Rough inverses of the Hessian of an objective: the fewer features there are, the better.
+"""Approximate inverses of the Hessian of an objective: the fewer features, the better the approximation.
 
     BLOCKS    few: the inverse of each class's diagonal block, sum_i s_i T_i p_ik (1 - p_ik) x_i x_i' / weight + penalty
     FACTORS   more: the inverse of the Hessian's diagonal in a basis of eigenvectors that all classes share, as in [1]
     DIAGONAL  many: the inverse of the Hessian's diagonal
 
-The diagonal of the Hessian is that of all rows. How features go together is taken from a subsample: that shapes the
-steps, not the answer.
+The diagonal of the Hessian is exact, from all rows; correlations of features come from a subsample. A preconditioner
+affects the steps, not the result.
 
 A preconditioner is made from sums, a penalty and coefficients, and maps a matrix of the coefficients' shape to another,
 in new memory or in that of its argument.
@@ -31,8 +31,8 @@ BLOCKS, FACTORS, DIAGONAL = "blocks", "factors", "diagonal"
 MAX_BLOCK_ELEMENTS = 1 << 21    # of all blocks together
 MAX_BLOCK_SIZE = 1 << 10        # columns
 MAX_FACTOR_SIZE = 1600          # columns
-COMMON_SHARE = 0.1      # of a class's curvature that is all classes' mean: a subsample may have few rows of the class
-RARE = 1e-6             # of a column's curvature: if the subsample has less of it, it says nothing of the column
+COMMON_SHARE = 0.1      # of the mean over all classes in a class's curvature: a subsample may have few rows of it
+RARE = 1e-6             # share of a column's curvature below which the subsample is useless for the column
 
 Precondition = Callable[[Matrix], Matrix]
 
@@ -143,7 +143,7 @@ def estimate_eigen_factors(
     _scale_both_sides(average, unit)
     if not np.isfinite(average).all():
         average = np.eye(len(average))
-    average = average.astype(np.float32)        # and the float64 one is freed: such matrices are the memory of a fit
+    average = average.astype(np.float32)        # frees the float64 one: such matrices dominate the memory of a fit
     eigenvalues, vectors = np.linalg.eigh(average)
     del average
     basis: Matrix = unit[:, None] * vectors

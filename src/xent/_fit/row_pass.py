@@ -1,4 +1,4 @@
-"""One pass over rows in memory, for what each task sums or stores. No array of all the logits ever exists.
+"""One pass over rows in memory: sums, or stored probabilities. There is never an array of all the logits.
 
 Sparse rows, and dense rows of few classes, are multiplied by the kernels, a tile of rows at a time in each thread.
 Dense rows of many classes are multiplied by BLAS, a block of rows at a time.
@@ -21,14 +21,14 @@ from xent._fit.curvature import apply_softmax_hessian, softmax_variance
 from xent._fit.subsample import MIN_BLOCK_ROWS
 from xent._fit.types import Array, Matrix, Vector
 
-BLOCK_ELEMENTS = 1 << 18        # of X and the logits, in a pass by BLAS: a block of both stays near the processor
+BLOCK_ELEMENTS = 1 << 18        # of X and the logits, in a pass by BLAS: such a block stays in the cache
 MAX_KERNEL_CLASSES = 32         # up to which dense rows are multiplied by the kernels
 MAX_GRADIENTS = 16              # of the kernels: one for each block of work
 MAX_GRADIENT_BYTES = 1 << 24    # of all of them, or
-GRADIENT_ARRAYS = 5             # as much as so many arrays of the coefficients
+GRADIENT_ARRAYS = 5             # as much as this many arrays of the coefficients
 MAX_TILE_ROWS = 48
 TILE_BYTES = 3 << 15            # of the rows of a tile
-STRIDED_TILE_BYTES = 5 << 16    # the same where rows lie side by side, and each column is far from the next
+STRIDED_TILE_BYTES = 5 << 16    # the same for adjacent rows, whose columns are far apart
 TILE_LOGIT_BYTES = 1 << 20      # of the logits of a tile
 
 # Tasks, by their numbers in the kernels (linear_sums).
@@ -151,7 +151,7 @@ def pass_over(rows: Rows, task: int, matrix: Matrix, probabilities: Array | None
 
 def cut_rows(X: Any, n_coef_rows: int) -> Iterator[slice]:
     """Slices of the rows of X."""
-    # Few rows make products slow; but no more than features, or a block were larger than the coefficients.
+    # Products of few rows are slow; but a block must not be larger than the coefficients.
     at_least = min(MIN_BLOCK_ROWS, X.shape[1] + 1)
     size = max(at_least, BLOCK_ELEMENTS // (X.shape[1] + n_coef_rows))
     return (slice(start, start + size) for start in range(0, X.shape[0], size))
@@ -161,7 +161,7 @@ def _blas_pass(rows: Rows, task: int, matrix: Matrix, probabilities: Array | Non
     dtype = rows.X.dtype
     coef, intercept = (a.astype(dtype, copy=False) for a in (matrix[:, :-1], matrix[:, -1]))
     result = np.zeros(matrix.shape)
-    product = np.empty(coef.shape, dtype)       # fresh memory for each block would cost more than the product
+    product = np.empty(coef.shape, dtype)       # reused, since allocating costs more than the product
     total = 0.0
     for block in cut_rows(rows.X, rows.n_coef_rows):
         X = rows.X[block]
@@ -225,8 +225,8 @@ def _kernel_pass(rows: Rows, task: int, matrix: Matrix, probabilities: Array | N
 
 
 def _kernel_coef(rows: Rows, matrix: Matrix) -> Array:
-    """Coefficients in the type of X: row by row, or for sparse rows, each element of which meets all classes, column by
-    column and padded to whole vectors."""
+    """Coefficients in the type of X: row by row; for sparse rows, whose elements multiply all classes, column by
+    column, padded to whole vectors."""
     dtype = rows.X.dtype
     if rows.csr is None:
         return np.ascontiguousarray(matrix[:, :-1], dtype)
@@ -251,8 +251,7 @@ def _tile_rows(rows: Rows) -> int:
 
 
 def _cut(rows: Rows, coef: Array, matrix: Matrix, tile: int) -> Blocks:
-    """Blocks of work: so many that threads have work, and so few that their gradients are small beside the work, and in
-    memory."""
+    """Blocks of work: enough for all threads, but few enough that their gradients take little time and memory."""
     n = rows.X.shape[0]
     elements = n * rows.X.shape[1] if rows.csr is None else int(rows.csr[2][-1])
     gradient_bytes = coef.nbytes if rows.csr is not None else 8 * matrix.size + coef.nbytes

@@ -51,7 +51,7 @@ class RowSums:
         return pass_over(self.rows, LOSS, matrix)
 
     def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
-        """Stores the probabilities if they are small enough; else each product computes them again, in pieces."""
+        """Stores the probabilities if they fit MAX_PROBABILITY_BYTES; else each product computes them again."""
         n, n_classes, dtype = self.rows.X.shape[0], self.rows.n_classes, self.rows.X.dtype
         size = max(self._min_piece(), MAX_PROBABILITY_BYTES // (n_classes * dtype.itemsize))
         if n <= size:

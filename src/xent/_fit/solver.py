@@ -1,6 +1,6 @@
-"""What solvers take and return.
+"""The interface of solvers.
 
-A solver minimises a smooth function, of which it knows nothing but this:
+A solver minimises a smooth function through:
 
     function            x -> (value, gradient), with x and the gradient float64 vectors
     hessian_product_at  x -> (v -> H v), with H the Hessian at x
@@ -20,7 +20,7 @@ from xent._fit.types import Vector
 Function = Callable[[Vector], tuple[float, Vector]]
 Operator = Callable[[Vector], Vector]       # a product with a symmetric matrix; returns a new array
 
-ROUNDING = 10       # differences of two values within so many times their rounding error say nothing
+ROUNDING = 10       # differences of two values below this multiple of their rounding error are ignored
 
 # Why a solver stops, and the words for it.
 CONVERGED = "converged"
@@ -46,7 +46,7 @@ class Progress(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a solver has found."""
+    """The result of a solver."""
 
     x: Vector
     loss: float
@@ -65,14 +65,14 @@ class Result(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """When a solver stops, and what it calls on the way.
+    """When a solver stops, and its callback.
 
     Attributes
     ----------
     tol : float
         Stop when no element of the gradient is larger in absolute value.
     max_iter : int
-        Stop after so many iterations.
+        Stop after this many iterations.
     noise : float
         Relative rounding error of the function's value.
     callback : callable, optional

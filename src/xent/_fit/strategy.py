@@ -17,11 +17,11 @@ from xent._fit.types import Vector
 SOLVERS = ("auto", "lbfgs", "newton-cg")
 
 PATIENCE = 60           # iterations of L-BFGS with a good preconditioner
-FORCING_NEAR = 0.1      # of Newton-CG near the minimum: few steps are left, and each costs a few Hessian products more
+FORCING_NEAR = 0.1      # of Newton-CG near the minimum: few steps are left, each with a few more Hessian products
 
 
 class _Relay:
-    """Runs solvers on one objective, one from where the other has stopped, and counts their iterations together."""
+    """Runs solvers on one objective, each from where the last one stopped, and counts their iterations together."""
 
     def __init__(self, objective: Objective, settings: Settings, done: int = 0) -> None:
         self.objective = objective
@@ -53,7 +53,7 @@ class _Relay:
 
     def _report(self, progress: Progress, x: Vector) -> None:
         iteration = self.done + progress.iteration
-        if self.settings.callback is not None and iteration > self.reported:    # the next begins where the last ended
+        if self.settings.callback is not None and iteration > self.reported:    # it starts where the last ended
             self.settings.callback(progress._replace(iteration=iteration), x)
         self.reported = iteration
 
@@ -65,9 +65,9 @@ class _Relay:
 def minimise(objective: Objective, start: Vector, settings: Settings, solver: str = "auto") -> Result:
     """The minimum of an objective, from centred coefficients on.
 
-    "auto" takes Newton-CG where there are more features than a good preconditioner can have, and else L-BFGS. Per pass
-    over the rows L-BFGS came nearer on all data sets that were measured; but where coefficients are many, the steps
-    that it remembers cost more than the rows.
+    "auto" takes Newton-CG if there are too many features for a good preconditioner, else L-BFGS. Per pass over the
+    rows, L-BFGS came closer on all data sets that were measured; but with many coefficients, the steps that it
+    remembers cost more than the rows.
     """
     start = objective.centred(start)
     relay = _Relay(objective, settings)
@@ -97,8 +97,8 @@ def _minimise_wide(relay: _Relay, start: Vector) -> Result:
 
 
 def _minimise_narrow(relay: _Relay, start: Vector, patience: int) -> Result:
-    """L-BFGS; Newton-CG goes on where it stops short of tol, or takes more iterations than it should with a good
-    preconditioner (rounding spoils that where columns differ by many orders of magnitude)."""
+    """L-BFGS; then Newton-CG, if L-BFGS stops short of tol or takes more iterations than a good preconditioner allows
+    (rounding spoils it if columns differ by many orders of magnitude)."""
     first = relay.lbfgs(start, patience)
     if first.converged or first.iterations == relay.settings.max_iter:
         return first

@@ -1,15 +1,15 @@
 """The rows that a preconditioner is computed from.
 
-A preconditioner is roughly an inverse Hessian, to which a row contributes only as far as its probabilities p are
-undecided, by 1 - sum p^2: few rows do, once a fit is near its end. So rows are drawn from candidates with a chance in
-proportion to that, and weighted by one divided by their chance: the subsample's Hessian is right on average, and as
-good as one of several times as many rows at even distances. The draw is systematic, without random numbers.
+A preconditioner approximates the inverse Hessian. A row contributes to the Hessian only as far as its probabilities p
+are undecided, by 1 - sum p^2, and near the end of a fit few rows are. So rows are drawn from candidates with a chance
+proportional to that, and weighted by 1 / chance (importance sampling): the subsample's Hessian is right on average, and
+as good as that of several times as many evenly spaced rows. The draw is systematic, without random numbers.
 
-On average is not enough for a feature that few rows have, or a class among thousands: the subsample has none of their
-rows, which makes their curvature 0, or one that counts for many. So the diagonal of the Hessian is taken from all rows
-(`Sums.diagonal`), and the subsample says only how the features go together.
+An average is not enough for a rare feature or class: the subsample has either none of its rows, which makes its
+curvature 0, or one that counts for many. So the Hessian's diagonal is computed from all rows (`Sums.diagonal`), and
+the subsample only gives the correlations of the features.
 
-There is no array of all the probabilities: they are computed for a block of rows at a time.
+Probabilities are computed for a block of rows at a time; there is never an array of all of them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from xent._fit.types import Array, Matrix, Vector
 
 MIN_ROWS = 1000         # of a subsample
 MAX_BYTES = 1 << 24
-CANDIDATES = 4          # for each row of a subsample
-EVEN_SHARE = 0.1        # of the subsample that goes by weight alone: a row that is decided now may not stay so
+CANDIDATES = 4          # per row of a subsample
+EVEN_SHARE = 0.1        # share of the subsample drawn by weight alone, since a decided row may become undecided
 MIN_BLOCK_ROWS = 256
 
 
@@ -61,18 +61,18 @@ class Candidates(NamedTuple):
 class Subsample(NamedTuple):
     """Some of the candidates.
 
-    Columns are scaled to a largest element of 1, and float32 whatever the type of the data: a preconditioner shapes the
-    steps of a fit, not its answer.
+    Columns are scaled to a largest element of 1 and converted to float32: a preconditioner affects the steps of a fit,
+    not its result.
 
     Attributes
     ----------
     candidates : Candidates
     rows : ndarray of shape (n_rows,), int
-        Their numbers among the candidates.
+        Their indices among the candidates.
     scale : ndarray of shape (n_features + 1,)
         The largest absolute element of each column, and 1 for the intercept's.
     row_weight : ndarray of shape (n_rows,)
-        Divided by the chance to be drawn, and by that of all candidates.
+        Weight / (chance to be drawn * total weight of the candidates).
     undecided : ndarray of shape (n_rows,)
         1 - sum p^2 of each row.
     """
@@ -85,7 +85,7 @@ class Subsample(NamedTuple):
 
     @property
     def is_exact(self) -> bool:
-        """Whether all rows of the data are in it."""
+        """Whether it has all rows of the data."""
         return self.candidates.are_all and len(self.rows) == len(self.candidates.row_weight)
 
     def scaled_rows(self, block: slice) -> NDArray[np.float32]:
@@ -96,7 +96,7 @@ class Subsample(NamedTuple):
         return scaled
 
     def variance_blocks(self, matrix: Matrix) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Blocks of the subsample, and row_weight p (1 - p) of them: a column for each row of coefficients."""
+        """Blocks of the subsample and their row_weight p (1 - p), one column per row of coefficients."""
         for block, p in _probability_blocks(self.candidates, matrix, self.rows):
             variance = softmax_variance(p[:, -len(matrix) :])
             variance *= self.row_weight[block, None].astype(p.dtype)
@@ -107,7 +107,7 @@ class Subsample(NamedTuple):
 
 
 def choose_candidates(X: Any, row_weight: Vector, n_classes: int, n_threads: int | None) -> Candidates:
-    """Rows at even distances, a few times as many as are drawn."""
+    """Evenly spaced rows, a few times as many as will be drawn."""
     wanted = count_wanted_rows(X.shape[1] + 1, np.dtype(np.float32).itemsize)
     stride = choose_stride(X.shape[0], CANDIDATES * wanted)
     if stride > 1:
@@ -116,7 +116,7 @@ def choose_candidates(X: Any, row_weight: Vector, n_classes: int, n_threads: int
 
 
 def count_wanted_rows(n_columns: int, itemsize: int) -> int:
-    """How many rows make a preconditioner of so many columns, the intercept included."""
+    """The number of rows for a preconditioner with n_columns columns, the intercept included."""
     return max(MIN_ROWS, min(4 * n_columns, MAX_BYTES // (n_columns * itemsize)))
 
 
@@ -126,7 +126,7 @@ def choose_stride(n: int, wanted: int) -> int:
 
 
 def draw_rows(candidates: Candidates, undecided: Vector, wanted: int) -> Subsample:
-    """A subsample of about so many rows."""
+    """Draw a subsample of about `wanted` rows."""
     X, row_weight = candidates.X, candidates.row_weight
     chance = compute_chances(row_weight * undecided, row_weight, wanted)
     rows = select_rows(chance)
@@ -156,13 +156,13 @@ def compute_chances(undecided: Vector, row_weight: Vector, wanted: int) -> Vecto
     if 0 < total < np.inf:
         chance = EVEN_SHARE * chance + (1 - EVEN_SHARE) * undecided / total
     chance = np.minimum(1, wanted * chance)
-    for _ in range(4):      # rows that are certain to be drawn leave more for the others
+    for _ in range(4):      # chances are capped at 1, which leaves more for the others
         chance = np.minimum(1, chance * (wanted / chance.sum()))
     return chance
 
 
 def select_rows(chance: Vector) -> NDArray[np.intp]:
-    """The rows in which the sum of the chances so far passes an integer."""
+    """The rows at which the cumulative chance passes a half-integer (systematic sampling)."""
     passed = np.floor(np.cumsum(chance) + 0.5)
     return np.flatnonzero(np.diff(passed, prepend=0.0) > 0)
 
@@ -178,7 +178,7 @@ def _probability_blocks(
     n_classes, dtype = candidates.n_classes, candidates.X.dtype
     coef, intercept = (a.astype(dtype, copy=False) for a in (matrix[:, :-1], matrix[:, -1]))
     number = len(candidates.row_weight) if rows is None else len(rows)
-    # Few rows make products slow; but no more than features, or a block were larger than the coefficients.
+    # Products of few rows are slow; but a block must not be larger than the coefficients.
     at_least = min(MIN_BLOCK_ROWS, matrix.shape[1])
     for block in cut_blocks(number, max(n_classes, matrix.shape[1]) * dtype.itemsize, at_least):
         X = candidates.X[block if rows is None else rows[block]]

@@ -1,4 +1,4 @@
-"""What a fit asks of its rows: sums over them. Where the rows are, nothing else knows."""
+"""The sums over rows that a fit needs. Only their implementations know where the rows are."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from xent._fit.types import Matrix
 
 
 class Sums(Protocol):
-    """Sums over the rows (x_i, target t_i, sample weight s_i) of some data, or of a part of it.
+    """Sums over the rows (x_i, target t_i, sample weight s_i) of a data set or a partition.
 
     Coefficients are one matrix (W, b) of shape (n_coef_rows, n_features + 1), float64, with the intercepts b in the
     last column; so are gradients, Hessian products and diagonals. Two classes have one row of coefficients, for the
-    logit of the second class, that of the first being 0; more classes have one each. With T_i the mass of t_i (1 for a
-    label), the four methods are about
+    logit of the second class (the first has logit 0); more classes have one row each. With T_i the sum of t_i (1 for a
+    label), the four methods compute with
 
         F(W, b) = sum_i s_i cross_entropy(W x_i + b, t_i)       weight = sum_i s_i T_i
 

@@ -1,6 +1,6 @@
 """Multinomial logistic regression on Dask collections, and evaluation of logits. Needs the extra ``dask``.
 
-The life of a fit, each step with the file that does it. A wrong result comes from one of them:
+The steps of a fit, each with the file that does it:
 
 1. `estimator.py`, `fit`: checks the parameters, and picks an `Engine`: a cluster, or Dask's scheduler in this process.
 2. `partitions.py`, `build_partitions`: X, y and weights become one graph, optimised together, so that shared sources
@@ -17,9 +17,9 @@ The life of a fit, each step with the file that does it. A wrong result comes fr
 7. `placement.py`, `assign_partitions`: each thread of the cluster gets a group of partitions that its worker holds.
 8. `rounds.py`, `Cluster.round` or `Engine.compute_sum`: one evaluation. The coefficients go to the workers, one task
    per group (or per partition) returns its sums, and further tasks add those.
-9. `tasks.py`, `sum_over`, `add_sums`, `round_sums`: each sum is three float64 numbers, rounded once, at the end. So the
-   order of the partitions, the number of workers and who was first do not change a bit. (`local_rows` adds gradients
-   in the order of the partitions, as a fit of `Blocks` does.)
+9. `tasks.py`, `sum_over`, `add_sums`, `round_sums`: each sum is three float64 numbers, rounded once, at the end. So
+   the result does not depend on the order of the partitions or the number of workers.
+   (`local_rows` adds gradients in the order of the partitions, as a fit of `Blocks` does.)
 10. The solver (`xent._fit`) runs on the client, on one vector. It does not know where the rows are.
 
 `evaluation.py` takes steps 1 to 4, then merges one `StreamingLoss` per partition, which is as exact.

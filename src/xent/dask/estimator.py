@@ -52,7 +52,7 @@ class LogisticRegression(xent.logistic.LogisticRegression):
     Attributes
     ----------
     timing_ : Timing
-        How long the evaluations of the last fit on a cluster took, and the share of scheduling.
+        The time of the evaluations of the last fit on a cluster, and the share spent on scheduling.
 
     Examples
     --------
@@ -84,27 +84,27 @@ class LogisticRegression(xent.logistic.LogisticRegression):
         Parameters
         ----------
         X : dask array or dataframe of shape (n_samples, n_features), or sequence of Delayed
-            Features, in partitions of rows of any number, known or not; blocks of arrays may be sparse. Delayed
-            partitions are X; or, with `y` None, tuples (X, y) or (X, y, sample_weight). Other types are fitted as by
-            :class:`xent.LogisticRegression`.
+            Features, partitioned by rows; partition lengths may be unknown, and blocks of arrays may be sparse. A
+            Delayed partition is X or, if `y` is None, a tuple (X, y) or (X, y, sample_weight). Other types are fitted
+            as by :class:`xent.LogisticRegression`.
         y : dask array, series or sequence of Delayed, or array_like
             Labels; or distributions, in an array or dataframe of shape (n_samples, n_classes). Rows are matched by
-            position; pandas indexes, if both have them, must be equal. The partitions may differ from those of `X`;
-            unknown lengths are then computed.
+            position; if both have pandas indexes, these must be equal. If the partitions differ from those of `X`,
+            unknown lengths are computed.
         sample_weight : dask array, series or sequence of Delayed, or array_like, optional
         classes : array_like, optional
-            All labels that may occur; if not given, those that are found.
+            All labels that may occur; if not given, those found in the data.
         persist : bool, default True
-            Keep the partitions in the memory of the workers (which write to disk what does not fit). If False, every
-            evaluation computes them again, each source once, and keeps none. The data must then be the same each time,
-            which random rows are not. If the number of rows, the labels or the weights of a partition change, an error
-            is raised; changed features are not noticed.
+            Keep the partitions in the memory of the workers (which spill to disk what does not fit). If False, every
+            evaluation computes them again and keeps none. They must then be the same each time; unseeded random rows
+            are not. A change in the number of rows, the labels or the weights of a partition raises an error; a change
+            in the features is not noticed.
         retries : int, default 2
             How often a failed read of a partition is retried.
         checkpoint : path-like, optional
-            A file for the coefficients, replaced as a whole every `checkpoint_every` iterations and at the end. If it
-            exists when a fit begins, the fit continues from it; later iterations, and what the solver had learned from
-            its last steps, are lost.
+            A file for the coefficients, replaced atomically every `checkpoint_every` iterations and at the end. If it
+            exists when a fit begins, the fit continues from it. Iterations after the last write, and the solver's
+            memory of its last steps, are lost.
         checkpoint_every : int, default 10
         callback : callable, optional
             As in :meth:`xent.LogisticRegression.fit`.
@@ -123,9 +123,9 @@ class LogisticRegression(xent.logistic.LogisticRegression):
 
         Notes
         -----
-        What X, y and the weights share is computed once. So rows of columns of one dataframe stay together however it
-        was made: from random numbers, or by a merge or `sort_values`, after which rows have no fixed order. Arrays
-        (`values`, `to_dask_array`) or Delayed made from such columns one by one have lost this: pass the columns
+        X, y and the weights are computed together, so what they share is computed once. Columns of one dataframe thus
+        stay aligned even if it is random, or comes from a merge or `sort_values`, which leave rows in no fixed order.
+        Arrays (`values`, `to_dask_array`) or Delayed made from such columns one by one do not: pass the columns
         themselves, or persist the dataframe first.
         """
         check_parameters(self, SOLVERS)
@@ -138,7 +138,7 @@ class LogisticRegression(xent.logistic.LogisticRegression):
             state = Checkpoint(checkpoint, checkpoint_every, problem)
         if not is_partitioned(X):
             if classes is not None:
-                raise ValueError("classes is for X in partitions; it must be None if X is in memory")
+                raise ValueError("classes must be None if X is in memory; it is only for X in partitions")
             return self._fit(self._validate(X, *_compute_labels(X, y, sample_weight)), callback, state)
         known = None if classes is None else check_classes(classes)
         engine = present_engine(retries)

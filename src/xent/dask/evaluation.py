@@ -41,7 +41,7 @@ def evaluate(
     Returns
     -------
     Evaluation
-        The same as :func:`xent.evaluate` of all rows, to the last bit.
+        Equal to :func:`xent.evaluate` of all rows, to the last bit.
 
     Raises
     ------

@@ -266,10 +266,9 @@ def _check_shuffles(graph: Graph, columns: list[Column], indexed: set[str]) -> N
         first, other = behind[0]
         if own != other and not indexed.issuperset((first, name)):
             raise ValueError(
-                f"{first} and {name} are made in different shuffles (by merge, sort_values or the like), or only one "
-                "of them in a shuffle, which leaves rows in no fixed order: their rows cannot be matched. Pass columns "
-                "of the dataframe itself, not arrays or Delayed made from them; or persist the whole dataframe first, "
-                "and pass columns of that"
+                f"{first} and {name} do not come from the same shuffle (merge, sort_values or the like). A shuffle "
+                "leaves rows in no fixed order, so their rows cannot be matched. Pass columns of the dataframe itself, "
+                "not arrays or Delayed made from them; or persist the whole dataframe first, and pass its columns"
             )
 
 

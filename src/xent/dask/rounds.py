@@ -49,8 +49,8 @@ class Timing(NamedTuple):
     threads : int
         The threads of all workers at the end of the fit.
     scheduling : float
-        The share of the threads' time in which they did not compute: 1 - computing / (threads * seconds). It is the
-        scheduler's and the network's, and that of threads without a partition to work on.
+        The share of the threads' time in which they did not compute: 1 - computing / (threads * seconds). It
+        covers the scheduler, the network, and threads without a partition to work on.
     """
 
     rounds: int

@@ -78,7 +78,7 @@ def _seen(summary: Summary | None, classes: Array) -> tasks.FirstPass:
 
 
 def _for_tasks(plan: Plan) -> Plan:
-    """A plan without what grows with the number of partitions."""
+    """A plan without the fields that grow with the number of partitions."""
     return plan._replace(partition_lengths=())
 
 
@@ -111,7 +111,7 @@ class RereadSums(PartitionedSums):
         return float(sums[-1]), sums[:-1].reshape(matrix.shape)
 
     def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
-        """Each product computes the probabilities again: reading the rows takes longer, and they need memory."""
+        """Each product computes the probabilities again, to save memory; reading the rows takes longer anyway."""
 
         def product(direction: Matrix) -> Matrix:
             return self._total("hessian-product", tasks.hessian_product, matrix, direction).reshape(matrix.shape)

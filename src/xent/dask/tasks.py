@@ -175,7 +175,7 @@ def sum_over(
 ) -> tuple[Array, float]:
     """The exact sum of function(partition, *arguments) over the partitions of a group, and the seconds it took.
 
-    The sum of n numbers has shape (n, 3): each is the total, what its roundings lost, and what theirs lost.
+    The sum of n numbers has shape (n, 3): for each the total, its rounding errors, and the rounding errors of those.
     """
     start = time.perf_counter() if start is None else start
     sums = np.zeros((0, 3))
@@ -201,8 +201,8 @@ def add_sums(results: Sequence[tuple[Array, float]]) -> tuple[Array, float]:
 
 
 def round_sums(sums: Array) -> Vector:
-    """The float64 nearest to each sum. Three numbers hold so many digits that the order of the terms does not matter.
-    For an infinite total the two corrections are NaN, and ignored."""
+    """The float64 nearest to each sum. Three numbers have enough digits that the order of the terms does not matter.
+    If a total is infinite, its two corrections are NaN and ignored."""
     ordered = np.zeros_like(sums)
     kernels.add_each_exactly(ordered, np.ascontiguousarray(sums[:, ::-1]))      # the smallest first
     with np.errstate(invalid="ignore"):
@@ -213,7 +213,7 @@ def round_sums(sums: Array) -> Vector:
 
 
 class FirstPass(NamedTuple):
-    """What the first pass found in a partition."""
+    """The rows and class weights of a partition in the first pass."""
 
     rows: int
     counts: Vector      # the weight of each class
@@ -221,7 +221,7 @@ class FirstPass(NamedTuple):
 
 @dataclass(frozen=True)     # a tuple would be searched by Dask for keys
 class RereadTask:
-    """What is computed from each partition that is read again."""
+    """The computation for each partition that is read again."""
 
     plan: Plan
     n_threads: int | None
@@ -235,23 +235,23 @@ def reread_sums(i: int, seen: FirstPass, task: RereadTask, *blocks: Any) -> RowS
     partition = make_partition(place, *blocks)
     rows = 0 if partition is None else partition.X.shape[0]
     if rows != seen.rows:
-        raise ValueError(f"{place} has {rows} rows, but had {seen.rows} at the first pass: {_AGAIN}")
+        raise ValueError(f"{place} has {rows} rows, but had {seen.rows} in the first pass: {_AGAIN}")
     if partition is None:
         return None
     plan, features = task.plan, partition.X.shape[1]
     if features != plan.features:
-        raise ValueError(f"{place} has {features} features, but had {plan.features} at the first pass: {_AGAIN}")
+        raise ValueError(f"{place} has {features} features, but had {plan.features} in the first pass: {_AGAIN}")
     sums = plan.row_sums(partition, task.n_threads)
     weight = np.ones(rows) if sums.rows.sample_weight is None else sums.rows.sample_weight
     counts = weigh_classes(sums.rows.target, weight, len(plan.classes))
     expected = seen.counts if plan.class_factors is None else seen.counts * plan.class_factors
     if not np.allclose(counts, expected, rtol=COUNT_ERROR, atol=COUNT_ERROR * expected.sum()):
-        raise ValueError(f"{place} has other labels or weights than at the first pass: {_AGAIN}")
+        raise ValueError(f"{place} has other labels or weights than in the first pass: {_AGAIN}")
     return sums
 
 
 COUNT_ERROR = 1e-9      # relative: the weights of the same rows may be added in another order
-_AGAIN = "with persist=False a source must give the same rows each time that it is read"
+_AGAIN = "with persist=False a source must yield the same rows every time"
 
 
 def reread_subsample(i: int, seen: FirstPass, task: RereadTask, *blocks: Any) -> tuple[Any, Vector] | None:
