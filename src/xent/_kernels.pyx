@@ -391,7 +391,7 @@ cdef Pair loss_of(const Batch* batch, const Row* row) noexcept nogil:
     return loss if batch.focal_gamma == 0 else multiply(loss, focal_weight_of(batch, row))
 
 
-cdef struct GradientTerms:      # the gradient of a row: terms scaled, less target_share t, less base_share base
+cdef struct GradientTerms:      # the gradient of a row: scaled term - target_share t - base_share base, class by class
     Scaling scaling
     double target_share
     double base_share
@@ -826,7 +826,8 @@ cdef double choose_origin(const Batch* batch, Py_ssize_t i) noexcept nogil:
 
 
 cdef bint repeats_row(const Batch* batch, const Row* row, const vec* like) noexcept nogil:
-    """Whether a row overflows here and need not in `repeat_row`. (A z_loss overflows all the same.)"""
+    """Whether a row overflows here and is worth repeating in `repeat_row`: one of float32 always, one of float64 if its
+    logits have an origin to subtract, which a z_loss, a function of the logits themselves, does not allow."""
     if not overflows(batch, row, like):
         return False
     return vec is vf32 or (batch.z_loss == 0 and choose_origin(batch, row.i) != 0)

@@ -297,7 +297,7 @@ class LogisticRegression(LinearClassifier):
     ) -> LogisticRegression:
         """Fit to one more batch of a stream; earlier batches are approximated by a quadratic.
 
-        The first batch is fitted as by `fit`. Each later batch is fitted together with the quadratic, in at most 20
+        The first batch has the objective of `fit`; the solver is L-BFGS for all batches. Each later batch is fitted together with the quadratic, in at most 20
         iterations; `objective_` and `grad_norm_` are those of their sum. After `fit`, the stream continues from its
         coefficients, as if the rows of that fit had been like those of the first batch.
 
