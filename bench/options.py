@@ -41,6 +41,8 @@ def make_problems(logits: Floats, labels: Any) -> dict[str, tuple[Any, dict[str,
         "logit_scale": {"logit_scale": 0.7},
         "softcap": {"softcap": 30.0},
         "z_loss": {"z_loss": 1e-4},
+        "poly_epsilon": {"poly_epsilon": 1.0},
+        "focal_gamma": {"focal_gamma": 2.0},
         "reduction='sum'": {"reduction": "sum"},
         "reduction='none'": {"reduction": "none"},
     }
@@ -78,7 +80,16 @@ def compute_answer(logits: Floats, target: Any, options: dict[str, Any]) -> tupl
     mass = t.sum(axis=1, keepdims=True)
     z = options.get("z_loss", 0.0)
     losses = s * (mass * log_sums - (t * np.where(t == 0, 0, x)).sum(axis=1, keepdims=True) + z * log_sums**2)[:, 0]
-    grad = s[:, None] * slope * ((mass + 2 * z * log_sums) * np.exp(x - log_sums) - t)
+    p = np.exp(x - log_sums)
+    grad = s[:, None] * slope * ((mass + 2 * z * log_sums) * p - t)
+    poly, gamma = options.get("poly_epsilon", 0.0), options.get("focal_gamma", 0.0)
+    predicted = (t * p).sum(axis=1, keepdims=True)
+    losses = losses + s * poly * (mass - predicted)[:, 0]
+    grad = grad + s[:, None] * slope * poly * p * (predicted - t)
+    if gamma:       # of labels: with one class y, `predicted` is p_y
+        q = 1 - predicted
+        grad *= q**gamma + gamma * q ** (gamma - 1) * predicted * losses[:, None]
+        losses = losses * (q**gamma)[:, 0]
     reduction = options.get("reduction", "mean")
     if reduction == "mean":
         return losses.sum() / weight, grad / weight

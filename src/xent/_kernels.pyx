@@ -21,10 +21,11 @@ t = target_share (points + dense) + base_share base: points are a label or the c
 is a distribution, base is 1 (or the class weight) for each class that smoothing reaches. Logits that are scaled, capped
 or masked are computed first, as pairs, in scratch.
 
-From _core come vectors (simd.pxd), numbers as pairs (pairs.pxd), exp and log (elementary.pxd), exponentials of a row and
-their sum (exponentials.pxd), operations on a row (rows.pxd), rows in memory (strided.pxd, streaming.pxd), reading a batch (batch.pxd, targets.pxd, reader.pxd), rows side by side for few classes (tiles.pxd),
-scratch (scratch.pxd) and blocks of rows for threads (scheduler.pyx). Arguments have been checked in Python
-(_calls), except for calls on plain arrays, which fast_path.pxi checks itself.
+From _core come vectors (simd.pxd), numbers as pairs (pairs.pxd), exp and log (elementary.pxd), exponentials of a row
+and their sum (exponentials.pxd), operations on a row (rows.pxd), rows in memory (strided.pxd, streaming.pxd), reading a
+batch (batch.pxd, targets.pxd, reader.pxd), rows side by side for few classes (tiles.pxd), scratch (scratch.pxd) and
+blocks of rows for threads (scheduler.pyx). Arguments have been checked in Python (_calls), except for calls on plain
+arrays, which fast_path.pxi checks itself.
 """
 
 from libc.math cimport INFINITY, NAN, fabs, frexp, isfinite, isinf, isnan, pow

@@ -297,9 +297,10 @@ class LogisticRegression(LinearClassifier):
     ) -> LogisticRegression:
         """Fit to one more batch of a stream; earlier batches are approximated by a quadratic.
 
-        The first batch has the objective of `fit`; the solver is L-BFGS for all batches. Each later batch is fitted together with the quadratic, in at most 20
-        iterations; `objective_` and `grad_norm_` are those of their sum. After `fit`, the stream continues from its
-        coefficients, as if the rows of that fit had been like those of the first batch.
+        The first batch has the objective of `fit`; the solver is L-BFGS for all batches. Each later batch is fitted
+        together with the quadratic, in at most 20 iterations; `objective_` and `grad_norm_` are those of their sum.
+        After `fit`, the stream continues from its coefficients, as if the rows of that fit had been like those of the
+        first batch.
 
         Parameters may be changed between calls. A new `C` or `penalty` applies to earlier batches as well, as far as
         the quadratic represents them; the other parameters apply to later batches only.
