@@ -185,7 +185,7 @@ def broadcast(name: str, array: Array, shape: tuple[int, ...], what: str) -> Arr
 
 def move_axis_last(array: Array, axis: int) -> Array:
     """A view with one axis moved to the end."""
-    return array if axis == array.ndim - 1 else np.moveaxis(array, axis, -1)
+    return array if axis in (-1, array.ndim - 1) else np.moveaxis(array, axis, -1)
 
 
 def move_axes_last(array: Array, axes: tuple[int, ...], like: Array) -> Array:

@@ -102,11 +102,16 @@ class Options(NamedTuple):
 
 
 def check_options(given: GivenOptions, ignored: int | None) -> Options:
-    checked = {name: check_option(name, getattr(given, name)) for name in _RANGES}
-    options = Options(**checked, ignore_index=ignored, extreme=False)
-    for name in ("label_smoothing", "z_loss"):
-        if options.focal_gamma != 0 and getattr(options, name) != 0:
-            raise ValueError(f"{name} is {getattr(options, name)} and focal_gamma {options.focal_gamma}; one must be 0")
+    numbers = given[-len(_RANGES) :]
+    checked = [
+        value if type(value) is float and low <= value <= high else check_option(name, value)
+        for value, (name, (low, high, _)) in zip(numbers, _RANGES.items(), strict=True)
+    ]
+    options = Options._make([*checked, ignored, False])
+    if options.focal_gamma != 0:
+        for name, value in (("label_smoothing", options.label_smoothing), ("z_loss", options.z_loss)):
+            if value != 0:
+                raise ValueError(f"{name} is {value} and focal_gamma {options.focal_gamma}; one must be 0")
     return options
 
 
