@@ -5,8 +5,9 @@ import importlib.util
 
 import pytest
 
-if any(importlib.util.find_spec(name) is None for name in ("distributed", "pandas", "pyarrow")):
-    collect_ignore_glob = ["test_*.py"]     # without these, there is nothing to test
+MISSING = [name for name in ("distributed", "pandas", "pyarrow") if importlib.util.find_spec(name) is None]
+if MISSING:
+    collect_ignore_glob = ["test_*.py"]     # they import these
 else:
     import dask
     from dask_data import TABLE, cluster_of
@@ -17,6 +18,11 @@ LEFT_BEHIND = (
     "ignore::pytest.PytestUnraisableExceptionWarning",
     "ignore::pytest.PytestUnhandledThreadExceptionWarning",
 )
+
+
+def pytest_terminal_summary(terminalreporter):
+    if MISSING:
+        terminalreporter.write_line(f"SKIPPED tests/dask: could not import {', '.join(MISSING)}")
 
 
 def pytest_collection_modifyitems(items):

@@ -30,7 +30,9 @@ def test_a_block_for_each_row_group(folder):
     local = xent.LogisticRegression(tol=1e-10).fit(X, y, weight)
     assert model.objective_ == pytest.approx(local.objective_, rel=1e-12)
     np.testing.assert_allclose(model.coef_, local.coef_, rtol=0, atol=1e-7)
+    np.testing.assert_allclose(model.intercept_, local.intercept_, rtol=0, atol=1e-7)
     np.testing.assert_array_equal(model.classes_, local.classes_)
+    assert model.coef_.dtype == local.coef_.dtype
     assert list(model.feature_names_in_) == list("abcd")
     two = Blocks.from_parquet(path / "0.parquet", target="label", features=["c", "a"])
     assert list(xent.LogisticRegression().fit(two).feature_names_in_) == ["c", "a"]
