@@ -39,10 +39,11 @@ from xent._core.batch cimport (
 )
 from xent._core.binary cimport CHUNK, BinaryBatch, BinaryScratch, binary_chunks
 from xent._core.exponentials cimport (
-    HIGH, LOW, Peak, RowSum, Shift, accumulate_exponentials, compute_term, find_maximum, no_peak,
-    raise_peak, set_shift, sum_row,
+    HIGH, LOW, SEARCH_VECTORS, Peak, RowSum, Shift, Terms, accumulate_exponentials, compute_term, describe_terms,
+    fill_shift,
+    end_search, find_peak_of, no_peak, raise_peak, set_shift, start_search, sum_row,
 )
-from xent._core.elementary cimport LN2_HIGH, LN2_LOW, log_pair, minus_log
+from xent._core.elementary cimport SHIFT_VECTORS, LN2_HIGH, LN2_LOW, log_pair, minus_log
 from xent._core.pairs cimport (
     Pair, Sum, accumulate, add, add_exactly, add_pair, divide, finite_or_zero, multiply, one_more, single,
     sum_pairs, two_sum, value,
@@ -51,7 +52,7 @@ from xent._core.reader cimport (
     Reader, Row, RowPiece, describe_row, logit_at, open_reader, read_mask, read_peak, read_piece, read_target_piece,
 )
 from xent._core.rows cimport (
-    NO_CLASS, PIECE_ELEMENTS, Scaling, add_distances, add_elements, count_ahead, fill_row, find_only_class, has_many,
+    NO_CLASS, PIECE_ELEMENTS, add_distances, add_elements, count_ahead, fill_row, find_only_class, has_many,
     has_nan, is_moderate, log_probability, multiply_or_zero, multiply_row, scale_row, sum_distances, sum_products,
     write_log_probabilities,
 )
@@ -72,8 +73,8 @@ from xent._core.simd cimport (
 )
 from xent._core.streaming cimport Traffic, finish, no_traffic
 from xent._core.strided cimport (
-    ABSENT, F64, I8, I16, I32, I64, U8, U16, U32, Operand, Window, bind, bind_output, close_window, data_of_blocks,
-    fits_float32, gather, gather_through, is_plain, kind_of, next_place, next_row, open_window, place, place_of,
+    ABSENT, AHEAD_IN_ROW, F64, I8, I16, I32, I64, U8, U16, U32, Operand, Window, bind, bind_output, close_window, data_of_blocks,
+    fits_float32, gather, gather_through, is_plain, is_ready, kind_of, next_place, next_row, open_window, place, place_of,
     place_through, read_integer, read_number, row_of, scatter, scatter_through, weight_of, write_number,
 )
 from xent._core.target_weights cimport WeightSum, weigh_rows
@@ -97,62 +98,117 @@ cdef void add_exponentials(
     """total += the terms of n elements, exp(x + low - m) in units of the shift, without element `skip` (which may be
     none of them). `low` may be NULL; e (or NULL; may be x) = the terms.
 
-    Not inline, and a loop for each kind of call, so that each has all registers.
+    This and the next two are not inline, and have a loop for each kind of call, so that each has all registers.
     """
-    if low is NULL and e is NULL:
-        accumulate_exponentials(x, <vec*>NULL, <vec*>NULL, n, skip, shift, total, traffic)
-    elif low is NULL:
-        accumulate_exponentials(x, <vec*>NULL, e, n, skip, shift, total, traffic)
-    elif e is NULL:
-        accumulate_exponentials(x, low, <vec*>NULL, n, skip, shift, total, traffic)
+    cdef Terms terms = describe_terms(x, e, n, skip)
+    cdef vec vectors[SHIFT_VECTORS]
+    cdef vec* nothing = NULL
+    terms.has_offset = True
+    terms.low = <const double*>low
+    traffic.next = NULL
+    fill_shift(shift, vectors)
+    if low is not NULL:
+        finish(traffic, 0, total)
+        traffic.fours = 0
+        if e is NULL:
+            terms.e = NULL
+            accumulate_exponentials(terms, vectors, total, traffic, nothing, False)
+        else:
+            accumulate_exponentials(terms, vectors, total, traffic, nothing, False)
+        return
+    terms.low = NULL
+    if e is NULL:
+        terms.e = NULL
+        accumulate_exponentials(terms, vectors, total, traffic, nothing, False)
     else:
-        accumulate_exponentials(x, low, e, n, skip, shift, total, traffic)
+        accumulate_exponentials(terms, vectors, total, traffic, nothing, False)
 
 
-cdef inline bint shift_row(const vec* x, Py_ssize_t n, bint finds_index, Shift* shift) noexcept nogil:
-    """Shift a row by its maximum, whose index is found if it is needed; False if the maximum is not finite."""
-    cdef Peak peak = no_peak()
-    if finds_index:
-        raise_peak(&peak, x, <vec*>NULL, 0, n)
+cdef void add_and_search(
+    const vec* x, vec* e, Py_ssize_t n, const Shift* shift, vec* total, Traffic* traffic, vec* search
+) noexcept nogil:
+    """`add_exponentials` of a row without its maximum, while the next row is searched; `traffic.next` becomes NULL if
+    that is not done."""
+    cdef Terms terms = describe_terms(x, e, n, shift.peak.index)
+    cdef vec vectors[SHIFT_VECTORS]
+    if traffic.next is NULL or shift.offset != 0:
+        traffic.next = NULL
+        add_exponentials(x, <vec*>NULL, e, n, shift.peak.index, shift, total, traffic)
+        return
+    fill_shift(shift, vectors)
+    if e is NULL:
+        terms.e = NULL
+        traffic.fours = 0       # nothing is sent
+        accumulate_exponentials(terms, vectors, total, traffic, search, True)
     else:
-        peak.high = find_maximum(x, n)
+        accumulate_exponentials(terms, vectors, total, traffic, search, True)
+
+
+cdef void add_roughly_and_search(
+    const vec* x, vec* e, Py_ssize_t n, const Shift* shift, vec* total, Traffic* traffic, vec* search
+) noexcept nogil:
+    """The same with the maximum, for softmax: a probability needs no digits near 1, nor an exact sum."""
+    cdef Terms terms = describe_terms(x, e, n, -1)
+    cdef vec vectors[SHIFT_VECTORS]
+    cdef vec* nothing = NULL
+    terms.is_exact = False
+    fill_shift(shift, vectors)
+    if traffic.next is not NULL and shift.offset == 0:
+        accumulate_exponentials(terms, vectors, total, traffic, search, False)
+        return
+    traffic.next = NULL
+    terms.has_offset = True
+    if e is NULL:
+        terms.e = NULL
+        traffic.fours = 0
+        accumulate_exponentials(terms, vectors, total, traffic, nothing, False)
+    else:
+        accumulate_exponentials(terms, vectors, total, traffic, nothing, False)
+
+
+cdef inline bint shift_row(Shift* shift, const Peak* peak, const vec* like) noexcept nogil:
+    """Shift a row by its maximum; False if that is not finite."""
     if not isfinite(peak.high):
         return False
-    set_shift(shift, &peak, x)
+    set_shift(shift, peak, like)
     return True
 
 
-cdef inline Scaling scale_to_probabilities(const Shift* shift, const vec* total) noexcept nogil:
-    """How terms become probabilities. From the sum with the maximum: a probability needs no digits near 1."""
-    cdef Scaling scaling
-    cdef Pair sum = sum_pairs(total[HIGH], total[LOW]), top = compute_term(total, shift.peak.high, 0, False, shift)
-    scaling.factor = value(divide(single(1), sum))
-    scaling.top, scaling.at_top = top.high, value(divide(top, sum))
-    return scaling
+cdef inline double probability_factor(const vec* total) noexcept nogil:
+    """What multiplies terms, of which `total` is the sum."""
+    cdef Pair sum = sum_pairs(total[HIGH], total[LOW])
+    return value(divide(single(1), sum))
 
 
-cdef void softmax_row(const vec* x, vec* out, Py_ssize_t n, Traffic* traffic) noexcept nogil:
+cdef double softmax_row(
+    const vec* x, vec* out, Py_ssize_t n, const Peak* peak, Traffic* traffic, vec* search
+) noexcept nogil:
+    """The probabilities of a row but for a factor, which is returned, while the next row is searched."""
     cdef Shift shift
-    cdef Scaling scaling
     cdef vec total[2]
-    if not shift_row(x, n, False, &shift):
+    if not shift_row(&shift, peak, x):
+        traffic.next = NULL
+        finish(traffic, 0, out)
+        fill_row(out, n, NAN)
+        return 1
+    total[HIGH] = total[LOW] = fill(x, 0)
+    add_roughly_and_search(x, out, n, &shift, total, traffic, search)
+    return probability_factor(total)
+
+
+cdef void log_softmax_row(
+    const vec* x, vec* out, Py_ssize_t n, const Peak* peak, Traffic* traffic, vec* search
+) noexcept nogil:
+    cdef Shift shift
+    cdef vec total[2]
+    if not shift_row(&shift, peak, x):
+        traffic.next = NULL
+        finish(traffic, 0, out)
         fill_row(out, n, NAN)
         return
     total[HIGH] = total[LOW] = fill(x, 0)
-    add_exponentials(x, <vec*>NULL, out, n, -1, &shift, total, traffic)
-    scaling = scale_to_probabilities(&shift, total)
-    scale_row(out, <vec*>NULL, n, &scaling, 0)
-
-
-cdef void log_softmax_row(const vec* x, vec* out, Py_ssize_t n, Traffic* traffic) noexcept nogil:
-    cdef Shift shift
-    cdef vec total[2]
-    if not shift_row(x, n, True, &shift):
-        fill_row(out, n, NAN)
-        return
-    total[HIGH] = total[LOW] = fill(x, 0)
-    add_exponentials(x, <vec*>NULL, <vec*>NULL, n, shift.peak.index, &shift, total, traffic)
-    write_log_probabilities(x, out, n, shift.peak.high, value(sum_row(&shift, total).log_sum))
+    add_and_search(x, <vec*>NULL, n, &shift, total, traffic, search)
+    write_log_probabilities(x, out, n, peak.high, value(sum_row(&shift, total).log_sum))
 
 
 # --- the loss of one row, and its gradient ---------------------------------------------------------------------------
@@ -169,6 +225,7 @@ cdef void weigh_points(const Reader* reader, Row* row, vec* like) noexcept nogil
             x.low = get(<vec*>row.all.low, row.points.index[j]) if row.all.low is not NULL else 0.0
         else:
             x = logit_at(reader, row, row.points.index[j], like)
+        row.has_largest = x.high == row.shift.peak.high and x.low == row.shift.peak.low
         distance = two_sum(row.shift.peak.high, -x.high)
         distance.low += row.shift.peak.low - x.low
         add_pair(&row.target_mass, row.points.mass[j])
@@ -260,14 +317,20 @@ cdef double term_at(const Reader* reader, const Row* row, Py_ssize_t c, const ve
     return compute_term(grad, x.high, x.low, transforms(batch), &row.shift).high
 
 
+cdef inline Pair sum_others(Pair rest, Pair own, bint is_largest) noexcept nogil:
+    """The sum of all e_c but the label's: r where that is a maximum, else r + (1 - its own)."""
+    if not is_largest:
+        add_pair(&rest, negate(own))
+        add(&rest, 1)
+    return rest
+
+
 cdef void separate_label(const Reader* reader, Row* row, const vec* grad, bint has_terms) noexcept nogil:
     """row.own and row.others, of a row with all its mass on one class."""
-    cdef double own_term = term_at(reader, row, row.only_class, grad, has_terms)
-    row.own = single(1) if own_term == row.top else multiply(row.shift.unit, single(own_term))
-    row.others = row.sums.rest
-    if row.only_class != row.shift.peak.index:
-        add_pair(&row.others, negate(row.own))
-        add(&row.others, 1)
+    row.own = single(1)
+    if not row.has_largest:
+        row.own = multiply(row.shift.unit, single(term_at(reader, row, row.only_class, grad, has_terms)))
+    row.others = sum_others(row.sums.rest, row.own, row.has_largest)
 
 
 cdef inline Pair multiply_mass(Pair x, Pair mass) noexcept nogil:
@@ -392,8 +455,8 @@ cdef Pair loss_of(const Batch* batch, const Row* row) noexcept nogil:
     return loss if batch.focal_gamma == 0 else multiply(loss, focal_weight_of(batch, row))
 
 
-cdef struct GradientTerms:      # the gradient of a row: scaled term - target_share t - base_share base, class by class
-    Scaling scaling
+cdef struct GradientTerms:      # the gradient of a row: factor term - target_share t - base_share base, class by class
+    double factor
     double target_share
     double base_share
     double at_label             # the gradient at the class that has all the mass, if one has
@@ -445,10 +508,21 @@ cdef GradientTerms gradient_of(const Batch* batch, const Row* row, Pair scale) n
             terms.poly_factor = value(multiply(multiply(factor, single(batch.poly_epsilon)), row.shift.unit))
     if row.z_loss != 0:
         add_pair(&mass, pull)
-    factor = multiply(factor, mass)
-    terms.scaling.top, terms.scaling.at_top = row.top, value(factor)
-    terms.scaling.factor = value(multiply(factor, row.shift.unit))
+    terms.factor = value(multiply(multiply(factor, mass), row.shift.unit))
     return terms
+
+
+cdef inline double term_to_scale(double result, double factor, const vec* like) noexcept nogil:
+    """What becomes `result` when it is multiplied by the factor of its row, but for two roundings; infinite where that
+    would cost more, since the number or the factor is too large or too small for the type."""
+    cdef double least = 2.3e-308, most = 1.7e308, term
+    if vec is vf32:
+        least, most = 1.2e-38, 3.4e38
+        factor = <float>factor
+    if not least < fabs(factor) < most:
+        return INFINITY
+    term = result / factor
+    return term if least < fabs(term) < most or term == 0 else INFINITY
 
 
 cdef void finish_gradient(
@@ -456,24 +530,26 @@ cdef void finish_gradient(
     vec* mass
 ) noexcept nogil:
     """The terms of a piece become its gradient. `mass` is scratch."""
-    cdef Py_ssize_t j, c
-    cdef Scaling unscaled
+    cdef Py_ssize_t j, c = row.only_class - start
+    cdef double label_term = term_to_scale(terms.at_label, terms.factor, grad)
+    cdef bint scales_label = 0 <= c < count and isfinite(label_term)
+    if scales_label:
+        put(grad, c, label_term)
     if terms.poly_factor != 0:
         read_masses(row, piece, start, count, mass)
         for j in range(count):
             put(mass, j, terms.poly_factor * get(mass, j) * get(grad, j))
     if row.is_dense:
-        scale_row(grad, <vec*>piece.target, count, &terms.scaling, terms.target_share)
+        scale_row(grad, <vec*>piece.target, count, terms.factor, terms.target_share)
         if row.base_share.high != 0:
-            unscaled.factor, unscaled.top, unscaled.at_top = 1, NAN, 0
-            scale_row(grad, <vec*>piece.base, count, &unscaled, terms.base_share)
+            scale_row(grad, <vec*>piece.base, count, 1, terms.base_share)
     else:
-        scale_row(grad, <vec*>piece.base, count, &terms.scaling, terms.base_share)
+        scale_row(grad, <vec*>piece.base, count, terms.factor, terms.base_share)
     for j in range(row.points.count):
         c = row.points.index[j] - start
         if 0 <= c < count and row.only_class < 0:
             put(grad, c, get(grad, c) - multiply_or_zero(value(row.points.mass[j]), terms.target_share))
-        elif 0 <= c < count:
+        elif 0 <= c < count and not scales_label:
             put(grad, c, terms.at_label)
     if terms.poly_factor != 0:
         for j in range(count):
@@ -538,7 +614,6 @@ cdef Pair loss_row(Reader* reader, Row* row, vec* grad, bint wants_grad, Traffic
     set_shift(&row.shift, &peak, like)
     sum_exponentials(reader, row, grad, keeps_terms, traffic, like)
     if wants_grad or reader.batch.poly_epsilon != 0 or reader.batch.focal_gamma != 0:
-        row.top = compute_term(like, peak.high, peak.low, transforms(reader.batch), &row.shift).high
         if row.only_class >= 0:
             separate_label(reader, row, grad if keeps_terms else like, keeps_terms)
     if reader.batch.poly_epsilon != 0:
@@ -575,66 +650,130 @@ cdef inline bint lacks_numbers(const Operand* x, Py_ssize_t i, Py_ssize_t piece,
     return False
 
 
+cdef inline vec* read_row(
+    Window* window, const Operand* x, Py_ssize_t i, Py_ssize_t last, double** buffers, vec* like
+) noexcept nogil:
+    return gather_through(window, x, i, last, 0, x.n, <vec*>buffers[i & 1])
+
+
+cdef inline vec* read_ahead(
+    Window* window, const Operand* x, Py_ssize_t i, Py_ssize_t last, double** buffers, vec* like
+) noexcept nogil:
+    """Row i, if it can be read while the row before is computed; or NULL."""
+    return read_row(window, x, i, last, buffers, like) if i < last and is_ready(window, i) else <vec*>NULL
+
+
+cdef inline void look_ahead(Traffic* traffic, const vec* row, const vec* next) noexcept nogil:
+    """Fetch and search the next row, unless it is NULL, while `row` is computed."""
+    traffic.next = <const char*>next
+    traffic.soon = <const char*>(next if next is not NULL else row) + AHEAD_IN_ROW
+    traffic.soon_out = NULL
+
+
+cdef inline Peak next_peak(
+    const Traffic* traffic, const vec* search, const vec* row, Py_ssize_t n, bint finds_index
+) noexcept nogil:
+    """The maximum of a row, which has been searched if the traffic says so."""
+    return end_search(search, row, n, finds_index) if traffic.next is not NULL else find_peak_of(row, n, finds_index)
+
+
 cdef void logsumexp_rows(
     const LogsumexpTask* task, const PrimitiveScratch* scratch, Py_ssize_t first, Py_ssize_t last, vec* like
 ) noexcept nogil:
+    """Whole rows. Each is searched for its maximum while the exponentials of the one before are summed."""
     cdef const Operand* x = &task.x
-    cdef Py_ssize_t i, start, count
-    cdef bint reads_whole_rows = task.piece == x.n
-    cdef vec* buffer = <vec*>scratch.x
-    cdef vec* row = buffer
+    cdef Py_ssize_t i
+    cdef vec* row
+    cdef vec* next
     cdef Peak peak
     cdef Shift shift
     cdef Window window
     cdef vec total[2]
+    cdef vec search[SEARCH_VECTORS]
     cdef Traffic traffic = no_traffic(like)
-    open_window(&window, x, first, last if reads_whole_rows else first, like)
+    open_window(&window, x, first, last, like)
+    row = read_row(&window, x, first, last, <double**>scratch.x, like)
+    peak = find_peak_of(row, x.n, True)
     for i in range(first, last):
-        if reads_whole_rows:
-            row = gather_through(&window, x, i, last, 0, x.n, buffer)
-            peak = no_peak()
-            raise_peak(&peak, row, <vec*>NULL, 0, x.n)
+        next = read_ahead(&window, x, i + 1, last, <double**>scratch.x, like)
+        look_ahead(&traffic, row, next)
+        if shift_row(&shift, &peak, like):
+            total[HIGH] = total[LOW] = fill(like, 0)
+            start_search(search)
+            add_and_search(row, <vec*>NULL, x.n, &shift, total, &traffic, search)
+            write_number(&task.out, i, value(sum_row(&shift, total).logsumexp))
         else:
-            peak = find_peak(x, i, task.piece, buffer)
-        if not isfinite(peak.high):
+            traffic.next = NULL
+            write_number(&task.out, i, NAN if has_nan(row, x.n) else peak.high)
+        if i + 1 < last:
+            row = next if next is not NULL else read_row(&window, x, i + 1, last, <double**>scratch.x, like)
+            peak = next_peak(&traffic, search, row, x.n, True)
+    close_window(&window)
+
+
+cdef void logsumexp_long_rows(
+    const LogsumexpTask* task, const PrimitiveScratch* scratch, Py_ssize_t first, Py_ssize_t last, vec* like
+) noexcept nogil:
+    """Piece by piece: the maximum, then the sum."""
+    cdef const Operand* x = &task.x
+    cdef Py_ssize_t i, start, count
+    cdef vec* buffer = <vec*>scratch.x[0]
+    cdef Peak peak
+    cdef Shift shift
+    cdef vec total[2]
+    cdef Traffic traffic = no_traffic(like)
+    for i in range(first, last):
+        peak = find_peak(x, i, task.piece, buffer)
+        if not shift_row(&shift, &peak, like):
             write_number(&task.out, i, NAN if lacks_numbers(x, i, task.piece, buffer) else peak.high)
             continue
-        set_shift(&shift, &peak, like)
         total[HIGH] = total[LOW] = fill(like, 0)
         start = 0
         while start < x.n:
             count = min(task.piece, x.n - start)
-            if not reads_whole_rows:
-                row = gather(x, i, start, count, buffer)
-            traffic.soon = <const char*>(next_row(x, i, row) if reads_whole_rows else row)
-            add_exponentials(row, <vec*>NULL, <vec*>NULL, count, peak.index - start, &shift, total, &traffic)
+            add_exponentials(
+                gather(x, i, start, count, buffer), <vec*>NULL, <vec*>NULL, count, peak.index - start, &shift, total,
+                &traffic
+            )
             start += count
         write_number(&task.out, i, value(sum_row(&shift, total).logsumexp))
-    close_window(&window)
 
 
 cdef void softmax_rows(
     const SoftmaxTask* task, const PrimitiveScratch* scratch, Py_ssize_t first, Py_ssize_t last, vec* like
 ) noexcept nogil:
+    """Whole rows: while the exponentials of one are computed, the next is searched, and the one before is multiplied by
+    its factor and stored."""
     cdef const Operand* x = &task.x
     cdef const Operand* out = &task.out
     cdef Py_ssize_t i
+    cdef bint finds_index = task.logarithm
+    cdef double factor
     cdef vec* row
+    cdef vec* next
     cdef vec* result
+    cdef Peak peak
     cdef Window window, window_out
+    cdef vec search[SEARCH_VECTORS]
     cdef Traffic traffic = no_traffic(like)
     open_window(&window, x, first, last, like)
     open_window(&window_out, out, first, last, like)
+    row = read_row(&window, x, first, last, <double**>scratch.x, like)
+    peak = find_peak_of(row, x.n, finds_index)
     for i in range(first, last):
-        row = gather_through(&window, x, i, last, 0, x.n, <vec*>scratch.x)
+        next = read_ahead(&window, x, i + 1, last, <double**>scratch.x, like)
+        look_ahead(&traffic, row, next)
         result = place_through(&window_out, out, i, last, <vec*>scratch.result[traffic.free_buffer])
-        traffic.soon = <const char*>next_row(x, i, row)
-        traffic.soon_out = <const char*>next_place(out, i, result)
+        start_search(search)
         if task.logarithm:
-            log_softmax_row(row, result, x.n, &traffic)
+            factor = 1
+            log_softmax_row(row, result, x.n, &peak, &traffic, search)
         else:
-            softmax_row(row, result, x.n, &traffic)
-        scatter_through(&window_out, out, i, result, &traffic)
+            factor = softmax_row(row, result, x.n, &peak, &traffic, search)
+        scatter_through(&window_out, out, i, result, factor, &traffic)
+        if i + 1 < last:
+            row = next if next is not NULL else read_row(&window, x, i + 1, last, <double**>scratch.x, like)
+            peak = next_peak(&traffic, search, row, x.n, finds_index)
     finish(&traffic, 0, like)
     close_window(&window)
     close_window(&window_out)
@@ -646,13 +785,13 @@ cdef void softmax_long_rows(
     """The same piece by piece: the maximum, the sum, and results, whose exponentials are computed again."""
     cdef const Operand* x = &task.x
     cdef Py_ssize_t i, start, count
-    cdef vec* buffer = <vec*>scratch.x
+    cdef vec* buffer = <vec*>scratch.x[0]
     cdef vec* row
     cdef vec* result
+    cdef vec* nothing = NULL
     cdef Peak peak
     cdef Shift shift
-    cdef Scaling scaling
-    cdef double log_sum = NAN
+    cdef double factor = NAN, log_sum = NAN
     cdef vec total[2]
     cdef vec unused[2]
     cdef Traffic traffic = no_traffic(like)
@@ -665,15 +804,17 @@ cdef void softmax_long_rows(
             while start < x.n:
                 count = min(PIECE_ELEMENTS, x.n - start)
                 row = gather(x, i, start, count, buffer)
-                add_exponentials(
-                    row, <vec*>NULL, <vec*>NULL, count, peak.index - start if task.logarithm else -1, &shift, total,
-                    &traffic
-                )
+                if task.logarithm:
+                    add_exponentials(
+                        row, <vec*>NULL, <vec*>NULL, count, peak.index - start, &shift, total, &traffic
+                    )
+                else:
+                    add_roughly_and_search(row, <vec*>NULL, count, &shift, total, &traffic, nothing)
                 start += count
             if task.logarithm:
                 log_sum = value(sum_row(&shift, total).log_sum)
             else:
-                scaling = scale_to_probabilities(&shift, total)
+                factor = probability_factor(total)
         start = 0
         while start < x.n:
             count = min(PIECE_ELEMENTS, x.n - start)
@@ -686,7 +827,7 @@ cdef void softmax_long_rows(
             else:
                 unused[HIGH] = unused[LOW] = fill(like, 0)
                 add_exponentials(row, <vec*>NULL, result, count, -1, &shift, unused, &traffic)
-                scale_row(result, <vec*>NULL, count, &scaling, 0)
+                scale_row(result, <vec*>NULL, count, factor, 0)
             scatter(&task.out, i, start, count, result)
             start += count
 
@@ -862,6 +1003,7 @@ cdef void cross_entropy_rows(
     cdef vec* soon_target = NULL
     open_reader(&reader, batch, scratch, first, last, like)
     open_window(&window_out, &batch.grad, first, last if reader.reads_whole_rows else first, like)
+    traffic.next = NULL
     for i in range(first, last):
         describe_row(&reader, i, weight_of(&batch.sample_weight, i), scratch, &row, like)
         if wants_grad and reader.reads_whole_rows:
@@ -884,13 +1026,109 @@ cdef void cross_entropy_rows(
                 repeat_row(batch, scratch, i, total, like)
                 if window_out.most > 0:     # the window would overwrite what the other call wrote
                     gather(&batch.grad, i, 0, batch.grad.n, grad)
-                    scatter_through(&window_out, &batch.grad, i, grad, traffic)
+                    scatter_through(&window_out, &batch.grad, i, grad, 1, traffic)
                 continue
             loss = loss_row(&reader, &row, grad, wants_grad, traffic, like)
         if wants_grad and reader.reads_whole_rows:
-            scatter_through(&window_out, &batch.grad, i, grad, traffic)
+            scatter_through(&window_out, &batch.grad, i, grad, 1, traffic)
         write_number(&batch.loss, i, value(loss))
         add_pair(total, loss)
+    close_window(&reader.window)
+    close_window(&window_out)
+
+
+cdef bint has_label_rows(const Batch* batch) noexcept nogil:
+    """Whether `label_rows` computes the batch."""
+    return (
+        batch.form == LABELS and batch.where.kind == ABSENT and has_plain_formula(batch)
+        and batch.piece == batch.logits.n
+    )
+
+
+cdef bint describe_label(const Batch* batch, Py_ssize_t i, const Peak* peak, const vec* x, Row* row) noexcept nogil:
+    """As `describe_row` and `weigh_row`; False if the row needs them."""
+    cdef int64_t label = read_integer(row_of(&batch.target, i), batch.target.kind)
+    cdef Pair distance
+    row.weight = single(weight_of(&batch.sample_weight, i))
+    if not is_class(batch, label) or row.weight.high == 0 or not isfinite(peak.high):
+        return False
+    row.only_class = label
+    row.target_mass = single(class_weight_of(batch, label))
+    distance = two_sum(peak.high, -get(x, label))
+    row.has_largest = distance.high == 0
+    row.weighted_distance = multiply(distance, row.target_mass)
+    return isfinite(row.weighted_distance.high) and row.target_mass.high != 0
+
+
+cdef double scale_label_row(const Batch* batch, Row* row, Pair scale, vec* grad) noexcept nogil:
+    """The gradient of a row of terms, but for a factor, which is returned. What a factor cannot do is done here."""
+    cdef GradientTerms terms
+    cdef double label_term
+    row.own = multiply(row.shift.unit, single(get(grad, row.only_class)))
+    row.others = sum_others(row.sums.rest, row.own, row.has_largest)
+    terms = gradient_of(batch, row, multiply(row.weight, scale))
+    label_term = term_to_scale(terms.at_label, terms.factor, grad)
+    if isfinite(label_term) and is_moderate(grad, terms.factor):
+        put(grad, row.only_class, label_term)
+        return terms.factor
+    scale_row(grad, <vec*>NULL, batch.logits.n, terms.factor, 0)
+    put(grad, row.only_class, label_term * terms.factor if isfinite(label_term) else terms.at_label)
+    return 1
+
+
+cdef void label_rows(
+    const Batch* batch, LossScratch* scratch, Py_ssize_t first, Py_ssize_t last, Pair* total, vec* like
+) noexcept nogil:
+    """`cross_entropy_rows` without options that change the formula. While the exponentials of a row are summed, the next
+    row is searched, and the gradient of the row before is multiplied by its factor and stored."""
+    cdef const Operand* x = &batch.logits
+    cdef Py_ssize_t i, n = batch.logits.n
+    cdef bint wants_grad = batch.grad.kind != ABSENT
+    cdef double factor = 1
+    cdef Traffic* traffic = &scratch.traffic
+    cdef Reader reader
+    cdef Window window_out
+    cdef Row row
+    cdef Peak peak
+    cdef Pair loss
+    cdef vec* logits
+    cdef vec* next
+    cdef vec* grad = NULL
+    cdef vec sums[2]
+    cdef vec search[SEARCH_VECTORS]
+    open_reader(&reader, batch, scratch, first, last, like)
+    open_window(&window_out, &batch.grad, first, last, like)
+    row.z_loss = 0
+    logits = read_row(&reader.window, x, first, last, reader.scratch.x, like)
+    peak = find_peak_of(logits, n, True)
+    for i in range(first, last):
+        next = NULL
+        if wants_grad:
+            grad = place_through(&window_out, &batch.grad, i, last, <vec*>reader.scratch.grad[traffic.free_buffer])
+        if describe_label(batch, i, &peak, logits, &row):
+            next = read_ahead(&reader.window, x, i + 1, last, reader.scratch.x, like)
+            look_ahead(traffic, logits, next)
+            set_shift(&row.shift, &peak, like)
+            sums[HIGH] = sums[LOW] = fill(like, 0)
+            start_search(search)
+            add_and_search(logits, grad, n, &row.shift, sums, traffic, search)
+            row.sums = sum_row(&row.shift, sums)
+            if wants_grad:
+                factor = scale_label_row(batch, &row, reader.scale, grad)
+                scatter_through(&window_out, &batch.grad, i, grad, factor, traffic)
+            loss = multiply(loss_of(batch, &row), row.weight)
+            write_number(&batch.loss, i, value(loss))
+            add_pair(total, loss)
+        else:
+            traffic.next = NULL
+            finish(traffic, 0, like)
+            cross_entropy_rows(batch, scratch, i, i + 1, total, like)
+            if window_out.most > 0:         # the window would overwrite what the other call wrote
+                gather(&batch.grad, i, 0, n, grad)
+                scatter_through(&window_out, &batch.grad, i, grad, 1, traffic)
+        if i + 1 < last:
+            logits = next if next is not NULL else read_row(&reader.window, x, i + 1, last, reader.scratch.x, like)
+            peak = next_peak(traffic, search, logits, n, True)
     close_window(&reader.window)
     close_window(&window_out)
 
@@ -1048,8 +1286,10 @@ cdef void logsumexp_block(
     lay_out_primitive(&task.x, &absent, task.piece, <double*>memory, &scratch)
     if 0 < task.x.n <= MAX_TILE_CLASSES:
         logsumexp_tiles(task, &scratch, first, last, memory)
-    else:
+    elif task.piece == task.x.n:
         logsumexp_rows(task, &scratch, first, last, memory)
+    else:
+        logsumexp_long_rows(task, &scratch, first, last, memory)
 
 
 cdef void softmax_block(const SoftmaxTask* task, Py_ssize_t first, Py_ssize_t last, vec* memory) noexcept nogil:
@@ -1071,6 +1311,8 @@ cdef double cross_entropy_block(
     cdef Pair total = single(0)
     if 0 < batch.logits.n <= MAX_TILE_CLASSES and has_plain_formula(batch):
         cross_entropy_tiles(batch, scratch, first, last, &total, like)
+    elif has_label_rows(batch):
+        label_rows(batch, scratch, first, last, &total, like)
     else:
         cross_entropy_rows(batch, scratch, first, last, &total, like)
     return value(total)

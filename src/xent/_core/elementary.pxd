@@ -6,7 +6,8 @@ from libc.math cimport log
 
 from xent._core.pairs cimport Pair, one_more, single, two_sum
 from xent._core.simd cimport (
-    fill, forced_void, maximum, multiply_add, multiply_rest, scaled, split, unless_less, vec, vf32, where_less,
+    XENT_FUSES, fill, forced_void, maximum, multiply_add, multiply_rest, scaled, split, unless_less, vec, vf32, vf64,
+    where_less,
 )
 
 cdef extern from *:
@@ -22,11 +23,30 @@ cdef extern from *:
     const double LN2 "XENT_LN2"
     const double LOG2_E "XENT_LOG2_E"
 
-cdef enum:                      # the vectors of a shift, each one number in all lanes: what `exp_parts` takes from x
-    OFFSET, OFFSET_LOW          # m, or a part of it
-    POWER                       # of two, for the rest
-    LEAST                       # the first x - offset for which no exponent is left
-    SHIFT_VECTORS
+cdef extern from "_core/powers.h" nogil:
+    const double xent_powers_f32[]
+    const double xent_powers_f64[]
+    int XENT_TABLE_BITS_f32
+    int XENT_TABLE_BITS_f64
+    int XENT_DEGREE_f32
+    int XENT_DEGREE_f64
+    void xent_load_table_f32(vf32* entries, vf32* lost)
+    void xent_load_table_f64(vf64* entries, vf64* lost)
+    vf32 xent_index_f32(vf32 k)
+    vf64 xent_index_f64(vf64 k)
+    vf32 xent_pick_f32(vf32 index, const vf32* table)
+    vf64 xent_pick_f64(vf64 index, const vf64* table)
+    vf32 xent_raised_f32(vf32 entry, vf32 grid)
+    vf64 xent_raised_f64(vf64 entry, vf64 grid)
+
+cdef enum:                      # the vectors of a shift: what `exp_parts` needs for a row, or for each of several
+    OFFSET = 0                  # subtracted from logits first
+    OFFSET_LOW = 1              # subtracted from their low parts
+    GRID = 2                    # a large number minus the exponent: added to another, it rounds that to the table's grid
+    LEAST = 3                   # the first x - offset for which no exponent is left
+    ENTRIES = 4                 # the table of powers of two, up to two vectors
+    LOST = 6                    # what its entries lost
+    SHIFT_VECTORS = 8
 
 
 cdef inline Pair minus_log(double x) noexcept nogil:
@@ -127,54 +147,132 @@ cdef inline forced_void exp_polynomials(const vec* f, const vec* square, vec* q,
             add_line(&f[j], &square[j], 0.16666666666666411364, 0.50000000000000106682, &q[j])
 
 
+cdef inline double table_grid(const vec* like) noexcept nogil:
+    """Added to a smaller number, it rounds that to a multiple of 1 / N, whose N-fold is in the lowest bits of the sum."""
+    return 12582912.0 / (1 << XENT_TABLE_BITS_f32) if vec is vf32 else 6755399441055744.0 / (1 << XENT_TABLE_BITS_f64)
+
+
+cdef inline forced_void load_table(vec* entries, vec* lost) noexcept nogil:
+    if vec is vf32:
+        xent_load_table_f32(entries, lost)
+    else:
+        xent_load_table_f64(entries, lost)
+
+
+cdef inline vec table_index(vec k) noexcept nogil:
+    if vec is vf32:
+        return xent_index_f32(k)
+    else:
+        return xent_index_f64(k)
+
+
+cdef inline vec pick(vec index, const vec* table) noexcept nogil:
+    if vec is vf32:
+        return xent_pick_f32(index, table)
+    else:
+        return xent_pick_f64(index, table)
+
+
+cdef inline vec raised(vec entry, vec grid) noexcept nogil:
+    """`entry` times the power of two of a number on the grid."""
+    if vec is vf32:
+        return xent_raised_f32(entry, grid)
+    else:
+        return xent_raised_f64(entry, grid)
+
+
+cdef inline double coefficient(const vec* like, int i) noexcept nogil:
+    return xent_powers_f32[i] if vec is vf32 else xent_powers_f64[i]
+
+
+cdef inline forced_void step_of_horner(const vec* f, int i, int degree, vec* q, Py_ssize_t count) noexcept nogil:
+    """q = q f + coefficient i, unless that is beyond the polynomial, or its last one, with which q begins."""
+    cdef Py_ssize_t j
+    if i == degree - 1:
+        for j in range(count):
+            q[j] = fill(f, coefficient(f, i))
+    elif i < degree - 1:
+        for j in range(count):
+            q[j] = multiply_add(q[j], f[j], fill(f, coefficient(f, i)))
+
+
+cdef inline forced_void power_polynomials(const vec* f, vec* q, Py_ssize_t count) noexcept nogil:
+    """q = (2^f - 1) / f of up to 4 vectors, step by step for all of them, since each step waits for the one before."""
+    cdef int degree = XENT_DEGREE_f32 if vec is vf32 else XENT_DEGREE_f64
+    step_of_horner(f, 10, degree, q, count)
+    step_of_horner(f, 9, degree, q, count)
+    step_of_horner(f, 8, degree, q, count)
+    step_of_horner(f, 7, degree, q, count)
+    step_of_horner(f, 6, degree, q, count)
+    step_of_horner(f, 5, degree, q, count)
+    step_of_horner(f, 4, degree, q, count)
+    step_of_horner(f, 3, degree, q, count)
+    step_of_horner(f, 2, degree, q, count)
+    step_of_horner(f, 1, degree, q, count)
+    step_of_horner(f, 0, degree, q, count)
+
+
+cdef inline vec log2_e_high(const vec* like) noexcept nogil:
+    return fill(like, 1.44269502162933349609375) if vec is vf32 else fill(like, LOG2_E)
+
+
+cdef inline vec log2_e_low(const vec* like) noexcept nogil:
+    """log2(e) minus its rounded value; the sum is wrong by 2^-50 in float32, by 2^-109 in float64."""
+    return fill(like, 1.92596299112661746e-8) if vec is vf32 else fill(like, 2.0355273740931033e-17)
+
+
+cdef inline vec rest_of_exponent(vec y, vec n) noexcept nogil:
+    """y log2(e) - n, for an n that is nearest on the grid."""
+    cdef vec f
+    if XENT_FUSES:          # the first product and n cancel before anything is rounded
+        f = multiply_rest(y, log2_e_high(&y), n)
+        return multiply_add(y, log2_e_low(&y), f)
+    # Without a table n is an integer of few bits, whose product with as few bits of log(2) is exact.
+    f = multiply_add(n, minus_log2_high(&y), y)
+    f = multiply_add(n, minus_log2_low(&y), f)
+    return f * log2_e_high(&y)
+
+
 cdef inline forced_void exp_parts(
-    const vec* x, const vec* low, const vec* shift, vec* p, vec* scale, vec* rest, Py_ssize_t count
+    const vec* x, const vec* low, bint has_offset, const vec* shift, vec* scale, vec* p, Py_ssize_t count
 ) noexcept nogil:
-    """exp of `count` <= 4 vectors in two factors: power exp(x - offset + low - offset_low) = scale (1 + p), where scale
-    is a power of two and |p| <= 0.42. The names are those of the vectors of `shift`.
+    """2^exponent exp(x - offset + low - offset_low) of `count` <= 4 vectors in two factors, scale (1 + p): scale is an
+    entry of the table times a power of two; |p| <= 0.42 / N. The names are those of the vectors of `shift`.
 
-    x - offset must be exact, and the low parts far smaller (`low` is NULL if there is none). `power`, a power of two,
-    may lie as far outside the exponent range as the exponential does on the other side. The scale is 0 where x - offset
-    <= least, the first number for which no exponent is left. `rest`, unless NULL, gets what rounding p lost.
+    x - offset must be exact, and `low` (NULL if there is none) far smaller. Without `has_offset` the offset is 0. The
+    scale is 0 where x - offset <= least, and NaN stays NaN.
 
-    Written in steps for all vectors, since each step waits for the one before and compilers keep the order.
+    x - m itself is never formed: the whole part of x log2(e) - exponent is rounded off to the grid of the table,
+    and the rest, which is small, is computed from x. In steps, as in `power_polynomials`.
     """
-    cdef vec offset = shift[OFFSET], offset_low = shift[OFFSET_LOW], power = shift[POWER], least = shift[LEAST]
-    cdef vec d[4]
+    cdef vec y[4]
     cdef vec n[4]
-    cdef vec high[4]
-    cdef vec lower[4]
     cdef vec f[4]
-    cdef vec square[4]
     cdef vec q[4]
+    cdef vec k[4]
+    cdef vec lost
     cdef Py_ssize_t j
     for j in range(count):
-        d[j] = maximum(least, x[j] - offset)
+        y[j] = maximum(shift[LEAST], x[j] - shift[OFFSET] if has_offset else x[j])
     for j in range(count):
-        find_exponent(&d[j], &n[j], &scale[j])
+        k[j] = multiply_add(y[j], log2_e_high(x), shift[GRID])
     for j in range(count):
-        scale[j] = scaled(power, scale[j])
+        n[j] = k[j] - shift[GRID]
     for j in range(count):
-        high[j] = multiply_add(n[j], minus_log2_high(x), d[j])
+        f[j] = rest_of_exponent(y[j], n[j])
+        if low is not NULL:     # where the scale is 0 it may be of any size
+            lost = unless_less(x[j] - shift[OFFSET], shift[LEAST], low[j] - shift[OFFSET_LOW])
+            f[j] = multiply_add(lost, log2_e_high(x), f[j])
     for j in range(count):
-        lower[j] = n[j] * minus_log2_low(x)
-        if low is NULL:
-            f[j] = multiply_add(n[j], minus_log2_low(x), high[j])
-        else:               # where the scale is 0 the low part may be of any size
-            lower[j] = lower[j] + unless_less(x[j] - offset, least, low[j] - offset_low)
-            f[j] = high[j] + lower[j]
+        n[j] = table_index(k[j])
+        scale[j] = raised(pick(n[j], shift + ENTRIES), k[j])
+    power_polynomials(f, q, count)
     for j in range(count):
-        square[j] = f[j] * f[j]
-        lower[j] = (high[j] - f[j]) + lower[j]
-    exp_polynomials(f, square, q, count)
-    for j in range(count):
-        lower[j] = multiply_add(square[j], q[j], lower[j])
-        if vec is vf32:     # whose sums are float64 in the end: what f lost is at most a quarter of an ulp of p
-            p[j] = multiply_add(square[j], q[j], f[j])
-        else:
-            p[j] = lower[j] + f[j]
-        if rest is not NULL:
-            rest[j] = (f[j] - p[j]) + lower[j]
+        p[j] = multiply_add(q[j], f[j], pick(n[j], shift + LOST)) if has_table(x) else q[j] * f[j]
+
+
+cdef inline bint has_table(const vec* like) noexcept nogil:
+    return XENT_TABLE_BITS_f32 > 0 if vec is vf32 else XENT_TABLE_BITS_f64 > 0
 
 
 cdef inline double exponent_range(const vec* like) noexcept nogil:

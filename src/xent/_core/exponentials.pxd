@@ -2,21 +2,21 @@
 # n // lanes vectors and a shorter last one. Logits x are numbers, or pairs x + low where they were computed (see
 # transforms.pxd); `low` is NULL otherwise.
 #
-# A row that does not fit the scratch comes in pieces. Each piece but the last is a multiple of four vectors, and sums
-# go on from piece to piece, so that a result has the same bits however the row is cut.
+# A row that does not fit the scratch comes in pieces. Each piece but the last is a multiple of PIECE_VECTORS vectors, and
+# sums go on from piece to piece, so that a result has the same bits however the row is cut.
 #
 # A sum of vectors is an array of two: sum[HIGH], and in sum[LOW] what its roundings lost.
 
 from libc.math cimport INFINITY, exp, expm1, fabs, rint
 
 from xent._core.elementary cimport (
-    LEAST, LN2, LN2_HIGH, LN2_LOW, LOG2_E, OFFSET, OFFSET_LOW, POWER, SHIFT_VECTORS, exp_parts, exponent_range,
-    log1p_pair, shifted_zero,
+    ENTRIES, GRID, LEAST, LN2, LN2_HIGH, LN2_LOW, LOG2_E, LOST, OFFSET, OFFSET_LOW, SHIFT_VECTORS, exp_parts,
+    exponent_range, has_table, load_table, log1p_pair, table_grid,
 )
-from xent._core.pairs cimport Pair, accumulate, accumulate_largest, add_pair, multiply, single, sum_pairs, two_sum
+from xent._core.pairs cimport Pair, accumulate, add_larger, add_pair, multiply, single, sum_pairs, two_sum
 from xent._core.simd cimport (
-    any_equal, fill, first_equal_of_four, forced_void, get, lanes, load_first, max_lanes, maximum, multiply_add,
-    scaled, store_first, vec, vf32, without_lane,
+    XENT_FUSES, any_equal, element, fill, first_equal_of_four, forced_void, get, lanes, load_first, max_lanes, maximum,
+    multiply_add, store_first, vec, vf32, where_equal, where_less, without_lane,
 )
 from xent._core.streaming cimport Traffic, finish, move_four
 
@@ -24,6 +24,7 @@ cdef enum:
     HIGH = 0
     LOW = 1
     EXPONENT_HEADROOM = 32      # exponentials of a row are up to 2^32, so that the smallest are no subnormal numbers
+    MAX_FOLD_VECTORS = 32
 
 
 cdef struct Peak:
@@ -32,10 +33,10 @@ cdef struct Peak:
     Py_ssize_t index            # k, the first place of m
 
 
-cdef struct Shift:              # how the exponentials of a row are computed: as terms 2^exponent exp(x_c - offset);
+cdef struct Shift:              # how the exponentials of a row are computed: as terms 2^-exponent exp(x_c - offset);
                                 # e_c = exp(x_c - m) is `unit` times that
     Peak peak                   # m
-    double offset               # m where subtracting it is exact, or 0
+    double offset               # m where it is large and subtracting it is exact, or 0
     double offset_low
     double exponent
     Pair unit
@@ -49,43 +50,95 @@ cdef struct RowSum:
 
 # --- the maximum -----------------------------------------------------------------------------------------------------
 
-
-cdef inline double find_maximum(const vec* x, Py_ssize_t n) noexcept nogil:
-    """The largest element that is not NaN; -inf if there is none."""
-    cdef Py_ssize_t full = n // lanes(x), i = 0
-    cdef vec a, b, c, d
-    a = b = c = d = fill(x, -INFINITY)
-    while i + 4 <= full:
-        a = maximum(x[i], a)
-        b = maximum(x[i + 1], b)
-        c = maximum(x[i + 2], c)
-        d = maximum(x[i + 3], d)
-        i += 4
-    while i < full:
-        a = maximum(x[i], a)
-        i += 1
-    if n != full * lanes(x):
-        b = maximum(load_first(x + full, n - full * lanes(x), -INFINITY), b)
-    return max_lanes(maximum(maximum(a, b), maximum(c, d)))
+cdef enum:                      # the vectors of a search: for each lane,
+    BEST = 0                    # the largest element
+    WHERE = 1                   # minus the number of the four vectors that had it first
+    COUNTER = 2                 # minus the number of the next four
+    SEARCH_VECTORS = 3
 
 
-cdef inline Py_ssize_t find_index(const vec* x, Py_ssize_t n, double wanted) noexcept nogil:
-    """The first index at which x is `wanted`, its maximum; -1 if there is none."""
-    cdef Py_ssize_t full = n // lanes(x), i = 0
-    cdef vec w
-    w = fill(x, wanted)
-    # No element is larger, so the maximum of four vectors says whether one of them has it; a NaN may hide it.
-    while i + 4 <= full:
-        if any_equal(maximum(maximum(x[i], x[i + 1]), maximum(x[i + 2], x[i + 3])), w):
-            return i * lanes(x) + first_equal_of_four(x + i, w)
-        i += 4
-    for i in range(i * lanes(x), n):
-        if get(x, i) == wanted:
-            return i
-    for i in range(n):
+cdef inline forced_void start_search(vec* search) noexcept nogil:
+    search[BEST] = fill(search, -INFINITY)
+    search[WHERE] = search[COUNTER] = fill(search, 0)
+
+
+cdef inline forced_void search_vector(
+    vec x, bint finds_index, vec* best, vec* where, vec* counter
+) noexcept nogil:
+    """Take the largest of four vectors, or one of the last vectors of a row, into account. NaN is passed over, with
+    what it hides of its lane; a row with NaN has no result but NaN."""
+    if finds_index:
+        where[0] = where_less(best[0], x, counter[0], where[0])
+        counter[0] = counter[0] + fill(best, -1)
+    best[0] = maximum(x, best[0])
+
+
+cdef inline vec largest_of_four(const vec* x) noexcept nogil:
+    return maximum(maximum(x[0], x[1]), maximum(x[2], x[3]))
+
+
+cdef inline forced_void search_rest(const vec* x, Py_ssize_t n, bint finds_index, vec* search) noexcept nogil:
+    """The vectors after the last four."""
+    cdef Py_ssize_t i, count
+    for i in range(n // (4 * lanes(x)) * 4, (n + lanes(x) - 1) // lanes(x)):
+        count = n - i * lanes(x)
+        search_vector(
+            load_first(x + i, count, -INFINITY) if count < lanes(x) else x[i], finds_index, &search[BEST],
+            &search[WHERE], &search[COUNTER]
+        )
+
+
+cdef inline Py_ssize_t find_index(const vec* x, Py_ssize_t first, Py_ssize_t n, double wanted) noexcept nogil:
+    """The first index from `first` on at which x is `wanted`; -1 if there is none."""
+    cdef Py_ssize_t i
+    cdef vec w = fill(x, wanted)
+    if first + 4 * lanes(x) <= n and has_equal(element(x, first), w):
+        return first + first_equal_of_four(element(x, first), w)
+    for i in range(first, n):
         if get(x, i) == wanted:
             return i
     return -1
+
+
+cdef inline bint has_equal(const vec* x, vec w) noexcept nogil:
+    """Whether one of four vectors has an element equal to w."""
+    return (
+        any_equal(x[0], w) or any_equal(x[1], w) or any_equal(x[2], w) or any_equal(x[3], w)
+    )
+
+
+cdef inline Peak end_search(const vec* search, const vec* x, Py_ssize_t n, bint finds_index) noexcept nogil:
+    """The largest element of a row that was searched, and its first place."""
+    cdef Peak peak
+    cdef Py_ssize_t fours = n // (4 * lanes(x)), place
+    peak.high = max_lanes(search[BEST])
+    peak.low = 0
+    peak.index = -1
+    if finds_index and peak.high > -INFINITY:
+        place = <Py_ssize_t>-max_lanes(
+            where_equal(search[BEST], fill(search, peak.high), search[WHERE], fill(search, -INFINITY))
+        )
+        # After the last four, vectors count one by one.
+        place = 4 * place if place <= fours else 3 * fours + place
+        peak.index = find_index(x, place * lanes(x), n, peak.high)
+    return peak
+
+
+cdef inline Peak find_peak_of(const vec* x, Py_ssize_t n, bint finds_index) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef vec search[SEARCH_VECTORS]
+    cdef vec best, where, counter
+    start_search(search)
+    best = search[BEST]
+    where = search[WHERE]
+    counter = search[COUNTER]
+    for i in range(0, n // (4 * lanes(x)) * 4, 4):
+        search_vector(largest_of_four(x + i), finds_index, &best, &where, &counter)
+    search[BEST] = best
+    search[WHERE] = where
+    search[COUNTER] = counter
+    search_rest(x, n, finds_index, search)
+    return end_search(search, x, n, finds_index)
 
 
 cdef inline Peak no_peak() noexcept nogil:
@@ -96,100 +149,177 @@ cdef inline Peak no_peak() noexcept nogil:
 
 cdef inline void raise_peak(Peak* peak, const vec* x, const vec* low, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
     """Take n more elements into account, the first of which is element `start` of the row."""
-    cdef double high = find_maximum(x, n)
-    cdef Py_ssize_t index
-    if high > peak.high:
-        index = find_index(x, n, high)
-        peak.high, peak.index = high, start + index
-        peak.low = get(low, index) if low is not NULL else 0.0
+    cdef Peak found = find_peak_of(x, n, True)
+    if found.high > peak.high:
+        peak.high, peak.index = found.high, start + found.index
+        peak.low = get(low, found.index) if low is not NULL else 0.0
 
 
 # --- the shift -------------------------------------------------------------------------------------------------------
 
 
-cdef inline double choose_offset(const vec* like, double m) noexcept nogil:
-    """m if it is so large that x - m is exact for all x that count; else 0."""
-    cdef double large = 2048
+cdef inline double largest_unshifted(const vec* like) noexcept nogil:
+    """The largest |m| for which exponentials need no offset; where x counts and |m| is larger, x - m is exact."""
+    if XENT_FUSES:
+        return 16384
+    return 256 if vec is vf32 else 2048
+
+
+cdef inline Pair small_exp(double d, double d_low, const vec* like) noexcept nogil:
+    """exp(d + d_low) for |d| <= log(2)/2 and a far smaller d_low; without a low part for float32."""
+    cdef Pair result
     if vec is vf32:
-        large = 256
-    return m if fabs(m) > large else 0.0
+        return single(exp(d))
+    result = two_sum(1, expm1(d))
+    result.low += d_low * result.high
+    return result
 
 
 cdef inline void set_shift(Shift* shift, const Peak* peak, const vec* like) noexcept nogil:
-    """For a peak that is finite. The exponent is the integer for which `unit`, exp(offset - m) 2^-exponent, is nearest
+    """For a peak that is finite. The exponent is the integer for which `unit`, exp(offset - m) 2^exponent, is nearest
     to 2^-EXPONENT_HEADROOM."""
-    cdef double offset = choose_offset(like, peak.high), k = rint((peak.high - offset) * LOG2_E)
+    cdef double offset = peak.high if fabs(peak.high) > largest_unshifted(like) else 0.0
+    cdef double k = rint((peak.high - offset) * LOG2_E)
     cdef Pair d = two_sum(k * LN2_HIGH, offset - peak.high)         # exact
     shift.peak = peak[0]
     shift.offset = offset
     shift.offset_low = peak.low if offset != 0 else 0.0
-    shift.exponent = EXPONENT_HEADROOM - k
+    shift.exponent = k - EXPONENT_HEADROOM
     d = two_sum(d.high, d.low + (k * LN2_LOW - (peak.low - shift.offset_low)))
-    if vec is vf32:
-        shift.unit = single(exp(d.high))
-    else:
-        shift.unit = two_sum(1, expm1(d.high))
-        shift.unit.low += d.low * shift.unit.high
+    shift.unit = small_exp(d.high, d.low, like)
     shift.unit.high /= 1LL << EXPONENT_HEADROOM
     shift.unit.low /= 1LL << EXPONENT_HEADROOM
 
 
-cdef inline void fill_shift(const Shift* shift, vec* vectors) noexcept nogil:
+cdef inline forced_void fill_shift(const Shift* shift, vec* vectors) noexcept nogil:
     """The shift in all lanes, as `exp_parts` takes it."""
     vectors[OFFSET] = fill(vectors, shift.offset)
     vectors[OFFSET_LOW] = fill(vectors, shift.offset_low)
-    vectors[POWER] = scaled(fill(vectors, 1), shifted_zero(vectors) + fill(vectors, shift.exponent))
-    vectors[LEAST] = fill(vectors, -(exponent_range(vectors) + shift.exponent) * LN2)
+    vectors[GRID] = fill(vectors, table_grid(vectors) - shift.exponent)
+    vectors[LEAST] = fill(vectors, (shift.exponent - exponent_range(vectors)) * LN2)
+    load_table(vectors + ENTRIES, vectors + LOST)
 
 
 # --- exponentials ----------------------------------------------------------------------------------------------------
 
 
-cdef inline forced_void accumulate_fours(
-    const vec* x, const vec* low, vec* e, Py_ssize_t n, Py_ssize_t skip, const vec* shift, vec* total, Traffic traffic
-) noexcept nogil:
-    """The vectors of `accumulate_exponentials` that come in fours, with the traffic meanwhile.
+cdef struct Terms:              # of a row, or of a piece of one
+    const double* x
+    const double* low           # or NULL
+    double* e                   # where the terms go, or NULL
+    Py_ssize_t n
+    Py_ssize_t skip             # the element that is left out of the sum, or none of them
+    bint has_offset             # whether the shift's offset may be other than 0
+    bint is_exact               # whether the sum keeps what its roundings lose; if not, it leaves out nothing
 
-    Four are added while the next are computed: additions wait for one another, and would keep the processor from
-    looking far enough ahead.
-    """
-    cdef Py_ssize_t i = 0, last = n // (4 * lanes(x)) * 4, with_skip = skip // (4 * lanes(x)) * 4
+
+cdef inline Terms describe_terms(const vec* x, vec* e, Py_ssize_t n, Py_ssize_t skip) noexcept nogil:
+    """Of logits without low parts, with an exact sum."""
+    cdef Terms terms
+    terms.x, terms.low, terms.e = <const double*>x, NULL, <double*>e
+    terms.n, terms.skip = n, skip
+    terms.has_offset = False
+    terms.is_exact = True
+    return terms
+
+
+cdef inline Py_ssize_t fold_vectors(const vec* like) noexcept nogil:
+    """After so many vectors, what exceeds the table's powers goes to the exact sum: its roundings are as small as the
+    powers of 2^f - 1 of a longer table, and as many."""
+    return MAX_FOLD_VECTORS if has_table(like) else 4
+
+
+cdef inline forced_void add_term(vec scale, vec p, vec* high, vec* low, vec* rest) noexcept nogil:
+    """high + low += scale, exactly or nearly so, and rest += scale p."""
+    add_larger(scale, high, low)
+    rest[0] = multiply_add(scale, p, rest[0])
+
+
+cdef inline forced_void fold(vec* high, vec* low, vec* rest) noexcept nogil:
+    add_larger(rest[0], high, low)
+    rest[0] = fill(rest, 0)
+
+
+cdef inline forced_void compute_four(
+    Terms terms, Py_ssize_t i, const vec* shift, vec* high, vec* low, vec* rest
+) noexcept nogil:
+    """Vectors i to i + 4. Their scales are no array here: what a branch changes in an array, compilers keep in memory."""
+    cdef const vec* x = <const vec*>terms.x
+    cdef const vec* x_low = <const vec*>terms.low
+    cdef vec* e = <vec*>terms.e
+    cdef Py_ssize_t width = lanes(x), place = terms.skip - i * lanes(x)
+    cdef vec scale[4]
     cdef vec p[4]
-    cdef vec s[4]
-    cdef vec sum_high = total[HIGH], sum_low = total[LOW]
-    cdef vec before[4]
-    cdef vec rest_before = fill(x, 0)
-    cdef Py_ssize_t j
-    for j in range(4):
-        before[j] = fill(x, 0)
-    while i < last:
-        exp_parts(x + i, low if low is NULL else low + i, shift, p, s, <vec*>NULL, 4)
-        accumulate_largest(before[0], before[1], before[2], before[3], rest_before, &sum_high, &sum_low)
-        move_four(&traffic, i, x)
+    cdef vec a, b, c, d
+    exp_parts(x + i, x_low if x_low is NULL else x_low + i, terms.has_offset, shift, scale, p, 4)
+    if e is not NULL or not terms.is_exact:
+        a = multiply_add(scale[0], p[0], scale[0])
+        b = multiply_add(scale[1], p[1], scale[1])
+        c = multiply_add(scale[2], p[2], scale[2])
+        d = multiply_add(scale[3], p[3], scale[3])
         if e is not NULL:
-            for j in range(4):
-                e[i + j] = multiply_add(p[j], s[j], s[j])
-        if i == with_skip:
-            for j in range(4):
-                s[j] = without_lane(s[j], skip - (i + j) * lanes(x))
-        # Powers of two apart from what exceeds them, which is smaller, as is what its sum loses.
-        rest_before = multiply_add(p[0], s[0], p[1] * s[1]) + multiply_add(p[2], s[2], p[3] * s[3])
-        for j in range(4):
-            before[j] = s[j]
-        i += 4
-    accumulate_largest(before[0], before[1], before[2], before[3], rest_before, &sum_high, &sum_low)
-    total[HIGH] = sum_high
-    total[LOW] = sum_low
+            e[i] = a
+            e[i + 1] = b
+            e[i + 2] = c
+            e[i + 3] = d
+    if not terms.is_exact:
+        add_larger(a + b, high, low)
+        add_larger(c + d, high, low)
+        return
+    a = scale[0]
+    b = scale[1]
+    c = scale[2]
+    d = scale[3]
+    if 0 <= place < 4 * width:
+        a = without_lane(a, place)
+        b = without_lane(b, place - width)
+        c = without_lane(c, place - 2 * width)
+        d = without_lane(d, place - 3 * width)
+    add_term(a, p[0], high, low, rest)
+    add_term(b, p[1], high, low, rest)
+    add_term(c, p[2], high, low, rest)
+    add_term(d, p[3], high, low, rest)
 
 
-cdef inline forced_void accumulate_rest(
-    const vec* x, const vec* low, vec* e, Py_ssize_t n, Py_ssize_t skip, const vec* shift, vec* total
+cdef inline forced_void accumulate_fours(
+    Terms terms, const vec* shift, vec* total, const Traffic* traffic, vec* search, bint finds_index
 ) noexcept nogil:
+    """The vectors that come in fours, with the traffic meanwhile, and with the search for the next row's maximum."""
+    cdef Py_ssize_t i = 0, stop = 0, last = terms.n // (4 * lanes(total)) * 4
+    cdef const vec* next = <const vec*>traffic.next
+    cdef vec high = total[HIGH], low = total[LOW], rest = fill(total, 0)
+    cdef vec best = rest, where = rest, counter = rest
+    if next is not NULL:
+        best = search[BEST]
+        where = search[WHERE]
+        counter = search[COUNTER]
+    while i < last:
+        stop = min(stop + fold_vectors(total), last)
+        while i < stop:
+            compute_four(terms, i, shift, &high, &low, &rest)
+            if next is not NULL:
+                search_vector(largest_of_four(next + i), finds_index, &best, &where, &counter)
+            move_four(traffic, i, total)
+            i += 4
+        if terms.is_exact:
+            fold(&high, &low, &rest)
+    total[HIGH] = high
+    total[LOW] = low
+    if next is not NULL:
+        search[BEST] = best
+        search[WHERE] = where
+        search[COUNTER] = counter
+
+
+cdef inline forced_void accumulate_rest(Terms terms, const vec* shift, vec* total) noexcept nogil:
     """The vectors after the last four, one at a time; the last may reach beyond the end of the row."""
+    cdef const vec* x = <const vec*>terms.x
+    cdef const vec* low = <const vec*>terms.low
+    cdef vec* e = <vec*>terms.e
     cdef Py_ssize_t i, count
-    cdef vec y, p, lost, scale, lower = fill(x, 0)
-    for i in range(n // (4 * lanes(x)) * 4, (n + lanes(x) - 1) // lanes(x)):
-        count = n - i * lanes(x)
+    cdef vec y, p, scale, lower = fill(x, 0), rest = fill(x, 0)
+    for i in range(terms.n // (4 * lanes(x)) * 4, (terms.n + lanes(x) - 1) // lanes(x)):
+        count = terms.n - i * lanes(x)
         if count >= lanes(x):
             y = x[i]
             if low is not NULL:
@@ -198,35 +328,42 @@ cdef inline forced_void accumulate_rest(
             y = load_first(x + i, count, -INFINITY)
             if low is not NULL:
                 lower = load_first(low + i, count, 0)
-        exp_parts(&y, low if low is NULL else &lower, shift, &p, &scale, &lost, 1)
-        y = multiply_add(p, scale, scale)
+        exp_parts(&y, low if low is NULL else &lower, terms.has_offset, shift, &scale, &p, 1)
+        y = multiply_add(scale, p, scale)
         if e is not NULL:
             if count >= lanes(x):
                 e[i] = y
             else:
                 store_first(e + i, count, y)
-        y = without_lane(y, skip - i * lanes(x))
-        scale = without_lane(scale, skip - i * lanes(x))
-        accumulate(y, &total[HIGH], &total[LOW])
-        total[LOW] = total[LOW] + multiply_add(lost, scale, multiply_add(p, scale, scale - y))
+        if terms.is_exact:
+            scale = without_lane(scale, terms.skip - i * lanes(x))
+            add_term(scale, p, &total[HIGH], &total[LOW], &rest)
+        else:
+            add_larger(y, &total[HIGH], &total[LOW])
+    if terms.is_exact:
+        fold(&total[HIGH], &total[LOW], &rest)
 
 
 cdef inline forced_void accumulate_exponentials(
-    const vec* x, const vec* low, vec* e, Py_ssize_t n, Py_ssize_t skip, const Shift* shift, vec* total,
-    Traffic* traffic
+    Terms terms, const vec* shift, vec* total, Traffic* traffic, vec* search, bint finds_index
 ) noexcept nogil:
-    """See `add_exponentials` in _kernels.pyx, for which this is compiled once for each kind of call."""
-    cdef vec vectors[SHIFT_VECTORS]
+    """total += the terms of a row, while the traffic goes on and, if there is a next row, its maximum is searched for.
+    Inlined with constants: see `add_exponentials` in _kernels.pyx."""
     cdef Traffic moves = traffic[0]     # in registers: nothing that is stored meanwhile can change it
-    fill_shift(shift, vectors)
-    # Two calls, so that a loop that sends nothing has all registers for the rest.
-    if moves.fours > 0:
-        accumulate_fours(x, low, e, n, skip, vectors, total, moves)
-    else:
+    # A loop for each kind of traffic, so that each has all registers.
+    if moves.fours == 0:
         moves.fours = 0     # a constant in this call
-        accumulate_fours(x, low, e, n, skip, vectors, total, moves)
-    finish(traffic, n // (4 * lanes(x)) * 4, x)
-    accumulate_rest(x, low, e, n, skip, vectors, total)
+        accumulate_fours(terms, shift, total, &moves, search, finds_index)
+    elif moves.goes_around:
+        moves.goes_around = True
+        accumulate_fours(terms, shift, total, &moves, search, finds_index)
+    else:
+        moves.goes_around = False
+        accumulate_fours(terms, shift, total, &moves, search, finds_index)
+    finish(traffic, terms.n // (4 * lanes(total)) * 4, total)
+    accumulate_rest(terms, shift, total)
+    if traffic.next is not NULL:
+        search_rest(<const vec*>traffic.next, terms.n, finds_index, search)
 
 
 cdef inline Pair compute_term(const vec* like, double x, double low, bint has_low, const Shift* shift) noexcept nogil:
@@ -237,9 +374,9 @@ cdef inline Pair compute_term(const vec* like, double x, double low, bint has_lo
     fill_shift(shift, vectors)
     y = fill(like, x)
     y_low = fill(like, low)
-    exp_parts(&y, &y_low if has_low else <vec*>NULL, vectors, &p, &scale, <vec*>NULL, 1)
-    y = multiply_add(p, scale, scale)
-    y_low = multiply_add(p, scale, scale - y)
+    exp_parts(&y, &y_low if has_low else <vec*>NULL, True, vectors, &scale, &p, 1)
+    y = multiply_add(scale, p, scale)
+    y_low = multiply_add(scale, p, scale - y)
     term.high, term.low = get(&y, 0), get(&y_low, 0)
     return term
 

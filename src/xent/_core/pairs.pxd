@@ -98,6 +98,14 @@ cdef inline forced_void accumulate(vec y, vec* high, vec* low) noexcept nogil:
     high[0] = total
 
 
+cdef inline forced_void add_larger(vec y, vec* high, vec* low) noexcept nogil:
+    """high + low += y >= 0, exactly where high is the larger (Dekker). Where y is larger, high is at least doubled, and
+    at most half an ulp of y is lost: not more than the last such y costs, however many there are."""
+    cdef vec total = high[0] + y
+    low[0] = low[0] + (y - (total - high[0]))
+    high[0] = total
+
+
 cdef inline Pair sum_pairs(vec high, vec low) noexcept nogil:
     """The sum over all lanes: float32 lanes in float64, float64 lanes in pairs."""
     cdef Pair lane[MAX_LANES]

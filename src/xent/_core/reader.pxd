@@ -54,8 +54,8 @@ cdef struct Row:                # with target t = target_share (points + target)
     Pair weighted_distance      # the sum of t (m - x)
     Shift shift
     RowSum sums
-    double top                  # the term of the maximum
     Pair own                    # if only one class y has target mass: e_y,
+    bint has_largest            # whether the last point has the largest logit
     Pair others                 # and the sum of all other e, since 1 - p_y would cancel
 
 
@@ -104,7 +104,7 @@ cdef inline vec* read_masked_logits(
     """The given logits, -inf where masked."""
     cdef const Batch* batch = reader.batch
     cdef vec* x = gather_through(
-        &reader.window, &batch.logits, i, reader.last, start, count, <vec*>reader.scratch.x
+        &reader.window, &batch.logits, i, reader.last, start, count, <vec*>reader.scratch.x[0]
     )
     if batch.where.kind != ABSENT:
         read_mask(reader, i, start, count)

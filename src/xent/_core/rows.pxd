@@ -177,12 +177,6 @@ cdef inline Pair sum_products(const vec* e, const vec* b, Py_ssize_t n) noexcept
 # --- elementwise -----------------------------------------------------------------------------------------------------
 
 
-cdef struct Scaling:            # multiplies the terms of a row by `factor`; the maximum's becomes `at_top`, which is
-    double factor               # more exact than the product of its rounded term
-    double top                  # the maximum's term
-    double at_top
-
-
 cdef inline bint is_moderate(const vec* like, double factor) noexcept nogil:
     """Whether a factor is well inside the range of the vector type; extreme weights may make one that is not."""
     if vec is vf64:
@@ -195,37 +189,33 @@ cdef inline double multiply_or_zero(double x, double factor) noexcept nogil:
     return x * factor if x != 0 or not isinf(factor) else 0.0
 
 
-cdef inline forced_void scale_row(
-    vec* x, const vec* v, Py_ssize_t n, const Scaling* scaling, double less
-) noexcept nogil:
-    """x = factor x - less v, but at_top - less v where x is `top`; v NULL is all ones."""
+cdef inline forced_void scale_row(vec* x, const vec* v, Py_ssize_t n, double factor, double less) noexcept nogil:
+    """x = factor x - less v; v NULL is all ones."""
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
-    cdef vec f, g, last, top = fill(x, scaling.top), at_top = fill(x, scaling.at_top)
-    cdef double y
-    if not (is_moderate(x, scaling.factor) and is_moderate(x, less)):
+    cdef vec f, g
+    if not (is_moderate(x, factor) and is_moderate(x, less)):
         for i in range(n):
-            y = multiply_or_zero(get(x, i), scaling.factor) if get(x, i) != scaling.top else scaling.at_top
-            put(x, i, y - (less if v is NULL else multiply_or_zero(get(v, i), less)))
+            put(x, i, multiply_or_zero(get(x, i), factor) - (
+                less if v is NULL else multiply_or_zero(get(v, i), less)
+            ))
         return
-    f = fill(x, scaling.factor)
+    f = fill(x, factor)
     g = fill(x, -less)
-    last = load_first(x + full, tail, 0)
     if v is NULL:
-        at_top = at_top + g
         for i in range(full):
-            x[i] = where_equal(x[i], top, at_top, multiply_add(x[i], f, g))
-        store_first(x + full, tail, where_equal(last, top, at_top, multiply_add(last, f, g)))
+            x[i] = multiply_add(x[i], f, g)
+        store_first(x + full, tail, multiply_add(load_first(x + full, tail, 0), f, g))
     else:
         for i in range(full):
-            x[i] = where_equal(x[i], top, at_top + v[i] * g, multiply_add(x[i], f, v[i] * g))
-        g = load_first(v + full, tail, 0) * g
-        store_first(x + full, tail, where_equal(last, top, at_top + g, multiply_add(last, f, g)))
+            x[i] = multiply_add(x[i], f, v[i] * g)
+        store_first(x + full, tail, multiply_add(load_first(x + full, tail, 0), f, load_first(v + full, tail, 0) * g))
 
 
 cdef inline void fill_row(vec* row, Py_ssize_t n, double x) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        put(row, i, x)
+    cdef Py_ssize_t full = n // lanes(row), i
+    for i in range(full):
+        row[i] = fill(row, x)
+    store_first(row + full, n - full * lanes(row), fill(row, x))
 
 
 cdef inline void multiply_row(const vec* x, const vec* v, vec* out, Py_ssize_t n) noexcept nogil:

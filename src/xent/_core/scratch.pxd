@@ -78,7 +78,7 @@ cdef struct LogsumexpTask:
 
 
 cdef struct PrimitiveScratch:   # of logsumexp and softmax; fields not needed are NULL
-    double* x                   # logits that cannot be read in place
+    double* x[2]                # logits that cannot be read in place: a row and the next one
     double* result[2]           # results that cannot be written in place; used alternately if they stream
     double* tile                # logits, one row per lane
     double* tile_result
@@ -106,7 +106,8 @@ cdef inline Py_ssize_t lay_out_primitive(
     memory.start, memory.used = start, 0
     scratch.result[0] = take(&memory, result_rows(out) > 0 or (in_pieces and out.kind != ABSENT), row_space(piece))
     scratch.result[1] = take(&memory, result_rows(out) > 1, row_space(piece))
-    scratch.x = take(&memory, not is_native_in_place(x) or (in_pieces and out.kind != ABSENT), row_space(piece))
+    scratch.x[0] = take(&memory, not is_native_in_place(x) or (in_pieces and out.kind != ABSENT), row_space(piece))
+    scratch.x[1] = take(&memory, not is_native_in_place(x), row_space(piece))
     scratch.tile = take(&memory, has_tiles, tile_space(x.n))
     scratch.tile_result = take(&memory, has_tiles, tile_space(x.n))
     return memory.used
@@ -126,7 +127,7 @@ cdef inline Py_ssize_t lay_out_weighted(Py_ssize_t n, double* start, WeightedScr
 
 cdef inline Py_ssize_t plan_logsumexp(LogsumexpTask* task, Py_ssize_t threads) noexcept:
     """Choose the piece; return the length of the scratch of each thread."""
-    cdef Py_ssize_t n = task.x.n, rows = not is_native_in_place(&task.x)
+    cdef Py_ssize_t n = task.x.n, rows = 2 * (not is_native_in_place(&task.x))
     cdef Operand absent
     cdef PrimitiveScratch unused
     cdef WeightedScratch unused_weighted
@@ -141,7 +142,7 @@ cdef inline Py_ssize_t plan_logsumexp(LogsumexpTask* task, Py_ssize_t threads) n
 
 cdef inline Py_ssize_t plan_softmax(SoftmaxTask* task, Py_ssize_t threads) noexcept:
     """Choose the piece, and whether the output streams; return the length of the scratch of each thread."""
-    cdef Py_ssize_t n = task.x.n, rows = not is_native_in_place(&task.x)
+    cdef Py_ssize_t n = task.x.n, rows = 2 * (not is_native_in_place(&task.x))
     cdef Py_ssize_t windows = has_window(&task.x) + has_window(&task.out)
     cdef PrimitiveScratch unused
     if not fits_scratch(rows + result_rows(&task.out), n, task.x.kind, windows, threads):
@@ -174,7 +175,7 @@ cdef struct LossScratch:
 
 cdef struct RowScratch:         # one piece per field; NULL if the options do not need it
     double* grad[2]             # gradients that cannot be written in place; used alternately if they stream
-    double* x                   # logits that cannot be read in place
+    double* x[2]                # logits that cannot be read in place: a row and the next one
     double* z                   # masked, scaled or capped
     double* low
     double* cap_slope
@@ -200,7 +201,8 @@ cdef inline Py_ssize_t lay_out_rows(
     memory.start, memory.used = start, 0
     rows.grad[0] = take(&memory, copies_grad, space)
     rows.grad[1] = take(&memory, copies_grad and batch.grad.streams, space)
-    rows.x = take(&memory, not is_used_in_place(&batch.logits, in_float64), space)
+    rows.x[0] = take(&memory, not is_used_in_place(&batch.logits, in_float64), space)
+    rows.x[1] = take(&memory, not is_used_in_place(&batch.logits, in_float64), space)
     rows.z = take(&memory, masks or transforms(batch), space)
     rows.low = take(&memory, transforms(batch), space)
     rows.cap_slope = take(&memory, batch.transform.softcap != 0, space)

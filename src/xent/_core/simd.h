@@ -47,6 +47,13 @@ typedef uint64_t vu64;
 #  include <immintrin.h>
 #endif
 
+/* Whether `multiply_add` and `multiply_rest` round once, in one instruction. */
+#if (defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)) && !defined(XENT_SCALAR)
+#  define XENT_FUSES 1
+#else
+#  define XENT_FUSES 0
+#endif
+
 #ifndef xent_forced_void
 #  define xent_forced_void void
 #endif
@@ -113,31 +120,72 @@ XENT_INLINE vf64 xent_iota_f64(void) { return *(const vf64 *)xent_counting_f64; 
     XENT_INLINE vector xent_without_lane_##S(vector x, Py_ssize_t lane) {                                            \
         return xent_from_bits_##S(xent_bits_##S(x) & XENT_MASK(xent_iota_##S() != (scalar)lane));                    \
     }                                                                                                                \
-    XENT_INLINE double xent_max_lanes_##S(vector x) {                                                                \
-        scalar best[sizeof(vector) / sizeof(scalar)];                                                                \
-        memcpy(best, &x, sizeof best);                                                                               \
-        for (size_t half = sizeof(vector) / sizeof(scalar) / 2; half > 0; half /= 2)                                 \
-            for (size_t i = 0; i < half; i++) best[i] = best[i] > best[i + half] ? best[i] : best[i + half];         \
-        return best[0];                                                                                              \
-    }                                                                                                                \
     XENT_INLINE double xent_get_##S(const vector *row, Py_ssize_t i) { return ((const scalar *)row)[i]; }            \
     XENT_INLINE void xent_put_##S(vector *row, Py_ssize_t i, double x) { ((scalar *)row)[i] = (scalar)x; }
 
-/* The sum over all lanes, in float64. */
+/* The largest lane; and the sum over all lanes of floats, in float64. In registers where that is possible: through
+ * memory, each step would wait for the stores of the last. */
+#if defined(__SSE2__) && !defined(XENT_SCALAR)
+XENT_INLINE float xent_max_lanes_f32(vf32 x) {
+#  if XENT_BYTES == 64 && defined(__AVX512F__)
+    __m256 wide = _mm256_max_ps(_mm512_castps512_ps256((__m512)x), _mm512_extractf32x8_ps((__m512)x, 1));
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(wide), _mm256_extractf128_ps(wide, 1));
+#  elif XENT_BYTES == 32
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
+#  else
+    __m128 four = _mm_loadu_ps((const float *)&x);
+    for (Py_ssize_t i = 4; i < XENT_LANES_f32; i += 4) four = _mm_max_ps(four, _mm_loadu_ps((const float *)&x + i));
+#  endif
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(four, _mm_shuffle_ps(four, four, 1)));
+}
+XENT_INLINE double xent_max_lanes_f64(vf64 x) {
+#  if XENT_BYTES == 64 && defined(__AVX512F__)
+    __m256d wide = _mm256_max_pd(_mm512_castpd512_pd256((__m512d)x), _mm512_extractf64x4_pd((__m512d)x, 1));
+    __m128d two = _mm_max_pd(_mm256_castpd256_pd128(wide), _mm256_extractf128_pd(wide, 1));
+#  elif XENT_BYTES == 32
+    __m128d two = _mm_max_pd(_mm256_castpd256_pd128((__m256d)x), _mm256_extractf128_pd((__m256d)x, 1));
+#  else
+    __m128d two = _mm_loadu_pd((const double *)&x);
+    for (Py_ssize_t i = 2; i < XENT_LANES_f64; i += 2) two = _mm_max_pd(two, _mm_loadu_pd((const double *)&x + i));
+#  endif
+    return _mm_cvtsd_f64(_mm_max_sd(two, _mm_unpackhi_pd(two, two)));
+}
+#else
+#  define XENT_DEFINE_MAX_LANES(S, scalar, vector)                                                                   \
+    XENT_INLINE scalar xent_max_lanes_##S(vector x) {                                                                \
+        scalar best = XENT_LANE(x, 0);                                                                               \
+        for (Py_ssize_t i = 1; i < XENT_LANES_##S; i++)                                                              \
+            if (XENT_LANE(x, i) > best) best = XENT_LANE(x, i);                                                      \
+        return best;                                                                                                 \
+    }
+XENT_DEFINE_MAX_LANES(f32, float, vf32)
+XENT_DEFINE_MAX_LANES(f64, double, vf64)
+#endif
+#if XENT_BYTES == 64 && defined(__AVX512F__)
+XENT_INLINE double xent_sum_lanes_f32(vf32 x) {
+    __m512d eight = _mm512_add_pd(
+        _mm512_cvtps_pd(_mm512_castps512_ps256((__m512)x)), _mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)x, 1)));
+    __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(eight), _mm512_extractf64x4_pd(eight, 1));
+    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+#elif XENT_BYTES == 32 && defined(__AVX2__)
+XENT_INLINE double xent_sum_lanes_f32(vf32 x) {
+    __m256d four = _mm256_add_pd(
+        _mm256_cvtps_pd(_mm256_castps256_ps128((__m256)x)), _mm256_cvtps_pd(_mm256_extractf128_ps((__m256)x, 1)));
+    __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+#else
 XENT_INLINE double xent_sum_lanes_f32(vf32 x) {
     double sums[sizeof(vf32) / sizeof(float)];
-    for (size_t i = 0; i < sizeof(vf32) / sizeof(float); i++) sums[i] = XENT_LANE(x, i);
-#if !defined(XENT_SCALAR)
-#  if XENT_BYTES == 64
-    for (size_t i = 0; i < 8; i++) sums[i] += sums[i + 8];
-#  endif
-#  if XENT_BYTES >= 32
-    for (size_t i = 0; i < 4; i++) sums[i] += sums[i + 4];
-#  endif
-    sums[0] += sums[2], sums[1] += sums[3], sums[0] += sums[1];
-#endif
+    for (Py_ssize_t i = 0; i < XENT_LANES_f32; i++) sums[i] = XENT_LANE(x, i);
+    for (Py_ssize_t half = XENT_LANES_f32 / 2; half > 0; half /= 2)
+        for (Py_ssize_t i = 0; i < half; i++) sums[i] += sums[i + half];
     return sums[0];
 }
+#endif
 
 /* The sum over all lanes in their own type, in pairs. */
 #define XENT_ADD_LANES(S, scalar, vector)                                                                            \

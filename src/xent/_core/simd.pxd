@@ -7,6 +7,7 @@ cdef extern from "_core/simd.h" nogil:
     ctypedef double vf64
     int XENT_LANES_f32
     int XENT_LANES_f64
+    bint XENT_FUSES
     vf32 xent_fill_f32(double value)
     vf64 xent_fill_f64(double value)
     vf32 xent_maximum_f32(vf32 a, vf32 b)
@@ -46,7 +47,7 @@ cdef extern from "_core/simd.h" nogil:
     double xent_sum_lanes_f32(vf32 x)
     float xent_add_lanes_f32(vf32 x)
     double xent_add_lanes_f64(vf64 x)
-    double xent_max_lanes_f32(vf32 x)
+    float xent_max_lanes_f32(vf32 x)
     double xent_max_lanes_f64(vf64 x)
     double xent_get_f32(const vf32* row, Py_ssize_t i)
     double xent_get_f64(const vf64* row, Py_ssize_t i)

@@ -11,7 +11,7 @@ from xent._core.simd cimport (
     element, get, lanes, put, vec, vf32, xent_narrow_bf16, xent_narrow_f16, xent_read_bf16, xent_read_f16,
     xent_transpose_rows_f32, xent_transpose_rows_f64, xent_widen_bf16, xent_widen_f16, xent_write_bf16, xent_write_f16,
 )
-from xent._core.streaming cimport Traffic, send
+from xent._core.streaming cimport Traffic, finish, send
 
 cdef enum:
     MAX_DIMS = 64
@@ -379,15 +379,24 @@ cdef inline vec* place_through(
 
 
 cdef inline void scatter_through(
-    Window* window, const Operand* operand, Py_ssize_t i, const vec* row, Traffic* traffic
+    Window* window, const Operand* operand, Py_ssize_t i, vec* row, double factor, Traffic* traffic
 ) noexcept nogil:
-    """Copy what was written to `place_through` to the output; a window when its last row is complete."""
-    if window.most == 0 and operand.streams and is_plain(operand, row):
-        send(traffic, <vec*>row_of(operand, i), row, operand.n)
-    elif window.most == 0:
+    """Multiply what was written to `place_through` by a factor and store it, while the next row is computed; in a
+    window, or where elements are converted, at once: a window is copied to the output when its last row is complete."""
+    if window.most == 0 and is_plain(operand, row):
+        send(traffic, <vec*>row_of(operand, i), row, operand.n, factor)
+        return
+    send(traffic, row, row, operand.n, factor)
+    finish(traffic, 0, row)
+    if window.most == 0:
         scatter(operand, i, 0, operand.n, row)
     elif i == window.first + window.count - 1:
         transpose(window, operand, True, row)
+
+
+cdef inline bint is_ready(const Window* window, Py_ssize_t i) noexcept nogil:
+    """Whether row i can be read without moving the window."""
+    return window.most == 0 or window.first <= i < window.first + window.count
 
 
 cdef inline void write_float(char* p, Kind kind, double x) noexcept nogil:

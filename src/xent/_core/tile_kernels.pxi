@@ -135,7 +135,7 @@ cdef void logsumexp_tiles(
     while i < last:
         count = min(last - i, MAX_TILE_VECTORS * lanes(like))
         n_vectors = vectors_of(count, like)
-        load_tile(&task.x, i, count, tile, n_vectors, <vec*>scratch.x)
+        load_tile(&task.x, i, count, tile, n_vectors, <vec*>scratch.x[0])
         logsumexp_tile(tile, <vec*>scratch.tile_result, result, n, n_vectors, sums)
         for j in range(count):
             if isnan(get(sums, j)):
@@ -157,7 +157,7 @@ cdef void softmax_tiles(
     while i < last:
         count = min(last - i, MAX_TILE_VECTORS * lanes(like))
         n_vectors = vectors_of(count, like)
-        load_tile(&task.x, i, count, tile, n_vectors, <vec*>scratch.x)
+        load_tile(&task.x, i, count, tile, n_vectors, <vec*>scratch.x[0])
         # Two calls, so that what is constant in each costs nothing in its loops.
         if n_vectors == 2:
             softmax_tile(tile, result, n, 2, task.logarithm, sums)
