@@ -41,7 +41,7 @@ from xent._core.binary cimport CHUNK, BinaryBatch, BinaryScratch, binary_chunks
 from xent._core.exponentials cimport (
     HIGH, LOW, SEARCH_VECTORS, Peak, RowSum, Shift, Terms, accumulate_exponentials, compute_term, describe_terms,
     fill_shift,
-    end_search, find_peak_of, no_peak, raise_peak, set_shift, start_search, sum_row,
+    end_search, find_peak_of, logsumexp_of, no_peak, raise_peak, set_shift, start_search, sum_row, unit_of,
 )
 from xent._core.elementary cimport SHIFT_VECTORS, LN2_HIGH, LN2_LOW, log_pair, minus_log
 from xent._core.pairs cimport (
@@ -57,7 +57,7 @@ from xent._core.rows cimport (
     write_log_probabilities,
 )
 from xent._core.scheduler cimport (
-    PY_SSIZE_T_MAX, BlockClaim, Work, block_size, claim_blocks, count_blocks, do_alone, next_block, xent_load,
+    PY_SSIZE_T_MAX, BlockClaim, Work, block_size, claim_blocks, count_blocks, do_alone, end_of_block, next_block, xent_load,
     xent_replace, xent_shared,
 )
 from xent._core.scratch cimport (
@@ -329,7 +329,7 @@ cdef void separate_label(const Reader* reader, Row* row, const vec* grad, bint h
     """row.own and row.others, of a row with all its mass on one class."""
     row.own = single(1)
     if not row.has_largest:
-        row.own = multiply(row.shift.unit, single(term_at(reader, row, row.only_class, grad, has_terms)))
+        row.own = multiply(row.sums.unit, single(term_at(reader, row, row.only_class, grad, has_terms)))
     row.others = sum_others(row.sums.rest, row.own, row.has_largest)
 
 
@@ -422,16 +422,17 @@ cdef Pair sum_missed_mass(
     total = multiply(row.target_mass, row.sums.rest)
     add_pair(&total, row.target_mass)
     add_pair(&total, negate(at_peak))
-    add_pair(&total, negate(multiply(others, row.shift.unit)))
+    add_pair(&total, negate(multiply(others, row.sums.unit)))
     return divide(total, one_more(row.sums.rest))
 
 
 cdef Pair unfocused_loss_of(const Batch* batch, const Row* row) noexcept nogil:
     """The loss of a row, for each unit of its weight, before `focal_gamma`."""
-    cdef Pair loss = multiply(row.sums.log_sum, row.target_mass)
+    cdef Pair loss = multiply(row.sums.log_sum, row.target_mass), logsumexp
     add_pair(&loss, row.weighted_distance)
     if row.z_loss != 0:
-        add_pair(&loss, multiply(multiply(row.sums.logsumexp, single(row.z_loss)), row.sums.logsumexp))
+        logsumexp = logsumexp_of(&row.shift, &row.sums)
+        add_pair(&loss, multiply(multiply(logsumexp, single(row.z_loss)), logsumexp))
     if batch.poly_epsilon != 0:
         add_pair(&loss, multiply(row.missed_mass, single(batch.poly_epsilon)))
     return loss
@@ -495,7 +496,7 @@ cdef GradientTerms gradient_of(const Batch* batch, const Row* row, Pair scale) n
     if batch.focal_gamma != 0:
         mass = focus_mass(batch, row, mass)
     if row.z_loss != 0:
-        pull = multiply(row.sums.logsumexp, single(2 * row.z_loss))
+        pull = multiply(logsumexp_of(&row.shift, &row.sums), single(2 * row.z_loss))
     if row.only_class >= 0:     # the difference T p - t would cancel
         at_label = multiply_mass(row.others, mass)
         if row.z_loss != 0:
@@ -505,10 +506,10 @@ cdef GradientTerms gradient_of(const Batch* batch, const Row* row, Pair scale) n
         terms.target_share = value(multiply(row.target_share, scale))
         terms.base_share = value(multiply(row.base_share, scale))
         if batch.poly_epsilon != 0:
-            terms.poly_factor = value(multiply(multiply(factor, single(batch.poly_epsilon)), row.shift.unit))
+            terms.poly_factor = value(multiply(multiply(factor, single(batch.poly_epsilon)), row.sums.unit))
     if row.z_loss != 0:
         add_pair(&mass, pull)
-    terms.factor = value(multiply(multiply(factor, mass), row.shift.unit))
+    terms.factor = value(multiply(multiply(factor, mass), row.sums.unit))
     return terms
 
 
@@ -686,6 +687,7 @@ cdef void logsumexp_rows(
     cdef vec* row
     cdef vec* next
     cdef Peak peak
+    cdef RowSum sums
     cdef Shift shift
     cdef Window window
     cdef vec total[2]
@@ -701,7 +703,8 @@ cdef void logsumexp_rows(
             total[HIGH] = total[LOW] = fill(like, 0)
             start_search(search)
             add_and_search(row, <vec*>NULL, x.n, &shift, total, &traffic, search)
-            write_number(&task.out, i, value(sum_row(&shift, total).logsumexp))
+            sums = sum_row(&shift, total)
+            write_number(&task.out, i, value(logsumexp_of(&shift, &sums)))
         else:
             traffic.next = NULL
             write_number(&task.out, i, NAN if has_nan(row, x.n) else peak.high)
@@ -719,6 +722,7 @@ cdef void logsumexp_long_rows(
     cdef Py_ssize_t i, start, count
     cdef vec* buffer = <vec*>scratch.x[0]
     cdef Peak peak
+    cdef RowSum sums
     cdef Shift shift
     cdef vec total[2]
     cdef Traffic traffic = no_traffic(like)
@@ -736,7 +740,8 @@ cdef void logsumexp_long_rows(
                 &traffic
             )
             start += count
-        write_number(&task.out, i, value(sum_row(&shift, total).logsumexp))
+        sums = sum_row(&shift, total)
+        write_number(&task.out, i, value(logsumexp_of(&shift, &sums)))
 
 
 cdef void softmax_rows(
@@ -924,7 +929,7 @@ cdef void weighted_logsumexp_rows(
             if isfinite(peak.high):
                 unused[HIGH] = unused[LOW] = fill(e, 0)
                 add_exponentials(e, low, e, count, -1, &shift, unused, &traffic)
-                add_pair(&total, multiply(sum_products(e, factor, count), shift.unit))
+                add_pair(&total, multiply(sum_products(e, factor, count), unit_of(&shift, e)))
             else:
                 infinite += sum_infinite_terms(e, factor, count)
             start += count
@@ -1041,7 +1046,7 @@ cdef bint has_label_rows(const Batch* batch) noexcept nogil:
     """Whether `label_rows` computes the batch."""
     return (
         batch.form == LABELS and batch.where.kind == ABSENT and has_plain_formula(batch)
-        and batch.piece == batch.logits.n
+        and batch.logits.n > MAX_TILE_CLASSES and batch.piece == batch.logits.n
     )
 
 
@@ -1064,7 +1069,7 @@ cdef double scale_label_row(const Batch* batch, Row* row, Pair scale, vec* grad)
     """The gradient of a row of terms, but for a factor, which is returned. What a factor cannot do is done here."""
     cdef GradientTerms terms
     cdef double label_term
-    row.own = multiply(row.shift.unit, single(get(grad, row.only_class)))
+    row.own = multiply(row.sums.unit, single(get(grad, row.only_class)))
     row.others = sum_others(row.sums.rest, row.own, row.has_largest)
     terms = gradient_of(batch, row, multiply(row.weight, scale))
     label_term = term_to_scale(terms.at_label, terms.factor, grad)
@@ -1077,10 +1082,11 @@ cdef double scale_label_row(const Batch* batch, Row* row, Pair scale, vec* grad)
 
 
 cdef void label_rows(
-    const Batch* batch, LossScratch* scratch, Py_ssize_t first, Py_ssize_t last, Pair* total, vec* like
+    const Batch* batch, LossScratch* scratch, const BlockClaim* claim, double* sums_of_blocks, vec* like
 ) noexcept nogil:
-    """`cross_entropy_rows` without options that change the formula. While the exponentials of a row are summed, the next
+    """The rows of a claim, without options that change the formula. While the exponentials of a row are summed, the next
     row is searched, and the gradient of the row before is multiplied by its factor and stored."""
+    cdef Py_ssize_t first = claim.first, last = claim.last, block = claim.block
     cdef const Operand* x = &batch.logits
     cdef Py_ssize_t i, n = batch.logits.n
     cdef bint wants_grad = batch.grad.kind != ABSENT
@@ -1090,7 +1096,7 @@ cdef void label_rows(
     cdef Window window_out
     cdef Row row
     cdef Peak peak
-    cdef Pair loss
+    cdef Pair loss, total = single(0)
     cdef vec* logits
     cdef vec* next
     cdef vec* grad = NULL
@@ -1118,14 +1124,18 @@ cdef void label_rows(
                 scatter_through(&window_out, &batch.grad, i, grad, factor, traffic)
             loss = multiply(loss_of(batch, &row), row.weight)
             write_number(&batch.loss, i, value(loss))
-            add_pair(total, loss)
+            add_pair(&total, loss)
         else:
             traffic.next = NULL
             finish(traffic, 0, like)
-            cross_entropy_rows(batch, scratch, i, i + 1, total, like)
+            cross_entropy_rows(batch, scratch, i, i + 1, &total, like)
             if window_out.most > 0:         # the window would overwrite what the other call wrote
                 gather(&batch.grad, i, 0, n, grad)
                 scatter_through(&window_out, &batch.grad, i, grad, 1, traffic)
+        if i + 1 == end_of_block(claim.job, block):
+            sums_of_blocks[block] = value(total)
+            total = single(0)
+            block += 1
         if i + 1 < last:
             logits = next if next is not NULL else read_row(&reader.window, x, i + 1, last, reader.scratch.x, like)
             peak = next_peak(traffic, search, logits, n, True)
@@ -1228,7 +1238,7 @@ cdef RowMeasures measure_row(
     measures.has_rank = not isnan(sums.rest.high)
     measures.loss = two_sum(peak.high, -own)
     add_pair(&measures.loss, sums.log_sum)
-    measures.entropy = divide(multiply(sum_distances(distance, n), shift.unit), one_more(sums.rest))
+    measures.entropy = divide(multiply(sum_distances(distance, n), sums.unit), one_more(sums.rest))
     add_pair(&measures.entropy, sums.log_sum)
     return measures
 
@@ -1311,8 +1321,6 @@ cdef double cross_entropy_block(
     cdef Pair total = single(0)
     if 0 < batch.logits.n <= MAX_TILE_CLASSES and has_plain_formula(batch):
         cross_entropy_tiles(batch, scratch, first, last, &total, like)
-    elif has_label_rows(batch):
-        label_rows(batch, scratch, first, last, &total, like)
     else:
         cross_entropy_rows(batch, scratch, first, last, &total, like)
     return value(total)
@@ -1465,8 +1473,12 @@ def target_weight(problem, options, sums, Work work):
 cdef void cross_entropy_blocks(const BatchTask* task, vec* memory, BlockClaim* claim) noexcept nogil:
     cdef LossScratch scratch
     lay_out_loss(&task.batch, <double*>memory, &scratch)
-    while next_block(claim):
-        task.sums[claim.block] = cross_entropy_block(&task.batch, &scratch, claim.first, claim.last, memory)
+    if has_label_rows(&task.batch):
+        while claim_blocks(claim):
+            label_rows(&task.batch, &scratch, claim, task.sums, memory)
+    else:
+        while next_block(claim):
+            task.sums[claim.block] = cross_entropy_block(&task.batch, &scratch, claim.first, claim.last, memory)
     finish(&scratch.traffic, 0, memory)
     if task.batch.grad.streams:
         xent_drain()

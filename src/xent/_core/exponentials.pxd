@@ -7,11 +7,11 @@
 #
 # A sum of vectors is an array of two: sum[HIGH], and in sum[LOW] what its roundings lost.
 
-from libc.math cimport INFINITY, exp, expm1, fabs, rint
+from libc.math cimport INFINITY, fabs, rint
 
 from xent._core.elementary cimport (
     ENTRIES, GRID, LEAST, LN2, LN2_HIGH, LN2_LOW, LOG2_E, LOST, OFFSET, OFFSET_LOW, SHIFT_VECTORS, exp_parts,
-    exponent_range, has_table, load_table, log1p_pair, table_grid,
+    exp_tail, exponent_range, has_table, load_table, log1p_pair, table_grid,
 )
 from xent._core.pairs cimport Pair, accumulate, add_larger, add_pair, multiply, single, sum_pairs, two_sum
 from xent._core.simd cimport (
@@ -33,19 +33,17 @@ cdef struct Peak:
     Py_ssize_t index            # k, the first place of m
 
 
-cdef struct Shift:              # how the exponentials of a row are computed: as terms 2^-exponent exp(x_c - offset);
-                                # e_c = exp(x_c - m) is `unit` times that
+cdef struct Shift:              # how the exponentials of a row are computed: as terms 2^-exponent exp(x_c - offset)
     Peak peak                   # m
     double offset               # m where it is large and subtracting it is exact, or 0
     double offset_low
     double exponent
-    Pair unit
 
 
 cdef struct RowSum:
     Pair rest                   # r; NaN where the row has no probabilities
     Pair log_sum                # log1p(r)
-    Pair logsumexp              # m + log1p(r)
+    Pair unit                   # of the terms: e_c = exp(x_c - m) is `unit` times the term of c
 
 
 # --- the maximum -----------------------------------------------------------------------------------------------------
@@ -167,28 +165,32 @@ cdef inline double largest_unshifted(const vec* like) noexcept nogil:
 
 cdef inline Pair small_exp(double d, double d_low, const vec* like) noexcept nogil:
     """exp(d + d_low) for |d| <= log(2)/2 and a far smaller d_low; without a low part for float32."""
-    cdef Pair result
+    cdef Pair result = two_sum(1, d)
     if vec is vf32:
-        return single(exp(d))
-    result = two_sum(1, expm1(d))
+        return single(result.high + (result.low + exp_tail(d, like)))
+    result = two_sum(result.high, result.low + exp_tail(d, like))
     result.low += d_low * result.high
     return result
 
 
 cdef inline void set_shift(Shift* shift, const Peak* peak, const vec* like) noexcept nogil:
-    """For a peak that is finite. The exponent is the integer for which `unit`, exp(offset - m) 2^exponent, is nearest
-    to 2^-EXPONENT_HEADROOM."""
-    cdef double offset = peak.high if fabs(peak.high) > largest_unshifted(like) else 0.0
-    cdef double k = rint((peak.high - offset) * LOG2_E)
-    cdef Pair d = two_sum(k * LN2_HIGH, offset - peak.high)         # exact
+    """For a peak that is finite."""
     shift.peak = peak[0]
-    shift.offset = offset
-    shift.offset_low = peak.low if offset != 0 else 0.0
-    shift.exponent = k - EXPONENT_HEADROOM
-    d = two_sum(d.high, d.low + (k * LN2_LOW - (peak.low - shift.offset_low)))
-    shift.unit = small_exp(d.high, d.low, like)
-    shift.unit.high /= 1LL << EXPONENT_HEADROOM
-    shift.unit.low /= 1LL << EXPONENT_HEADROOM
+    shift.offset = peak.high if fabs(peak.high) > largest_unshifted(like) else 0.0
+    shift.offset_low = peak.low if shift.offset != 0 else 0.0
+    shift.exponent = rint((peak.high - shift.offset) * LOG2_E) - EXPONENT_HEADROOM
+
+
+cdef inline Pair unit_of(const Shift* shift, const vec* like) noexcept nogil:
+    """exp(offset - m) 2^exponent, which is near 2^-EXPONENT_HEADROOM."""
+    cdef double k = shift.exponent + EXPONENT_HEADROOM
+    cdef Pair d = two_sum(k * LN2_HIGH, shift.offset - shift.peak.high)        # exact
+    cdef Pair unit
+    d = two_sum(d.high, d.low + (k * LN2_LOW - (shift.peak.low - shift.offset_low)))
+    unit = small_exp(d.high, d.low, like)
+    unit.high *= 1.0 / (1LL << EXPONENT_HEADROOM)
+    unit.low *= 1.0 / (1LL << EXPONENT_HEADROOM)
+    return unit
 
 
 cdef inline forced_void fill_shift(const Shift* shift, vec* vectors) noexcept nogil:
@@ -311,37 +313,54 @@ cdef inline forced_void accumulate_fours(
         search[COUNTER] = counter
 
 
-cdef inline forced_void accumulate_rest(Terms terms, const vec* shift, vec* total) noexcept nogil:
-    """The vectors after the last four, one at a time; the last may reach beyond the end of the row."""
-    cdef const vec* x = <const vec*>terms.x
-    cdef const vec* low = <const vec*>terms.low
-    cdef vec* e = <vec*>terms.e
-    cdef Py_ssize_t i, count
-    cdef vec y, p, scale, lower = fill(x, 0), rest = fill(x, 0)
-    for i in range(terms.n // (4 * lanes(x)) * 4, (terms.n + lanes(x) - 1) // lanes(x)):
-        count = terms.n - i * lanes(x)
-        if count >= lanes(x):
-            y = x[i]
-            if low is not NULL:
-                lower = low[i]
-        else:
-            y = load_first(x + i, count, -INFINITY)
-            if low is not NULL:
-                lower = load_first(low + i, count, 0)
-        exp_parts(&y, low if low is NULL else &lower, terms.has_offset, shift, &scale, &p, 1)
-        y = multiply_add(scale, p, scale)
-        if e is not NULL:
-            if count >= lanes(x):
-                e[i] = y
-            else:
-                store_first(e + i, count, y)
+cdef inline forced_void load_terms(Terms terms, Py_ssize_t i, vec* x, vec* low, Py_ssize_t count) noexcept nogil:
+    """Up to 4 vectors from i on, filled up beyond the end of the row with what has no exponential."""
+    cdef Py_ssize_t j, n
+    for j in range(count):
+        n = elements_of(terms.n, i + j, x)
+        x[j] = load_first(<const vec*>terms.x + i + j, n, -INFINITY)
+        low[j] = load_first(<const vec*>terms.low + i + j, n, 0) if terms.low is not NULL else fill(x, 0)
+
+
+cdef inline Py_ssize_t elements_of(Py_ssize_t n, Py_ssize_t i, const vec* like) noexcept nogil:
+    """How many of n elements are in vector i."""
+    return max(0, min(lanes(like), n - i * lanes(like)))
+
+
+cdef inline forced_void compute_rest(
+    Terms terms, Py_ssize_t i, const vec* shift, vec* total, Py_ssize_t count
+) noexcept nogil:
+    """The last vectors, `count` <= 4 of them."""
+    cdef Py_ssize_t j
+    cdef vec x[4]
+    cdef vec low[4]
+    cdef vec scale[4]
+    cdef vec p[4]
+    cdef vec high = total[HIGH], rounding = total[LOW], rest = fill(total, 0), y
+    load_terms(terms, i, x, low, count)
+    exp_parts(x, <vec*>low if terms.low is not NULL else <vec*>NULL, terms.has_offset, shift, scale, p, count)
+    for j in range(count):
+        y = multiply_add(scale[j], p[j], scale[j])
+        if terms.e is not NULL:
+            store_first(<vec*>terms.e + i + j, elements_of(terms.n, i + j, total), y)
         if terms.is_exact:
-            scale = without_lane(scale, terms.skip - i * lanes(x))
-            add_term(scale, p, &total[HIGH], &total[LOW], &rest)
+            y = without_lane(scale[j], terms.skip - (i + j) * lanes(total))
+            add_term(y, p[j], &high, &rounding, &rest)
         else:
-            add_larger(y, &total[HIGH], &total[LOW])
+            add_larger(y, &high, &rounding)
     if terms.is_exact:
-        fold(&total[HIGH], &total[LOW], &rest)
+        fold(&high, &rounding, &rest)
+    total[HIGH] = high
+    total[LOW] = rounding
+
+
+cdef inline void accumulate_rest(const Terms* terms, const vec* shift, vec* total) noexcept nogil:
+    """The vectors after the last four: all of them at once, unless there is one."""
+    cdef Py_ssize_t i = terms.n // (4 * lanes(total)) * 4, left = terms.n - i * lanes(total)
+    if left > lanes(total):
+        compute_rest(terms[0], i, shift, total, 4)
+    elif left > 0:
+        compute_rest(terms[0], i, shift, total, 1)
 
 
 cdef inline forced_void accumulate_exponentials(
@@ -361,7 +380,7 @@ cdef inline forced_void accumulate_exponentials(
         moves.goes_around = False
         accumulate_fours(terms, shift, total, &moves, search, finds_index)
     finish(traffic, terms.n // (4 * lanes(total)) * 4, total)
-    accumulate_rest(terms, shift, total)
+    accumulate_rest(&terms, shift, total)
     if traffic.next is not NULL:
         search_rest(<const vec*>traffic.next, terms.n, finds_index, search)
 
@@ -384,9 +403,15 @@ cdef inline Pair compute_term(const vec* like, double x, double low, bint has_lo
 cdef inline RowSum sum_row(const Shift* shift, const vec* total) noexcept nogil:
     """r and what follows from it, from the sum of all terms but the maximum's."""
     cdef RowSum row
-    row.rest = multiply(shift.unit, sum_pairs(total[HIGH], total[LOW]))
+    row.unit = unit_of(shift, total)
+    row.rest = multiply(row.unit, sum_pairs(total[HIGH], total[LOW]))
     row.log_sum = log1p_pair(row.rest)
-    row.logsumexp = single(shift.peak.high)
-    add_pair(&row.logsumexp, row.log_sum)
-    row.logsumexp.low += shift.peak.low
     return row
+
+
+cdef inline Pair logsumexp_of(const Shift* shift, const RowSum* row) noexcept nogil:
+    """m + log1p(r)"""
+    cdef Pair result = single(shift.peak.high)
+    add_pair(&result, row.log_sum)
+    result.low += shift.peak.low
+    return result

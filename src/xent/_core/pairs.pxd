@@ -3,7 +3,8 @@
 from libc.math cimport fma, isfinite
 
 from xent._core.simd cimport (
-    fill, forced_void, get, lanes, maximum, minimum, vec, vf32, where_equal, xent_sum_lanes_f32,
+    fill, forced_void, get, lanes, maximum, minimum, vec, vf32, vf64, where_equal, xent_sum_lanes_f32,
+    xent_upper_f64,
 )
 
 
@@ -106,26 +107,27 @@ cdef inline forced_void add_larger(vec y, vec* high, vec* low) noexcept nogil:
     high[0] = total
 
 
+cdef inline forced_void add_upper_half(int half, vf64* high, vf64* low) noexcept nogil:
+    low[0] = low[0] + xent_upper_f64(low[0], half)
+    accumulate(xent_upper_f64(high[0], half), high, low)
+
+
 cdef inline Pair sum_pairs(vec high, vec low) noexcept nogil:
     """The sum over all lanes: float32 lanes in float64, float64 lanes in pairs."""
-    cdef Pair lane[MAX_LANES]
-    cdef Py_ssize_t i
+    cdef Pair total
     if vec is vf32:
-        lane[0].high = xent_sum_lanes_f32(high)
-        lane[0].low = xent_sum_lanes_f32(low)
-        return lane[0]
-    for i in range(lanes(&high)):
-        lane[i].high = get(&high, i)
-        lane[i].low = get(&low, i)
-    if lanes(&high) == 8:
-        for i in range(4):
-            add_pair(&lane[i], lane[i + 4])
-    if lanes(&high) >= 4:
-        add_pair(&lane[0], lane[2])
-        add_pair(&lane[1], lane[3])
-    if lanes(&high) >= 2:
-        add_pair(&lane[0], lane[1])
-    return lane[0]
+        total.high = xent_sum_lanes_f32(high)
+        total.low = xent_sum_lanes_f32(low)
+    else:
+        if lanes(&high) == 8:
+            add_upper_half(4, &high, &low)
+        if lanes(&high) >= 4:
+            add_upper_half(2, &high, &low)
+        if lanes(&high) >= 2:
+            add_upper_half(1, &high, &low)
+        total.high = get(&high, 0)
+        total.low = get(&low, 0)
+    return total
 
 
 cdef inline forced_void accumulate_largest(vec a, vec b, vec c, vec d, vec more, vec* high, vec* low) noexcept nogil:

@@ -44,6 +44,10 @@ cdef struct BlockClaim:             # blocks that one thread does
     Py_ssize_t last
 
 
+cdef inline Py_ssize_t end_of_block(const Job* job, Py_ssize_t block) noexcept nogil:
+    return job.units if block == job.number - 1 else (block + 1) * job.size
+
+
 cdef bint claim_blocks(BlockClaim* claim) noexcept nogil
 cdef bint next_block(BlockClaim* claim) noexcept nogil
 

@@ -65,10 +65,6 @@ cdef bint next_block(BlockClaim* claim) noexcept nogil:
     return True
 
 
-cdef inline Py_ssize_t end_of_block(const Job* job, Py_ssize_t block) noexcept nogil:
-    return job.units if block == job.number - 1 else (block + 1) * job.size
-
-
 cdef inline double* from_cache_line(void* memory) noexcept nogil:
     """The first cache line in the memory; a vector across two lines costs twice."""
     return <double*>((<size_t>memory + 63) // 64 * 64)

@@ -187,6 +187,26 @@ XENT_INLINE double xent_sum_lanes_f32(vf32 x) {
 }
 #endif
 
+/* The upper half of the first 2 `half` lanes, moved to the lower half. */
+#if XENT_BYTES == 64 && defined(__AVX512F__)
+XENT_INLINE vf64 xent_upper_f64(vf64 x, int half) {
+    __m512d v = (__m512d)x;
+    return (vf64)(half == 4 ? _mm512_shuffle_f64x2(v, v, 0x4e) : half == 2 ? _mm512_shuffle_f64x2(v, v, 0xb1)
+                                                                           : _mm512_permute_pd(v, 0x55));
+}
+#elif XENT_BYTES == 32 && defined(__AVX2__)
+XENT_INLINE vf64 xent_upper_f64(vf64 x, int half) {
+    __m256d v = (__m256d)x;
+    return (vf64)(half == 2 ? _mm256_permute4x64_pd(v, 0x4e) : _mm256_permute_pd(v, 0x5));
+}
+#else
+XENT_INLINE vf64 xent_upper_f64(vf64 x, int half) {
+    vf64 y = x;
+    for (int i = 0; i < half; i++) XENT_LANE(y, i) = XENT_LANE(x, i + half);
+    return y;
+}
+#endif
+
 /* The sum over all lanes in their own type, in pairs. */
 #define XENT_ADD_LANES(S, scalar, vector)                                                                            \
     XENT_INLINE scalar xent_add_lanes_##S(vector x) {                                                                \

@@ -45,6 +45,7 @@ cdef extern from "_core/simd.h" nogil:
     vf32 xent_without_lane_f32(vf32 x, Py_ssize_t lane)
     vf64 xent_without_lane_f64(vf64 x, Py_ssize_t lane)
     double xent_sum_lanes_f32(vf32 x)
+    vf64 xent_upper_f64(vf64 x, int half)
     float xent_add_lanes_f32(vf32 x)
     double xent_add_lanes_f64(vf64 x)
     float xent_max_lanes_f32(vf32 x)
