@@ -31,6 +31,7 @@ arrays, which fast_path.pxi checks itself.
 from libc.math cimport INFINITY, NAN, fabs, frexp, isfinite, isinf, isnan, pow
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
@@ -43,7 +44,7 @@ from xent._core.exponentials cimport (
     fill_shift,
     end_search, find_peak_of, logsumexp_of, no_peak, raise_peak, set_shift, start_search, sum_row, unit_of,
 )
-from xent._core.elementary cimport SHIFT_VECTORS, LN2_HIGH, LN2_LOW, log_pair, minus_log
+from xent._core.elementary cimport LN2_HIGH, LN2_LOW, SHIFT_VECTORS, exp_parts, log_pair, minus_log
 from xent._core.pairs cimport (
     Pair, Sum, accumulate, add, add_exactly, add_pair, divide, finite_or_zero, multiply, one_more, single,
     sum_pairs, two_sum, value,
@@ -69,19 +70,19 @@ from xent._core.scratch cimport (
 from xent._core.simd cimport (
     XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, forced_void, get, lanes, load_first, multiply_add, put,
     vec, vf32, vf64, where_equal, xent_add_lanes_f32, xent_add_lanes_f64, xent_cpu_has_avx2, xent_cpu_has_avx512,
-    xent_drain, xent_prefetch, xent_transpose_rows_f32, xent_transpose_rows_f64,
+    xent_are_classes, xent_drain, xent_prefetch, xent_transpose_rows_f32, xent_transpose_rows_f64,
 )
 from xent._core.streaming cimport Traffic, finish, no_traffic
 from xent._core.strided cimport (
     ABSENT, AHEAD_IN_ROW, F64, I8, I16, I32, I64, U8, U16, U32, Operand, Window, bind, bind_output, close_window, data_of_blocks,
     fits_float32, gather, gather_through, is_plain, is_ready, kind_of, next_place, next_row, open_window, place, place_of,
-    place_through, read_integer, read_number, row_of, scatter, scatter_through, weight_of, write_number,
+    place_through, read_integer, read_number, row_of, scatter, scatter_through, weight_of, write_float, write_number,
 )
 from xent._core.target_weights cimport WeightSum, weigh_rows
 from xent._core.targets cimport INVALID, class_weight_of, is_class, read_points, scale_pair
 from xent._core.tiles cimport (
-    MAX_TILE_ROWS, LanePairs, add_lanes, add_one, copy_element, fill_lanes, invert, load_tile, log_pairs,
-    multiply_pairs, read_lane, set_lane, shift_vectors, store_tile, write_lanes,
+    MAX_TILE_ROWS, LanePairs, TileTotals, add_lanes, add_one, clear_lanes, copy_element, fill_lanes, invert, load_tile,
+    log_pairs, multiply_pairs, read_lane, set_lane, shift_lanes, shift_vectors, store_tile, sum_lanes, write_lanes,
 )
 
 cnp.import_array()

@@ -596,8 +596,11 @@ XENT_INLINE int xent_all_equal_f64(vf64 a, vf64 b) { return xent_equal_f64(a, b)
         const scalar *a = p, *b = q, *c = r, *d = s;                                                                 \
         scalar *to = tile;                                                                                           \
         Py_ssize_t i = 0;                                                                                            \
-        FOUR(for (; i + 4 <= n; i += 4, to += 4 * step)                                                              \
-             xent_transpose_##S(a + i, b + i, c + i, d + i, to, to + step, to + 2 * step, to + 3 * step);)           \
+        FOUR(for (; i < n && n >= 4; i += 4) {                                                                       \
+            if (i > n - 4) i = n - 4; /* the last four overlap those before */                                       \
+            to = (scalar *)tile + i * step;                                                                          \
+            xent_transpose_##S(a + i, b + i, c + i, d + i, to, to + step, to + 2 * step, to + 3 * step);             \
+        })                                                                                                           \
         for (; i < n; i++, to += step) to[0] = a[i], to[1] = b[i], to[2] = c[i], to[3] = d[i];                       \
     }                                                                                                                \
     XENT_INLINE void xent_to_rows_##S(const void *tile, Py_ssize_t step, void *p, void *q, void *r, void *s,         \
@@ -605,8 +608,11 @@ XENT_INLINE int xent_all_equal_f64(vf64 a, vf64 b) { return xent_equal_f64(a, b)
         scalar *a = p, *b = q, *c = r, *d = s;                                                                       \
         const scalar *of = tile;                                                                                     \
         Py_ssize_t i = 0;                                                                                            \
-        FOUR(for (; i + 4 <= n; i += 4, of += 4 * step)                                                              \
-             xent_transpose_##S(of, of + step, of + 2 * step, of + 3 * step, a + i, b + i, c + i, d + i);)           \
+        FOUR(for (; i < n && n >= 4; i += 4) {                                                                       \
+            if (i > n - 4) i = n - 4;                                                                                \
+            of = (const scalar *)tile + i * step;                                                                    \
+            xent_transpose_##S(of, of + step, of + 2 * step, of + 3 * step, a + i, b + i, c + i, d + i);             \
+        })                                                                                                           \
         for (; i < n; i++, of += step) a[i] = of[0], b[i] = of[1], c[i] = of[2], d[i] = of[3];                       \
     }
 #define XENT_WITH(...) __VA_ARGS__
@@ -681,6 +687,43 @@ XENT_DEFINE_TRANSPOSE_ROWS(f64, double, XENT_WITH)
 #else
 XENT_DEFINE_TRANSPOSE_ROWS(f32, float, XENT_WITHOUT)
 XENT_DEFINE_TRANSPOSE_ROWS(f64, double, XENT_WITHOUT)
+#endif
+
+/* Whether all labels are 0 <= label < classes. */
+XENT_INLINE int xent_are_classes(const int64_t *labels, Py_ssize_t n, int64_t classes) {
+    Py_ssize_t i = 0;
+    uint64_t outside = 0;
+#ifndef XENT_SCALAR
+    vu64 most = (vu64){0} + (uint64_t)classes, all_outside = {0};
+    for (; i + XENT_LANES_f64 <= n; i += XENT_LANES_f64) {
+        vu64 some;
+        memcpy(&some, labels + i, sizeof some);
+        all_outside |= (vu64)(some >= most);
+    }
+    for (int lane = 0; lane < XENT_LANES_f64; lane++) outside |= all_outside[lane];
+#endif
+    for (; i < n; i++) outside |= (uint64_t)labels[i] >= (uint64_t)classes;
+    return outside == 0;
+}
+
+/* The first or second half of the lanes as float64, and all lanes as float64 (of a float64 vector). */
+#if XENT_BYTES == 64 && defined(__AVX512F__)
+XENT_INLINE vf64 xent_half_f32(vf32 x, int second) {
+    __m256 half = second ? _mm512_extractf32x8_ps((__m512)x, 1) : _mm512_castps512_ps256((__m512)x);
+    return (vf64)_mm512_cvtps_pd(half);
+}
+#elif XENT_BYTES == 32 && defined(__AVX2__)
+XENT_INLINE vf64 xent_half_f32(vf32 x, int second) {
+    __m128 half = second ? _mm256_extractf128_ps((__m256)x, 1) : _mm256_castps256_ps128((__m256)x);
+    return (vf64)_mm256_cvtps_pd(half);
+}
+#else
+XENT_INLINE vf64 xent_half_f32(vf32 x, int second) {
+    vf64 half;
+    for (int lane = 0; lane < XENT_LANES_f64; lane++)
+        XENT_LANE(half, lane) = XENT_LANE(x, lane + second * (XENT_LANES_f32 - XENT_LANES_f64));
+    return half;
+}
 #endif
 
 /* Store an aligned vector around the cache (a non-temporal store) where possible; `drain` makes earlier ones visible to

@@ -1,6 +1,8 @@
 # The vector types of simd.h as one fused type: `vec` is a register of floats or of doubles. Cython takes it for a
 # number, so that +, -, * and / reach the C compiler, which fuses none of them. Never compare or convert one in Cython.
 
+from libc.stdint cimport int64_t
+
 cdef extern from "_core/simd.h" nogil:
     ctypedef void forced_void "xent_forced_void"    # of a function that must be inlined: vectors stay in registers
     ctypedef float vf32
@@ -46,6 +48,8 @@ cdef extern from "_core/simd.h" nogil:
     vf64 xent_without_lane_f64(vf64 x, Py_ssize_t lane)
     double xent_sum_lanes_f32(vf32 x)
     vf64 xent_upper_f64(vf64 x, int half)
+    vf64 xent_half_f32(vf32 x, bint second)
+    bint xent_are_classes(const int64_t* labels, Py_ssize_t n, int64_t classes)
     float xent_add_lanes_f32(vf32 x)
     double xent_add_lanes_f64(vf64 x)
     float xent_max_lanes_f32(vf32 x)

@@ -9,7 +9,7 @@ from xent._core.exponentials cimport HIGH, LOW
 from xent._core.pairs cimport Pair, add_pair, multiply, single, sum_pairs
 from xent._core.rows cimport PIECE_ELEMENTS, add_elements, has_many, multiply_row
 from xent._core.scratch cimport WeightScratch
-from xent._core.simd cimport fill, vec
+from xent._core.simd cimport fill, vec, xent_are_classes
 from xent._core.strided cimport (
     ABSENT, I32, I64, Operand, U8, gather, read_integer, read_number, row_of, weight_of,
 )
@@ -51,6 +51,9 @@ cdef inline Py_ssize_t count_plain_labels(const Batch* batch, Py_ssize_t first, 
     cdef Py_ssize_t size = 8 if target.kind == I64 else 4 if target.kind == I32 else 1
     if target.ndim > 1 or (target.ndim == 1 and target.strides[0] != size):
         return -1
+    if target.kind == I64 and not 0 <= batch.ignore_index < batch.logits.n:
+        if xent_are_classes(<int64_t*>label, last - first, batch.logits.n):
+            return last - first
     if target.kind == I64:
         return count_labels(<int64_t*>label, last - first, batch.logits.n, batch.ignores, batch.ignore_index)
     if target.kind == I32:

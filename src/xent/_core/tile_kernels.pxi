@@ -3,22 +3,23 @@
 
 # Not inline, so that their loops have all registers.
 
-cdef void shift_one(const vec* x, vec* e, Py_ssize_t n, vec* peak, vec* rest) noexcept nogil:
-    shift_vectors(x, e, n, 1, peak, rest)
+cdef void shift_one(const vec* x, vec* e, Py_ssize_t n, vec* peak, vec* rest, vec* unit) noexcept nogil:
+    shift_vectors(x, e, n, 1, peak, rest, unit)
 
 
-cdef void shift_two(const vec* x, vec* e, Py_ssize_t n, vec* peak, vec* rest) noexcept nogil:
-    shift_vectors(x, e, n, 2, peak, rest)
+cdef void shift_two(const vec* x, vec* e, Py_ssize_t n, vec* peak, vec* rest, vec* unit) noexcept nogil:
+    shift_vectors(x, e, n, 2, peak, rest, unit)
 
 
 cdef inline forced_void shift_tile(
-    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, vec* peak, vec* rest
+    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, vec* peak, vec* rest, vec* unit
 ) noexcept nogil:
-    """e = exp(x - m), m the maximum, and r, their sum without one maximum, as pairs: NaN where m is NaN or infinite."""
+    """m, the maximum of each row; e = exp(x - m) in units of `unit`; and r, their sum without one maximum, NaN where m
+    is NaN or infinite. r and unit are pairs."""
     if n_vectors == 2:
-        shift_two(x, e, n, peak, rest)
+        shift_two(x, e, n, peak, rest, unit)
     else:
-        shift_one(x, e, n, peak, rest)
+        shift_one(x, e, n, peak, rest, unit)
 
 
 cdef inline forced_void softmax_tile(
@@ -28,10 +29,12 @@ cdef inline forced_void softmax_tile(
     cdef Py_ssize_t c, h
     cdef vec m[MAX_TILE_VECTORS]
     cdef vec rest[2 * MAX_TILE_VECTORS]
+    cdef vec unit[2 * MAX_TILE_VECTORS]
     cdef vec total[2]
     cdef vec pair[2]
-    cdef vec factor, log_sum
-    shift_tile(x, out, n, n_vectors, m, rest)
+    cdef vec factor[2]
+    cdef vec log_sum
+    shift_tile(x, out, n, n_vectors, m, rest, unit)
     for h in range(n_vectors):
         add_one(rest + 2 * h, total)
         sums[h] = total[HIGH]
@@ -42,9 +45,10 @@ cdef inline forced_void softmax_tile(
                 out[c * n_vectors + h] = log_probability(x[c * n_vectors + h], m[h], log_sum)
         else:
             invert(total, pair)
-            factor = pair[HIGH] + pair[LOW]
+            multiply_pairs(pair, unit + 2 * h, factor)
+            log_sum = factor[HIGH] + factor[LOW]
             for c in range(n):
-                out[c * n_vectors + h] = out[c * n_vectors + h] * factor
+                out[c * n_vectors + h] = out[c * n_vectors + h] * log_sum
 
 
 cdef inline forced_void logsumexp_tile(
@@ -53,9 +57,10 @@ cdef inline forced_void logsumexp_tile(
     cdef Py_ssize_t h
     cdef vec m[MAX_TILE_VECTORS]
     cdef vec rest[2 * MAX_TILE_VECTORS]
+    cdef vec unit[2 * MAX_TILE_VECTORS]
     cdef vec total[2]
     cdef vec log_sum[2]
-    shift_tile(x, e, n, n_vectors, m, rest)
+    shift_tile(x, e, n, n_vectors, m, rest, unit)
     for h in range(n_vectors):
         add_one(rest + 2 * h, total)
         sums[h] = total[HIGH]
@@ -64,27 +69,35 @@ cdef inline forced_void logsumexp_tile(
         out[h] = m[h] + log_sum[LOW]
 
 
+cdef inline forced_void label_terms(const vec* logit, const vec* peak, const vec* unit, vec* own) noexcept nogil:
+    """exp(x - m) of the labels, computed as that of the other classes."""
+    cdef vec shift[SHIFT_VECTORS]
+    cdef vec scale, p
+    cdef vec unused[2]
+    shift_lanes(peak[0], shift, unused)
+    exp_parts(logit, <vec*>NULL, True, shift, &scale, &p, 1)
+    own[0] = multiply_add(scale, p, scale) * unit[HIGH]
+
+
 cdef inline forced_void loss_tile(
-    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, const Py_ssize_t* label, const vec* weight,
-    const vec* scale, vec* loss
+    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, const vec* logit, const vec* weight, const vec* scale,
+    vec* loss, vec* at_label
 ) noexcept nogil:
-    """The losses of rows with all their mass on their label, times `weight`; e = their gradients times `scale`, or
-    scratch if that is NULL. `loss`, `weight` and `scale` are pairs; a loss without probabilities is NaN."""
-    cdef Py_ssize_t width = n_vectors * lanes(x), j, c, h
+    """The losses of rows with all their mass on their label, whose logits are `logit`, times `weight`. With `scale` (it
+    may be NULL) e = their gradients times `scale`, except for the label's, which are `at_label`; without, e is scratch.
+    `loss`, `weight` and `scale` are pairs; a loss without probabilities is NaN."""
+    cdef Py_ssize_t c, h
     cdef vec zero = fill(x, 0), one = fill(x, 1)
     cdef vec m[MAX_TILE_VECTORS]
     cdef vec others[2 * MAX_TILE_VECTORS]
+    cdef vec unit[2 * MAX_TILE_VECTORS]
     cdef vec total[2 * MAX_TILE_VECTORS]
-    cdef vec logit[MAX_TILE_VECTORS]
-    cdef vec own[MAX_TILE_VECTORS]
     cdef vec row_loss[2]
     cdef vec log_sum[2]
     cdef vec factor[2]
     cdef vec product[2]
-    cdef vec d, back
-    shift_tile(x, e, n, n_vectors, m, others)
-    for j in range(width):
-        copy_element(logit, j, x, label[j] * width + j)
+    cdef vec d, back, own
+    shift_tile(x, e, n, n_vectors, m, others, unit)
     for h in range(n_vectors):
         add_one(others + 2 * h, total + 2 * h)
         log_pairs(total + 2 * h, log_sum)
@@ -98,23 +111,21 @@ cdef inline forced_void loss_tile(
     if scale is NULL:
         return
 
-    for j in range(width):
-        copy_element(own, j, e, label[j] * width + j)
     for h in range(n_vectors):
         # The sum without the label: r where that is a maximum, else r + (1 - its own).
-        d = one - own[h]
-        back = (one - d) - own[h]
+        label_terms(logit + h, m + h, unit + 2 * h, &own)
+        d = one - own
+        back = (one - d) - own
         others[2 * h + LOW] = others[2 * h + LOW] + where_equal(logit[h], m[h], zero, back)
         accumulate(where_equal(logit[h], m[h], zero, d), &others[2 * h + HIGH], &others[2 * h + LOW])
         invert(total + 2 * h, product)
         multiply_pairs(product, scale + 2 * h, factor)
         multiply_pairs(others + 2 * h, factor, product)
-        own[h] = zero - (product[HIGH] + product[LOW])
-        d = factor[HIGH] + factor[LOW]
+        at_label[h] = zero - (product[HIGH] + product[LOW])
+        multiply_pairs(factor, unit + 2 * h, product)
+        d = product[HIGH] + product[LOW]
         for c in range(n):
             e[c * n_vectors + h] = e[c * n_vectors + h] * d
-    for j in range(width):
-        copy_element(e, label[j] * width + j, own, j)
 
 
 # --- tiles of a batch: rows first <= i < last ------------------------------------------------------------------------
@@ -174,7 +185,7 @@ cdef void softmax_tiles(
 
 
 cdef struct TileTargets:        # of the rows of a tile
-    Py_ssize_t label[MAX_TILE_ROWS]
+    int64_t label[MAX_TILE_ROWS]
     bint skip[MAX_TILE_ROWS]    # rows that are left to `cross_entropy_rows`
     Py_ssize_t skipped
     LanePairs weight            # sample weight times target mass
@@ -196,10 +207,17 @@ cdef inline void read_plain_labels(
     cdef const Operand* target = &batch.target
     cdef const char* row = row_of(target, i)
     cdef Py_ssize_t step = target.strides[0] if target.ndim == 1 else 0, n = batch.logits.n, j, skipped = 0
-    cdef Py_ssize_t* label = targets.label
+    cdef int64_t* label = targets.label
     cdef bint* skip = targets.skip
-    # The usual type in a loop of its own.
-    if target.kind == I64:
+    if targets.skipped:
+        memset(skip, 0, sizeof(targets.skip))
+        targets.skipped = 0
+    # The usual type in a loop of its own; and nothing more to do where all are classes.
+    if target.kind == I64 and step == sizeof(int64_t):
+        memcpy(label, row, count * sizeof(int64_t))
+        if not 0 <= batch.ignore_index < n and xent_are_classes(label, count, n):
+            return
+    elif target.kind == I64:
         for j in range(count):
             label[j] = (<const int64_t*>(row + j * step))[0]
     else:
@@ -213,7 +231,7 @@ cdef inline void read_plain_labels(
 
 
 cdef inline bint find_label(
-    const Batch* batch, Py_ssize_t i, const LossScratch* scratch, Py_ssize_t* label, Pair* mass, vec* like
+    const Batch* batch, Py_ssize_t i, const LossScratch* scratch, int64_t* label, Pair* mass, vec* like
 ) noexcept nogil:
     """Whether all the mass of row i is on one class: on which, and how much under its class weight."""
     cdef Points points
@@ -300,24 +318,47 @@ cdef inline void skip_infinite(const vec* loss, Py_ssize_t count, TileTargets* t
 
 cdef inline void compute_loss_tile(
     const Batch* batch, Py_ssize_t count, const LossScratch* scratch, TileTargets* targets, const vec* weight,
-    const vec* scale, vec* loss
+    const vec* scale, vec* loss, vec* at_label
 ) noexcept nogil:
     cdef bint wants_grad = batch.grad.kind != ABSENT
-    cdef Py_ssize_t n = batch.logits.n, n_vectors = vectors_of(count, loss), j
+    cdef Py_ssize_t n = batch.logits.n, n_vectors = vectors_of(count, loss), width = n_vectors * lanes(loss), j
+    cdef vec logit[MAX_TILE_VECTORS]
     cdef vec* x = <vec*>scratch.tile
     cdef vec* e = <vec*>scratch.tile_grad
-    for j in range(count, n_vectors * lanes(loss)):
+    for j in range(count, width):
         targets.label[j] = 0
+    for j in range(width):
+        copy_element(logit, j, x, targets.label[j] * width + j)
     # Four calls, so that what is constant in each costs nothing in its loops.
     if n_vectors == 2 and wants_grad:
-        loss_tile(x, e, n, 2, targets.label, weight, scale, loss)
+        loss_tile(x, e, n, 2, logit, weight, scale, loss, at_label)
     elif n_vectors == 2:
-        loss_tile(x, e, n, 2, targets.label, weight, <vec*>NULL, loss)
+        loss_tile(x, e, n, 2, logit, weight, <vec*>NULL, loss, at_label)
     elif wants_grad:
-        loss_tile(x, e, n, 1, targets.label, weight, scale, loss)
+        loss_tile(x, e, n, 1, logit, weight, scale, loss, at_label)
     else:
-        loss_tile(x, e, n, 1, targets.label, weight, <vec*>NULL, loss)
+        loss_tile(x, e, n, 1, logit, weight, <vec*>NULL, loss, at_label)
     skip_infinite(loss, count, targets)
+
+
+cdef inline void store_gradient_tile(
+    const Batch* batch, Py_ssize_t i, Py_ssize_t count, const LossScratch* scratch, const TileTargets* targets,
+    const vec* at_label
+) noexcept nogil:
+    cdef const Operand* grad = &batch.grad
+    cdef Py_ssize_t j
+    store_tile(
+        grad, i, count, <vec*>scratch.tile_grad, vectors_of(count, at_label),
+        targets.skip if targets.skipped else NULL, <vec*>scratch.rows
+    )
+    if is_plain(grad, at_label):
+        for j in range(count):
+            if not targets.skip[j]:
+                copy_element(<vec*>row_of(grad, i + j), targets.label[j], at_label, j)
+    else:
+        for j in range(count):
+            if not targets.skip[j]:
+                write_float(place_of(grad, i + j, targets.label[j]), grad.kind, get(at_label, j))
 
 
 cdef void cross_entropy_tiles(
@@ -328,12 +369,14 @@ cdef void cross_entropy_tiles(
     cdef bint wants_grad = batch.grad.kind != ABSENT, has_labels
     cdef Pair one = single(1), grad_scale = divide(single(1), single(batch.divisor)), row_total
     cdef TileTargets targets
-    cdef LanePairs totals
+    cdef TileTotals totals
     cdef vec weight[2 * MAX_TILE_VECTORS]
     cdef vec scale[2 * MAX_TILE_VECTORS]
     cdef vec loss[2 * MAX_TILE_VECTORS]
+    cdef vec at_label[MAX_TILE_VECTORS]
     cdef vec* row_buffer = <vec*>scratch.rows
-    fill_lanes(&totals, single(0))
+    clear_lanes(&totals)
+    targets.skipped = MAX_TILE_ROWS         # nothing is known of them
     fill_lanes(&targets.weight, one)
     fill_lanes(&targets.scale, grad_scale)
     write_lanes(&targets.weight, weight)
@@ -350,7 +393,7 @@ cdef void cross_entropy_tiles(
             write_lanes(&targets.scale, scale)
         if targets.skipped < count:
             load_masked_tile(batch, i, count, <vec*>scratch.tile, vectors_of(count, like), row_buffer)
-            compute_loss_tile(batch, count, scratch, &targets, weight, scale, loss)
+            compute_loss_tile(batch, count, scratch, &targets, weight, scale, loss, at_label)
         if targets.skipped == 0 and count == MAX_TILE_VECTORS * lanes(like):
             add_lanes(&totals, loss)
         else:
@@ -365,11 +408,6 @@ cdef void cross_entropy_tiles(
                     row_total = read_lane(loss, j)
                     write_number(&batch.loss, i + j, row_total.high + row_total.low)
         if wants_grad and targets.skipped < count:
-            store_tile(
-                &batch.grad, i, count, <vec*>scratch.tile_grad, vectors_of(count, like),
-                targets.skip if targets.skipped else NULL, row_buffer
-            )
+            store_gradient_tile(batch, i, count, scratch, &targets, at_label)
         i += count
-    for j in range(MAX_TILE_ROWS):
-        row_total.high, row_total.low = totals.high[j], totals.low[j]
-        add_pair(total, row_total)
+    add_pair(total, sum_lanes(&totals))

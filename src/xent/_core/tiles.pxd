@@ -4,13 +4,16 @@
 #
 # A pair of vectors is an array x of two: x[HIGH] and x[LOW]. For a tile, x + 2 * h is the pair of the vectors h.
 
-from xent._core.exponentials cimport HIGH, LOW
-from xent._core.elementary cimport exps_shifted, log_of_pair
-from xent._core.pairs cimport MAX_LANES, Pair, accumulate, single, two_sum
+from xent._core.elementary cimport (
+    ENTRIES, GRID, LEAST, LN2, LOST, OFFSET, SHIFT_VECTORS, exp_parts, exp_polynomials, exponent_range, find_exponent,
+    load_table, log_of_pair, minus_log2_high, minus_log2_low, table_grid,
+)
+from xent._core.exponentials cimport EXPONENT_HEADROOM, HIGH, LOW
+from xent._core.pairs cimport MAX_LANES, Pair, accumulate, single, sum_pairs
 from xent._core.scratch cimport MAX_TILE_VECTORS
 from xent._core.simd cimport (
-    fill, forced_void, get, lanes, maximum, multiply_add, multiply_rest, put, residual, to_columns, to_rows, vec,
-    vf32, where_equal,
+    absolute, fill, forced_void, get, lanes, maximum, multiply_add, multiply_rest, put, residual, to_columns, to_rows,
+    vec, vf32, vf64, where_equal, where_less, xent_half_f32,
 )
 from xent._core.strided cimport Operand, gather, is_native, is_plain, place, row_of, scatter
 
@@ -161,78 +164,138 @@ cdef inline Pair read_lane(const vec* pairs, Py_ssize_t row) noexcept nogil:
     return single(x.high + x.low) if vec is vf32 else x
 
 
-cdef inline void add_lanes(LanePairs* totals, const vec* pairs) noexcept nogil:
-    """totals += pairs, for all rows of a tile; the additions are independent."""
-    cdef Py_ssize_t h, j, row
+cdef struct TileTotals:         # the sums of the rows' losses, lane by lane
+    vf64 high[2 * MAX_TILE_VECTORS]
+    vf64 low[2 * MAX_TILE_VECTORS]
+
+
+cdef inline void add_lanes(TileTotals* totals, const vec* pairs) noexcept nogil:
+    """totals += pairs, for all rows of a tile; float32 pairs as float64 numbers."""
+    cdef Py_ssize_t h, half
     cdef const vec* pair
-    cdef double x
-    cdef Pair total
     for h in range(MAX_TILE_VECTORS):
         pair = pairs + 2 * h
-        for j in range(lanes(pairs)):
-            row = h * lanes(pairs) + j
-            x = get(pair + HIGH, j) + get(pair + LOW, j) if vec is vf32 else get(pair + HIGH, j)
-            total = two_sum(totals.high[row], x)
-            totals.high[row] = total.high
-            totals.low[row] += total.low
-            if vec is not vf32:
-                totals.low[row] += get(pair + LOW, j)
+        if vec is vf32:
+            for half in range(2):
+                accumulate(
+                    xent_half_f32(pair[HIGH], half) + xent_half_f32(pair[LOW], half), &totals.high[2 * h + half],
+                    &totals.low[2 * h + half]
+                )
+        else:
+            accumulate(pair[HIGH], &totals.high[h], &totals.low[h])
+            totals.low[h] = totals.low[h] + pair[LOW]
+
+
+cdef inline void clear_lanes(TileTotals* totals) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(2 * MAX_TILE_VECTORS):
+        totals.high[i] = totals.low[i] = fill(<vf64*>NULL, 0)
+
+
+cdef inline Pair sum_lanes(TileTotals* totals) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(1, 2 * MAX_TILE_VECTORS):
+        totals.low[0] = totals.low[0] + totals.low[i]
+        accumulate(totals.high[i], &totals.high[0], &totals.low[0])
+    return sum_pairs(totals.high[0], totals.low[0])
 
 
 # --- arithmetic ------------------------------------------------------------------------------------------------------
 
 
-cdef inline forced_void exponentiate(
-    const vec* x, vec* e, const vec* m, Py_ssize_t n_vectors, vec* low, Py_ssize_t count
+cdef inline double large_peak(const vec* like) noexcept nogil:
+    """Where |m| is larger, x - m is exact for every x that counts, and is formed first."""
+    return 256 if vec is vf32 else 2048
+
+
+cdef inline forced_void shift_lanes(vec m, vec* shift, vec* unit) noexcept nogil:
+    """The shift of the row in each lane, as `exp_parts` takes it, and the unit of its terms as a pair."""
+    cdef vec zero = fill(&m, 0), k, shifted, d, f, square, q
+    shift[OFFSET] = where_less(fill(&m, large_peak(&m)), absolute(m), m, zero)
+    d = m - shift[OFFSET]
+    find_exponent(&d, &k, &shifted)
+    shift[GRID] = fill(&m, table_grid(&m) + EXPONENT_HEADROOM) - k
+    shift[LEAST] = (k - fill(&m, EXPONENT_HEADROOM + exponent_range(&m))) * fill(&m, LN2)
+    load_table(shift + ENTRIES, shift + LOST)
+    # exp(k log(2) - d), where the first part of the difference is exact.
+    d = zero - multiply_add(k, minus_log2_high(&m), d)
+    k = k * minus_log2_low(&m)
+    f = d - k
+    shifted = (d - f) - k
+    square = f * f
+    exp_polynomials(&f, &square, &q, 1)
+    d = fill(&m, 1)
+    k = d + f
+    shifted = multiply_add(square, q, multiply_add(shifted, k, (d - k) + f))
+    d = k + shifted
+    unit[HIGH] = d * fill(&m, 1.0 / (1LL << EXPONENT_HEADROOM))
+    unit[LOW] = ((k - d) + shifted) * fill(&m, 1.0 / (1LL << EXPONENT_HEADROOM))
+
+
+cdef inline forced_void add_classes(
+    const vec* x, vec* e, Py_ssize_t n_vectors, vec m, const vec* shift, vec* sums, Py_ssize_t count
 ) noexcept nogil:
-    """e = exp(x - m) for at most 4 vectors; low += their rounding errors."""
+    """e = the terms of `count` <= 4 classes, one vector of rows. sums: the sum of the powers in the terms of all that is
+    not a maximum, what it lost and what exceeds the powers, and the number of maxima."""
+    cdef vec zero = fill(x, 0), one = fill(x, 1)
+    cdef vec y[4]
+    cdef vec scale[4]
+    cdef vec p[4]
+    cdef vec high = sums[0], low = sums[1], maxima = sums[2]
     cdef Py_ssize_t j
-    cdef vec lost[4]
-    cdef vec peak[4]
     for j in range(count):
-        peak[j] = m[j % n_vectors]
-    exps_shifted(x, peak, e, lost, count)
+        y[j] = x[j * n_vectors]
+    exp_parts(y, <vec*>NULL, True, shift, scale, p, count)
     for j in range(count):
-        low[j % n_vectors] = low[j % n_vectors] + lost[j]       # 0 at a maximum
+        e[j * n_vectors] = multiply_add(scale[j], p[j], scale[j])
+    for j in range(count):
+        maxima = maxima + where_equal(y[j], m, one, zero)
+        scale[j] = where_equal(y[j], m, zero, scale[j])
+        # Exactly, whichever is larger: a row is one lane here, so that nothing averages out.
+        accumulate(scale[j], &high, &low)
+        low = multiply_add(scale[j], p[j], low)
+    sums[0] = high
+    sums[1] = low
+    sums[2] = maxima
+
+
+cdef inline forced_void shift_column(
+    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, vec m, vec* rest, vec* unit
+) noexcept nogil:
+    """`shift_tile` for one vector of rows, whose maxima are m."""
+    cdef Py_ssize_t c, fours = n // 4 * 4
+    cdef vec shift[SHIFT_VECTORS]
+    cdef vec sums[3]
+    cdef vec total
+    shift_lanes(m, shift, unit)
+    sums[0] = sums[1] = fill(x, 0)
+    sums[2] = m - m         # NaN if that is infinite
+    for c in range(0, fours, 4):
+        add_classes(x + c * n_vectors, e + c * n_vectors, n_vectors, m, shift, sums, 4)
+    if n - fours >= 2:
+        add_classes(x + fours * n_vectors, e + fours * n_vectors, n_vectors, m, shift, sums, 2)
+        fours += 2
+    if n > fours:
+        add_classes(x + fours * n_vectors, e + fours * n_vectors, n_vectors, m, shift, sums, 1)
+    total = sums[0] + sums[1]
+    sums[1] = (sums[0] - total) + sums[1]
+    sums[0] = total
+    multiply_pairs(sums, unit, rest)
+    accumulate(sums[2] - fill(x, 1), &rest[HIGH], &rest[LOW])
 
 
 cdef inline forced_void shift_vectors(
-    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, vec* peak, vec* rest
+    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, vec* peak, vec* rest, vec* unit
 ) noexcept nogil:
     """`shift_tile` for a constant n_vectors, so that its loops are unrolled."""
-    cdef Py_ssize_t vectors = n * n_vectors, fours = n * n_vectors // 4 * 4, c, h
-    cdef vec zero = fill(x, 0), one = fill(x, 1)
-    cdef vec m[MAX_TILE_VECTORS]
-    cdef vec high[MAX_TILE_VECTORS]
-    cdef vec low[MAX_TILE_VECTORS]
-    cdef vec maxima[MAX_TILE_VECTORS]
+    cdef Py_ssize_t c, h
     for h in range(n_vectors):
-        m[h] = x[h]
+        peak[h] = x[h]
     for c in range(1, n):
         for h in range(n_vectors):
-            m[h] = maximum(x[c * n_vectors + h], m[h])
+            peak[h] = maximum(x[c * n_vectors + h], peak[h])
     for h in range(n_vectors):
-        high[h] = low[h] = zero
-        maxima[h] = m[h] - m[h]
-    for c in range(0, fours, 4):
-        exponentiate(x + c, e + c, m, n_vectors, low, 4)
-    # Three calls, so that the count is constant in each.
-    if vectors - fours == 3:
-        exponentiate(x + fours, e + fours, m, n_vectors, low, 3)
-    elif vectors - fours == 2:
-        exponentiate(x + fours, e + fours, m, n_vectors, low, 2)
-    elif vectors - fours == 1:
-        exponentiate(x + fours, e + fours, m, n_vectors, low, 1)
-    # A separate loop: these additions form a dependency chain, which would stall the exponentials.
-    for c in range(n):
-        for h in range(n_vectors):
-            maxima[h] = maxima[h] + where_equal(x[c * n_vectors + h], m[h], one, zero)
-            accumulate(where_equal(x[c * n_vectors + h], m[h], zero, e[c * n_vectors + h]), &high[h], &low[h])
-    for h in range(n_vectors):
-        accumulate(maxima[h] - one, &high[h], &low[h])
-        peak[h] = m[h]
-        rest[2 * h + HIGH] = high[h]
-        rest[2 * h + LOW] = low[h]
+        shift_column(x + h, e + h, n, n_vectors, peak[h], rest + 2 * h, unit + 2 * h)
 
 
 cdef inline forced_void add_one(const vec* rest, vec* total) noexcept nogil:
