@@ -639,6 +639,84 @@ XENT_DEFINE_TILES(f32, float, XENT_WITHOUT)
 XENT_DEFINE_TILES(f64, double, XENT_WITHOUT)
 #endif
 
+/* Copy as many rows as there are lanes, `stride` bytes apart, into columns of a tile, and back: n >= 4 contiguous
+ * elements each, `step` vectors apart in the tile. Four columns at a time (the last four may overlap those before), as
+ * registers of 128-bit parts, each of a few rows, which are then transposed part by part. */
+#if XENT_BYTES == 64 && defined(__AVX512F__)
+#  define XENT_PARTS(base, gap)                                                                                      \
+    _mm512_insertf32x4(_mm512_insertf32x4(_mm512_insertf32x4(_mm512_castps128_ps512(                                 \
+        _mm_loadu_ps((const float *)(base))), _mm_loadu_ps((const float *)((base) + (gap))), 1),                     \
+        _mm_loadu_ps((const float *)((base) + 2 * (gap))), 2), _mm_loadu_ps((const float *)((base) + 3 * (gap))), 3)
+#  define XENT_STORE_PARTS(base, gap, x)                                                                             \
+    _mm_storeu_ps((float *)(base), _mm512_castps512_ps128(x)),                                                       \
+    _mm_storeu_ps((float *)((base) + (gap)), _mm512_extractf32x4_ps(x, 1)),                                          \
+    _mm_storeu_ps((float *)((base) + 2 * (gap)), _mm512_extractf32x4_ps(x, 2)),                                      \
+    _mm_storeu_ps((float *)((base) + 3 * (gap)), _mm512_extractf32x4_ps(x, 3))
+#  define XENT_WIDE(name) _mm512_##name
+typedef __m512 xent_parts;
+typedef __m512d xent_parts_pd;
+#elif XENT_BYTES == 32 && defined(__AVX2__)
+#  define XENT_PARTS(base, gap)                                                                                      \
+    _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps((const float *)(base))),                                \
+                         _mm_loadu_ps((const float *)((base) + (gap))), 1)
+#  define XENT_STORE_PARTS(base, gap, x)                                                                             \
+    _mm_storeu_ps((float *)(base), _mm256_castps256_ps128(x)),                                                       \
+    _mm_storeu_ps((float *)((base) + (gap)), _mm256_extractf128_ps(x, 1))
+#  define XENT_WIDE(name) _mm256_##name
+typedef __m256 xent_parts;
+typedef __m256d xent_parts_pd;
+#endif
+#ifdef XENT_PARTS
+#  define XENT_HAS_PARTS 1
+XENT_INLINE void xent_transpose_parts(xent_parts *z) {
+    xent_parts_pd a = (xent_parts_pd)XENT_WIDE(unpacklo_ps)(z[0], z[1]), b = (xent_parts_pd)XENT_WIDE(unpackhi_ps)(z[0], z[1]);
+    xent_parts_pd c = (xent_parts_pd)XENT_WIDE(unpacklo_ps)(z[2], z[3]), d = (xent_parts_pd)XENT_WIDE(unpackhi_ps)(z[2], z[3]);
+    z[0] = (xent_parts)XENT_WIDE(unpacklo_pd)(a, c), z[1] = (xent_parts)XENT_WIDE(unpackhi_pd)(a, c);
+    z[2] = (xent_parts)XENT_WIDE(unpacklo_pd)(b, d), z[3] = (xent_parts)XENT_WIDE(unpackhi_pd)(b, d);
+}
+XENT_INLINE void xent_read_columns_f32(vf32 *tile, Py_ssize_t step, const char *rows, Py_ssize_t stride, Py_ssize_t n) {
+    for (Py_ssize_t i = 0; i < n; i += 4) {
+        xent_parts z[4];
+        if (i > n - 4) i = n - 4;
+        for (int q = 0; q < 4; q++) z[q] = XENT_PARTS(rows + 4 * i + q * stride, 4 * stride);
+        xent_transpose_parts(z);
+        for (int q = 0; q < 4; q++) tile[(i + q) * step] = (vf32)z[q];
+    }
+}
+XENT_INLINE void xent_write_columns_f32(const vf32 *tile, Py_ssize_t step, char *rows, Py_ssize_t stride, Py_ssize_t n) {
+    for (Py_ssize_t i = 0; i < n; i += 4) {
+        xent_parts z[4];
+        if (i > n - 4) i = n - 4;
+        for (int q = 0; q < 4; q++) z[q] = (xent_parts)tile[(i + q) * step];
+        xent_transpose_parts(z);
+        for (int q = 0; q < 4; q++) XENT_STORE_PARTS(rows + 4 * i + q * stride, 4 * stride, z[q]);
+    }
+}
+XENT_INLINE void xent_read_columns_f64(vf64 *tile, Py_ssize_t step, const char *rows, Py_ssize_t stride, Py_ssize_t n) {
+    for (Py_ssize_t i = 0; i < n; i += 2) {
+        if (i > n - 2) i = n - 2;
+        xent_parts_pd a = (xent_parts_pd)XENT_PARTS(rows + 8 * i, 2 * stride);
+        xent_parts_pd b = (xent_parts_pd)XENT_PARTS(rows + 8 * i + stride, 2 * stride);
+        tile[i * step] = (vf64)XENT_WIDE(unpacklo_pd)(a, b);
+        tile[(i + 1) * step] = (vf64)XENT_WIDE(unpackhi_pd)(a, b);
+    }
+}
+XENT_INLINE void xent_write_columns_f64(const vf64 *tile, Py_ssize_t step, char *rows, Py_ssize_t stride, Py_ssize_t n) {
+    for (Py_ssize_t i = 0; i < n; i += 2) {
+        if (i > n - 2) i = n - 2;
+        xent_parts_pd a = (xent_parts_pd)tile[i * step], b = (xent_parts_pd)tile[(i + 1) * step];
+        XENT_STORE_PARTS(rows + 8 * i, 2 * stride, (xent_parts)XENT_WIDE(unpacklo_pd)(a, b));
+        XENT_STORE_PARTS(rows + 8 * i + stride, 2 * stride, (xent_parts)XENT_WIDE(unpackhi_pd)(a, b));
+    }
+}
+#else
+#  define XENT_HAS_PARTS 0
+XENT_INLINE void xent_read_columns_f32(vf32 *t, Py_ssize_t s, const char *r, Py_ssize_t d, Py_ssize_t n) { (void)t, (void)s, (void)r, (void)d, (void)n; }
+XENT_INLINE void xent_write_columns_f32(const vf32 *t, Py_ssize_t s, char *r, Py_ssize_t d, Py_ssize_t n) { (void)t, (void)s, (void)r, (void)d, (void)n; }
+XENT_INLINE void xent_read_columns_f64(vf64 *t, Py_ssize_t s, const char *r, Py_ssize_t d, Py_ssize_t n) { (void)t, (void)s, (void)r, (void)d, (void)n; }
+XENT_INLINE void xent_write_columns_f64(const vf64 *t, Py_ssize_t s, char *r, Py_ssize_t d, Py_ssize_t n) { (void)t, (void)s, (void)r, (void)d, (void)n; }
+#endif
+
 /* Index of the first element equal to w in four vectors; there must be one. */
 XENT_INLINE int xent_first_of(uint64_t bits) {
 #if defined(__GNUC__) || defined(__clang__)

@@ -76,6 +76,11 @@ cdef extern from "_core/simd.h" nogil:
     )
     void xent_to_rows_f32(const void* tile, Py_ssize_t step, void* a, void* b, void* c, void* d, Py_ssize_t n)
     void xent_to_rows_f64(const void* tile, Py_ssize_t step, void* a, void* b, void* c, void* d, Py_ssize_t n)
+    bint XENT_HAS_PARTS
+    void xent_read_columns_f32(vf32* tile, Py_ssize_t step, const char* rows, Py_ssize_t stride, Py_ssize_t n)
+    void xent_read_columns_f64(vf64* tile, Py_ssize_t step, const char* rows, Py_ssize_t stride, Py_ssize_t n)
+    void xent_write_columns_f32(const vf32* tile, Py_ssize_t step, char* rows, Py_ssize_t stride, Py_ssize_t n)
+    void xent_write_columns_f64(const vf64* tile, Py_ssize_t step, char* rows, Py_ssize_t stride, Py_ssize_t n)
     Py_ssize_t xent_first_equal_of_four_f32(const vf32* x, vf32 w)
     Py_ssize_t xent_first_equal_of_four_f64(const vf64* x, vf64 w)
     void xent_store_around_f32(vf32* target, vf32 x)
@@ -322,3 +327,24 @@ cdef inline void to_rows(
         xent_to_rows_f32(<const float*>tile + lane, wide * lanes(tile), a, b, c, d, n)
     else:
         xent_to_rows_f64(<const double*>tile + lane, wide * lanes(tile), a, b, c, d, n)
+
+
+cdef inline void read_columns(
+    vec* tile, Py_ssize_t step, const char* rows, Py_ssize_t stride, Py_ssize_t n
+) noexcept nogil:
+    """Write as many rows as there are lanes, `stride` bytes apart, into columns of a tile: n >= 4 elements, `step`
+    vectors apart. Only where XENT_HAS_PARTS."""
+    if vec is vf32:
+        xent_read_columns_f32(tile, step, rows, stride, n)
+    else:
+        xent_read_columns_f64(tile, step, rows, stride, n)
+
+
+cdef inline void write_columns(
+    const vec* tile, Py_ssize_t step, char* rows, Py_ssize_t stride, Py_ssize_t n
+) noexcept nogil:
+    """The inverse of `read_columns`."""
+    if vec is vf32:
+        xent_write_columns_f32(tile, step, rows, stride, n)
+    else:
+        xent_write_columns_f64(tile, step, rows, stride, n)

@@ -12,8 +12,8 @@ from xent._core.exponentials cimport EXPONENT_HEADROOM, HIGH, LOW
 from xent._core.pairs cimport MAX_LANES, Pair, accumulate, single, sum_pairs
 from xent._core.scratch cimport MAX_TILE_VECTORS
 from xent._core.simd cimport (
-    absolute, fill, forced_void, get, lanes, maximum, multiply_add, multiply_rest, put, residual, to_columns, to_rows,
-    vec, vf32, vf64, where_equal, where_less, xent_half_f32,
+    XENT_HAS_PARTS, absolute, fill, forced_void, get, lanes, maximum, multiply_add, multiply_rest, put, read_columns,
+    residual, to_columns, to_rows, write_columns, vec, vf32, vf64, where_equal, where_less, xent_half_f32,
 )
 from xent._core.strided cimport Operand, gather, is_native, is_plain, place, row_of, scatter
 
@@ -34,6 +34,15 @@ cdef inline bint lie_side_by_side(const Operand* operand, Py_ssize_t i, const ve
     )
 
 
+cdef inline bint has_even_rows(const Operand* operand, Py_ssize_t i, Py_ssize_t count, const vec* like) noexcept nogil:
+    """Whether `count` rows fill a vector and can be read where they are, with the same stride between all of them."""
+    cdef int last = operand.ndim - 1
+    return (
+        XENT_HAS_PARTS and count == lanes(like) and operand.n >= 4 and is_plain(operand, like) and last >= 0
+        and (last == 0 or i % operand.shape[last] + count <= operand.shape[last])
+    )
+
+
 cdef inline void copy_element(vec* target, Py_ssize_t i, const vec* source, Py_ssize_t j) noexcept nogil:
     if vec is vf32:
         (<float*>target)[i] = (<const float*>source)[j]
@@ -51,6 +60,9 @@ cdef inline forced_void load_lanes(
     if count == width and lie_side_by_side(operand, i, tile):
         for c in range(operand.n):
             tile[c * n_vectors] = (<vec*>(first + c * operand.step))[0]
+        return
+    if has_even_rows(operand, i, count, tile):
+        read_columns(tile, n_vectors, first, operand.strides[operand.ndim - 1], operand.n)
         return
     if is_plain(operand, tile) and width % 4 == 0:
         while j + 4 <= count:
@@ -80,6 +92,9 @@ cdef inline void store_lanes(
     if count == width and skip is NULL and lie_side_by_side(operand, i, tile):
         for c in range(operand.n):
             (<vec*>(first + c * operand.step))[0] = tile[c * n_vectors]
+        return
+    if skip is NULL and has_even_rows(operand, i, count, tile):
+        write_columns(tile, n_vectors, first, operand.strides[operand.ndim - 1], operand.n)
         return
     if is_plain(operand, tile) and width % 4 == 0 and skip is NULL:
         while j + 4 <= count:
