@@ -55,7 +55,6 @@ from xent._core.reader cimport (
 from xent._core.rows cimport (
     NO_CLASS, PIECE_ELEMENTS, add_distances, add_elements, count_ahead, fill_row, find_only_class, has_many,
     has_nan, is_moderate, log_probability, multiply_or_zero, multiply_row, scale_row, sum_distances, sum_products,
-    write_log_probabilities,
 )
 from xent._core.scheduler cimport (
     PY_SSIZE_T_MAX, BlockClaim, Work, block_size, claim_blocks, count_blocks, do_alone, end_of_block, next_block, xent_load,
@@ -72,7 +71,7 @@ from xent._core.simd cimport (
     vec, vf32, vf64, where_equal, xent_add_lanes_f32, xent_add_lanes_f64, xent_cpu_has_avx2, xent_cpu_has_avx512,
     xent_are_classes, xent_drain, xent_prefetch, xent_transpose_rows_f32, xent_transpose_rows_f64,
 )
-from xent._core.streaming cimport Traffic, finish, no_traffic
+from xent._core.streaming cimport Finish, Traffic, finish, multiply_by, no_traffic, send, subtract_from
 from xent._core.strided cimport (
     ABSENT, AHEAD_IN_ROW, F64, I8, I16, I32, I64, U8, U16, U32, Operand, Window, bind, bind_output, close_window, data_of_blocks,
     fits_float32, gather, gather_through, is_plain, is_ready, kind_of, next_place, next_row, open_window, place, place_of,
@@ -139,7 +138,6 @@ cdef void add_and_search(
     fill_shift(shift, vectors)
     if e is NULL:
         terms.e = NULL
-        traffic.fours = 0       # nothing is sent
         accumulate_exponentials(terms, vectors, total, traffic, search, True)
     else:
         accumulate_exponentials(terms, vectors, total, traffic, search, True)
@@ -148,7 +146,7 @@ cdef void add_and_search(
 cdef void add_roughly_and_search(
     const vec* x, vec* e, Py_ssize_t n, const Shift* shift, vec* total, Traffic* traffic, vec* search
 ) noexcept nogil:
-    """The same with the maximum, for softmax: a probability needs no digits near 1, nor an exact sum."""
+    """The same with the maximum, for softmax: a probability needs no digits near 1, and rounded terms will do."""
     cdef Terms terms = describe_terms(x, e, n, -1)
     cdef vec vectors[SHIFT_VECTORS]
     cdef vec* nothing = NULL
@@ -161,7 +159,6 @@ cdef void add_roughly_and_search(
     terms.has_offset = True
     if e is NULL:
         terms.e = NULL
-        traffic.fours = 0
         accumulate_exponentials(terms, vectors, total, traffic, nothing, False)
     else:
         accumulate_exponentials(terms, vectors, total, traffic, nothing, False)
@@ -181,35 +178,34 @@ cdef inline double probability_factor(const vec* total) noexcept nogil:
     return value(divide(single(1), sum))
 
 
-cdef double softmax_row(
+cdef Finish softmax_row(
     const vec* x, vec* out, Py_ssize_t n, const Peak* peak, Traffic* traffic, vec* search
 ) noexcept nogil:
-    """The probabilities of a row but for a factor, which is returned, while the next row is searched."""
+    """out = the terms of a row; return how they become probabilities. Meanwhile the next row is searched."""
     cdef Shift shift
     cdef vec total[2]
     if not shift_row(&shift, peak, x):
         traffic.next = NULL
         finish(traffic, 0, out)
         fill_row(out, n, NAN)
-        return 1
+        return multiply_by(1)
     total[HIGH] = total[LOW] = fill(x, 0)
     add_roughly_and_search(x, out, n, &shift, total, traffic, search)
-    return probability_factor(total)
+    return multiply_by(probability_factor(total))
 
 
-cdef void log_softmax_row(
-    const vec* x, vec* out, Py_ssize_t n, const Peak* peak, Traffic* traffic, vec* search
-) noexcept nogil:
+cdef Finish log_softmax_row(const vec* x, Py_ssize_t n, const Peak* peak, Traffic* traffic, vec* search) noexcept nogil:
+    """How logits become log-probabilities. Meanwhile the next row is searched."""
     cdef Shift shift
+    cdef RowSum sums
     cdef vec total[2]
     if not shift_row(&shift, peak, x):
         traffic.next = NULL
-        finish(traffic, 0, out)
-        fill_row(out, n, NAN)
-        return
+        return subtract_from(NAN, NAN)
     total[HIGH] = total[LOW] = fill(x, 0)
     add_and_search(x, <vec*>NULL, n, &shift, total, traffic, search)
-    write_log_probabilities(x, out, n, peak.high, value(sum_row(&shift, total).log_sum))
+    sums = sum_row(&shift, total)
+    return subtract_from(peak.high, value(sums.log_sum))
 
 
 # --- the loss of one row, and its gradient ---------------------------------------------------------------------------
@@ -754,7 +750,7 @@ cdef void softmax_rows(
     cdef const Operand* out = &task.out
     cdef Py_ssize_t i
     cdef bint finds_index = task.logarithm
-    cdef double factor
+    cdef Finish how
     cdef vec* row
     cdef vec* next
     cdef vec* result
@@ -772,11 +768,13 @@ cdef void softmax_rows(
         result = place_through(&window_out, out, i, last, <vec*>scratch.result[traffic.free_buffer])
         start_search(search)
         if task.logarithm:
-            factor = 1
-            log_softmax_row(row, result, x.n, &peak, &traffic, search)
+            how = log_softmax_row(row, x.n, &peak, &traffic, search)
+            scatter_through(&window_out, out, i, result, row, &how, &traffic)
+            if not is_plain(x, row):            # the place of the row is needed for another one
+                finish(&traffic, 0, like)
         else:
-            factor = softmax_row(row, result, x.n, &peak, &traffic, search)
-        scatter_through(&window_out, out, i, result, factor, &traffic)
+            how = softmax_row(row, result, x.n, &peak, &traffic, search)
+            scatter_through(&window_out, out, i, result, result, &how, &traffic)
         if i + 1 < last:
             row = next if next is not NULL else read_row(&window, x, i + 1, last, <double**>scratch.x, like)
             peak = next_peak(&traffic, search, row, x.n, finds_index)
@@ -797,6 +795,7 @@ cdef void softmax_long_rows(
     cdef vec* nothing = NULL
     cdef Peak peak
     cdef Shift shift
+    cdef Finish how
     cdef double factor = NAN, log_sum = NAN
     cdef vec total[2]
     cdef vec unused[2]
@@ -829,7 +828,9 @@ cdef void softmax_long_rows(
             if not isfinite(peak.high):
                 fill_row(result, count, NAN)
             elif task.logarithm:
-                write_log_probabilities(row, result, count, peak.high, log_sum)
+                how = subtract_from(peak.high, log_sum)
+                send(&traffic, result, row, count, False, &how)
+                finish(&traffic, 0, like)
             else:
                 unused[HIGH] = unused[LOW] = fill(like, 0)
                 add_exponentials(row, <vec*>NULL, result, count, -1, &shift, unused, &traffic)
@@ -1005,6 +1006,7 @@ cdef void cross_entropy_rows(
     cdef Row row
     cdef Pair loss
     cdef double constant
+    cdef Finish as_it_is = multiply_by(1)
     cdef vec* grad = NULL
     cdef vec* soon_target = NULL
     open_reader(&reader, batch, scratch, first, last, like)
@@ -1032,11 +1034,11 @@ cdef void cross_entropy_rows(
                 repeat_row(batch, scratch, i, total, like)
                 if window_out.most > 0:     # the window would overwrite what the other call wrote
                     gather(&batch.grad, i, 0, batch.grad.n, grad)
-                    scatter_through(&window_out, &batch.grad, i, grad, 1, traffic)
+                    scatter_through(&window_out, &batch.grad, i, grad, grad, &as_it_is, traffic)
                 continue
             loss = loss_row(&reader, &row, grad, wants_grad, traffic, like)
         if wants_grad and reader.reads_whole_rows:
-            scatter_through(&window_out, &batch.grad, i, grad, 1, traffic)
+            scatter_through(&window_out, &batch.grad, i, grad, grad, &as_it_is, traffic)
         write_number(&batch.loss, i, value(loss))
         add_pair(total, loss)
     close_window(&reader.window)
@@ -1091,7 +1093,7 @@ cdef void label_rows(
     cdef const Operand* x = &batch.logits
     cdef Py_ssize_t i, n = batch.logits.n
     cdef bint wants_grad = batch.grad.kind != ABSENT
-    cdef double factor = 1
+    cdef Finish how, as_it_is = multiply_by(1)
     cdef Traffic* traffic = &scratch.traffic
     cdef Reader reader
     cdef Window window_out
@@ -1121,8 +1123,8 @@ cdef void label_rows(
             add_and_search(logits, grad, n, &row.shift, sums, traffic, search)
             row.sums = sum_row(&row.shift, sums)
             if wants_grad:
-                factor = scale_label_row(batch, &row, reader.scale, grad)
-                scatter_through(&window_out, &batch.grad, i, grad, factor, traffic)
+                how = multiply_by(scale_label_row(batch, &row, reader.scale, grad))
+                scatter_through(&window_out, &batch.grad, i, grad, grad, &how, traffic)
             loss = multiply(loss_of(batch, &row), row.weight)
             write_number(&batch.loss, i, value(loss))
             add_pair(&total, loss)
@@ -1132,7 +1134,7 @@ cdef void label_rows(
             cross_entropy_rows(batch, scratch, i, i + 1, &total, like)
             if window_out.most > 0:         # the window would overwrite what the other call wrote
                 gather(&batch.grad, i, 0, n, grad)
-                scatter_through(&window_out, &batch.grad, i, grad, 1, traffic)
+                scatter_through(&window_out, &batch.grad, i, grad, grad, &as_it_is, traffic)
         if i + 1 == end_of_block(claim.job, block):
             sums_of_blocks[block] = value(total)
             total = single(0)

@@ -212,7 +212,7 @@ cdef struct Terms:              # of a row, or of a piece of one
     Py_ssize_t n
     Py_ssize_t skip             # the element that is left out of the sum, or none of them
     bint has_offset             # whether the shift's offset may be other than 0
-    bint is_exact               # whether the sum keeps what its roundings lose; if not, it leaves out nothing
+    bint is_exact               # whether the sum is that of the terms before they were rounded; if not, all are in it
 
 
 cdef inline Terms describe_terms(const vec* x, vec* e, Py_ssize_t n, Py_ssize_t skip) noexcept nogil:
@@ -265,8 +265,10 @@ cdef inline forced_void compute_four(
             e[i + 2] = c
             e[i + 3] = d
     if not terms.is_exact:
-        add_larger(a + b, high, low)
-        add_larger(c + d, high, low)
+        add_larger(a, high, low)
+        add_larger(b, high, low)
+        add_larger(c, high, low)
+        add_larger(d, high, low)
         return
     a = scale[0]
     b = scale[1]
@@ -368,7 +370,11 @@ cdef inline forced_void accumulate_exponentials(
 ) noexcept nogil:
     """total += the terms of a row, while the traffic goes on and, if there is a next row, its maximum is searched for.
     Inlined with constants: see `add_exponentials` in _kernels.pyx."""
-    cdef Traffic moves = traffic[0]     # in registers: nothing that is stored meanwhile can change it
+    cdef Traffic moves
+    if traffic.finish.subtracts != (terms.e is NULL):       # there is no loop for this
+        finish(traffic, 0, total)
+    moves = traffic[0]      # in registers: nothing that is stored meanwhile can change it
+    moves.finish.subtracts = terms.e is NULL
     # A loop for each kind of traffic, so that each has all registers.
     if moves.fours == 0:
         moves.fours = 0     # a constant in this call

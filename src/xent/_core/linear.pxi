@@ -348,6 +348,7 @@ cdef double ascend_rows(
     cdef double bound = 0.25 if offset else 0.5
     cdef double square, pull, share, change, moved = 0
     cdef Peak peak
+    cdef Finish how
     cdef Traffic traffic = no_traffic(scratch)
     for iteration in range(count):
         p = from_element(<vec*>linear.probabilities, i * classes)
@@ -361,7 +362,8 @@ cdef double ascend_rows(
         sparse_logits(linear, columns, from_element(z, offset), classes, row, i, 1)
         fetch_row(linear, columns, coef, (i + stride) % count)
         peak = find_peak_of(z, classes, False)
-        scale_row(target, <vec*>NULL, classes, softmax_row(z, target, classes, &peak, &traffic, <vec*>NULL), 0)
+        how = softmax_row(z, target, classes, &peak, &traffic, <vec*>NULL)
+        scale_row(target, <vec*>NULL, classes, how.factor, 0)
         for j in range(classes):
             change = share * (get(target, j) - get(p, j))
             put(p, j, get(p, j) + change)

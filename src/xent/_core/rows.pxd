@@ -245,14 +245,3 @@ cdef inline void mask_row(const vec* x, const char* mask, vec* out, Py_ssize_t n
 cdef inline vec log_probability(vec x, vec m, vec log_sum) noexcept nogil:
     # = -((m - x) + log_sum), where both terms are >= 0, so nothing cancels.
     return (x - m) - log_sum
-
-
-cdef inline forced_void write_log_probabilities(
-    const vec* x, vec* out, Py_ssize_t n, double m, double log_sum
-) noexcept nogil:
-    cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
-    cdef vec top = fill(x, m), sums = fill(x, log_sum)
-    for i in range(full):
-        out[i] = log_probability(x[i], top, sums)
-    if tail:
-        store_first(out + full, tail, log_probability(load_first(x + full, tail, 0), top, sums))

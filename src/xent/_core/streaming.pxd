@@ -1,9 +1,17 @@
 # Memory traffic beside the arithmetic: while a row is computed, the next row is fetched and its maximum found, and the
-# row before is finished: multiplied by a factor, and stored. Otherwise arithmetic and memory would wait for each other.
+# row before is finished, for which its sum had to be known, and stored. Otherwise arithmetic and memory would wait for
+# each other.
 
 from xent._core.simd cimport (
     element, fill, forced_void, lanes, load_first, prefetch_four, store_around, store_first, vec,
 )
+
+
+cdef struct Finish:         # how a row is finished: x factor, or (x - peak) - log_sum
+    bint subtracts
+    double factor
+    double peak
+    double log_sum
 
 
 cdef struct Traffic:
@@ -12,11 +20,34 @@ cdef struct Traffic:
     const char* soon_out    # what to fetch of the output, or NULL
     char* target            # where the row before goes, or NULL; around the cache, from its first aligned vector on
     const char* source      # where it is: in a scratch, or in the place itself
-    double factor           # what it is multiplied by
+    Finish finish
     bint goes_around        # whether it is stored around the cache
     Py_ssize_t left         # its elements from there on
     Py_ssize_t fours        # its whole vectors, rounded down to a multiple of 4
     Py_ssize_t free_buffer  # 0 or 1: index of the free scratch; the other is still being stored
+
+
+cdef inline Finish multiply_by(double factor) noexcept nogil:
+    cdef Finish finish
+    finish.subtracts = False
+    finish.factor = factor
+    finish.peak = finish.log_sum = 0
+    return finish
+
+
+cdef inline Finish subtract_from(double peak, double log_sum) noexcept nogil:
+    """Of logits: their log-probabilities, for which nothing cancels, as both differences are <= 0."""
+    cdef Finish finish
+    finish.subtracts = True
+    finish.factor = 1
+    finish.peak, finish.log_sum = peak, log_sum
+    return finish
+
+
+cdef inline vec finished(vec x, const Finish* finish) noexcept nogil:
+    if finish.subtracts:
+        return (x - fill(&x, finish.peak)) - fill(&x, finish.log_sum)
+    return x * fill(&x, finish.factor)
 
 
 cdef inline Traffic no_traffic(const vec* row) noexcept nogil:
@@ -24,7 +55,7 @@ cdef inline Traffic no_traffic(const vec* row) noexcept nogil:
     traffic.soon = <const char*>row
     traffic.next = traffic.soon_out = traffic.target = NULL
     traffic.source = NULL
-    traffic.factor = 1
+    traffic.finish = multiply_by(1)
     traffic.goes_around = False
     traffic.left = traffic.fours = traffic.free_buffer = 0
     return traffic
@@ -33,16 +64,17 @@ cdef inline Traffic no_traffic(const vec* row) noexcept nogil:
 cdef inline forced_void move_four(const Traffic* traffic, Py_ssize_t i, const vec* like) noexcept nogil:
     """Do the traffic that goes with vectors i to i + 4 of the row being computed."""
     cdef Py_ssize_t j
-    cdef vec factor = fill(like, traffic.factor)
+    cdef const vec* source = <const vec*>traffic.source + i
+    cdef vec* target = <vec*>traffic.target + i
     prefetch_four(<const vec*>traffic.soon + i)
     if traffic.soon_out is not NULL:
         prefetch_four(<const vec*>traffic.soon_out + i)
     if traffic.fours > 0 and i < traffic.fours:
         for j in range(4):
             if traffic.goes_around:
-                store_around(<vec*>traffic.target + i + j, (<const vec*>traffic.source)[i + j] * factor)
+                store_around(target + j, finished(source[j], &traffic.finish))
             else:
-                (<vec*>traffic.target)[i + j] = (<const vec*>traffic.source)[i + j] * factor
+                target[j] = finished(source[j], &traffic.finish)
 
 
 cdef inline void finish(Traffic* traffic, Py_ssize_t i, const vec* like) noexcept nogil:
@@ -50,35 +82,34 @@ cdef inline void finish(Traffic* traffic, Py_ssize_t i, const vec* like) noexcep
     cdef Py_ssize_t whole = traffic.left // lanes(like), rest = traffic.left - traffic.left // lanes(like) * lanes(like)
     cdef vec* target = <vec*>traffic.target
     cdef const vec* source = <const vec*>traffic.source
-    cdef vec factor
     if target is NULL:
         return
-    factor = fill(like, traffic.factor)
     for i in range(min(i, traffic.fours), whole):
         if traffic.goes_around:
-            store_around(target + i, source[i] * factor)
+            store_around(target + i, finished(source[i], &traffic.finish))
         else:
-            target[i] = source[i] * factor
+            target[i] = finished(source[i], &traffic.finish)
     if rest:
-        store_first(target + whole, rest, load_first(source + whole, rest, 0) * factor)
+        store_first(target + whole, rest, finished(load_first(source + whole, rest, 0), &traffic.finish))
     traffic.target = NULL
     traffic.left = traffic.fours = 0
 
 
-cdef inline void send(Traffic* traffic, vec* target, const vec* source, Py_ssize_t n, double factor) noexcept nogil:
-    """Multiply n elements by a factor and store them, around the cache unless they stay where they are, while the next
-    row is computed; `source` must not change meanwhile."""
+cdef inline void send(
+    Traffic* traffic, vec* target, const vec* source, Py_ssize_t n, bint goes_around, const Finish* how
+) noexcept nogil:
+    """Finish n elements and store them while the next row is computed; `source` must not change meanwhile."""
     cdef Py_ssize_t size = sizeof(vec) // lanes(target), head = 0
     finish(traffic, 0, target)
-    if target == source and factor == 1:
+    if target == source and how.factor == 1 and not how.subtracts:
         return
-    traffic.goes_around = target != source
-    if traffic.goes_around:
+    traffic.goes_around = goes_around
+    if goes_around:
         head = min(n, (-<Py_ssize_t>target // size) & (lanes(target) - 1))
-        store_first(target, head, load_first(source, head, 0) * fill(target, factor))
+        store_first(target, head, finished(load_first(source, head, 0), how))
         traffic.free_buffer = 1 - traffic.free_buffer
     traffic.target = <char*>element(target, head)
     traffic.source = <const char*>element(source, head)
-    traffic.factor = factor
+    traffic.finish = how[0]
     traffic.left = n - head
     traffic.fours = traffic.left // (4 * lanes(target)) * 4

@@ -11,7 +11,7 @@ from xent._core.simd cimport (
     element, get, lanes, put, vec, vf32, xent_narrow_bf16, xent_narrow_f16, xent_read_bf16, xent_read_f16,
     xent_transpose_rows_f32, xent_transpose_rows_f64, xent_widen_bf16, xent_widen_f16, xent_write_bf16, xent_write_f16,
 )
-from xent._core.streaming cimport Traffic, finish, send
+from xent._core.streaming cimport Finish, Traffic, finish, send
 
 cdef enum:
     MAX_DIMS = 64
@@ -379,17 +379,18 @@ cdef inline vec* place_through(
 
 
 cdef inline void scatter_through(
-    Window* window, const Operand* operand, Py_ssize_t i, vec* row, double factor, Traffic* traffic
+    Window* window, const Operand* operand, Py_ssize_t i, vec* place, const vec* row, const Finish* how,
+    Traffic* traffic
 ) noexcept nogil:
-    """Multiply what was written to `place_through` by a factor and store it, while the next row is computed; in a
-    window, or where elements are converted, at once: a window is copied to the output when its last row is complete."""
+    """Finish a row and store it, by way of `place` from `place_through`, while the next row is computed; in a window, or
+    where elements are converted, at once: a window is copied to the output when its last row is complete."""
     if window.most == 0 and is_plain(operand, row):
-        send(traffic, <vec*>row_of(operand, i), row, operand.n, factor)
+        send(traffic, <vec*>row_of(operand, i), row, operand.n, operand.streams, how)
         return
-    send(traffic, row, row, operand.n, factor)
+    send(traffic, place, row, operand.n, False, how)
     finish(traffic, 0, row)
     if window.most == 0:
-        scatter(operand, i, 0, operand.n, row)
+        scatter(operand, i, 0, operand.n, place)
     elif i == window.first + window.count - 1:
         transpose(window, operand, True, row)
 
