@@ -61,8 +61,9 @@ from xent._core.scheduler cimport (
     xent_replace, xent_shared,
 )
 from xent._core.scratch cimport (
-    LINE_DOUBLES, MAX_TILE_CLASSES, MAX_TILE_VECTORS, SCRATCH_BYTES, EvaluateScratch, LogsumexpTask, LossScratch,
-    Points, PrimitiveScratch, RowScratch, SoftmaxTask, WeightScratch, WeightedScratch, lay_out_evaluate, lay_out_loss,
+    LINE_DOUBLES, LOG_SOFTMAX_TILE, LOSS_TILE, MAX_ONE_HOT_CLASSES, MAX_TILE_CLASSES, MAX_TILE_VECTORS, SCRATCH_BYTES,
+    SOFTMAX_TILE, EvaluateScratch, LogsumexpTask, LossScratch,
+    Points, PrimitiveScratch, RowScratch, SoftmaxTask, WeightScratch, WeightedScratch, fits_tile, lay_out_evaluate, lay_out_loss,
     lay_out_primitive, lay_out_weighted, lay_out_weights, plan_batch, plan_logsumexp, plan_softmax, row_space,
     tile_space,
 )
@@ -80,7 +81,7 @@ from xent._core.strided cimport (
 from xent._core.target_weights cimport WeightSum, weigh_rows
 from xent._core.targets cimport INVALID, class_weight_of, is_class, read_points, scale_pair
 from xent._core.tiles cimport (
-    MAX_TILE_ROWS, LanePairs, TileTotals, add_lanes, add_one, clear_lanes, copy_element, fill_lanes, invert, load_tile,
+    MAX_TILE_ROWS, LanePairs, TileRows, TileTotals, add_lanes, add_one, clear_lanes, copy_element, fill_lanes, invert, load_tile,
     log_pairs, multiply_pairs, read_lane, set_lane, shift_lanes, shift_vectors, store_tile, sum_lanes, write_lanes,
 )
 
@@ -1045,11 +1046,19 @@ cdef void cross_entropy_rows(
     close_window(&window_out)
 
 
+cdef bint has_loss_tiles(const Batch* batch) noexcept nogil:
+    """Whether `cross_entropy_tiles` computes the batch."""
+    return (
+        has_plain_formula(batch) and fits_tile(batch.logits.n, batch.logits.kind, LOSS_TILE)
+        and (batch.form != DISTRIBUTION or batch.logits.n <= MAX_ONE_HOT_CLASSES)
+    )
+
+
 cdef bint has_label_rows(const Batch* batch) noexcept nogil:
     """Whether `label_rows` computes the batch."""
     return (
         batch.form == LABELS and batch.where.kind == ABSENT and has_plain_formula(batch)
-        and batch.logits.n > MAX_TILE_CLASSES and batch.piece == batch.logits.n
+        and not has_loss_tiles(batch) and batch.logits.n > 0 and batch.piece == batch.logits.n
     )
 
 
@@ -1297,7 +1306,7 @@ cdef void logsumexp_block(
     cdef Operand absent
     absent.kind = ABSENT
     lay_out_primitive(&task.x, &absent, task.piece, <double*>memory, &scratch)
-    if 0 < task.x.n <= MAX_TILE_CLASSES:
+    if fits_tile(task.x.n, task.x.kind, LOSS_TILE):
         logsumexp_tiles(task, &scratch, first, last, memory)
     elif task.piece == task.x.n:
         logsumexp_rows(task, &scratch, first, last, memory)
@@ -1308,7 +1317,7 @@ cdef void logsumexp_block(
 cdef void softmax_block(const SoftmaxTask* task, Py_ssize_t first, Py_ssize_t last, vec* memory) noexcept nogil:
     cdef PrimitiveScratch scratch
     lay_out_primitive(&task.x, &task.out, task.piece, <double*>memory, &scratch)
-    if 0 < task.x.n <= MAX_TILE_CLASSES:
+    if fits_tile(task.x.n, task.x.kind, LOG_SOFTMAX_TILE if task.logarithm else SOFTMAX_TILE):
         softmax_tiles(task, &scratch, first, last, memory)
     elif task.piece == task.x.n:
         softmax_rows(task, &scratch, first, last, memory)
@@ -1322,7 +1331,7 @@ cdef double cross_entropy_block(
     const Batch* batch, LossScratch* scratch, Py_ssize_t first, Py_ssize_t last, vec* like
 ) noexcept nogil:
     cdef Pair total = single(0)
-    if 0 < batch.logits.n <= MAX_TILE_CLASSES and has_plain_formula(batch):
+    if has_loss_tiles(batch):
         cross_entropy_tiles(batch, scratch, first, last, &total, like)
     else:
         cross_entropy_rows(batch, scratch, first, last, &total, like)

@@ -13,8 +13,15 @@ from xent._core.strided cimport ABSENT, F64, Kind, Operand, WINDOW_BYTES, has_wi
 cdef enum:
     LINE_DOUBLES = 8                    # numbers in a cache line, as in the longest vector
     SCRATCH_BYTES = 1000 << 10          # rows of all threads of a call; all scratch stays below a MiB
-    MAX_TILE_CLASSES = 64               # up to this many classes, rows are computed side by side in tiles
+    MAX_TILE_CLASSES = 256              # rows of so many classes, or fewer, may be computed side by side in tiles
+    MAX_ONE_HOT_CLASSES = 64            # the same for one-hot targets: rows of soft ones are not for tiles
     MAX_TILE_VECTORS = 2                # vectors per class in a tile
+
+
+cdef enum TileBytes:            # rows up to this length are faster in tiles: the more there is to do once a row, the longer
+    SOFTMAX_TILE = 400
+    LOG_SOFTMAX_TILE = 640
+    LOSS_TILE = 1024            # and logsumexp
 
 
 cdef struct Memory:             # a bump allocator over the scratch
@@ -47,6 +54,10 @@ cdef inline bint fits_scratch(
     """Whether the scratch of a thread can hold `rows` rows of n elements beside its windows."""
     cdef Py_ssize_t size = 8 if kind == F64 else 4
     return rows * n * size <= SCRATCH_BYTES // threads - windows * WINDOW_BYTES
+
+
+cdef inline bint fits_tile(Py_ssize_t n, Kind kind, TileBytes most) noexcept nogil:
+    return 0 < n * (8 if kind == F64 else 4) <= most
 
 
 cdef inline bint is_used_in_place(const Operand* operand, bint in_float64) noexcept nogil:
@@ -102,7 +113,7 @@ cdef inline Py_ssize_t lay_out_primitive(
 ) noexcept nogil:
     """`out` is absent if the result is one number per row."""
     cdef Memory memory
-    cdef bint in_pieces = piece < x.n, has_tiles = 0 < x.n <= MAX_TILE_CLASSES
+    cdef bint in_pieces = piece < x.n, has_tiles = fits_tile(x.n, x.kind, LOSS_TILE)
     memory.start, memory.used = start, 0
     scratch.result[0] = take(&memory, result_rows(out) > 0 or (in_pieces and out.kind != ABSENT), row_space(piece))
     scratch.result[1] = take(&memory, result_rows(out) > 1, row_space(piece))

@@ -641,7 +641,8 @@ XENT_DEFINE_TILES(f64, double, XENT_WITHOUT)
 
 /* Copy as many rows as there are lanes, `stride` bytes apart, into columns of a tile, and back: n >= 4 contiguous
  * elements each, `step` vectors apart in the tile. Four columns at a time (the last four may overlap those before), as
- * registers of 128-bit parts, each of a few rows, which are then transposed part by part. */
+ * registers of 128-bit parts, each of a few rows, which are then transposed part by part. What is copied back is
+ * multiplied by a factor for each row. */
 #if XENT_BYTES == 64 && defined(__AVX512F__)
 #  define XENT_PARTS(base, gap)                                                                                      \
     _mm512_insertf32x4(_mm512_insertf32x4(_mm512_insertf32x4(_mm512_castps128_ps512(                                 \
@@ -683,11 +684,12 @@ XENT_INLINE void xent_read_columns_f32(vf32 *tile, Py_ssize_t step, const char *
         for (int q = 0; q < 4; q++) tile[(i + q) * step] = (vf32)z[q];
     }
 }
-XENT_INLINE void xent_write_columns_f32(const vf32 *tile, Py_ssize_t step, char *rows, Py_ssize_t stride, Py_ssize_t n) {
+XENT_INLINE void xent_write_columns_f32(const vf32 *tile, Py_ssize_t step, vf32 factor, char *rows, Py_ssize_t stride,
+                                        Py_ssize_t n) {
     for (Py_ssize_t i = 0; i < n; i += 4) {
         xent_parts z[4];
         if (i > n - 4) i = n - 4;
-        for (int q = 0; q < 4; q++) z[q] = (xent_parts)tile[(i + q) * step];
+        for (int q = 0; q < 4; q++) z[q] = (xent_parts)(tile[(i + q) * step] * factor);
         xent_transpose_parts(z);
         for (int q = 0; q < 4; q++) XENT_STORE_PARTS(rows + 4 * i + q * stride, 4 * stride, z[q]);
     }
@@ -701,20 +703,28 @@ XENT_INLINE void xent_read_columns_f64(vf64 *tile, Py_ssize_t step, const char *
         tile[(i + 1) * step] = (vf64)XENT_WIDE(unpackhi_pd)(a, b);
     }
 }
-XENT_INLINE void xent_write_columns_f64(const vf64 *tile, Py_ssize_t step, char *rows, Py_ssize_t stride, Py_ssize_t n) {
+XENT_INLINE void xent_write_columns_f64(const vf64 *tile, Py_ssize_t step, vf64 factor, char *rows, Py_ssize_t stride,
+                                        Py_ssize_t n) {
     for (Py_ssize_t i = 0; i < n; i += 2) {
         if (i > n - 2) i = n - 2;
-        xent_parts_pd a = (xent_parts_pd)tile[i * step], b = (xent_parts_pd)tile[(i + 1) * step];
+        xent_parts_pd a = (xent_parts_pd)(tile[i * step] * factor), b = (xent_parts_pd)(tile[(i + 1) * step] * factor);
         XENT_STORE_PARTS(rows + 8 * i, 2 * stride, (xent_parts)XENT_WIDE(unpacklo_pd)(a, b));
         XENT_STORE_PARTS(rows + 8 * i + stride, 2 * stride, (xent_parts)XENT_WIDE(unpackhi_pd)(a, b));
     }
 }
 #else
 #  define XENT_HAS_PARTS 0
-XENT_INLINE void xent_read_columns_f32(vf32 *t, Py_ssize_t s, const char *r, Py_ssize_t d, Py_ssize_t n) { (void)t, (void)s, (void)r, (void)d, (void)n; }
-XENT_INLINE void xent_write_columns_f32(const vf32 *t, Py_ssize_t s, char *r, Py_ssize_t d, Py_ssize_t n) { (void)t, (void)s, (void)r, (void)d, (void)n; }
-XENT_INLINE void xent_read_columns_f64(vf64 *t, Py_ssize_t s, const char *r, Py_ssize_t d, Py_ssize_t n) { (void)t, (void)s, (void)r, (void)d, (void)n; }
-XENT_INLINE void xent_write_columns_f64(const vf64 *t, Py_ssize_t s, char *r, Py_ssize_t d, Py_ssize_t n) { (void)t, (void)s, (void)r, (void)d, (void)n; }
+#  define XENT_DEFINE_NO_COLUMNS(S, vector)                                                                           \
+    XENT_INLINE void xent_read_columns_##S(vector *tile, Py_ssize_t step, const char *rows, Py_ssize_t stride,       \
+                                           Py_ssize_t n) {                                                           \
+        (void)tile, (void)step, (void)rows, (void)stride, (void)n;                                                   \
+    }                                                                                                                \
+    XENT_INLINE void xent_write_columns_##S(const vector *tile, Py_ssize_t step, vector factor, char *rows,          \
+                                            Py_ssize_t stride, Py_ssize_t n) {                                       \
+        (void)tile, (void)step, (void)factor, (void)rows, (void)stride, (void)n;                                     \
+    }
+XENT_DEFINE_NO_COLUMNS(f32, vf32)
+XENT_DEFINE_NO_COLUMNS(f64, vf64)
 #endif
 
 /* Index of the first element equal to w in four vectors; there must be one. */

@@ -79,8 +79,12 @@ cdef extern from "_core/simd.h" nogil:
     bint XENT_HAS_PARTS
     void xent_read_columns_f32(vf32* tile, Py_ssize_t step, const char* rows, Py_ssize_t stride, Py_ssize_t n)
     void xent_read_columns_f64(vf64* tile, Py_ssize_t step, const char* rows, Py_ssize_t stride, Py_ssize_t n)
-    void xent_write_columns_f32(const vf32* tile, Py_ssize_t step, char* rows, Py_ssize_t stride, Py_ssize_t n)
-    void xent_write_columns_f64(const vf64* tile, Py_ssize_t step, char* rows, Py_ssize_t stride, Py_ssize_t n)
+    void xent_write_columns_f32(
+        const vf32* tile, Py_ssize_t step, vf32 factor, char* rows, Py_ssize_t stride, Py_ssize_t n
+    )
+    void xent_write_columns_f64(
+        const vf64* tile, Py_ssize_t step, vf64 factor, char* rows, Py_ssize_t stride, Py_ssize_t n
+    )
     Py_ssize_t xent_first_equal_of_four_f32(const vf32* x, vf32 w)
     Py_ssize_t xent_first_equal_of_four_f64(const vf64* x, vf64 w)
     void xent_store_around_f32(vf32* target, vf32 x)
@@ -341,10 +345,10 @@ cdef inline void read_columns(
 
 
 cdef inline void write_columns(
-    const vec* tile, Py_ssize_t step, char* rows, Py_ssize_t stride, Py_ssize_t n
+    const vec* tile, Py_ssize_t step, vec factor, char* rows, Py_ssize_t stride, Py_ssize_t n
 ) noexcept nogil:
-    """The inverse of `read_columns`."""
+    """The inverse of `read_columns`, with each row times its lane of the factor."""
     if vec is vf32:
-        xent_write_columns_f32(tile, step, rows, stride, n)
+        xent_write_columns_f32(tile, step, factor, rows, stride, n)
     else:
-        xent_write_columns_f64(tile, step, rows, stride, n)
+        xent_write_columns_f64(tile, step, factor, rows, stride, n)

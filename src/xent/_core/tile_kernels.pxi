@@ -23,9 +23,9 @@ cdef inline forced_void shift_tile(
 
 
 cdef inline forced_void softmax_tile(
-    const vec* x, vec* out, Py_ssize_t n, Py_ssize_t n_vectors, bint logarithm, vec* sums
+    const vec* x, vec* out, Py_ssize_t n, Py_ssize_t n_vectors, bint logarithm, vec* sums, vec* factors
 ) noexcept nogil:
-    """Writes the sums as well, which are NaN where there are no probabilities."""
+    """out times `factors` are the results. The sums are NaN where there are no probabilities."""
     cdef Py_ssize_t c, h
     cdef vec m[MAX_TILE_VECTORS]
     cdef vec rest[2 * MAX_TILE_VECTORS]
@@ -43,12 +43,11 @@ cdef inline forced_void softmax_tile(
             log_sum = pair[HIGH] + pair[LOW]
             for c in range(n):
                 out[c * n_vectors + h] = log_probability(x[c * n_vectors + h], m[h], log_sum)
+            factors[h] = fill(x, 1)
         else:
             invert(total, pair)
             multiply_pairs(pair, unit + 2 * h, factor)
-            log_sum = factor[HIGH] + factor[LOW]
-            for c in range(n):
-                out[c * n_vectors + h] = out[c * n_vectors + h] * log_sum
+            factors[h] = factor[HIGH] + factor[LOW]
 
 
 cdef inline forced_void logsumexp_tile(
@@ -79,14 +78,23 @@ cdef inline forced_void label_terms(const vec* logit, const vec* peak, const vec
     own[0] = multiply_add(scale, p, scale) * unit[HIGH]
 
 
+cdef struct TileResults:        # of the rows of a tile, as vectors
+    double* loss                # pairs
+    double* at_label            # the gradient of the label
+    double* factor              # what terms are multiplied by to become gradients
+
+
 cdef inline forced_void loss_tile(
     const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, const vec* logit, const vec* weight, const vec* scale,
-    vec* loss, vec* at_label
+    TileResults results
 ) noexcept nogil:
     """The losses of rows with all their mass on their label, whose logits are `logit`, times `weight`. With `scale` (it
-    may be NULL) e = their gradients times `scale`, except for the label's, which are `at_label`; without, e is scratch.
-    `loss`, `weight` and `scale` are pairs; a loss without probabilities is NaN."""
-    cdef Py_ssize_t c, h
+    may be NULL) e times `factor` are their gradients times `scale`, except for the label's, which are `at_label`;
+    without, e is scratch. `loss`, `weight` and `scale` are pairs; a loss without probabilities is NaN."""
+    cdef Py_ssize_t h
+    cdef vec* loss = <vec*>results.loss
+    cdef vec* at_label = <vec*>results.at_label
+    cdef vec* factors = <vec*>results.factor
     cdef vec zero = fill(x, 0), one = fill(x, 1)
     cdef vec m[MAX_TILE_VECTORS]
     cdef vec others[2 * MAX_TILE_VECTORS]
@@ -123,9 +131,7 @@ cdef inline forced_void loss_tile(
         multiply_pairs(others + 2 * h, factor, product)
         at_label[h] = zero - (product[HIGH] + product[LOW])
         multiply_pairs(factor, unit + 2 * h, product)
-        d = product[HIGH] + product[LOW]
-        for c in range(n):
-            e[c * n_vectors + h] = e[c * n_vectors + h] * d
+        factors[h] = product[HIGH] + product[LOW]
 
 
 # --- tiles of a batch: rows first <= i < last ------------------------------------------------------------------------
@@ -162,8 +168,11 @@ cdef void softmax_tiles(
     cdef Py_ssize_t i, j, count, n_vectors, skipped, n = task.x.n
     cdef bint skip[MAX_TILE_ROWS]
     cdef vec sums[MAX_TILE_VECTORS]
+    cdef vec factors[MAX_TILE_VECTORS]
+    cdef TileRows rows
     cdef vec* tile = <vec*>scratch.tile
     cdef vec* result = <vec*>scratch.tile_result
+    rows.operand = &task.out
     i = first
     while i < last:
         count = min(last - i, MAX_TILE_VECTORS * lanes(like))
@@ -171,16 +180,17 @@ cdef void softmax_tiles(
         load_tile(&task.x, i, count, tile, n_vectors, <vec*>scratch.x[0])
         # Two calls, so that what is constant in each costs nothing in its loops.
         if n_vectors == 2:
-            softmax_tile(tile, result, n, 2, task.logarithm, sums)
+            softmax_tile(tile, result, n, 2, task.logarithm, sums, factors)
         else:
-            softmax_tile(tile, result, n, 1, task.logarithm, sums)
+            softmax_tile(tile, result, n, 1, task.logarithm, sums, factors)
         skipped = 0
         for j in range(count):
             skip[j] = isnan(get(sums, j))
             skipped += skip[j]
             if skip[j]:
                 softmax_rows(task, scratch, i + j, i + j + 1, like)
-        store_tile(&task.out, i, count, result, n_vectors, skip if skipped else NULL, <vec*>scratch.result[0])
+        rows.i, rows.count, rows.skip = i, count, skip if skipped else NULL
+        store_tile(rows, result, n_vectors, factors, <vec*>scratch.result[0])
         i += count
 
 
@@ -318,10 +328,10 @@ cdef inline void skip_infinite(const vec* loss, Py_ssize_t count, TileTargets* t
 
 cdef inline void compute_loss_tile(
     const Batch* batch, Py_ssize_t count, const LossScratch* scratch, TileTargets* targets, const vec* weight,
-    const vec* scale, vec* loss, vec* at_label
+    const vec* scale, TileResults results
 ) noexcept nogil:
     cdef bint wants_grad = batch.grad.kind != ABSENT
-    cdef Py_ssize_t n = batch.logits.n, n_vectors = vectors_of(count, loss), width = n_vectors * lanes(loss), j
+    cdef Py_ssize_t n = batch.logits.n, n_vectors = vectors_of(count, weight), width = n_vectors * lanes(weight), j
     cdef vec logit[MAX_TILE_VECTORS]
     cdef vec* x = <vec*>scratch.tile
     cdef vec* e = <vec*>scratch.tile_grad
@@ -331,26 +341,26 @@ cdef inline void compute_loss_tile(
         copy_element(logit, j, x, targets.label[j] * width + j)
     # Four calls, so that what is constant in each costs nothing in its loops.
     if n_vectors == 2 and wants_grad:
-        loss_tile(x, e, n, 2, logit, weight, scale, loss, at_label)
+        loss_tile(x, e, n, 2, logit, weight, scale, results)
     elif n_vectors == 2:
-        loss_tile(x, e, n, 2, logit, weight, <vec*>NULL, loss, at_label)
+        loss_tile(x, e, n, 2, logit, weight, <vec*>NULL, results)
     elif wants_grad:
-        loss_tile(x, e, n, 1, logit, weight, scale, loss, at_label)
+        loss_tile(x, e, n, 1, logit, weight, scale, results)
     else:
-        loss_tile(x, e, n, 1, logit, weight, <vec*>NULL, loss, at_label)
-    skip_infinite(loss, count, targets)
+        loss_tile(x, e, n, 1, logit, weight, <vec*>NULL, results)
+    skip_infinite(<vec*>results.loss, count, targets)
 
 
 cdef inline void store_gradient_tile(
     const Batch* batch, Py_ssize_t i, Py_ssize_t count, const LossScratch* scratch, const TileTargets* targets,
-    const vec* at_label
+    const vec* factors, const vec* at_label
 ) noexcept nogil:
     cdef const Operand* grad = &batch.grad
     cdef Py_ssize_t j
-    store_tile(
-        grad, i, count, <vec*>scratch.tile_grad, vectors_of(count, at_label),
-        targets.skip if targets.skipped else NULL, <vec*>scratch.rows
-    )
+    cdef TileRows rows
+    rows.operand, rows.i, rows.count = grad, i, count
+    rows.skip = targets.skip if targets.skipped else NULL
+    store_tile(rows, <vec*>scratch.tile_grad, vectors_of(count, at_label), factors, <vec*>scratch.rows)
     if is_plain(grad, at_label):
         for j in range(count):
             if not targets.skip[j]:
@@ -374,7 +384,10 @@ cdef void cross_entropy_tiles(
     cdef vec scale[2 * MAX_TILE_VECTORS]
     cdef vec loss[2 * MAX_TILE_VECTORS]
     cdef vec at_label[MAX_TILE_VECTORS]
+    cdef vec factors[MAX_TILE_VECTORS]
+    cdef TileResults results
     cdef vec* row_buffer = <vec*>scratch.rows
+    results.loss, results.at_label, results.factor = <double*>loss, <double*>at_label, <double*>factors
     clear_lanes(&totals)
     targets.skipped = MAX_TILE_ROWS         # nothing is known of them
     fill_lanes(&targets.weight, one)
@@ -393,7 +406,7 @@ cdef void cross_entropy_tiles(
             write_lanes(&targets.scale, scale)
         if targets.skipped < count:
             load_masked_tile(batch, i, count, <vec*>scratch.tile, vectors_of(count, like), row_buffer)
-            compute_loss_tile(batch, count, scratch, &targets, weight, scale, loss, at_label)
+            compute_loss_tile(batch, count, scratch, &targets, weight, scale, results)
         if targets.skipped == 0 and count == MAX_TILE_VECTORS * lanes(like):
             add_lanes(&totals, loss)
         else:
@@ -408,6 +421,6 @@ cdef void cross_entropy_tiles(
                     row_total = read_lane(loss, j)
                     write_number(&batch.loss, i + j, row_total.high + row_total.low)
         if wants_grad and targets.skipped < count:
-            store_gradient_tile(batch, i, count, scratch, &targets, at_label)
+            store_gradient_tile(batch, i, count, scratch, &targets, factors, at_label)
         i += count
     add_pair(total, sum_lanes(&totals))

@@ -81,21 +81,31 @@ cdef inline forced_void load_lanes(
             put(tile, c * n_vectors * width + j, 0)
 
 
+cdef struct TileRows:           # rows of an output, a tile of them or a vector
+    const Operand* operand
+    Py_ssize_t i                # the first
+    Py_ssize_t count
+    const bint* skip            # whether a row is not stored; NULL: all are
+
+
 cdef inline void store_lanes(
-    const Operand* operand, Py_ssize_t i, Py_ssize_t count, const vec* tile, Py_ssize_t n_vectors, const bint* skip,
-    vec* row_buffer
+    TileRows rows, vec* tile, Py_ssize_t n_vectors, vec factor, vec* row_buffer
 ) noexcept nogil:
-    """Store what `load_lanes` loads, except the lanes where `skip` is true (NULL: none)."""
-    cdef Py_ssize_t width = lanes(tile), j = 0, c
+    """Store what `load_lanes` loads, each row times its lane of the factor. The tile may change."""
+    cdef Py_ssize_t width = lanes(tile), j = 0, c, i = rows.i, count = rows.count
+    cdef const Operand* operand = rows.operand
+    cdef const bint* skip = rows.skip
     cdef vec* row
     cdef char* first = row_of(operand, i)
     if count == width and skip is NULL and lie_side_by_side(operand, i, tile):
         for c in range(operand.n):
-            (<vec*>(first + c * operand.step))[0] = tile[c * n_vectors]
+            (<vec*>(first + c * operand.step))[0] = tile[c * n_vectors] * factor
         return
     if skip is NULL and has_even_rows(operand, i, count, tile):
-        write_columns(tile, n_vectors, first, operand.strides[operand.ndim - 1], operand.n)
+        write_columns(tile, n_vectors, factor, first, operand.strides[operand.ndim - 1], operand.n)
         return
+    for c in range(operand.n):
+        tile[c * n_vectors] = tile[c * n_vectors] * factor
     if is_plain(operand, tile) and width % 4 == 0 and skip is NULL:
         while j + 4 <= count:
             to_rows(
@@ -124,17 +134,20 @@ cdef inline void load_tile(
 
 
 cdef inline void store_tile(
-    const Operand* operand, Py_ssize_t i, Py_ssize_t count, const vec* tile, Py_ssize_t n_vectors, const bint* skip,
-    vec* row_buffer
+    TileRows rows, vec* tile, Py_ssize_t n_vectors, const vec* factor, vec* row_buffer
 ) noexcept nogil:
+    """Store a tile, each row times a factor: a vector of them for each vector of rows. The tile may change."""
+    cdef TileRows part = rows
     cdef Py_ssize_t width = lanes(tile)
-    if n_vectors == 2:
-        store_lanes(operand, i, width, tile, 2, skip, row_buffer)
-        store_lanes(
-            operand, i + width, count - width, tile + 1, 2, skip if skip is NULL else skip + width, row_buffer
-        )
-    else:
-        store_lanes(operand, i, count, tile, 1, skip, row_buffer)
+    if n_vectors == 1:
+        store_lanes(rows, tile, 1, factor[0], row_buffer)
+        return
+    part.count = width
+    store_lanes(part, tile, 2, factor[0], row_buffer)
+    part.i, part.count = rows.i + width, rows.count - width
+    if rows.skip is not NULL:
+        part.skip = rows.skip + width
+    store_lanes(part, tile + 1, 2, factor[1], row_buffer)
 
 
 # --- a number for each row -------------------------------------------------------------------------------------------
