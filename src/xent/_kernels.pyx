@@ -75,13 +75,13 @@ from xent._core.simd cimport (
 from xent._core.streaming cimport Finish, Traffic, finish, multiply_by, no_traffic, send, subtract_from
 from xent._core.strided cimport (
     ABSENT, AHEAD_IN_ROW, F64, I8, I16, I32, I64, U8, U16, U32, Operand, Window, bind, bind_output, close_window, data_of_blocks,
-    fits_float32, gather, gather_through, is_plain, is_ready, kind_of, next_place, next_row, open_window, place, place_of,
+    fits_float32, gather, gather_through, is_native, is_plain, is_ready, kind_of, next_place, next_row, open_window, place, place_of,
     place_through, read_integer, read_number, row_of, scatter, scatter_through, weight_of, write_float, write_number,
 )
 from xent._core.target_weights cimport WeightSum, weigh_rows
 from xent._core.targets cimport INVALID, class_weight_of, is_class, read_points, scale_pair
 from xent._core.tiles cimport (
-    MAX_TILE_ROWS, LanePairs, TileRows, TileTotals, add_lanes, add_one, clear_lanes, copy_element, fill_lanes, invert, load_tile,
+    MAX_TILE_ROWS, LanePairs, TileTotals, add_lanes, add_one, clear_lanes, copy_element, fill_lanes, invert, load_tile,
     log_pairs, multiply_pairs, read_lane, set_lane, shift_lanes, shift_vectors, store_tile, sum_lanes, write_lanes,
 )
 

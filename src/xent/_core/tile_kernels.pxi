@@ -141,6 +141,24 @@ cdef inline Py_ssize_t vectors_of(Py_ssize_t count, const vec* tile) noexcept no
     return 2 if count > lanes(tile) else 1
 
 
+cdef inline bint are_numbers(const vec* x, Py_ssize_t count) noexcept nogil:
+    """Whether none of the first `count` lanes of a tile's vectors is NaN. The lanes of rows that a tile does not have may
+    be anything but that."""
+    cdef Py_ssize_t h
+    for h in range(vectors_of(count, x)):
+        if not all_equal(x[h], x[h]):
+            return False
+    return True
+
+
+cdef inline void write_numbers(const Operand* out, Py_ssize_t i, Py_ssize_t count, const vec* x) noexcept nogil:
+    """Lane j to place i + j, along one axis and of the kernel's type."""
+    cdef Py_ssize_t j
+    cdef char* first = row_of(out, i)
+    for j in range(count):
+        copy_element(<vec*>(first + j * out.strides[0]), 0, x, j)
+
+
 cdef void logsumexp_tiles(
     const LogsumexpTask* task, const PrimitiveScratch* scratch, Py_ssize_t first, Py_ssize_t last, vec* like
 ) noexcept nogil:
@@ -154,6 +172,10 @@ cdef void logsumexp_tiles(
         n_vectors = vectors_of(count, like)
         load_tile(&task.x, i, count, tile, n_vectors, <vec*>scratch.x[0])
         logsumexp_tile(tile, <vec*>scratch.tile_result, result, n, n_vectors, sums)
+        if are_numbers(sums, count) and is_native(&task.out, like) and task.out.ndim == 1:
+            write_numbers(&task.out, i, count, result)
+            i += count
+            continue
         for j in range(count):
             if isnan(get(sums, j)):
                 logsumexp_rows(task, scratch, i + j, i + j + 1, like)
@@ -169,10 +191,8 @@ cdef void softmax_tiles(
     cdef bint skip[MAX_TILE_ROWS]
     cdef vec sums[MAX_TILE_VECTORS]
     cdef vec factors[MAX_TILE_VECTORS]
-    cdef TileRows rows
     cdef vec* tile = <vec*>scratch.tile
     cdef vec* result = <vec*>scratch.tile_result
-    rows.operand = &task.out
     i = first
     while i < last:
         count = min(last - i, MAX_TILE_VECTORS * lanes(like))
@@ -184,13 +204,13 @@ cdef void softmax_tiles(
         else:
             softmax_tile(tile, result, n, 1, task.logarithm, sums, factors)
         skipped = 0
-        for j in range(count):
-            skip[j] = isnan(get(sums, j))
-            skipped += skip[j]
-            if skip[j]:
-                softmax_rows(task, scratch, i + j, i + j + 1, like)
-        rows.i, rows.count, rows.skip = i, count, skip if skipped else NULL
-        store_tile(rows, result, n_vectors, factors, <vec*>scratch.result[0])
+        if not are_numbers(sums, count):
+            for j in range(count):
+                skip[j] = isnan(get(sums, j))
+                skipped += skip[j]
+                if skip[j]:
+                    softmax_rows(task, scratch, i + j, i + j + 1, like)
+        store_tile(&task.out, i, count, skip if skipped else NULL, result, factors, <vec*>scratch.result[0])
         i += count
 
 
@@ -357,10 +377,10 @@ cdef inline void store_gradient_tile(
 ) noexcept nogil:
     cdef const Operand* grad = &batch.grad
     cdef Py_ssize_t j
-    cdef TileRows rows
-    rows.operand, rows.i, rows.count = grad, i, count
-    rows.skip = targets.skip if targets.skipped else NULL
-    store_tile(rows, <vec*>scratch.tile_grad, vectors_of(count, at_label), factors, <vec*>scratch.rows)
+    store_tile(
+        grad, i, count, targets.skip if targets.skipped else NULL, <vec*>scratch.tile_grad, factors,
+        <vec*>scratch.rows
+    )
     if is_plain(grad, at_label):
         for j in range(count):
             if not targets.skip[j]:

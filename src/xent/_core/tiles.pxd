@@ -81,31 +81,24 @@ cdef inline forced_void load_lanes(
             put(tile, c * n_vectors * width + j, 0)
 
 
-cdef struct TileRows:           # rows of an output, a tile of them or a vector
-    const Operand* operand
-    Py_ssize_t i                # the first
-    Py_ssize_t count
-    const bint* skip            # whether a row is not stored; NULL: all are
-
-
 cdef inline void store_lanes(
-    TileRows rows, vec* tile, Py_ssize_t n_vectors, vec factor, vec* row_buffer
+    const Operand* operand, Py_ssize_t i, Py_ssize_t count, const bint* skip, vec* tile, Py_ssize_t n_vectors,
+    const vec* factor, vec* row_buffer
 ) noexcept nogil:
-    """Store what `load_lanes` loads, each row times its lane of the factor. The tile may change."""
-    cdef Py_ssize_t width = lanes(tile), j = 0, c, i = rows.i, count = rows.count
-    cdef const Operand* operand = rows.operand
-    cdef const bint* skip = rows.skip
+    """Store what `load_lanes` loads, each row times its lane of the factor, except the rows where `skip` is true (NULL:
+    none). The tile may change."""
+    cdef Py_ssize_t width = lanes(tile), j = 0, c
     cdef vec* row
     cdef char* first = row_of(operand, i)
     if count == width and skip is NULL and lie_side_by_side(operand, i, tile):
         for c in range(operand.n):
-            (<vec*>(first + c * operand.step))[0] = tile[c * n_vectors] * factor
+            (<vec*>(first + c * operand.step))[0] = tile[c * n_vectors] * factor[0]
         return
     if skip is NULL and has_even_rows(operand, i, count, tile):
-        write_columns(tile, n_vectors, factor, first, operand.strides[operand.ndim - 1], operand.n)
+        write_columns(tile, n_vectors, factor[0], first, operand.strides[operand.ndim - 1], operand.n)
         return
     for c in range(operand.n):
-        tile[c * n_vectors] = tile[c * n_vectors] * factor
+        tile[c * n_vectors] = tile[c * n_vectors] * factor[0]
     if is_plain(operand, tile) and width % 4 == 0 and skip is NULL:
         while j + 4 <= count:
             to_rows(
@@ -134,20 +127,18 @@ cdef inline void load_tile(
 
 
 cdef inline void store_tile(
-    TileRows rows, vec* tile, Py_ssize_t n_vectors, const vec* factor, vec* row_buffer
+    const Operand* operand, Py_ssize_t i, Py_ssize_t count, const bint* skip, vec* tile, const vec* factor,
+    vec* row_buffer
 ) noexcept nogil:
     """Store a tile, each row times a factor: a vector of them for each vector of rows. The tile may change."""
-    cdef TileRows part = rows
     cdef Py_ssize_t width = lanes(tile)
-    if n_vectors == 1:
-        store_lanes(rows, tile, 1, factor[0], row_buffer)
+    if count <= width:
+        store_lanes(operand, i, count, skip, tile, 1, factor, row_buffer)
         return
-    part.count = width
-    store_lanes(part, tile, 2, factor[0], row_buffer)
-    part.i, part.count = rows.i + width, rows.count - width
-    if rows.skip is not NULL:
-        part.skip = rows.skip + width
-    store_lanes(part, tile + 1, 2, factor[1], row_buffer)
+    store_lanes(operand, i, width, skip, tile, 2, factor, row_buffer)
+    if skip is not NULL:
+        skip += width
+    store_lanes(operand, i + width, count - width, skip, tile + 1, 2, factor + 1, row_buffer)
 
 
 # --- a number for each row -------------------------------------------------------------------------------------------
