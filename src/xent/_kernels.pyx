@@ -43,6 +43,7 @@ from xent._core.exponentials cimport (
     raise_peak, set_shift, sum_row,
 )
 from xent._core.elementary cimport LN2_HIGH, LN2_LOW, log_pair, minus_log
+from xent._core.memory cimport empty
 from xent._core.pairs cimport (
     Pair, Sum, accumulate, add, add_exactly, add_pair, divide, finite_or_zero, multiply, one_more, single,
     sum_pairs, two_sum, value,
