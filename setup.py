@@ -26,7 +26,7 @@ INLINING = ["--param", "inline-unit-growth=200", "--param", "large-function-grow
 FLAGS = ["-O2", "-fpeel-loops", *INLINING, "-g0", "-fno-math-errno", "-ffp-contract=off"]
 if sys.platform == "win32":
     FLAGS = []
-MACROS = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
+MACROS = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_1_25_API_VERSION")]
 
 DIRECTIVES = {
     "language_level": 3,
@@ -76,15 +76,17 @@ extensions = [
     )
     for name, flags in SETS.items()
 ]
-extensions.append(
+extensions += [
     Extension(
-        "xent._core.scheduler",
-        ["src/xent/_core/scheduler.pyx"],
-        include_dirs=["src/xent"],
+        f"xent._core.{name}",
+        [f"src/xent/_core/{name}.pyx"],
+        include_dirs=["src/xent", numpy.get_include()],
+        define_macros=MACROS,
         extra_compile_args=FLAGS,
-        depends=["src/xent/_core/scheduler.pxd", "src/xent/_core/scheduler.h"],
+        depends=glob("src/xent/_core/memory.*") + glob("src/xent/_core/scheduler.*"),
     )
-)
+    for name in ("memory", "scheduler")
+]
 
 if __name__ == "__main__":      # Cython's processes may import this file
     setup(ext_modules=extensions, cmdclass={"build_ext": BuildExt})

@@ -45,6 +45,7 @@ from xent._core.exponentials cimport (
     end_search, find_peak_of, logsumexp_of, no_peak, raise_peak, set_shift, start_search, sum_row, unit_of,
 )
 from xent._core.elementary cimport LN2_HIGH, LN2_LOW, SHIFT_VECTORS, exp_parts, log_pair, minus_log
+from xent._core.memory cimport empty
 from xent._core.pairs cimport (
     Pair, Sum, accumulate, add, add_exactly, add_pair, divide, finite_or_zero, multiply, one_more, single,
     sum_pairs, two_sum, value,

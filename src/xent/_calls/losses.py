@@ -16,6 +16,7 @@ from xent._calls.scalars import check_n_threads, check_reduction
 from xent._calls.targets import Batch, check_batch, check_binary_batch, check_ignore_index, check_one_class
 from xent._calls.threads import cut
 from xent._calls.weights import Number, scale_weights, sum_sample_weights, unit_exponent
+from xent._core import memory
 
 Scalar = Literal["mean", "sum"]      # the reductions to a float
 Reduction = Literal["mean", "sum", "none"]
@@ -42,7 +43,7 @@ def gradient_divisor(reduction: str, total_weight: Number) -> float:
 
 def new_loss(reduction: str, shape: tuple[int, ...], logits: Array) -> Array | None:
     """An array for the losses of the rows, if they are asked for."""
-    return np.empty(shape, widen(logits.dtype)) if reduction == "none" else None
+    return memory.empty_of(shape, widen(logits.dtype)) if reduction == "none" else None
 
 
 def cross_entropy(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,24 @@ from numpy.typing import NDArray
 
 from xent._calls.arrays import widen
 from xent._calls.targets import Batch
+from xent._core import memory
+
+DEFAULT_CACHE = 256     # MiB
 
 Array = NDArray[Any]
+
+
+def _cache_size() -> int:
+    """Bytes of deleted outputs that are kept, by XENT_OUTPUT_CACHE, which is in MiB."""
+    text = os.environ.get("XENT_OUTPUT_CACHE") or str(DEFAULT_CACHE)
+    if not text.isdecimal():
+        raise ImportError(f"XENT_OUTPUT_CACHE is {text!r}; it must be a whole number of MiB, 0 or more")
+    return min(int(text) << 20, sys.maxsize)
+
+
+memory.set_limit(_cache_size())
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=memory.release_kept)     # the child would copy the pages to write them
 
 
 def check_output(
@@ -53,7 +71,7 @@ def choose_grad(
     """The array for the gradient, in the shape of the user's logits: `grad_out`, a new array, or None."""
     logits = batch.logits_as_given()
     if grad_out is None:
-        return np.empty_like(logits) if return_grad else None
+        return memory.empty_like(logits) if return_grad else None
     others = {
         "target" if batch.target_probs is None else "target[0]": batch.target,
         "target[1]": batch.target_probs,

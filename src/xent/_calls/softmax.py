@@ -13,6 +13,7 @@ from xent._calls.arrays import move_axes_last, to_floats, to_numbers, widen
 from xent._calls.dispatch import kernels
 from xent._calls.outputs import check_output
 from xent._calls.scalars import check_axes, check_n_threads
+from xent._core import memory
 
 Array = NDArray[Any]
 Axes = int | tuple[int, ...] | None
@@ -37,7 +38,7 @@ def normalize(x: ArrayLike, axis: Axes, out: Array | None, n_threads: int | None
     array = to_floats("x", x)
     axes = check_axes(axis, array, "x")
     n_threads = check_n_threads(n_threads)
-    result = np.empty_like(array, subok=False) if out is None else check_output("out", out, array, "x", {})
+    result = memory.empty_like(array) if out is None else check_output("out", out, array, "x", {})
     classes = math.prod(array.shape[i] for i in axes)
     rows, result_rows = move_axes_last(array, axes, array), move_axes_last(result, axes, array)
     blocks = threads.cut(math.prod(rows.shape[: array.ndim - len(axes)]), classes, n_threads)
@@ -54,8 +55,8 @@ def logsumexp(
     rows = move_axes_last(array, axes, array)
     row_factors = None if factors is None else move_axes_last(factors, axes, array)
     n_threads = check_n_threads(n_threads)
-    out = np.empty(rows.shape[: array.ndim - len(axes)], dtype)
-    sign = np.empty_like(out) if return_sign and factors is not None else None
+    out = memory.empty_of(rows.shape[: array.ndim - len(axes)], dtype)
+    sign = memory.empty_like(out) if return_sign and factors is not None else None
     blocks = threads.cut(out.size, math.prod(array.shape[i] for i in axes), n_threads)
     blocks.run(kernels.logsumexp, rows, row_factors, out, sign, len(axes))
     if return_sign and sign is None:        # a sum of exponentials has sign 1, or is 0 or nan

@@ -87,11 +87,6 @@ cdef bint is_output_for(value, cnp.ndarray x):
     )
 
 
-cdef object empty(cnp.ndarray x, int axes):
-    """An array of the type of x, with its first axes."""
-    return cnp.PyArray_EMPTY(axes, cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x), 0)
-
-
 def total(values):
     """The sum of a list of floats, rounded once."""
     try:
