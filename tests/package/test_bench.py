@@ -1,6 +1,8 @@
 """The logic of the benchmarks: cases, answers, tables, data sets."""
 
+import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +10,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
+import builds
 import fit
 import fit_data
 import limits
 import ops
 from harness import cases, numpy_ops, peers, report
 from harness.cases import Layout
-from harness.timing import Result, Spread
+from harness.timing import Result, Spread, check_and_time
 
 import xent
 
@@ -102,6 +105,34 @@ def test_every_cell_in_which_a_peer_is_faster_is_listed():
         "softmax", "float32", "(1, 10)", "1", "given", "torch", "0.50 (0.50-0.50)",
     ]  # fmt: skip
     assert ops.make_faster_table(ops.find_faster_peers(cells[1:])) == "No peer is faster than xent in any cell."
+
+
+def test_two_builds_do_not_mix(tmp_path):
+    shutil.copytree(Path(xent.__file__).parent, tmp_path / "xent", ignore=shutil.ignore_patterns("*.c", "__pycache__"))
+    before = {name: module for name, module in sys.modules.items() if builds.is_of_xent(name)}
+    other = builds.load(tmp_path)
+    assert builds.find_obstacle(other) is None
+    assert other.package.cross_entropy is not xent.cross_entropy
+    with other.in_use():
+        model = other.package.LogisticRegression        # imported when it is first asked for
+    assert Path(sys.modules["xent"].__file__) == Path(xent.__file__)
+    assert model is not xent.LogisticRegression
+    assert "xent.logistic" in other.modules
+    assert not other.find_strangers()
+    assert before.items() <= {name: module for name, module in sys.modules.items() if builds.is_of_xent(name)}.items()
+
+    case = cases.Case("loss+gradient", (32, 10), "float32", 1)
+    inputs = cases.make_inputs(case.shape, case.dtype)
+    candidates = [peer.prepare(case, *inputs) for peer in (peers.make_xent(), builds.make_peer("other", other))]
+    right = partial(ops.check, case, cases.compute_answer(case.operation, *inputs))
+    results = check_and_time(candidates, right, budget=0.0, **builds.TIMING)
+    assert [(result.name, result.fault) for result in results] == [("xent", None), ("other", None)]
+    assert last_row(builds.make_summary_table([(case, results)]))[0] == "loss+gradient"
+
+
+def test_a_build_is_not_compared_with_itself():
+    with pytest.raises(ImportError, match="is the build that is imported already"):
+        builds.load(Path(xent.__file__).parents[1])
 
 
 def test_repeated_rows_have_the_answer_of_the_distinct_ones(monkeypatch):
