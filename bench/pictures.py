@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness.cases import OPERATIONS
+from harness.cases import OPERATIONS, Layout
 from harness.report import format_threads
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -106,29 +106,30 @@ def draw_limits(axes: Axes, speeds: dict[str, float]) -> None:
 def draw_speed_up(report: Report) -> Figure:
     """How many times longer each peer takes: a dot per shape, dtype, number of threads and kind of output."""
     dots = [
-        (cell["operation"], tuple(cell["shape"]), name, result["ratio"]["median"])
+        (cell["operation"], Layout(tuple(cell["shape"]), cell["step"]), name, result["ratio"]["median"])
         for cell in report["cells"]
         for name, result in cell["results"].items()
         if name != "xent" and "ratio" in result
     ]
     found = {name for _, _, name, _ in dots}
     names = [name for name in report["peers"] if name in found]
-    shapes = sorted({shape for _, shape, _, _ in dots}, key=lambda shape: (shape[1], shape[0]))
+    layouts = sorted({layout for _, layout, _, _ in dots}, key=lambda layout: (layout.shape[1], layout))
     operations = [name for name in OPERATIONS if any(dot[0] == name for dot in dots)]
     least, most = min(ratio for *_, ratio in dots) / 1.5, max(ratio for *_, ratio in dots) * 1.5
     ticks = [tick for tick in (0.01, 0.1, 1, 10, 100) if least <= tick <= most]
 
     figure = Figure(figsize=(10, 6), dpi=100, layout="constrained")
     panels = figure.subplots(1, len(operations), sharex=True, sharey=True)
-    colours = colormaps["viridis"].resampled(len(shapes) + 1)  # the last colour is too pale
+    colours = colormaps["viridis"].resampled(len(layouts) + 1)  # the last colour is too pale
     for axes, operation in zip(panels, operations, strict=True):
         axes.axvspan(least, 1, color=ORANGE, alpha=0.08, linewidth=0)
         axes.axvline(1, color=GREY, linewidth=1)
-        for i, shape in enumerate(shapes):
-            below = 0.75 * ((i + 0.5) / len(shapes) - 0.5)
-            points = [(ratio, names.index(name) + below) for o, s, name, ratio in dots if (o, s) == (operation, shape)]
+        for i, layout in enumerate(layouts):
+            below = 0.75 * ((i + 0.5) / len(layouts) - 0.5)
+            same = [(name, ratio) for *cell, name, ratio in dots if cell == [operation, layout]]
+            points = [(ratio, names.index(name) + below) for name, ratio in same]
             style = {"s": 15, "color": colours(i), "linewidths": 0, "alpha": 0.85}
-            axes.scatter(*np.transpose(points or [(np.nan, 0)]), label=f"{shape[0]:,} x {shape[1]:,}", **style)
+            axes.scatter(*np.transpose(points or [(np.nan, 0)]), label=str(layout), **style)
         axes.set_title(operation)
         set_log_axis(axes, ticks, left=least, right=most)
         clean(axes)
@@ -137,9 +138,9 @@ def draw_speed_up(report: Report) -> Figure:
     panels[len(panels) // 2].set_xlabel("time of the peer / time of xent: xent is faster to the right of 1")
     figure.legend(
         *panels[0].get_legend_handles_labels(),
-        title="rows x classes; one dot per dtype, number of threads and output (fresh or given)",
+        title="shape, with the classes on axis 1; one dot per dtype, number of threads and output (fresh or given)",
         loc="outside lower center",
-        ncols=len(shapes),
+        ncols=6,
         frameon=False,
         fontsize=9,
         title_fontsize=9,

@@ -1,7 +1,8 @@
 """The libraries that xent is compared with, each called as its own users would call it for speed.
 
 A peer that is not installed is left out. Inputs are converted before the clock starts. Where a case gives the output
-array, the library writes to it by its own means, or is left out of that case.
+array, the library writes to it by its own means, or is left out of that case. Where the classes are not side by side in
+memory, it reads them where they are, or is left out.
 """
 
 import importlib.util
@@ -25,8 +26,9 @@ Prepare = Callable[[Case, Floats, Labels], Candidate | None]
 
 @dataclass(frozen=True)
 class Peer:
-    """A library. `prepare` turns a case and its inputs into a candidate, or None if the library lacks the operation or
-    cannot write to a given array. `failures` lists cases that raised an error, by its message."""
+    """A library. `prepare` turns a case and its inputs into a candidate, or None if the library lacks the operation,
+    cannot read such an array or cannot write to a given one. `failures` lists cases that raised an error, by its
+    message."""
 
     name: str
     version: str
@@ -46,21 +48,22 @@ def use_threads(get: Callable[[], int], put: Callable[[int], object], threads: i
         put(before)
 
 
-def make_xent() -> Peer:
+def make_xent(name: str = "xent", package: Any = xent) -> Peer:
     def prepare(case: Case, logits: Floats, labels: Labels) -> Candidate:
         out = np.empty_like(logits) if case.given else None
+        axis = {} if logits.ndim == 2 else {"axis": 1}
         calls: Calls = {
-            "loss": partial(xent.cross_entropy, logits, labels),
-            "loss+gradient": partial(xent.cross_entropy, logits, labels, return_grad=True, grad_out=out),
-            "logsumexp": partial(xent.logsumexp, logits),
-            "softmax": partial(xent.softmax, logits, out=out),
-            "log_softmax": partial(xent.log_softmax, logits, out=out),
+            "loss": partial(package.cross_entropy, logits, labels, **axis),
+            "loss+gradient": partial(package.cross_entropy, logits, labels, return_grad=True, grad_out=out, **axis),
+            "logsumexp": partial(package.logsumexp, logits, **axis),
+            "softmax": partial(package.softmax, logits, out=out, **axis),
+            "log_softmax": partial(package.log_softmax, logits, out=out, **axis),
         }
-        scope = partial(use_threads, xent.get_num_threads, xent.set_num_threads, case.threads)
-        return Candidate("xent", calls[case.operation], scope)
+        scope = partial(use_threads, package.get_num_threads, package.set_num_threads, case.threads)
+        return Candidate(name, calls[case.operation], scope)
 
     how = "cross_entropy(return_grad=True), softmax, ...; given: out=, grad_out="
-    return Peer("xent", xent.__version__, how, prepare)
+    return Peer(name, package.__version__, how, prepare)
 
 
 def make_numpy() -> Peer:
@@ -107,16 +110,20 @@ def make_torch() -> Peer:
     from torch.nn.functional import cross_entropy
 
     operators = torch.ops.aten
+    nll_loss = operators.nll_loss_forward, operators.nll_loss_backward
+    nll_loss2d = operators.nll_loss2d_forward, operators.nll_loss2d_backward    # for images
 
     def loss_gradient(leaf: Any, y: Any) -> tuple[Any, Any]:
         loss = cross_entropy(leaf, y)
         return loss, torch.autograd.grad(loss, leaf)[0]
 
-    def loss_gradient_into(x: Any, y: Any, log_p: Any, one: Any, out: Any) -> tuple[Any, Any]:
+    def loss_gradient_into(
+        forward: Any, backward: Any, x: Any, y: Any, log_p: Any, one: Any, out: Any
+    ) -> tuple[Any, Any]:
         # The operators that autograd runs for the above. Autograd cannot be given an array; they can.
         operators._log_softmax.out(x, 1, False, out=log_p)
-        loss, weight = operators.nll_loss_forward(log_p, y, None, 1, -100)
-        operators.nll_loss_backward.grad_input(one, log_p, y, None, 1, -100, weight, grad_input=out)
+        loss, weight = forward(log_p, y, None, 1, -100)
+        backward.grad_input(one, log_p, y, None, 1, -100, weight, grad_input=out)
         return loss, operators._log_softmax_backward_data.out(out, log_p, 1, x.dtype, out=out)
 
     def prepare(case: Case, logits: Floats, labels: Labels) -> Candidate:
@@ -125,9 +132,10 @@ def make_torch() -> Peer:
         if case.operation == "loss+gradient" and not case.given:
             call = partial(loss_gradient, x.detach().requires_grad_(), y)
             return Candidate("torch", call, partial(use_torch, case.threads))
+        losses = nll_loss if x.ndim == 2 else nll_loss2d
         calls: Calls = {
             "loss": partial(cross_entropy, x, y),
-            "loss+gradient": partial(loss_gradient_into, x, y, torch.empty_like(x), x.new_ones(()), out),
+            "loss+gradient": partial(loss_gradient_into, *losses, x, y, torch.empty_like(x), x.new_ones(()), out),
             "logsumexp": partial(torch.logsumexp, x, 1),
             "softmax": partial(torch.softmax, x, 1, out=out),
             "log_softmax": partial(torch.log_softmax, x, 1, out=out),
@@ -219,10 +227,16 @@ def make_jax() -> Peer:
         use_threads(case.threads)
         scope = partial(jax.enable_x64, case.dtype == "float64")
         operation = functions[case.operation]
+        stored = logits
+        if case.step > 1:       # JAX has no strided arrays; the compiled function reads the columns where they are
+            stored = np.zeros(case.shape, logits.dtype)
+            stored[:, :: case.step] = logits
         with scope():
-            function = jax.jit(lambda x, y, donated: operation(x, y), donate_argnums=2, keep_unused=True)
-            x, y = jax.device_put(logits), jax.device_put(labels)
-            donated = jnp.empty_like(x) if case.given else None
+            function = jax.jit(
+                lambda x, y, donated: operation(x[:, :: case.step], y), donate_argnums=2, keep_unused=True
+            )
+            x, y = jax.device_put(stored), jax.device_put(labels)
+            donated = jnp.empty(logits.shape, x.dtype) if case.given else None
 
         def call() -> Any:
             nonlocal donated
@@ -235,7 +249,10 @@ def make_jax() -> Peer:
             call()  # compiles
         return Candidate("jax", call, scope)
 
-    how = "jit(value_and_grad), compiled beforehand, on device arrays, block_until_ready; given: the last one, donated"
+    how = (
+        "jit(value_and_grad), compiled beforehand, on device arrays, block_until_ready; given: the last one, donated; "
+        "every second column: taken in the compiled function"
+    )
     return Peer("jax", jax.__version__, how, prepare)
 
 
@@ -248,7 +265,9 @@ def make_sklearn() -> Peer | None:
         return None
 
     def prepare(case: Case, logits: Floats, labels: Labels) -> Candidate | None:
-        rows, classes = case.shape
+        if logits.ndim > 2:
+            return None
+        rows, classes = logits.shape
         loss = HalfMultinomialLoss(n_classes=classes)
         # It takes labels as floats. Weights of 1/N give the gradient of the mean in the same pass.
         arguments = {
@@ -280,9 +299,10 @@ def make_onnxruntime() -> Peer | None:
 
     operators = {"softmax": "Softmax", "log_softmax": "LogSoftmax"}
 
-    def session(operator: str, dtype: str, threads: int) -> Any:
+    def session(operator: str, dtype: str, axes: int, threads: int) -> Any:
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        x, y = (helper.make_tensor_value_info(name, kind, ["rows", "classes"]) for name in "xy")
+        names = ["rows", "classes", "height", "width"][:axes]
+        x, y = (helper.make_tensor_value_info(name, kind, names) for name in "xy")
         graph = helper.make_graph([helper.make_node(operator, ["x"], ["y"], axis=1)], operator, [x], [y])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
         options = onnxruntime.SessionOptions()
@@ -290,9 +310,9 @@ def make_onnxruntime() -> Peer | None:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def prepare(case: Case, logits: Floats, labels: Labels) -> Candidate | None:
-        if case.operation not in operators:
+        if case.operation not in operators or case.step > 1:    # its tensors have no strides
             return None
-        run = session(operators[case.operation], case.dtype, case.threads)
+        run = session(operators[case.operation], case.dtype, logits.ndim, case.threads)
         if not case.given:
             return Candidate("onnxruntime", lambda: run.run(None, {"x": logits})[0])
         out, binding = np.empty_like(logits), run.io_binding()

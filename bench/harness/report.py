@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 import xent
-from harness.cases import DTYPES
+from harness.cases import DTYPES, Layout
 from harness.timing import Result, Spread
 
 T = TypeVar("T")
@@ -50,6 +50,12 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
 def parse_shape(text: str) -> tuple[int, ...]:
     """(4096, 1000) from 4096x1000."""
     return tuple(map(int, text.split("x")))
+
+
+def parse_layout(text: str) -> Layout:
+    """Layout((4096, 1000), step=2) from 4096x1000::2."""
+    shape, _, step = text.partition("::")
+    return Layout(parse_shape(shape), int(step or 1))
 
 
 def show_progress(items: Sequence[T], label: str) -> Iterable[T]:

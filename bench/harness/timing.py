@@ -91,14 +91,15 @@ def sample(candidate: Candidate, loops: int, warm_up_seconds: float = WARM_UP_SE
         return (perf_counter() - start) / loops
 
 
-def calibrate(candidate: Candidate, seconds: float) -> int:
+def calibrate(candidate: Candidate, seconds: float, warm_up_seconds: float = WARM_UP_SECONDS) -> int:
     """The number of calls that take about `seconds`."""
-    loops, elapsed = 1, sample(candidate, 1)
+    loops, elapsed = 1, sample(candidate, 1, warm_up_seconds)
     if elapsed > 10 * seconds:
         return 1
     while elapsed < seconds / 4:
         loops *= 4
-        elapsed = loops * min(sample(candidate, loops) for _ in range(3))  # one interruption must not decide
+        # One interruption must not decide.
+        elapsed = loops * min(sample(candidate, loops, warm_up_seconds) for _ in range(3))
     return max(1, round(loops * seconds / elapsed))
 
 
@@ -108,20 +109,23 @@ def time_in_turn(
     budget: float = 3.0,
     sample_seconds: float = 0.01,
     settle_seconds: float = 0.004,
+    warm_up_seconds: float = WARM_UP_SECONDS,
     least: int = 7,
     most: int = 61,
 ) -> list[Result]:
-    """Time candidates against the first one, for about `budget` seconds, in `least` to `most` rounds."""
+    """Time candidates against the first one, for about `budget` seconds, in `least` to `most` rounds. Without a time to
+    settle, nothing sleeps between samples."""
     with without_garbage_collection():
-        loops = [calibrate(candidate, sample_seconds) for candidate in candidates]
+        loops = [calibrate(candidate, sample_seconds, warm_up_seconds) for candidate in candidates]
         start = perf_counter()
         rounds: list[list[float]] = []
         while len(rounds) < most and (len(rounds) < least or perf_counter() - start < budget):
             seconds = [0.0] * len(candidates)
             for i in range(len(candidates)):
                 k = (i + len(rounds)) % len(candidates)
-                settle(settle_seconds)
-                seconds[k] = sample(candidates[k], loops[k])
+                if settle_seconds:
+                    settle(settle_seconds)
+                seconds[k] = sample(candidates[k], loops[k], warm_up_seconds)
             rounds.append(seconds)
     return [
         Result(candidate.name, Spread.of([r[i] for r in rounds]), Spread.of([r[i] / r[0] for r in rounds]))

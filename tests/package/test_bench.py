@@ -1,6 +1,8 @@
 """The logic of the benchmarks: cases, answers, tables, data sets."""
 
+import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,53 +10,129 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
+import builds
 import fit
 import fit_data
 import limits
 import ops
-from harness import cases, numpy_ops
-from harness.timing import Result, Spread
+from harness import cases, numpy_ops, peers, report
+from harness.cases import Layout
+from harness.timing import Result, Spread, check_and_time
 
 import xent
 
+SMALL_LAYOUTS = (Layout((32, 10)), Layout((32, 20), step=2), Layout((2, 5, 3, 4)))
+
 
 def test_only_operations_that_return_arrays_can_be_given_one():
-    found = cases.make_cases(cases.OPERATIONS, [(32, 10)], ["float32"], [1])
+    found = cases.make_cases(cases.OPERATIONS, [Layout((32, 10))], ["float32"], [1])
     assert [case.operation for case in found if case.given] == list(cases.ARRAYS)
     assert [case.operation for case in found if not case.given] == list(cases.OPERATIONS)
 
 
+def test_layouts_are_written_as_indices():
+    texts = {"4096x1000": "(4096, 1000)", "4096x1000::2": "(4096, 1000)[:, ::2]", "2x5x3x4": "(2, 5, 3, 4)"}
+    assert {text: str(report.parse_layout(text)) for text in texts} == texts
+    logits, labels = cases.make_inputs((32, 20), "float32", 2)
+    assert (logits.shape, logits.strides, labels.shape) == ((32, 10), (80, 8), (32,))
+
+
+@pytest.mark.parametrize("operation", cases.OPERATIONS)
+def test_the_answer_for_images_is_that_for_their_pixels(operation):
+    logits, labels = cases.make_inputs((2, 5, 3, 4), "float64")
+    answers = cases.compute_answer(operation, logits, labels)
+    rows = np.moveaxis(logits, 1, -1).reshape(-1, 5)
+    for answer, of_rows in zip(answers, cases.compute_answer(operation, rows, labels.ravel()), strict=True):
+        got = np.moveaxis(answer, 1, -1).reshape(-1, 5) if answer.ndim == 4 else answer.ravel()
+        np.testing.assert_allclose(got, of_rows.reshape(got.shape), rtol=1e-14)
+
+
+@pytest.mark.parametrize("layout", SMALL_LAYOUTS, ids=str)
+def test_xent_is_called_right(layout):
+    for case in cases.make_cases(cases.OPERATIONS, [layout], ["float32"], [1]):
+        logits, labels = cases.make_inputs(case.shape, case.dtype, case.step)
+        answer = peers.make_xent().prepare(case, logits, labels).call()
+        assert ops.check(case, cases.compute_answer(case.operation, logits, labels), answer) is None
+
+
+@pytest.mark.parametrize("layout", SMALL_LAYOUTS, ids=str)
 @pytest.mark.parametrize("dtype", cases.DTYPES)
 @pytest.mark.parametrize("given", [False, True])
-def test_plain_numpy_is_right(dtype, given):
-    logits, labels = cases.make_inputs((32, 10), dtype)
+def test_plain_numpy_is_right(layout, dtype, given):
+    logits, labels = cases.make_inputs(layout.shape, dtype, layout.step)
     kept = logits.copy()
     out = np.full_like(logits, np.nan) if given else None
     answers = {
         "softmax": numpy_ops.softmax(logits, out),
         "log_softmax": numpy_ops.log_softmax(logits, None if out is None else out.copy()),
         "loss+gradient": numpy_ops.loss_gradient(logits, labels, None if out is None else out.copy()),
+        "loss": numpy_ops.loss(logits, labels),
+        "logsumexp": numpy_ops.logsumexp(logits),
     }
     for operation, answer in answers.items():
-        case = cases.Case(operation, logits.shape, dtype, 1, given)
+        case = cases.Case(operation, layout.shape, dtype, 1, given, layout.step)
         assert cases.find_fault(case, cases.as_arrays(answer), cases.compute_answer(operation, logits, labels)) is None
     assert (answers["softmax"] is out) == given
     np.testing.assert_array_equal(logits, kept)
 
 
-def test_the_summary_names_the_worst_cell():
+def make_cells():
     def result(name, ratio):
         return Result(name, Spread(1.0, 1.0, 1.0), Spread(ratio, ratio, ratio))
 
     small, large = (cases.Case("softmax", shape, "float32", 1, True) for shape in ((1, 10), (64, 128256)))
-    cells = [
+    return [
         (small, [result("xent", 1.0), result("numpy", 2.0), result("torch", 0.5)]),
         (large, [result("xent", 1.0), result("numpy", 8.0), Result("torch", fault="wrong")]),
     ]
-    row = ops.make_summary_table(cells, ["numpy", "torch"]).splitlines()[-1]
-    assert [cell.strip() for cell in row.strip("|").split("|")] == [
+
+
+def last_row(table):
+    return [cell.strip() for cell in table.splitlines()[-1].strip("|").split("|")]
+
+
+def test_the_summary_names_the_worst_cell():
+    assert last_row(ops.make_summary_table(make_cells(), ["numpy", "torch"])) == [
         "softmax", "4.00", "0.50", "2.00", "0.50: torch at (1, 10) float32 1 thread given",
     ]  # fmt: skip
+
+
+def test_every_cell_in_which_a_peer_is_faster_is_listed():
+    cells = make_cells()
+    faster = ops.find_faster_peers(cells)
+    assert [(case, name) for case, name, _ in faster] == [(cells[0][0], "torch")]
+    assert last_row(ops.make_faster_table(faster)) == [
+        "softmax", "float32", "(1, 10)", "1", "given", "torch", "0.50 (0.50-0.50)",
+    ]  # fmt: skip
+    assert ops.make_faster_table(ops.find_faster_peers(cells[1:])) == "No peer is faster than xent in any cell."
+
+
+def test_two_builds_do_not_mix(tmp_path):
+    shutil.copytree(Path(xent.__file__).parent, tmp_path / "xent", ignore=shutil.ignore_patterns("*.c", "__pycache__"))
+    before = {name: module for name, module in sys.modules.items() if builds.is_of_xent(name)}
+    other = builds.load(tmp_path)
+    assert builds.find_obstacle(other) is None
+    assert other.package.cross_entropy is not xent.cross_entropy
+    with other.in_use():
+        model = other.package.LogisticRegression        # imported when it is first asked for
+    assert Path(sys.modules["xent"].__file__) == Path(xent.__file__)
+    assert model is not xent.LogisticRegression
+    assert "xent.logistic" in other.modules
+    assert not other.find_strangers()
+    assert before.items() <= {name: module for name, module in sys.modules.items() if builds.is_of_xent(name)}.items()
+
+    case = cases.Case("loss+gradient", (32, 10), "float32", 1)
+    inputs = cases.make_inputs(case.shape, case.dtype)
+    candidates = [peer.prepare(case, *inputs) for peer in (peers.make_xent(), builds.make_peer("other", other))]
+    right = partial(ops.check, case, cases.compute_answer(case.operation, *inputs))
+    results = check_and_time(candidates, right, budget=0.0, **builds.TIMING)
+    assert [(result.name, result.fault) for result in results] == [("xent", None), ("other", None)]
+    assert last_row(builds.make_summary_table([(case, results)]))[0] == "loss+gradient"
+
+
+def test_a_build_is_not_compared_with_itself():
+    with pytest.raises(ImportError, match="is the build that is imported already"):
+        builds.load(Path(xent.__file__).parents[1])
 
 
 def test_repeated_rows_have_the_answer_of_the_distinct_ones(monkeypatch):
