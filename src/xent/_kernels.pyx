@@ -62,18 +62,20 @@ from xent._core.scheduler cimport (
     xent_replace, xent_shared,
 )
 from xent._core.scratch cimport (
-    LINE_DOUBLES, LOG_SOFTMAX_TILE, LOSS_TILE, MAX_ONE_HOT_CLASSES, MAX_TILE_CLASSES, MAX_TILE_VECTORS, SCRATCH_BYTES,
+    LINE_DOUBLES, LOG_SOFTMAX_TILE, LOSS_TILE, MAX_TILE_CLASSES, MAX_TILE_VECTORS, SCRATCH_BYTES,
     SOFTMAX_TILE, EvaluateScratch, LogsumexpTask, LossScratch,
     Points, PrimitiveScratch, RowScratch, SoftmaxTask, WeightScratch, WeightedScratch, fits_tile, lay_out_evaluate, lay_out_loss,
     lay_out_primitive, lay_out_weighted, lay_out_weights, plan_batch, plan_logsumexp, plan_softmax, row_space,
     tile_space,
 )
 from xent._core.simd cimport (
-    XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, forced_void, get, lanes, load_first, multiply_add, put,
-    vec, vf32, vf64, where_equal, xent_add_lanes_f32, xent_add_lanes_f64, xent_cpu_has_avx2, xent_cpu_has_avx512,
+    XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, forced_void, get, lanes, load_first, minimum, multiply_add, put,
+    vec, vf32, vf64, where_equal, where_less, xent_add_lanes_f32, xent_add_lanes_f64, xent_cpu_has_avx2, xent_cpu_has_avx512,
     xent_are_classes, xent_drain, xent_prefetch, xent_transpose_rows_f32, xent_transpose_rows_f64,
 )
-from xent._core.streaming cimport Finish, Traffic, finish, multiply_by, no_traffic, send, subtract_from
+from xent._core.streaming cimport (
+    Finish, Traffic, finish, multiply_by, no_traffic, scale_to_probabilities, send, subtract_from,
+)
 from xent._core.strided cimport (
     ABSENT, AHEAD_IN_ROW, F64, I8, I16, I32, I64, U8, U16, U32, Operand, Window, bind, bind_output, close_window, data_of_blocks,
     fits_float32, gather, gather_through, is_native, is_plain, is_ready, kind_of, next_place, next_row, open_window, place, place_of,
@@ -145,14 +147,14 @@ cdef void add_and_search(
         accumulate_exponentials(terms, vectors, total, traffic, search, True)
 
 
-cdef void add_roughly_and_search(
+cdef void add_all_and_search(
     const vec* x, vec* e, Py_ssize_t n, const Shift* shift, vec* total, Traffic* traffic, vec* search
 ) noexcept nogil:
-    """The same with the maximum, for softmax: a probability needs no digits near 1, and rounded terms will do."""
+    """The same with the maximum, for softmax: a probability needs no digits near 1."""
     cdef Terms terms = describe_terms(x, e, n, -1)
     cdef vec vectors[SHIFT_VECTORS]
     cdef vec* nothing = NULL
-    terms.is_exact = False
+    terms.has_maximum = True
     fill_shift(shift, vectors)
     if traffic.next is not NULL and shift.offset == 0:
         accumulate_exponentials(terms, vectors, total, traffic, search, False)
@@ -174,10 +176,22 @@ cdef inline bint shift_row(Shift* shift, const Peak* peak, const vec* like) noex
     return True
 
 
-cdef inline double probability_factor(const vec* total) noexcept nogil:
-    """What multiplies terms, of which `total` is the sum."""
-    cdef Pair sum = sum_pairs(total[HIGH], total[LOW])
-    return value(divide(single(1), sum))
+cdef inline double round_up(Pair x, const vec* like) noexcept nogil:
+    """x > 0 in the type of the kernel, rounded up, or one more where that is not certain."""
+    cdef double up
+    x = two_sum(x.high, x.low)
+    if vec is vf32:
+        up = <float>x.high
+        return up if up > x.high * (1 + 1e-12) else <float>(up * (1 + 0.75 * 2.0 ** -23))
+    return x.high if x.low < -2.0 ** -58 * x.high else x.high + x.high * (0.75 * 2.0 ** -52)
+
+
+cdef inline Finish probabilities_of(const Shift* shift, const vec* total) noexcept nogil:
+    """How terms become probabilities; `total` is their sum."""
+    cdef Pair sum = sum_pairs(total[HIGH], total[LOW]), factor = divide(single(1), sum)
+    return scale_to_probabilities(
+        round_up(factor, total), value(divide(single(1), multiply(unit_of(shift, total), sum)))
+    )
 
 
 cdef Finish softmax_row(
@@ -192,8 +206,8 @@ cdef Finish softmax_row(
         fill_row(out, n, NAN)
         return multiply_by(1)
     total[HIGH] = total[LOW] = fill(x, 0)
-    add_roughly_and_search(x, out, n, &shift, total, traffic, search)
-    return multiply_by(probability_factor(total))
+    add_all_and_search(x, out, n, &shift, total, traffic, search)
+    return probabilities_of(&shift, total)
 
 
 cdef Finish log_softmax_row(const vec* x, Py_ssize_t n, const Peak* peak, Traffic* traffic, vec* search) noexcept nogil:
@@ -459,7 +473,8 @@ cdef struct GradientTerms:      # the gradient of a row: factor term - target_sh
     double factor
     double target_share
     double base_share
-    double at_label             # the gradient at the class that has all the mass, if one has
+    double at_label             # the gradient at the class that has all the mass, if one has,
+    double label_term           # and the term that becomes it when it is scaled; or infinity
     double poly_factor          # of t_c times the term of c, which is subtracted as well; 0 with one class
 
 
@@ -509,6 +524,7 @@ cdef GradientTerms gradient_of(const Batch* batch, const Row* row, Pair scale) n
     if row.z_loss != 0:
         add_pair(&mass, pull)
     terms.factor = value(multiply(multiply(factor, mass), row.sums.unit))
+    terms.label_term = INFINITY
     return terms
 
 
@@ -531,10 +547,9 @@ cdef void finish_gradient(
 ) noexcept nogil:
     """The terms of a piece become its gradient. `mass` is scratch."""
     cdef Py_ssize_t j, c = row.only_class - start
-    cdef double label_term = term_to_scale(terms.at_label, terms.factor, grad)
-    cdef bint scales_label = 0 <= c < count and isfinite(label_term)
+    cdef bint scales_label = 0 <= c < count and isfinite(terms.label_term)
     if scales_label:
-        put(grad, c, label_term)
+        put(grad, c, terms.label_term)
     if terms.poly_factor != 0:
         read_masses(row, piece, start, count, mass)
         for j in range(count):
@@ -568,6 +583,8 @@ cdef void write_gradient(
     cdef GradientTerms terms = gradient_of(batch, row, scale)
     cdef RowPiece piece
     cdef vec unused[2]
+    if row.only_class >= 0 and has_plain_formula(batch):
+        terms.label_term = term_to_scale(terms.at_label, terms.factor, like)
     while start < n:
         count = min(reader.piece, n - start)
         if not reader.reads_whole_rows:
@@ -798,7 +815,7 @@ cdef void softmax_long_rows(
     cdef Peak peak
     cdef Shift shift
     cdef Finish how
-    cdef double factor = NAN, log_sum = NAN
+    cdef double log_sum = NAN
     cdef vec total[2]
     cdef vec unused[2]
     cdef Traffic traffic = no_traffic(like)
@@ -816,12 +833,12 @@ cdef void softmax_long_rows(
                         row, <vec*>NULL, <vec*>NULL, count, peak.index - start, &shift, total, &traffic
                     )
                 else:
-                    add_roughly_and_search(row, <vec*>NULL, count, &shift, total, &traffic, nothing)
+                    add_all_and_search(row, <vec*>NULL, count, &shift, total, &traffic, nothing)
                 start += count
             if task.logarithm:
                 log_sum = value(sum_row(&shift, total).log_sum)
             else:
-                factor = probability_factor(total)
+                how = probabilities_of(&shift, total)
         start = 0
         while start < x.n:
             count = min(PIECE_ELEMENTS, x.n - start)
@@ -836,7 +853,8 @@ cdef void softmax_long_rows(
             else:
                 unused[HIGH] = unused[LOW] = fill(like, 0)
                 add_exponentials(row, <vec*>NULL, result, count, -1, &shift, unused, &traffic)
-                scale_row(result, <vec*>NULL, count, factor, 0)
+                send(&traffic, result, result, count, False, &how)
+                finish(&traffic, 0, like)
             scatter(&task.out, i, start, count, result)
             start += count
 
@@ -1051,7 +1069,6 @@ cdef bint has_loss_tiles(const Batch* batch) noexcept nogil:
     """Whether `cross_entropy_tiles` computes the batch."""
     return (
         has_plain_formula(batch) and fits_tile(batch.logits.n, batch.logits.kind, LOSS_TILE)
-        and (batch.form != DISTRIBUTION or batch.logits.n <= MAX_ONE_HOT_CLASSES)
     )
 
 

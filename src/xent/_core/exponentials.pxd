@@ -18,7 +18,9 @@ from xent._core.simd cimport (
     XENT_FUSES, any_equal, element, fill, first_equal_of_four, forced_void, get, lanes, load_first, max_lanes, maximum,
     multiply_add, store_first, vec, vf32, where_equal, where_less, without_lane,
 )
-from xent._core.streaming cimport Traffic, finish, move_four
+from xent._core.streaming cimport (
+    LOG_PROBABILITIES, PROBABILITIES, SCALE, FinishKind, Traffic, finish, move_four,
+)
 
 cdef enum:
     HIGH = 0
@@ -212,16 +214,16 @@ cdef struct Terms:              # of a row, or of a piece of one
     Py_ssize_t n
     Py_ssize_t skip             # the element that is left out of the sum, or none of them
     bint has_offset             # whether the shift's offset may be other than 0
-    bint is_exact               # whether the sum is that of the terms before they were rounded; if not, all are in it
+    bint has_maximum            # whether all elements are in the sum, for probabilities
 
 
 cdef inline Terms describe_terms(const vec* x, vec* e, Py_ssize_t n, Py_ssize_t skip) noexcept nogil:
-    """Of logits without low parts, with an exact sum."""
+    """Of logits without low parts."""
     cdef Terms terms
     terms.x, terms.low, terms.e = <const double*>x, NULL, <double*>e
     terms.n, terms.skip = n, skip
     terms.has_offset = False
-    terms.is_exact = True
+    terms.has_maximum = False
     return terms
 
 
@@ -254,27 +256,20 @@ cdef inline forced_void compute_four(
     cdef vec p[4]
     cdef vec a, b, c, d
     exp_parts(x + i, x_low if x_low is NULL else x_low + i, terms.has_offset, shift, scale, p, 4)
-    if e is not NULL or not terms.is_exact:
+    if e is not NULL:
         a = multiply_add(scale[0], p[0], scale[0])
         b = multiply_add(scale[1], p[1], scale[1])
         c = multiply_add(scale[2], p[2], scale[2])
         d = multiply_add(scale[3], p[3], scale[3])
-        if e is not NULL:
-            e[i] = a
-            e[i + 1] = b
-            e[i + 2] = c
-            e[i + 3] = d
-    if not terms.is_exact:
-        add_larger(a, high, low)
-        add_larger(b, high, low)
-        add_larger(c, high, low)
-        add_larger(d, high, low)
-        return
+        e[i] = a
+        e[i + 1] = b
+        e[i + 2] = c
+        e[i + 3] = d
     a = scale[0]
     b = scale[1]
     c = scale[2]
     d = scale[3]
-    if 0 <= place < 4 * width:
+    if not terms.has_maximum and 0 <= place < 4 * width:
         a = without_lane(a, place)
         b = without_lane(b, place - width)
         c = without_lane(c, place - 2 * width)
@@ -305,8 +300,7 @@ cdef inline forced_void accumulate_fours(
                 search_vector(largest_of_four(next + i), finds_index, &best, &where, &counter)
             move_four(traffic, i, total)
             i += 4
-        if terms.is_exact:
-            fold(&high, &low, &rest)
+        fold(&high, &low, &rest)
     total[HIGH] = high
     total[LOW] = low
     if next is not NULL:
@@ -342,16 +336,12 @@ cdef inline forced_void compute_rest(
     load_terms(terms, i, x, low, count)
     exp_parts(x, <vec*>low if terms.low is not NULL else <vec*>NULL, terms.has_offset, shift, scale, p, count)
     for j in range(count):
-        y = multiply_add(scale[j], p[j], scale[j])
         if terms.e is not NULL:
+            y = multiply_add(scale[j], p[j], scale[j])
             store_first(<vec*>terms.e + i + j, elements_of(terms.n, i + j, total), y)
-        if terms.is_exact:
-            y = without_lane(scale[j], terms.skip - (i + j) * lanes(total))
-            add_term(y, p[j], &high, &rounding, &rest)
-        else:
-            add_larger(y, &high, &rounding)
-    if terms.is_exact:
-        fold(&high, &rounding, &rest)
+        y = scale[j] if terms.has_maximum else without_lane(scale[j], terms.skip - (i + j) * lanes(total))
+        add_term(y, p[j], &high, &rounding, &rest)
+    fold(&high, &rounding, &rest)
     total[HIGH] = high
     total[LOW] = rounding
 
@@ -371,10 +361,11 @@ cdef inline forced_void accumulate_exponentials(
     """total += the terms of a row, while the traffic goes on and, if there is a next row, its maximum is searched for.
     Inlined with constants: see `add_exponentials` in _kernels.pyx."""
     cdef Traffic moves
-    if traffic.finish.subtracts != (terms.e is NULL):       # there is no loop for this
+    cdef FinishKind kind = LOG_PROBABILITIES if terms.e is NULL else PROBABILITIES if terms.has_maximum else SCALE
+    if traffic.finish.kind != kind:     # there is no loop for this
         finish(traffic, 0, total)
     moves = traffic[0]      # in registers: nothing that is stored meanwhile can change it
-    moves.finish.subtracts = terms.e is NULL
+    moves.finish.kind = kind
     # A loop for each kind of traffic, so that each has all registers.
     if moves.fours == 0:
         moves.fours = 0     # a constant in this call

@@ -363,7 +363,8 @@ cdef double ascend_rows(
         fetch_row(linear, columns, coef, (i + stride) % count)
         peak = find_peak_of(z, classes, False)
         how = softmax_row(z, target, classes, &peak, &traffic, <vec*>NULL)
-        scale_row(target, <vec*>NULL, classes, how.factor, 0)
+        send(&traffic, target, target, classes, False, &how)
+        finish(&traffic, 0, target)
         for j in range(classes):
             change = share * (get(target, j) - get(p, j))
             put(p, j, get(p, j) + change)

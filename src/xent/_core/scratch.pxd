@@ -14,7 +14,6 @@ cdef enum:
     LINE_DOUBLES = 8                    # numbers in a cache line, as in the longest vector
     SCRATCH_BYTES = 1000 << 10          # rows of all threads of a call; all scratch stays below a MiB
     MAX_TILE_CLASSES = 256              # rows of so many classes, or fewer, may be computed side by side in tiles
-    MAX_ONE_HOT_CLASSES = 64            # the same for one-hot targets: rows of soft ones are not for tiles
     MAX_TILE_VECTORS = 2                # vectors per class in a tile
 
 

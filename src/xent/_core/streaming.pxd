@@ -3,14 +3,18 @@
 # each other.
 
 from xent._core.simd cimport (
-    element, fill, forced_void, lanes, load_first, prefetch_four, store_around, store_first, vec,
+    element, fill, forced_void, lanes, load_first, minimum, prefetch_four, store_around, store_first, vec,
 )
 
 
-cdef struct Finish:         # how a row is finished: x factor, or (x - peak) - log_sum
-    bint subtracts
+cdef enum FinishKind:
+    SCALE, PROBABILITIES, LOG_PROBABILITIES
+
+
+cdef struct Finish:         # how a row is finished: x factor; the same, but no more than `most`; or (x - most) - log_sum
+    FinishKind kind
     double factor
-    double peak
+    double most             # the largest probability; or the largest logit
     double log_sum
 
 
@@ -28,26 +32,34 @@ cdef struct Traffic:
 
 
 cdef inline Finish multiply_by(double factor) noexcept nogil:
-    cdef Finish finish
-    finish.subtracts = False
-    finish.factor = factor
-    finish.peak = finish.log_sum = 0
-    return finish
+    cdef Finish how
+    how.kind = SCALE
+    how.factor = factor
+    how.most = how.log_sum = 0
+    return how
+
+
+cdef inline Finish scale_to_probabilities(double factor, double most) noexcept nogil:
+    """The factor is rounded up, so that all terms of the largest logit reach `most`, which is exact."""
+    cdef Finish how = multiply_by(factor)
+    how.kind = PROBABILITIES
+    how.most = most
+    return how
 
 
 cdef inline Finish subtract_from(double peak, double log_sum) noexcept nogil:
     """Of logits: their log-probabilities, for which nothing cancels, as both differences are <= 0."""
-    cdef Finish finish
-    finish.subtracts = True
-    finish.factor = 1
-    finish.peak, finish.log_sum = peak, log_sum
-    return finish
+    cdef Finish how = multiply_by(1)
+    how.kind = LOG_PROBABILITIES
+    how.most, how.log_sum = peak, log_sum
+    return how
 
 
-cdef inline vec finished(vec x, const Finish* finish) noexcept nogil:
-    if finish.subtracts:
-        return (x - fill(&x, finish.peak)) - fill(&x, finish.log_sum)
-    return x * fill(&x, finish.factor)
+cdef inline vec finished(vec x, const Finish* how) noexcept nogil:
+    if how.kind == LOG_PROBABILITIES:
+        return (x - fill(&x, how.most)) - fill(&x, how.log_sum)
+    x = x * fill(&x, how.factor)
+    return minimum(fill(&x, how.most), x) if how.kind == PROBABILITIES else x
 
 
 cdef inline Traffic no_traffic(const vec* row) noexcept nogil:
@@ -101,7 +113,7 @@ cdef inline void send(
     """Finish n elements and store them while the next row is computed; `source` must not change meanwhile."""
     cdef Py_ssize_t size = sizeof(vec) // lanes(target), head = 0
     finish(traffic, 0, target)
-    if target == source and how.factor == 1 and not how.subtracts:
+    if target == source and how.kind == SCALE and how.factor == 1:
         return
     traffic.goes_around = goes_around
     if goes_around:

@@ -22,10 +22,17 @@ cdef inline forced_void shift_tile(
         shift_one(x, e, n, peak, rest, unit)
 
 
+cdef inline vec round_up_lanes(vec high, vec low) noexcept nogil:
+    """high + low > 0 rounded up, or one more where that is not certain."""
+    cdef vec zero = fill(&high, 0), ulp = high * fill(&high, 1.5 * 2.0 ** -24 if vec is vf32 else 1.5 * 2.0 ** -53)
+    cdef vec bound = zero - high * fill(&high, 2.0 ** -28 if vec is vf32 else 2.0 ** -56)
+    return high + where_less(low, bound, zero, ulp)
+
+
 cdef inline forced_void softmax_tile(
-    const vec* x, vec* out, Py_ssize_t n, Py_ssize_t n_vectors, bint logarithm, vec* sums, vec* factors
+    const vec* x, vec* out, Py_ssize_t n, Py_ssize_t n_vectors, bint logarithm, vec* sums
 ) noexcept nogil:
-    """out times `factors` are the results. The sums are NaN where there are no probabilities."""
+    """Writes the sums as well, which are NaN where there are no probabilities."""
     cdef Py_ssize_t c, h
     cdef vec m[MAX_TILE_VECTORS]
     cdef vec rest[2 * MAX_TILE_VECTORS]
@@ -33,7 +40,7 @@ cdef inline forced_void softmax_tile(
     cdef vec total[2]
     cdef vec pair[2]
     cdef vec factor[2]
-    cdef vec log_sum
+    cdef vec log_sum, most
     shift_tile(x, out, n, n_vectors, m, rest, unit)
     for h in range(n_vectors):
         add_one(rest + 2 * h, total)
@@ -43,11 +50,14 @@ cdef inline forced_void softmax_tile(
             log_sum = pair[HIGH] + pair[LOW]
             for c in range(n):
                 out[c * n_vectors + h] = log_probability(x[c * n_vectors + h], m[h], log_sum)
-            factors[h] = fill(x, 1)
         else:
+            # As in `scale_to_probabilities`.
             invert(total, pair)
             multiply_pairs(pair, unit + 2 * h, factor)
-            factors[h] = factor[HIGH] + factor[LOW]
+            most = pair[HIGH] + pair[LOW]
+            log_sum = round_up_lanes(factor[HIGH], factor[LOW])
+            for c in range(n):
+                out[c * n_vectors + h] = minimum(most, out[c * n_vectors + h] * log_sum)
 
 
 cdef inline forced_void logsumexp_tile(
@@ -190,9 +200,11 @@ cdef void softmax_tiles(
     cdef Py_ssize_t i, j, count, n_vectors, skipped, n = task.x.n
     cdef bint skip[MAX_TILE_ROWS]
     cdef vec sums[MAX_TILE_VECTORS]
-    cdef vec factors[MAX_TILE_VECTORS]
+    cdef vec ones[MAX_TILE_VECTORS]
     cdef vec* tile = <vec*>scratch.tile
     cdef vec* result = <vec*>scratch.tile_result
+    for j in range(MAX_TILE_VECTORS):
+        ones[j] = fill(like, 1)
     i = first
     while i < last:
         count = min(last - i, MAX_TILE_VECTORS * lanes(like))
@@ -200,9 +212,9 @@ cdef void softmax_tiles(
         load_tile(&task.x, i, count, tile, n_vectors, <vec*>scratch.x[0])
         # Two calls, so that what is constant in each costs nothing in its loops.
         if n_vectors == 2:
-            softmax_tile(tile, result, n, 2, task.logarithm, sums, factors)
+            softmax_tile(tile, result, n, 2, task.logarithm, sums)
         else:
-            softmax_tile(tile, result, n, 1, task.logarithm, sums, factors)
+            softmax_tile(tile, result, n, 1, task.logarithm, sums)
         skipped = 0
         if not are_numbers(sums, count):
             for j in range(count):
@@ -210,7 +222,7 @@ cdef void softmax_tiles(
                 skipped += skip[j]
                 if skip[j]:
                     softmax_rows(task, scratch, i + j, i + j + 1, like)
-        store_tile(&task.out, i, count, skip if skipped else NULL, result, factors, <vec*>scratch.result[0])
+        store_tile(&task.out, i, count, skip if skipped else NULL, result, ones, <vec*>scratch.result[0])
         i += count
 
 
@@ -395,7 +407,7 @@ cdef void cross_entropy_tiles(
     const Batch* batch, LossScratch* scratch, Py_ssize_t first, Py_ssize_t last, Pair* total, vec* like
 ) noexcept nogil:
     """Add up the losses; write each loss and gradient where they are wanted. The batch `has_plain_formula`."""
-    cdef Py_ssize_t i, j, count
+    cdef Py_ssize_t i, j, count, run
     cdef bint wants_grad = batch.grad.kind != ABSENT, has_labels
     cdef Pair one = single(1), grad_scale = divide(single(1), single(batch.divisor)), row_total
     cdef TileTargets targets
@@ -430,11 +442,17 @@ cdef void cross_entropy_tiles(
         if targets.skipped == 0 and count == MAX_TILE_VECTORS * lanes(like):
             add_lanes(&totals, loss)
         else:
-            for j in range(count):
-                if targets.skip[j]:
-                    cross_entropy_rows(batch, scratch, i + j, i + j + 1, total, like)
+            j = 0
+            while j < count:
+                run = j
+                while run < count and targets.skip[run]:
+                    run += 1
+                if run > j:
+                    cross_entropy_rows(batch, scratch, i + j, i + run, total, like)
+                    j = run
                 else:
                     add_pair(total, read_lane(loss, j))
+                    j += 1
         if batch.loss.kind != ABSENT:
             for j in range(count):
                 if not targets.skip[j]:
