@@ -6,7 +6,7 @@ from libc.math cimport log
 
 from xent._core.pairs cimport Pair, one_more, single, two_sum
 from xent._core.simd cimport (
-    XENT_FUSES, fill, forced_void, maximum, multiply_add, multiply_rest, scaled, split, unless_less, vec, vf32, vf64,
+    fill, forced_void, maximum, multiply_add, multiply_rest, scaled, split, unless_less, vec, vf32, vf64,
     where_less,
 )
 
@@ -212,9 +212,6 @@ cdef inline forced_void step_of_horner(const vec* f, int i, int degree, vec* q, 
 cdef inline forced_void power_polynomials(const vec* f, vec* q, Py_ssize_t count) noexcept nogil:
     """q = (2^f - 1) / f of up to 4 vectors, step by step for all of them, since each step waits for the one before."""
     cdef int degree = XENT_DEGREE_f32 if vec is vf32 else XENT_DEGREE_f64
-    step_of_horner(f, 10, degree, q, count)
-    step_of_horner(f, 9, degree, q, count)
-    step_of_horner(f, 8, degree, q, count)
     step_of_horner(f, 7, degree, q, count)
     step_of_horner(f, 6, degree, q, count)
     step_of_horner(f, 5, degree, q, count)
@@ -234,22 +231,54 @@ cdef inline vec log2_e_low(const vec* like) noexcept nogil:
     return fill(like, 1.92596299112661746e-8) if vec is vf32 else fill(like, 2.0355273740931033e-17)
 
 
-cdef inline vec rest_of_exponent(vec y, vec n) noexcept nogil:
-    """y log2(e) - n, for an n that is nearest on the grid."""
-    cdef vec f
-    if XENT_FUSES:          # the first product and n cancel before anything is rounded
-        f = multiply_rest(y, log2_e_high(&y), n)
-        return multiply_add(y, log2_e_low(&y), f)
-    # Without a table n is an integer of few bits, whose product with as few bits of log(2) is exact.
-    f = multiply_add(n, minus_log2_high(&y), y)
-    f = multiply_add(n, minus_log2_low(&y), f)
-    return f * log2_e_high(&y)
+cdef inline bint has_table(const vec* like) noexcept nogil:
+    return XENT_TABLE_BITS_f32 > 0 if vec is vf32 else XENT_TABLE_BITS_f64 > 0
+
+
+cdef inline forced_void power_parts(
+    const vec* y, const vec* low, const vec* n, const vec* index, const vec* shift, vec* p, Py_ssize_t count
+) noexcept nogil:
+    """`exp_parts` with a table: from y = x - offset, nearest to n in units of log 2."""
+    cdef vec f[4]
+    cdef vec q[4]
+    cdef Py_ssize_t j
+    for j in range(count):      # the first product and n cancel before anything is rounded
+        f[j] = multiply_add(y[j], log2_e_low(y), multiply_rest(y[j], log2_e_high(y), n[j]))
+        if low is not NULL:
+            f[j] = multiply_add(low[j], log2_e_high(y), f[j])
+    power_polynomials(f, q, count)
+    for j in range(count):
+        p[j] = multiply_add(q[j], f[j], pick(index[j], shift + LOST))
+
+
+cdef inline forced_void expm1_parts(
+    const vec* y, const vec* low, const vec* n, vec* p, Py_ssize_t count
+) noexcept nogil:
+    """`exp_parts` without a table. n is an integer of few bits, whose product with as few bits of log(2) is exact."""
+    cdef vec high[4]
+    cdef vec lower[4]
+    cdef vec f[4]
+    cdef vec square[4]
+    cdef vec q[4]
+    cdef Py_ssize_t j
+    for j in range(count):
+        high[j] = multiply_add(n[j], minus_log2_high(y), y[j])
+        lower[j] = n[j] * minus_log2_low(y)
+        if low is not NULL:
+            lower[j] = lower[j] + low[j]
+        f[j] = high[j] + lower[j]
+    for j in range(count):
+        square[j] = f[j] * f[j]
+        lower[j] = (high[j] - f[j]) + lower[j]
+    exp_polynomials(f, square, q, count)
+    for j in range(count):
+        p[j] = multiply_add(square[j], q[j], lower[j]) + f[j]
 
 
 cdef inline forced_void exp_parts(
     const vec* x, const vec* low, bint has_offset, const vec* shift, vec* scale, vec* p, Py_ssize_t count
 ) noexcept nogil:
-    """2^exponent exp(x - offset + low - offset_low) of `count` <= 4 vectors in two factors, scale (1 + p): scale is an
+    """2^-exponent exp(x - offset + low - offset_low) of `count` <= 4 vectors in two factors, scale (1 + p): scale is an
     entry of the table times a power of two; |p| <= 0.42 / N. The names are those of the vectors of `shift`.
 
     x - offset must be exact, and `low` (NULL if there is none) far smaller. Without `has_offset` the offset is 0. The
@@ -260,32 +289,29 @@ cdef inline forced_void exp_parts(
     """
     cdef vec y[4]
     cdef vec n[4]
-    cdef vec f[4]
-    cdef vec q[4]
     cdef vec k[4]
-    cdef vec lost
+    cdef vec index[4]
+    cdef vec lower[4]
+    cdef vec total
     cdef Py_ssize_t j
     for j in range(count):
         y[j] = maximum(shift[LEAST], x[j] - shift[OFFSET] if has_offset else x[j])
+        if low is not NULL:     # where the scale is 0 it may be of any size
+            lower[j] = unless_less(x[j] - shift[OFFSET], shift[LEAST], low[j] - shift[OFFSET_LOW])
+            total = y[j] + lower[j]
+            lower[j] = (y[j] - total) + lower[j]
+            y[j] = total
     for j in range(count):
         k[j] = multiply_add(y[j], log2_e_high(x), shift[GRID])
     for j in range(count):
         n[j] = k[j] - shift[GRID]
     for j in range(count):
-        f[j] = rest_of_exponent(y[j], n[j])
-        if low is not NULL:     # where the scale is 0 it may be of any size
-            lost = unless_less(x[j] - shift[OFFSET], shift[LEAST], low[j] - shift[OFFSET_LOW])
-            f[j] = multiply_add(lost, log2_e_high(x), f[j])
-    for j in range(count):
-        n[j] = table_index(k[j])
-        scale[j] = raised(pick(n[j], shift + ENTRIES), k[j])
-    power_polynomials(f, q, count)
-    for j in range(count):
-        p[j] = multiply_add(q[j], f[j], pick(n[j], shift + LOST)) if has_table(x) else q[j] * f[j]
-
-
-cdef inline bint has_table(const vec* like) noexcept nogil:
-    return XENT_TABLE_BITS_f32 > 0 if vec is vf32 else XENT_TABLE_BITS_f64 > 0
+        index[j] = table_index(k[j])
+        scale[j] = raised(pick(index[j], shift + ENTRIES), k[j])
+    if has_table(x):
+        power_parts(y, low if low is NULL else <vec*>lower, n, index, shift, p, count)
+    else:
+        expm1_parts(y, low if low is NULL else <vec*>lower, n, p, count)
 
 
 cdef inline double exponent_range(const vec* like) noexcept nogil:

@@ -15,7 +15,7 @@ from xent._core.elementary cimport (
 )
 from xent._core.pairs cimport Pair, accumulate, add_larger, add_pair, multiply, single, sum_pairs, two_sum
 from xent._core.simd cimport (
-    XENT_FUSES, any_equal, element, fill, first_equal_of_four, forced_void, get, lanes, load_first, max_lanes, maximum,
+    any_equal, element, fill, first_equal_of_four, forced_void, get, lanes, load_first, max_lanes, maximum,
     multiply_add, store_first, vec, vf32, where_equal, where_less, without_lane,
 )
 from xent._core.streaming cimport (
@@ -26,7 +26,7 @@ cdef enum:
     HIGH = 0
     LOW = 1
     EXPONENT_HEADROOM = 32      # exponentials of a row are up to 2^32, so that the smallest are no subnormal numbers
-    MAX_FOLD_VECTORS = 32
+    FOLD_VECTORS = 32
 
 
 cdef struct Peak:
@@ -160,7 +160,7 @@ cdef inline void raise_peak(Peak* peak, const vec* x, const vec* low, Py_ssize_t
 
 cdef inline double largest_unshifted(const vec* like) noexcept nogil:
     """The largest |m| for which exponentials need no offset; where x counts and |m| is larger, x - m is exact."""
-    if XENT_FUSES:
+    if has_table(like):
         return 16384
     return 256 if vec is vf32 else 2048
 
@@ -227,21 +227,23 @@ cdef inline Terms describe_terms(const vec* x, vec* e, Py_ssize_t n, Py_ssize_t 
     return terms
 
 
-cdef inline Py_ssize_t fold_vectors(const vec* like) noexcept nogil:
-    """After so many vectors, what exceeds the table's powers goes to the exact sum: its roundings are as small as the
-    powers of 2^f - 1 of a longer table, and as many."""
-    return MAX_FOLD_VECTORS if has_table(like) else 4
-
-
 cdef inline forced_void add_term(vec scale, vec p, vec* high, vec* low, vec* rest) noexcept nogil:
-    """high + low += scale, exactly or nearly so, and rest += scale p."""
-    add_larger(scale, high, low)
-    rest[0] = multiply_add(scale, p, rest[0])
+    """high + low + rest += scale (1 + p), exactly or nearly so: p is small with a table, so `rest` may take its part."""
+    cdef vec term
+    if has_table(&scale):
+        add_larger(scale, high, low)
+        rest[0] = multiply_add(scale, p, rest[0])
+    else:
+        term = multiply_add(scale, p, scale)
+        add_larger(term, high, low)
+        low[0] = low[0] + multiply_add(scale, p, scale - term)
 
 
 cdef inline forced_void fold(vec* high, vec* low, vec* rest) noexcept nogil:
-    add_larger(rest[0], high, low)
-    rest[0] = fill(rest, 0)
+    """high + low += rest, before the roundings of `rest` count; and begin anew."""
+    if has_table(rest):
+        add_larger(rest[0], high, low)
+        rest[0] = fill(rest, 0)
 
 
 cdef inline forced_void compute_four(
@@ -293,7 +295,7 @@ cdef inline forced_void accumulate_fours(
         where = search[WHERE]
         counter = search[COUNTER]
     while i < last:
-        stop = min(stop + fold_vectors(total), last)
+        stop = min(stop + FOLD_VECTORS, last)
         while i < stop:
             compute_four(terms, i, shift, &high, &low, &rest)
             if next is not NULL:

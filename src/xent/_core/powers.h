@@ -1,7 +1,7 @@
 /* Powers of two from a table that registers hold: 2^(k / N) for k = n N + i is 2^n times entry i of a table of
  * N = 2^XENT_TABLE_BITS numbers 2^(i / N). What is left of an exponent is then at most 1 / (2 N), for which a short
- * polynomial is enough. A set has as many entries as one instruction finds in its registers; without such an
- * instruction N = 1, and the polynomial is a long one.
+ * polynomial is enough. A set has as many entries as one instruction finds in its registers. One without such an
+ * instruction has no table: N = 1.
  *
  * entries   2^(i / N) as rounded, with i subtracted from its exponent's lowest bits, so that k, shifted to its place as
  *           an exponent with BITS bits behind the point, is added to it as an integer
@@ -39,9 +39,9 @@ static const float xent_lost_f32[] = {
     -3.09907207583e-8f, -7.47521316648e-9f, 1.71142713287e-8f, -3.04768342359e-8f, 5.23333424981e-9f,
     6.1075916221e-9f, -1.47196054402e-8f, -5.25879512118e-9f, -6.12825982415e-9f, 5.14060921431e-9f,
 };
-#elif XENT_TABLE_BITS_f32 == 3      /* error 0.46 */
-#  define XENT_DEGREE_f32 3
-static const double xent_powers_f32[] = {0.69314721704, 0.24025888707, 0.055495903517};
+#elif XENT_TABLE_BITS_f32 == 3      /* error 0.002 */
+#  define XENT_DEGREE_f32 4
+static const double xent_powers_f32[] = {0.69314717377, 0.24022651055, 0.055510856691, 0.0096176342421};
 static const int32_t xent_entries_f32[] = {
     0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7,
 };
@@ -49,11 +49,9 @@ static const float xent_lost_f32[] = {
     0, -1.19921570877e-8f, 3.19341808612e-8f, -3.09907207583e-8f, 1.71142713287e-8f, 5.23333424981e-9f,
     -1.47196054402e-8f, -6.12825982415e-9f,
 };
-#else                               /* error 0.04 */
-#  define XENT_DEGREE_f32 6
-static const double xent_powers_f32[] = {
-    0.69314720557, 0.24022647563, 0.05550326138, 0.0096184629318, 0.0013401478001, 0.00015351265407,
-};
+#else
+#  define XENT_DEGREE_f32 0
+static const double xent_powers_f32[] = {0};
 static const int32_t xent_entries_f32[] = {0x3f800000};
 static const float xent_lost_f32[] = {0};
 #endif
@@ -86,13 +84,9 @@ static const int64_t xent_entries_f64[] = {
     0x3ff0000000000000, 0x3fef06fe0a31b715, 0x3feea09e667f3bcd, 0x3feee89f995ad3ad,
 };
 static const double xent_lost_f64[] = {0, 3.34846233363e-17, -6.83580865766e-17, 4.87516052623e-17};
-#else                               /* error 0.04 */
-#  define XENT_DEGREE_f64 11
-static const double xent_powers_f64[] = {
-    0.69314718055994533019, 0.24022650695910144316, 0.055504108664819756167, 0.0096181291075882561413,
-    0.0013333558146833904057, 0.00015403530465114107265, 0.000015252733454006394245, 1.3215431052964786186e-6,
-    1.0178208898096757962e-7, 7.0745434162369374656e-9, 4.4343405380040682371e-10,
-};
+#else
+#  define XENT_DEGREE_f64 0
+static const double xent_powers_f64[] = {0};
 static const int64_t xent_entries_f64[] = {0x3ff0000000000000};
 static const double xent_lost_f64[] = {0};
 #endif

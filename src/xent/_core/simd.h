@@ -47,13 +47,6 @@ typedef uint64_t vu64;
 #  include <immintrin.h>
 #endif
 
-/* Whether `multiply_add` and `multiply_rest` round once, in one instruction. */
-#if (defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)) && !defined(XENT_SCALAR)
-#  define XENT_FUSES 1
-#else
-#  define XENT_FUSES 0
-#endif
-
 #ifndef xent_forced_void
 #  define xent_forced_void void
 #endif

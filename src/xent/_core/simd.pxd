@@ -9,7 +9,6 @@ cdef extern from "_core/simd.h" nogil:
     ctypedef double vf64
     int XENT_LANES_f32
     int XENT_LANES_f64
-    bint XENT_FUSES
     vf32 xent_fill_f32(double value)
     vf64 xent_fill_f64(double value)
     vf32 xent_maximum_f32(vf32 a, vf32 b)

@@ -22,10 +22,11 @@ cdef inline forced_void shift_tile(
         shift_one(x, e, n, peak, rest, unit)
 
 
-cdef inline vec round_up_lanes(vec high, vec low) noexcept nogil:
-    """high + low > 0 rounded up, or one more where that is not certain."""
-    cdef vec zero = fill(&high, 0), ulp = high * fill(&high, 1.5 * 2.0 ** -24 if vec is vf32 else 1.5 * 2.0 ** -53)
-    cdef vec bound = zero - high * fill(&high, 2.0 ** -28 if vec is vf32 else 2.0 ** -56)
+cdef inline vec round_up_lanes(const vec* pair) noexcept nogil:
+    """A pair > 0 rounded up, or one more where that is not certain."""
+    cdef vec high = pair[HIGH] + pair[LOW], low = (pair[HIGH] - (pair[HIGH] + pair[LOW])) + pair[LOW]
+    cdef vec zero = fill(pair, 0), ulp = high * fill(pair, 1.5 * 2.0 ** -24 if vec is vf32 else 1.5 * 2.0 ** -53)
+    cdef vec bound = zero - high * fill(pair, 2.0 ** -28 if vec is vf32 else 2.0 ** -57)
     return high + where_less(low, bound, zero, ulp)
 
 
@@ -55,7 +56,7 @@ cdef inline forced_void softmax_tile(
             invert(total, pair)
             multiply_pairs(pair, unit + 2 * h, factor)
             most = pair[HIGH] + pair[LOW]
-            log_sum = round_up_lanes(factor[HIGH], factor[LOW])
+            log_sum = round_up_lanes(factor)
             for c in range(n):
                 out[c * n_vectors + h] = minimum(most, out[c * n_vectors + h] * log_sum)
 

@@ -6,9 +6,9 @@
 
 from xent._core.elementary cimport (
     ENTRIES, GRID, LEAST, LN2, LOST, OFFSET, SHIFT_VECTORS, exp_parts, exp_polynomials, exponent_range, find_exponent,
-    load_table, log_of_pair, minus_log2_high, minus_log2_low, table_grid,
+    has_table, load_table, log_of_pair, minus_log2_high, minus_log2_low, table_grid,
 )
-from xent._core.exponentials cimport EXPONENT_HEADROOM, HIGH, LOW
+from xent._core.exponentials cimport EXPONENT_HEADROOM, FOLD_VECTORS, HIGH, LOW
 from xent._core.pairs cimport MAX_LANES, Pair, accumulate, single, sum_pairs
 from xent._core.scratch cimport MAX_TILE_VECTORS
 from xent._core.simd cimport (
@@ -254,13 +254,13 @@ cdef inline forced_void shift_lanes(vec m, vec* shift, vec* unit) noexcept nogil
 cdef inline forced_void add_classes(
     const vec* x, vec* e, Py_ssize_t n_vectors, vec m, const vec* shift, vec* sums, Py_ssize_t count
 ) noexcept nogil:
-    """e = the terms of `count` <= 4 classes, one vector of rows. sums: the sum of the powers in the terms of all that is
-    not a maximum, what it lost and what exceeds the powers, and the number of maxima."""
-    cdef vec zero = fill(x, 0), one = fill(x, 1)
+    """e = the terms of `count` <= 4 classes, one vector of rows. sums: the sum of all that are not maxima in three parts
+    (see `add_term`), and the number of maxima."""
+    cdef vec zero = fill(x, 0), one = fill(x, 1), term
     cdef vec y[4]
     cdef vec scale[4]
     cdef vec p[4]
-    cdef vec high = sums[0], low = sums[1], maxima = sums[2]
+    cdef vec high = sums[0], low = sums[1], rest = sums[2], maxima = sums[3]
     cdef Py_ssize_t j
     for j in range(count):
         y[j] = x[j * n_vectors]
@@ -271,11 +271,17 @@ cdef inline forced_void add_classes(
         maxima = maxima + where_equal(y[j], m, one, zero)
         scale[j] = where_equal(y[j], m, zero, scale[j])
         # Exactly, whichever is larger: a row is one lane here, so that nothing averages out.
-        accumulate(scale[j], &high, &low)
-        low = multiply_add(scale[j], p[j], low)
+        if has_table(x):
+            accumulate(scale[j], &high, &low)
+            rest = multiply_add(scale[j], p[j], rest)
+        else:
+            term = multiply_add(scale[j], p[j], scale[j])
+            accumulate(term, &high, &low)
+            low = low + multiply_add(scale[j], p[j], scale[j] - term)
     sums[0] = high
     sums[1] = low
-    sums[2] = maxima
+    sums[2] = rest
+    sums[3] = maxima
 
 
 cdef inline forced_void shift_column(
@@ -284,23 +290,23 @@ cdef inline forced_void shift_column(
     """`shift_tile` for one vector of rows, whose maxima are m."""
     cdef Py_ssize_t c, fours = n // 4 * 4
     cdef vec shift[SHIFT_VECTORS]
-    cdef vec sums[3]
-    cdef vec total
+    cdef vec sums[4]
     shift_lanes(m, shift, unit)
-    sums[0] = sums[1] = fill(x, 0)
-    sums[2] = m - m         # NaN if that is infinite
+    sums[0] = sums[1] = sums[2] = fill(x, 0)
+    sums[3] = m - m         # NaN if that is infinite
     for c in range(0, fours, 4):
+        if c % FOLD_VECTORS == 0 and c > 0:
+            accumulate(sums[2], &sums[0], &sums[1])
+            sums[2] = fill(x, 0)
         add_classes(x + c * n_vectors, e + c * n_vectors, n_vectors, m, shift, sums, 4)
     if n - fours >= 2:
         add_classes(x + fours * n_vectors, e + fours * n_vectors, n_vectors, m, shift, sums, 2)
         fours += 2
     if n > fours:
         add_classes(x + fours * n_vectors, e + fours * n_vectors, n_vectors, m, shift, sums, 1)
-    total = sums[0] + sums[1]
-    sums[1] = (sums[0] - total) + sums[1]
-    sums[0] = total
+    accumulate(sums[2], &sums[0], &sums[1])
     multiply_pairs(sums, unit, rest)
-    accumulate(sums[2] - fill(x, 1), &rest[HIGH], &rest[LOW])
+    accumulate(sums[3] - fill(x, 1), &rest[HIGH], &rest[LOW])
 
 
 cdef inline forced_void shift_vectors(
