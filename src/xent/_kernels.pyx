@@ -84,7 +84,7 @@ from xent._core.strided cimport (
 from xent._core.target_weights cimport WeightSum, weigh_rows
 from xent._core.targets cimport INVALID, class_weight_of, is_class, read_points, scale_pair
 from xent._core.tiles cimport (
-    MAX_TILE_ROWS, LanePairs, TileTotals, add_lanes, add_one, clear_lanes, copy_element, fill_lanes, invert, load_tile,
+    MAX_TILE_ROWS, LanePairs, TileTotals, add_lanes, add_one, clear_lanes, copy_element, exp_vectors, fill_lanes, invert, load_tile,
     log_pairs, multiply_pairs, read_lane, set_lane, shift_lanes, shift_vectors, store_tile, sum_lanes, write_lanes,
 )
 
@@ -179,19 +179,21 @@ cdef inline bint shift_row(Shift* shift, const Peak* peak, const vec* like) noex
 cdef inline double round_up(Pair x, const vec* like) noexcept nogil:
     """x > 0 in the type of the kernel, rounded up, or one more where that is not certain."""
     cdef double up
-    x = two_sum(x.high, x.low)
     if vec is vf32:
         up = <float>x.high
         return up if up > x.high * (1 + 1e-12) else <float>(up * (1 + 0.75 * 2.0 ** -23))
+    x = two_sum(x.high, x.low)
     return x.high if x.low < -2.0 ** -58 * x.high else x.high + x.high * (0.75 * 2.0 ** -52)
 
 
 cdef inline Finish probabilities_of(const Shift* shift, const vec* total) noexcept nogil:
     """How terms become probabilities; `total` is their sum."""
-    cdef Pair sum = sum_pairs(total[HIGH], total[LOW]), factor = divide(single(1), sum)
-    return scale_to_probabilities(
-        round_up(factor, total), value(divide(single(1), multiply(unit_of(shift, total), sum)))
-    )
+    cdef Pair sum = sum_pairs(total[HIGH], total[LOW]), unit = unit_of(shift, total), factor
+    if vec is vf32:         # numbers are enough
+        factor = single(1 / (sum.high + sum.low))
+        return scale_to_probabilities(round_up(factor, total), 1 / (unit.high * (sum.high + sum.low)))
+    factor = divide(single(1), sum)
+    return scale_to_probabilities(round_up(factor, total), value(divide(single(1), multiply(unit, sum))))
 
 
 cdef Finish softmax_row(

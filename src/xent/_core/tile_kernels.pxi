@@ -11,6 +11,14 @@ cdef void shift_two(const vec* x, vec* e, Py_ssize_t n, vec* peak, vec* rest, ve
     shift_vectors(x, e, n, 2, peak, rest, unit)
 
 
+cdef void exp_one(const vec* x, vec* e, Py_ssize_t n, vec* total, vec* unit) noexcept nogil:
+    exp_vectors(x, e, n, 1, total, unit)
+
+
+cdef void exp_two(const vec* x, vec* e, Py_ssize_t n, vec* total, vec* unit) noexcept nogil:
+    exp_vectors(x, e, n, 2, total, unit)
+
+
 cdef inline forced_void shift_tile(
     const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, vec* peak, vec* rest, vec* unit
 ) noexcept nogil:
@@ -22,6 +30,16 @@ cdef inline forced_void shift_tile(
         shift_one(x, e, n, peak, rest, unit)
 
 
+cdef inline forced_void exp_tile(
+    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, vec* total, vec* unit
+) noexcept nogil:
+    """The same, but the sum of all terms in place of r, in units of `unit` too."""
+    if n_vectors == 2:
+        exp_two(x, e, n, total, unit)
+    else:
+        exp_one(x, e, n, total, unit)
+
+
 cdef inline vec round_up_lanes(const vec* pair) noexcept nogil:
     """A pair > 0 rounded up, or one more where that is not certain."""
     cdef vec high = pair[HIGH] + pair[LOW], low = (pair[HIGH] - (pair[HIGH] + pair[LOW])) + pair[LOW]
@@ -31,34 +49,45 @@ cdef inline vec round_up_lanes(const vec* pair) noexcept nogil:
 
 
 cdef inline forced_void softmax_tile(
-    const vec* x, vec* out, Py_ssize_t n, Py_ssize_t n_vectors, bint logarithm, vec* sums
+    const vec* x, vec* out, Py_ssize_t n, Py_ssize_t n_vectors, vec* sums
 ) noexcept nogil:
     """Writes the sums as well, which are NaN where there are no probabilities."""
+    cdef Py_ssize_t c, h
+    cdef vec total[2 * MAX_TILE_VECTORS]
+    cdef vec unit[2 * MAX_TILE_VECTORS]
+    cdef vec inverse[2]
+    cdef vec factor, most
+    exp_tile(x, out, n, n_vectors, total, unit)
+    for h in range(n_vectors):      # as in `scale_to_probabilities`
+        sums[h] = total[2 * h + HIGH]
+        invert(total + 2 * h, inverse)
+        factor = round_up_lanes(inverse)
+        multiply_pairs(total + 2 * h, unit + 2 * h, inverse)
+        invert(inverse, inverse)
+        most = inverse[HIGH] + inverse[LOW]
+        for c in range(n):
+            out[c * n_vectors + h] = minimum(most, out[c * n_vectors + h] * factor)
+
+
+cdef inline forced_void log_softmax_tile(
+    const vec* x, vec* out, Py_ssize_t n, Py_ssize_t n_vectors, vec* sums
+) noexcept nogil:
+    """As `softmax_tile`."""
     cdef Py_ssize_t c, h
     cdef vec m[MAX_TILE_VECTORS]
     cdef vec rest[2 * MAX_TILE_VECTORS]
     cdef vec unit[2 * MAX_TILE_VECTORS]
     cdef vec total[2]
-    cdef vec pair[2]
-    cdef vec factor[2]
-    cdef vec log_sum, most
+    cdef vec log_total[2]
+    cdef vec log_sum
     shift_tile(x, out, n, n_vectors, m, rest, unit)
     for h in range(n_vectors):
         add_one(rest + 2 * h, total)
         sums[h] = total[HIGH]
-        if logarithm:
-            log_pairs(total, pair)
-            log_sum = pair[HIGH] + pair[LOW]
-            for c in range(n):
-                out[c * n_vectors + h] = log_probability(x[c * n_vectors + h], m[h], log_sum)
-        else:
-            # As in `scale_to_probabilities`.
-            invert(total, pair)
-            multiply_pairs(pair, unit + 2 * h, factor)
-            most = pair[HIGH] + pair[LOW]
-            log_sum = round_up_lanes(factor)
-            for c in range(n):
-                out[c * n_vectors + h] = minimum(most, out[c * n_vectors + h] * log_sum)
+        log_pairs(total, log_total)
+        log_sum = log_total[HIGH] + log_total[LOW]
+        for c in range(n):
+            out[c * n_vectors + h] = log_probability(x[c * n_vectors + h], m[h], log_sum)
 
 
 cdef inline forced_void logsumexp_tile(
@@ -211,11 +240,15 @@ cdef void softmax_tiles(
         count = min(last - i, MAX_TILE_VECTORS * lanes(like))
         n_vectors = vectors_of(count, like)
         load_tile(&task.x, i, count, tile, n_vectors, <vec*>scratch.x[0])
-        # Two calls, so that what is constant in each costs nothing in its loops.
-        if n_vectors == 2:
-            softmax_tile(tile, result, n, 2, task.logarithm, sums)
+        # Four calls, so that what is constant in each costs nothing in its loops.
+        if task.logarithm and n_vectors == 2:
+            log_softmax_tile(tile, result, n, 2, sums)
+        elif task.logarithm:
+            log_softmax_tile(tile, result, n, 1, sums)
+        elif n_vectors == 2:
+            softmax_tile(tile, result, n, 2, sums)
         else:
-            softmax_tile(tile, result, n, 1, task.logarithm, sums)
+            softmax_tile(tile, result, n, 1, sums)
         skipped = 0
         if not are_numbers(sums, count):
             for j in range(count):

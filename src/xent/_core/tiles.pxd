@@ -8,7 +8,7 @@ from xent._core.elementary cimport (
     ENTRIES, GRID, LEAST, LN2, LOST, OFFSET, SHIFT_VECTORS, exp_parts, exp_polynomials, exponent_range, find_exponent,
     has_table, load_table, log_of_pair, minus_log2_high, minus_log2_low, table_grid,
 )
-from xent._core.exponentials cimport EXPONENT_HEADROOM, FOLD_VECTORS, HIGH, LOW
+from xent._core.exponentials cimport EXPONENT_HEADROOM, FOLD_VECTORS, HIGH, LOW, add_term
 from xent._core.pairs cimport MAX_LANES, Pair, accumulate, single, sum_pairs
 from xent._core.scratch cimport MAX_TILE_VECTORS
 from xent._core.simd cimport (
@@ -251,16 +251,22 @@ cdef inline forced_void shift_lanes(vec m, vec* shift, vec* unit) noexcept nogil
     unit[LOW] = ((k - d) + shifted) * fill(&m, 1.0 / (1LL << EXPONENT_HEADROOM))
 
 
+cdef enum:                      # the vectors of a sum over classes
+    PARTS = 0                   # high, low and rest, as `add_term` has them
+    MAXIMA = 3                  # how many classes have the largest logit
+    SUM_VECTORS = 4
+
+
 cdef inline forced_void add_classes(
-    const vec* x, vec* e, Py_ssize_t n_vectors, vec m, const vec* shift, vec* sums, Py_ssize_t count
+    const vec* x, vec* e, Py_ssize_t n_vectors, const vec* m, const vec* shift, vec* sums, Py_ssize_t count
 ) noexcept nogil:
-    """e = the terms of `count` <= 4 classes, one vector of rows. sums: the sum of all that are not maxima in three parts
-    (see `add_term`), and the number of maxima."""
+    """e = the terms of `count` <= 4 classes, one vector of rows; sums += those of all that are not maxima, which are
+    counted. With m NULL all are added, which is enough for probabilities."""
     cdef vec zero = fill(x, 0), one = fill(x, 1), term
     cdef vec y[4]
     cdef vec scale[4]
     cdef vec p[4]
-    cdef vec high = sums[0], low = sums[1], rest = sums[2], maxima = sums[3]
+    cdef vec high = sums[0], low = sums[1], rest = sums[2], maxima = sums[MAXIMA]
     cdef Py_ssize_t j
     for j in range(count):
         y[j] = x[j * n_vectors]
@@ -268,8 +274,11 @@ cdef inline forced_void add_classes(
     for j in range(count):
         e[j * n_vectors] = multiply_add(scale[j], p[j], scale[j])
     for j in range(count):
-        maxima = maxima + where_equal(y[j], m, one, zero)
-        scale[j] = where_equal(y[j], m, zero, scale[j])
+        if m is NULL:
+            add_term(scale[j], p[j], &high, &low, &rest)
+            continue
+        maxima = maxima + where_equal(y[j], m[0], one, zero)
+        scale[j] = where_equal(y[j], m[0], zero, scale[j])
         # Exactly, whichever is larger: a row is one lane here, so that nothing averages out.
         if has_table(x):
             accumulate(scale[j], &high, &low)
@@ -281,19 +290,15 @@ cdef inline forced_void add_classes(
     sums[0] = high
     sums[1] = low
     sums[2] = rest
-    sums[3] = maxima
+    sums[MAXIMA] = maxima
 
 
-cdef inline forced_void shift_column(
-    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, vec m, vec* rest, vec* unit
+cdef inline forced_void add_column(
+    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, const vec* m, const vec* shift, vec* sums
 ) noexcept nogil:
-    """`shift_tile` for one vector of rows, whose maxima are m."""
+    """`add_classes` of all classes; the sum is a pair then."""
     cdef Py_ssize_t c, fours = n // 4 * 4
-    cdef vec shift[SHIFT_VECTORS]
-    cdef vec sums[4]
-    shift_lanes(m, shift, unit)
     sums[0] = sums[1] = sums[2] = fill(x, 0)
-    sums[3] = m - m         # NaN if that is infinite
     for c in range(0, fours, 4):
         if c % FOLD_VECTORS == 0 and c > 0:
             accumulate(sums[2], &sums[0], &sums[1])
@@ -305,22 +310,48 @@ cdef inline forced_void shift_column(
     if n > fours:
         add_classes(x + fours * n_vectors, e + fours * n_vectors, n_vectors, m, shift, sums, 1)
     accumulate(sums[2], &sums[0], &sums[1])
-    multiply_pairs(sums, unit, rest)
-    accumulate(sums[3] - fill(x, 1), &rest[HIGH], &rest[LOW])
 
 
-cdef inline forced_void shift_vectors(
-    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, vec* peak, vec* rest, vec* unit
-) noexcept nogil:
-    """`shift_tile` for a constant n_vectors, so that its loops are unrolled."""
+cdef inline forced_void find_peaks(const vec* x, Py_ssize_t n, Py_ssize_t n_vectors, vec* peak) noexcept nogil:
     cdef Py_ssize_t c, h
     for h in range(n_vectors):
         peak[h] = x[h]
     for c in range(1, n):
         for h in range(n_vectors):
             peak[h] = maximum(x[c * n_vectors + h], peak[h])
+
+
+cdef inline forced_void shift_vectors(
+    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, vec* peak, vec* rest, vec* unit
+) noexcept nogil:
+    """`shift_tile` for a constant n_vectors, so that its loops are unrolled."""
+    cdef Py_ssize_t h
+    cdef vec shift[SHIFT_VECTORS]
+    cdef vec sums[SUM_VECTORS]
+    find_peaks(x, n, n_vectors, peak)
     for h in range(n_vectors):
-        shift_column(x + h, e + h, n, n_vectors, peak[h], rest + 2 * h, unit + 2 * h)
+        shift_lanes(peak[h], shift, unit + 2 * h)
+        sums[MAXIMA] = peak[h] - peak[h]        # NaN if that is infinite
+        add_column(x + h, e + h, n, n_vectors, peak + h, shift, sums)
+        multiply_pairs(sums, unit + 2 * h, rest + 2 * h)
+        accumulate(sums[MAXIMA] - fill(x, 1), &rest[2 * h + HIGH], &rest[2 * h + LOW])
+
+
+cdef inline forced_void exp_vectors(
+    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, vec* total, vec* unit
+) noexcept nogil:
+    """`exp_tile` for a constant n_vectors."""
+    cdef Py_ssize_t h
+    cdef vec peak[MAX_TILE_VECTORS]
+    cdef vec shift[SHIFT_VECTORS]
+    cdef vec sums[SUM_VECTORS]
+    find_peaks(x, n, n_vectors, peak)
+    for h in range(n_vectors):
+        shift_lanes(peak[h], shift, unit + 2 * h)
+        sums[MAXIMA] = peak[h] - peak[h]
+        add_column(x + h, e + h, n, n_vectors, <vec*>NULL, shift, sums)
+        total[2 * h + HIGH] = sums[0] + sums[MAXIMA]
+        total[2 * h + LOW] = sums[1]
 
 
 cdef inline forced_void add_one(const vec* rest, vec* total) noexcept nogil:
