@@ -243,6 +243,7 @@ cdef void weigh_points(const Reader* reader, Row* row, vec* like) noexcept nogil
         row.has_largest = x.high == row.shift.peak.high and x.low == row.shift.peak.low
         distance = two_sum(row.shift.peak.high, -x.high)
         distance.low += row.shift.peak.low - x.low
+        row.label_distance = distance
         add_pair(&row.target_mass, row.points.mass[j])
         add_pair(&row.weighted_distance, multiply(distance, row.points.mass[j]))
 
@@ -340,17 +341,57 @@ cdef inline Pair sum_others(Pair rest, Pair own, bint is_largest) noexcept nogil
     return rest
 
 
-cdef void separate_label(const Reader* reader, Row* row, const vec* grad, bint has_terms) noexcept nogil:
-    """row.own and row.others, of a row with all its mass on one class."""
-    row.own = single(1)
-    if not row.has_largest:
-        row.own = multiply(row.sums.unit, single(term_at(reader, row, row.only_class, grad, has_terms)))
-    row.others = sum_others(row.sums.rest, row.own, row.has_largest)
-
-
 cdef inline Pair multiply_mass(Pair x, Pair mass) noexcept nogil:
     """A product that is 0 where x is, even if the mass has overflowed."""
     return multiply(x, mass) if x.high != 0 or not isinf(mass.high) else single(0)
+
+
+# A row with all its mass on one class, without options that change the formula. For float32, float64 numbers are enough.
+
+
+cdef inline Pair label_loss(const RowSum* sums, Pair distance, Pair weight, const vec* like) noexcept nogil:
+    """`distance` is that of the label from the maximum, `weight` all that multiplies the row."""
+    cdef Pair loss = sums.log_sum
+    if vec is vf32:
+        return single((distance.high + loss.high) * weight.high)
+    add_pair(&loss, distance)
+    return multiply(loss, weight)
+
+
+cdef struct LabelGradient:
+    double factor               # of the terms
+    double at_label
+
+
+cdef inline LabelGradient label_gradient(
+    const RowSum* sums, double own_term, bint has_largest, Pair scale, const vec* like
+) noexcept nogil:
+    """`scale` times the gradient of the loss, which may be infinite."""
+    cdef LabelGradient gradient
+    cdef Pair others
+    cdef double number
+    if vec is vf32:
+        number = sums.inverse.high * scale.high
+        gradient.factor = sums.unit.high * number
+        others = sums.rest
+        if not has_largest:
+            others.high += 1 - sums.unit.high * own_term
+        gradient.at_label = -multiply_or_zero(others.high, number)
+        return gradient
+    scale = multiply(scale, sums.inverse)
+    others = sum_others(sums.rest, multiply(sums.unit, single(own_term)), has_largest)
+    gradient.factor = value(multiply(sums.unit, scale))
+    gradient.at_label = -value(multiply_mass(others, scale))
+    return gradient
+
+
+cdef void separate_label(const Reader* reader, Row* row, const vec* grad, bint has_terms) noexcept nogil:
+    """row.own and row.others, of a row with all its mass on one class."""
+    row.own = single(1)
+    row.own_term = term_at(reader, row, row.only_class, grad, has_terms)
+    if not row.has_largest:
+        row.own = multiply(row.sums.unit, single(row.own_term))
+    row.others = sum_others(row.sums.rest, row.own, row.has_largest)
 
 
 cdef void read_masked_target(
@@ -415,7 +456,7 @@ cdef Pair sum_missed_mass(
     cdef vec* terms
     cdef vec unused[2]
     if row.only_class >= 0:
-        return divide(multiply_mass(row.others, row.target_mass), one_more(row.sums.rest))
+        return multiply(multiply_mass(row.others, row.target_mass), row.sums.inverse)
     while start < n:
         count = min(PIECE_ELEMENTS, n - start)
         if has_terms:
@@ -438,7 +479,7 @@ cdef Pair sum_missed_mass(
     add_pair(&total, row.target_mass)
     add_pair(&total, negate(at_peak))
     add_pair(&total, negate(multiply(others, row.sums.unit)))
-    return divide(total, one_more(row.sums.rest))
+    return multiply(total, row.sums.inverse)
 
 
 cdef Pair unfocused_loss_of(const Batch* batch, const Row* row) noexcept nogil:
@@ -458,7 +499,7 @@ cdef Pair focal_weight_of(const Batch* batch, const Row* row) noexcept nogil:
     cdef Pair others, weight
     if batch.focal_gamma == 0 or row.only_class < 0:
         return single(1)
-    others = divide(row.others, one_more(row.sums.rest))
+    others = multiply(row.others, row.sums.inverse)
     weight = single(pow(others.high, batch.focal_gamma))
     if weight.high != 0:
         weight.low = weight.high * (batch.focal_gamma * others.low / others.high)
@@ -484,7 +525,7 @@ cdef Pair add_poly_mass(const Batch* batch, const Row* row) noexcept nogil:
     """T + epsilon sum of t_c p_c: with poly_epsilon, this multiplies p_c in the gradient."""
     cdef Pair mass = row.target_mass, predicted = row.target_mass
     if row.only_class >= 0:
-        predicted = divide(multiply(row.target_mass, row.own), one_more(row.sums.rest))
+        predicted = multiply(multiply(row.target_mass, row.own), row.sums.inverse)
     else:
         add_pair(&predicted, negate(row.missed_mass))
     add_pair(&mass, multiply(predicted, single(batch.poly_epsilon)))
@@ -502,9 +543,9 @@ cdef Pair focus_mass(const Batch* batch, const Row* row, Pair mass) noexcept nog
 
 
 cdef GradientTerms gradient_of(const Batch* batch, const Row* row, Pair scale) noexcept nogil:
-    """`scale` times the gradient of `loss_of`."""
+    """`scale` times the gradient of `loss_of`, but for its weight."""
     cdef GradientTerms terms
-    cdef Pair factor = divide(scale, one_more(row.sums.rest))      # of e_c, for each unit of T
+    cdef Pair factor = multiply(scale, row.sums.inverse)       # of e_c, for each unit of T
     cdef Pair mass = row.target_mass, pull = single(0), at_label
     terms.target_share = terms.base_share = terms.at_label = terms.poly_factor = 0
     if batch.poly_epsilon != 0:
@@ -575,18 +616,35 @@ cdef void finish_gradient(
         multiply_row(grad, <vec*>piece.cap_slope, grad, count)
 
 
+cdef inline bint is_plain_row(const Batch* batch, const Row* row) noexcept nogil:
+    """Whether `label_loss` and `label_gradient` compute the row."""
+    return row.only_class >= 0 and has_plain_formula(batch)
+
+
+cdef inline Pair row_weight(const Row* row) noexcept nogil:
+    return multiply(row.weight, row.target_mass)
+
+
 cdef void write_gradient(
     Reader* reader, const Row* row, vec* grad, bint has_terms, Traffic* traffic, vec* like
 ) noexcept nogil:
     """From terms that are in the place of the gradient, or that are computed again now that their sum is known."""
     cdef const Batch* batch = reader.batch
     cdef Py_ssize_t n = batch.logits.n, start = 0, count
-    cdef Pair scale = scale_pair(multiply(row.weight, reader.scale), row.result_exponent)
-    cdef GradientTerms terms = gradient_of(batch, row, scale)
+    cdef Pair scale = multiply(row.weight, reader.scale)
+    cdef GradientTerms terms
+    cdef LabelGradient plain
     cdef RowPiece piece
     cdef vec unused[2]
-    if row.only_class >= 0 and has_plain_formula(batch):
+    if is_plain_row(batch, row):
+        plain = label_gradient(
+            &row.sums, row.own_term, row.has_largest, multiply(row_weight(row), reader.scale), like
+        )
+        terms.factor, terms.at_label = plain.factor, plain.at_label
+        terms.target_share = terms.base_share = terms.poly_factor = 0
         terms.label_term = term_to_scale(terms.at_label, terms.factor, like)
+    else:
+        terms = gradient_of(batch, row, scale_pair(scale, row.result_exponent))
     while start < n:
         count = min(reader.piece, n - start)
         if not reader.reads_whole_rows:
@@ -639,6 +697,8 @@ cdef Pair loss_row(Reader* reader, Row* row, vec* grad, bint wants_grad, Traffic
         row.missed_mass = sum_missed_mass(reader, row, grad, keeps_terms, traffic, like)
     if wants_grad:
         write_gradient(reader, row, grad, keeps_terms, traffic, like)
+    if is_plain_row(reader.batch, row):
+        return label_loss(&row.sums, row.label_distance, row_weight(row), like)
     return scale_pair(multiply(loss_of(reader.batch, row), row.weight), row.result_exponent)
 
 
@@ -1082,34 +1142,33 @@ cdef bint has_label_rows(const Batch* batch) noexcept nogil:
     )
 
 
-cdef bint describe_label(const Batch* batch, Py_ssize_t i, const Peak* peak, const vec* x, Row* row) noexcept nogil:
+cdef inline bint describe_label(const Batch* batch, Py_ssize_t i, const Peak* peak, const vec* x, Row* row) noexcept nogil:
     """As `describe_row` and `weigh_row`; False if the row needs them."""
     cdef int64_t label = read_integer(row_of(&batch.target, i), batch.target.kind)
-    cdef Pair distance
     row.weight = single(weight_of(&batch.sample_weight, i))
     if not is_class(batch, label) or row.weight.high == 0 or not isfinite(peak.high):
         return False
     row.only_class = label
     row.target_mass = single(class_weight_of(batch, label))
-    distance = two_sum(peak.high, -get(x, label))
-    row.has_largest = distance.high == 0
-    row.weighted_distance = multiply(distance, row.target_mass)
-    return isfinite(row.weighted_distance.high) and row.target_mass.high != 0
+    row.label_distance = two_sum(peak.high, -get(x, label))
+    row.has_largest = row.label_distance.high == 0
+    return isfinite(row.label_distance.high) and row.target_mass.high != 0
 
 
-cdef double scale_label_row(const Batch* batch, Row* row, Pair scale, vec* grad) noexcept nogil:
+cdef inline double scale_label_row(const Batch* batch, Row* row, Pair scale, vec* grad) noexcept nogil:
     """The gradient of a row of terms, but for a factor, which is returned. What a factor cannot do is done here."""
-    cdef GradientTerms terms
-    cdef double label_term
-    row.own = multiply(row.sums.unit, single(get(grad, row.only_class)))
-    row.others = sum_others(row.sums.rest, row.own, row.has_largest)
-    terms = gradient_of(batch, row, multiply(row.weight, scale))
-    label_term = term_to_scale(terms.at_label, terms.factor, grad)
-    if isfinite(label_term) and is_moderate(grad, terms.factor):
+    cdef LabelGradient gradient = label_gradient(
+        &row.sums, get(grad, row.only_class), row.has_largest, scale, grad
+    )
+    cdef double label_term = term_to_scale(gradient.at_label, gradient.factor, grad)
+    if isfinite(label_term) and is_moderate(grad, gradient.factor):
         put(grad, row.only_class, label_term)
-        return terms.factor
-    scale_row(grad, <vec*>NULL, batch.logits.n, terms.factor, 0)
-    put(grad, row.only_class, label_term * terms.factor if isfinite(label_term) else terms.at_label)
+        return gradient.factor
+    if isfinite(label_term):
+        put(grad, row.only_class, label_term)
+    scale_row(grad, <vec*>NULL, batch.logits.n, gradient.factor, 0)
+    if not isfinite(label_term):
+        put(grad, row.only_class, gradient.at_label)
     return 1
 
 
@@ -1128,7 +1187,7 @@ cdef void label_rows(
     cdef Window window_out
     cdef Row row
     cdef Peak peak
-    cdef Pair loss, total = single(0)
+    cdef Pair loss, weight, total = single(0)
     cdef vec* logits
     cdef vec* next
     cdef vec* grad = NULL
@@ -1151,10 +1210,11 @@ cdef void label_rows(
             start_search(search)
             add_and_search(logits, grad, n, &row.shift, sums, traffic, search)
             row.sums = sum_row(&row.shift, sums)
+            weight = row_weight(&row)
             if wants_grad:
-                how = multiply_by(scale_label_row(batch, &row, reader.scale, grad))
+                how = multiply_by(scale_label_row(batch, &row, multiply(weight, reader.scale), grad))
                 scatter_through(&window_out, &batch.grad, i, grad, grad, &how, traffic)
-            loss = multiply(loss_of(batch, &row), row.weight)
+            loss = label_loss(&row.sums, row.label_distance, weight, like)
             write_number(&batch.loss, i, value(loss))
             add_pair(&total, loss)
         else:
@@ -1270,7 +1330,7 @@ cdef RowMeasures measure_row(
     measures.has_rank = not isnan(sums.rest.high)
     measures.loss = two_sum(peak.high, -own)
     add_pair(&measures.loss, sums.log_sum)
-    measures.entropy = divide(multiply(sum_distances(distance, n), sums.unit), one_more(sums.rest))
+    measures.entropy = multiply(multiply(sum_distances(distance, n), sums.unit), sums.inverse)
     add_pair(&measures.entropy, sums.log_sum)
     return measures
 

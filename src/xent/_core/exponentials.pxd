@@ -7,13 +7,13 @@
 #
 # A sum of vectors is an array of two: sum[HIGH], and in sum[LOW] what its roundings lost.
 
-from libc.math cimport INFINITY, fabs, rint
+from libc.math cimport INFINITY, fabs, fma, log, rint
 
 from xent._core.elementary cimport (
     ENTRIES, GRID, LEAST, LN2, LN2_HIGH, LN2_LOW, LOG2_E, LOST, OFFSET, OFFSET_LOW, SHIFT_VECTORS, exp_parts,
-    exp_tail, exponent_range, has_table, load_table, log1p_pair, table_grid,
+    exp_tail, exponent_range, has_table, load_table, table_grid,
 )
-from xent._core.pairs cimport Pair, accumulate, add_larger, add_pair, multiply, single, sum_pairs, two_sum
+from xent._core.pairs cimport Pair, add_larger, add_pair, multiply, one_more, single, sum_pairs, two_sum
 from xent._core.simd cimport (
     any_equal, element, fill, first_equal_of_four, forced_void, get, lanes, load_first, max_lanes, maximum,
     multiply_add, store_first, vec, vf32, where_equal, where_less, without_lane,
@@ -44,6 +44,7 @@ cdef struct Shift:              # how the exponentials of a row are computed: as
 
 cdef struct RowSum:
     Pair rest                   # r; NaN where the row has no probabilities
+    Pair inverse                # 1 / (1 + r)
     Pair log_sum                # log1p(r)
     Pair unit                   # of the terms: e_c = exp(x_c - m) is `unit` times the term of c
 
@@ -400,11 +401,25 @@ cdef inline Pair compute_term(const vec* like, double x, double low, bint has_lo
 
 
 cdef inline RowSum sum_row(const Shift* shift, const vec* total) noexcept nogil:
-    """r and what follows from it, from the sum of all terms but the maximum's."""
+    """r and what follows from it, from the sum of all terms but the maximum's. For float32, float64 numbers are enough
+    and the low parts are 0."""
     cdef RowSum row
+    cdef Pair sum = sum_pairs(total[HIGH], total[LOW]), all
+    cdef double correction
     row.unit = unit_of(shift, total)
-    row.rest = multiply(row.unit, sum_pairs(total[HIGH], total[LOW]))
-    row.log_sum = log1p_pair(row.rest)
+    if vec is vf32:
+        row.rest = single(row.unit.high * (sum.high + sum.low))
+    else:
+        row.rest = multiply(row.unit, sum)
+    all = one_more(row.rest)
+    row.inverse = single(1 / all.high)
+    # log(1 + r) with what 1 + r rounds away, so that it is as exact as log is, for tiny r too.
+    correction = all.low * row.inverse.high
+    if vec is vf32:
+        row.log_sum = single(log(all.high) + correction)
+    else:
+        row.log_sum = two_sum(log(all.high), correction - 0.5 * correction * correction)
+        row.inverse.low = (fma(-row.inverse.high, all.high, 1) - row.inverse.high * all.low) * row.inverse.high
     return row
 
 

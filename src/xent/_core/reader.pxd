@@ -55,7 +55,9 @@ cdef struct Row:                # with target t = target_share (points + target)
     Shift shift
     RowSum sums
     Pair own                    # if only one class y has target mass: e_y,
-    bint has_largest            # whether the last point has the largest logit
+    double own_term             # the same in units of the terms,
+    Pair label_distance         # m - x_y,
+    bint has_largest            # whether that is 0,
     Pair others                 # and the sum of all other e, since 1 - p_y would cancel
 
 
