@@ -720,6 +720,34 @@ XENT_DEFINE_NO_COLUMNS(f32, vf32)
 XENT_DEFINE_NO_COLUMNS(f64, vf64)
 #endif
 
+/* Every second element of two vectors, from the first on. */
+#if XENT_BYTES == 64 && defined(__AVX512F__)
+XENT_INLINE vf32 xent_every_second_f32(const vf32 *x) {
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return (vf32)_mm512_permutex2var_ps((__m512)x[0], even, (__m512)x[1]);
+}
+XENT_INLINE vf64 xent_every_second_f64(const vf64 *x) {
+    return (vf64)_mm512_permutex2var_pd((__m512d)x[0], _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14), (__m512d)x[1]);
+}
+#elif XENT_BYTES == 32 && defined(__AVX2__)
+XENT_INLINE vf32 xent_every_second_f32(const vf32 *x) {
+    __m256d mixed = (__m256d)_mm256_shuffle_ps((__m256)x[0], (__m256)x[1], 0x88);
+    return (vf32)_mm256_permute4x64_pd(mixed, 0xd8);
+}
+XENT_INLINE vf64 xent_every_second_f64(const vf64 *x) {
+    return (vf64)_mm256_permute4x64_pd(_mm256_unpacklo_pd((__m256d)x[0], (__m256d)x[1]), 0xd8);
+}
+#else
+#  define XENT_DEFINE_EVERY_SECOND(S, scalar, vector)                                                                \
+    XENT_INLINE vector xent_every_second_##S(const vector *x) {                                                      \
+        vector y = x[0];                                                                                             \
+        for (Py_ssize_t i = 0; i < XENT_LANES_##S; i++) XENT_LANE(y, i) = ((const scalar *)x)[2 * i];                \
+        return y;                                                                                                    \
+    }
+XENT_DEFINE_EVERY_SECOND(f32, float, vf32)
+XENT_DEFINE_EVERY_SECOND(f64, double, vf64)
+#endif
+
 /* Index of the first element equal to w in four vectors; there must be one. */
 XENT_INLINE int xent_first_of(uint64_t bits) {
 #if defined(__GNUC__) || defined(__clang__)

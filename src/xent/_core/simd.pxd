@@ -76,6 +76,8 @@ cdef extern from "_core/simd.h" nogil:
     void xent_to_rows_f32(const void* tile, Py_ssize_t step, void* a, void* b, void* c, void* d, Py_ssize_t n)
     void xent_to_rows_f64(const void* tile, Py_ssize_t step, void* a, void* b, void* c, void* d, Py_ssize_t n)
     bint XENT_HAS_PARTS
+    vf32 xent_every_second_f32(const vf32* x)
+    vf64 xent_every_second_f64(const vf64* x)
     void xent_read_columns_f32(vf32* tile, Py_ssize_t step, const char* rows, Py_ssize_t stride, Py_ssize_t n)
     void xent_read_columns_f64(vf64* tile, Py_ssize_t step, const char* rows, Py_ssize_t stride, Py_ssize_t n)
     void xent_write_columns_f32(
@@ -195,6 +197,14 @@ cdef inline Py_ssize_t first_equal_of_four(const vec* x, vec w) noexcept nogil:
         return xent_first_equal_of_four_f32(x, w)
     else:
         return xent_first_equal_of_four_f64(x, w)
+
+
+cdef inline vec every_second(const vec* x) noexcept nogil:
+    """Every second element of two vectors."""
+    if vec is vf32:
+        return xent_every_second_f32(x)
+    else:
+        return xent_every_second_f64(x)
 
 
 cdef inline void store_around(vec* target, vec x) noexcept nogil:

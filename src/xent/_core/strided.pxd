@@ -8,7 +8,7 @@ cimport numpy as cnp
 
 from xent._core.scheduler cimport Work
 from xent._core.simd cimport (
-    element, get, lanes, put, vec, vf32, xent_narrow_bf16, xent_narrow_f16, xent_read_bf16, xent_read_f16,
+    element, every_second, get, lanes, put, vec, vf32, xent_narrow_bf16, xent_narrow_f16, xent_read_bf16, xent_read_f16,
     xent_transpose_rows_f32, xent_transpose_rows_f64, xent_widen_bf16, xent_widen_f16, xent_write_bf16, xent_write_f16,
 )
 from xent._core.streaming cimport Finish, Traffic, finish, send
@@ -20,11 +20,10 @@ cdef enum:
     WINDOW_ROWS = 16            # float32 rows: one cache line across
     WINDOW_BYTES = 1 << 17
 
-    # Outputs larger than STREAM_BYTES bypass the cache, which could not hold them, if their rows are between these two
-    # lengths. For shorter rows the cache is a quarter faster (for longer ones a sixth slower); longer rows do not fit
-    # the scratch.
-    STREAM_BYTES = 1 << 24
-    MIN_STREAM_ROW = 6 << 10    # bytes
+    # Outputs larger than STREAM_BYTES, more than what a core has for itself, bypass the cache, if their rows are between
+    # these two lengths: shorter ones are mostly first and last lines, and two longer ones do not fit the scratch.
+    STREAM_BYTES = 1 << 22
+    MIN_STREAM_ROW = 1 << 10    # bytes
     MAX_STREAM_ROW = 1 << 19
 
 
@@ -221,6 +220,10 @@ cdef inline vec* gather(
     while j < n:
         stop = min(n, j + run_from(operand, first + j))
         source = place_of(operand, i, first + j) - j * operand.step
+        if is_native(operand, scratch) and operand.step == 2 * <Py_ssize_t>sizeof(vec) // lanes(scratch):
+            while j + lanes(scratch) < stop:    # what lies between the elements is read, but nothing after the last
+                (<vec*>element(scratch, j))[0] = every_second(<const vec*>(source + j * operand.step))
+                j += lanes(scratch)
         if operand.kind == F32:
             for j in range(j, stop):
                 put(scratch, j, (<float*>(source + j * operand.step))[0])
