@@ -58,7 +58,7 @@ from xent._core.rows cimport (
     has_nan, is_moderate, log_probability, multiply_or_zero, multiply_row, scale_row, sum_distances, sum_products,
 )
 from xent._core.scheduler cimport (
-    PY_SSIZE_T_MAX, BlockClaim, Work, block_size, claim_blocks, count_blocks, do_alone, end_of_block, next_block, xent_load,
+    FEW_UNITS, PY_SSIZE_T_MAX, BlockClaim, Work, block_size, claim_blocks, count_blocks, do_alone, end_of_block, next_block, xent_load,
     xent_replace, xent_shared,
 )
 from xent._core.scratch cimport (

@@ -157,7 +157,7 @@ def plain_softmax(x, axis, out, bint logarithm, n_threads, Py_ssize_t thread_ele
         call = PlainSoftmax()
         call.task = task
         return for_later(call, count, task.x.n, array, out)
-    do_alone(softmax_worker, &task, plan_softmax(&task, 1), count, count)
+    do_alone(softmax_worker, &task, plan_softmax(&task, 1), count, count, task.x.n)
     return out
 
 
@@ -183,7 +183,7 @@ def plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, Py_ssize_t thr
         call = PlainLogsumexp()
         call.task = task
         return for_later(call, count, task.x.n, array, out)
-    do_alone(logsumexp_worker, &task, plan_logsumexp(&task, 1), count, count)
+    do_alone(logsumexp_worker, &task, plan_logsumexp(&task, 1), count, count, task.x.n)
     return out if cnp.PyArray_NDIM(array) > 1 else out[()]
 
 
@@ -261,8 +261,11 @@ def plain_cross_entropy(
     bind(&batch.logits, x, 1)
     bind(&batch.target, labels, 0)
     batch.ignores, batch.ignore_index = True, ignored
-    with nogil:
+    if count <= FEW_UNITS:      # to release the GIL would take longer
         bad = weigh_rows(batch, &unused, 0, count, &weight, <vf64*>NULL)     # of labels: without scratch
+    else:
+        with nogil:
+            bad = weigh_rows(batch, &unused, 0, count, &weight, <vf64*>NULL)
     if bad >= 0 or (weight.high == 0 and reduction == "mean"):
         return None
     call.task.sums, call.number = NULL, 0
@@ -281,7 +284,7 @@ def plain_cross_entropy(
     size = block_size(count, batch.logits.n, block_elements)
     allocate_sums(&call, count_blocks(count, size))
     try:
-        do_alone(cross_entropy_worker, &call.task, plan_batch(batch, 1), count, size)
+        do_alone(cross_entropy_worker, &call.task, plan_batch(batch, 1), count, size, batch.logits.n)
         return result_of(&call, loss, grad)
     finally:
         free(call.task.sums)

@@ -16,6 +16,9 @@ cdef extern from "_core/scheduler.h" nogil:
     double xent_seconds()
     double xent_busy_seconds()
 
+cdef enum:
+    FEW_UNITS = 1024                # numbers that take less time than it takes to release the GIL
+
 cdef struct BlockClaim
 
 # Runs in each thread: claims blocks until none are left. `scratch` is private to the thread and starts a cache line.
@@ -64,5 +67,5 @@ cdef class Work:
 
 
 cdef int do_alone(
-    Worker worker, const void* task, Py_ssize_t scratch_length, Py_ssize_t units, Py_ssize_t size
+    Worker worker, const void* task, Py_ssize_t scratch_length, Py_ssize_t units, Py_ssize_t size, Py_ssize_t elements
 ) except -1

@@ -247,15 +247,18 @@ cdef class Work:
 
 
 cdef int do_alone(
-    Worker worker, const void* task, Py_ssize_t scratch_length, Py_ssize_t units, Py_ssize_t size
+    Worker worker, const void* task, Py_ssize_t scratch_length, Py_ssize_t units, Py_ssize_t size, Py_ssize_t elements
 ) except -1:
-    """Run the worker in this thread only, without a Work."""
+    """Run the worker in this thread only, without a Work. A unit has so many `elements`."""
     cdef Job job
     cdef bint done
     set_job(&job, units, size, 1)
     job.worker, job.task, job.scratch_length = worker, task, scratch_length
-    with nogil:
+    if units * elements <= FEW_UNITS:       # to release the GIL would take longer
         done = run_worker(&job)
+    else:
+        with nogil:
+            done = run_worker(&job)
     if not done:
         raise MemoryError
     return 0

@@ -18,8 +18,8 @@ cdef enum:
 
 
 cdef enum TileBytes:            # rows up to this length are faster in tiles: the more there is to do once a row, the longer
-    SOFTMAX_TILE = 400
-    LOG_SOFTMAX_TILE = 640
+    SOFTMAX_TILE = 512
+    LOG_SOFTMAX_TILE = 768
     LOSS_TILE = 1024            # and logsumexp
 
 

@@ -64,6 +64,9 @@ cdef inline forced_void load_lanes(
     if has_even_rows(operand, i, count, tile):
         read_columns(tile, n_vectors, first, operand.strides[operand.ndim - 1], operand.n)
         return
+    if count < width:
+        for c in range(operand.n):
+            tile[c * n_vectors] = fill(tile, 0)
     if is_plain(operand, tile) and width % 4 == 0:
         while j + 4 <= count:
             to_columns(
@@ -76,9 +79,6 @@ cdef inline forced_void load_lanes(
         for c in range(operand.n):
             copy_element(tile, c * n_vectors * width + j, row, c)
         j += 1
-    for j in range(count, width):
-        for c in range(operand.n):
-            put(tile, c * n_vectors * width + j, 0)
 
 
 cdef inline void store_lanes(
