@@ -69,7 +69,7 @@ from xent._core.scratch cimport (
     tile_space,
 )
 from xent._core.simd cimport (
-    XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, forced_void, get, lanes, load_first, minimum, multiply_add, put,
+    XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, forced_void, get, lanes, load_first, multiply_add, put,
     vec, vf32, vf64, where_equal, where_less, xent_add_lanes_f32, xent_add_lanes_f64, xent_cpu_has_avx2, xent_cpu_has_avx512,
     xent_are_classes, xent_drain, xent_prefetch, xent_transpose_rows_f32, xent_transpose_rows_f64,
 )
@@ -84,7 +84,7 @@ from xent._core.strided cimport (
 from xent._core.target_weights cimport WeightSum, weigh_rows
 from xent._core.targets cimport INVALID, class_weight_of, is_class, read_points, scale_pair
 from xent._core.tiles cimport (
-    MAX_TILE_ROWS, LanePairs, TileTotals, add_lanes, add_one, clear_lanes, copy_element, exp_vectors, fill_lanes, invert, load_tile,
+    FACTOR, LIMIT_VECTORS, MAX_TILE_ROWS, MOST, LanePairs, TileTotals, add_lanes, add_one, clear_lanes, copy_element, exp_vectors, fill_lanes, invert, load_tile,
     log_pairs, multiply_pairs, read_lane, set_lane, shift_lanes, shift_vectors, store_tile, sum_lanes, write_lanes,
 )
 

@@ -635,7 +635,7 @@ XENT_DEFINE_TILES(f64, double, XENT_WITHOUT)
 /* Copy as many rows as there are lanes, `stride` bytes apart, into columns of a tile, and back: n >= 4 contiguous
  * elements each, `step` vectors apart in the tile. Four columns at a time (the last four may overlap those before), as
  * registers of 128-bit parts, each of a few rows, which are then transposed part by part. What is copied back is
- * multiplied by a factor for each row. */
+ * multiplied by a factor for each row, and is at most another number. */
 #if XENT_BYTES == 64 && defined(__AVX512F__)
 #  define XENT_PARTS(base, gap)                                                                                      \
     _mm512_insertf32x4(_mm512_insertf32x4(_mm512_insertf32x4(_mm512_castps128_ps512(                                 \
@@ -677,12 +677,12 @@ XENT_INLINE void xent_read_columns_f32(vf32 *tile, Py_ssize_t step, const char *
         for (int q = 0; q < 4; q++) tile[(i + q) * step] = (vf32)z[q];
     }
 }
-XENT_INLINE void xent_write_columns_f32(const vf32 *tile, Py_ssize_t step, vf32 factor, char *rows, Py_ssize_t stride,
-                                        Py_ssize_t n) {
+XENT_INLINE void xent_write_columns_f32(const vf32 *tile, Py_ssize_t step, vf32 factor, vf32 most, char *rows,
+                                        Py_ssize_t stride, Py_ssize_t n) {
     for (Py_ssize_t i = 0; i < n; i += 4) {
         xent_parts z[4];
         if (i > n - 4) i = n - 4;
-        for (int q = 0; q < 4; q++) z[q] = (xent_parts)(tile[(i + q) * step] * factor);
+        for (int q = 0; q < 4; q++) z[q] = (xent_parts)xent_minimum_f32(most, tile[(i + q) * step] * factor);
         xent_transpose_parts(z);
         for (int q = 0; q < 4; q++) XENT_STORE_PARTS(rows + 4 * i + q * stride, 4 * stride, z[q]);
     }
@@ -696,11 +696,12 @@ XENT_INLINE void xent_read_columns_f64(vf64 *tile, Py_ssize_t step, const char *
         tile[(i + 1) * step] = (vf64)XENT_WIDE(unpackhi_pd)(a, b);
     }
 }
-XENT_INLINE void xent_write_columns_f64(const vf64 *tile, Py_ssize_t step, vf64 factor, char *rows, Py_ssize_t stride,
-                                        Py_ssize_t n) {
+XENT_INLINE void xent_write_columns_f64(const vf64 *tile, Py_ssize_t step, vf64 factor, vf64 most, char *rows,
+                                        Py_ssize_t stride, Py_ssize_t n) {
     for (Py_ssize_t i = 0; i < n; i += 2) {
         if (i > n - 2) i = n - 2;
-        xent_parts_pd a = (xent_parts_pd)(tile[i * step] * factor), b = (xent_parts_pd)(tile[(i + 1) * step] * factor);
+        xent_parts_pd a = (xent_parts_pd)xent_minimum_f64(most, tile[i * step] * factor);
+        xent_parts_pd b = (xent_parts_pd)xent_minimum_f64(most, tile[(i + 1) * step] * factor);
         XENT_STORE_PARTS(rows + 8 * i, 2 * stride, (xent_parts)XENT_WIDE(unpacklo_pd)(a, b));
         XENT_STORE_PARTS(rows + 8 * i + stride, 2 * stride, (xent_parts)XENT_WIDE(unpackhi_pd)(a, b));
     }
@@ -712,9 +713,9 @@ XENT_INLINE void xent_write_columns_f64(const vf64 *tile, Py_ssize_t step, vf64 
                                            Py_ssize_t n) {                                                           \
         (void)tile, (void)step, (void)rows, (void)stride, (void)n;                                                   \
     }                                                                                                                \
-    XENT_INLINE void xent_write_columns_##S(const vector *tile, Py_ssize_t step, vector factor, char *rows,          \
-                                            Py_ssize_t stride, Py_ssize_t n) {                                       \
-        (void)tile, (void)step, (void)factor, (void)rows, (void)stride, (void)n;                                     \
+    XENT_INLINE void xent_write_columns_##S(const vector *tile, Py_ssize_t step, vector factor, vector most,         \
+                                            char *rows, Py_ssize_t stride, Py_ssize_t n) {                           \
+        (void)tile, (void)step, (void)factor, (void)most, (void)rows, (void)stride, (void)n;                                     \
     }
 XENT_DEFINE_NO_COLUMNS(f32, vf32)
 XENT_DEFINE_NO_COLUMNS(f64, vf64)

@@ -81,10 +81,10 @@ cdef extern from "_core/simd.h" nogil:
     void xent_read_columns_f32(vf32* tile, Py_ssize_t step, const char* rows, Py_ssize_t stride, Py_ssize_t n)
     void xent_read_columns_f64(vf64* tile, Py_ssize_t step, const char* rows, Py_ssize_t stride, Py_ssize_t n)
     void xent_write_columns_f32(
-        const vf32* tile, Py_ssize_t step, vf32 factor, char* rows, Py_ssize_t stride, Py_ssize_t n
+        const vf32* tile, Py_ssize_t step, vf32 factor, vf32 most, char* rows, Py_ssize_t stride, Py_ssize_t n
     )
     void xent_write_columns_f64(
-        const vf64* tile, Py_ssize_t step, vf64 factor, char* rows, Py_ssize_t stride, Py_ssize_t n
+        const vf64* tile, Py_ssize_t step, vf64 factor, vf64 most, char* rows, Py_ssize_t stride, Py_ssize_t n
     )
     Py_ssize_t xent_first_equal_of_four_f32(const vf32* x, vf32 w)
     Py_ssize_t xent_first_equal_of_four_f64(const vf64* x, vf64 w)
@@ -354,10 +354,10 @@ cdef inline void read_columns(
 
 
 cdef inline void write_columns(
-    const vec* tile, Py_ssize_t step, vec factor, char* rows, Py_ssize_t stride, Py_ssize_t n
+    const vec* tile, Py_ssize_t step, vec factor, vec most, char* rows, Py_ssize_t stride, Py_ssize_t n
 ) noexcept nogil:
-    """The inverse of `read_columns`, with each row times its lane of the factor."""
+    """The inverse of `read_columns`, with each row times its lane of `factor`, and no more than that of `most`."""
     if vec is vf32:
-        xent_write_columns_f32(tile, step, factor, rows, stride, n)
+        xent_write_columns_f32(tile, step, factor, most, rows, stride, n)
     else:
-        xent_write_columns_f64(tile, step, factor, rows, stride, n)
+        xent_write_columns_f64(tile, step, factor, most, rows, stride, n)

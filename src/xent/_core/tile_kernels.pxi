@@ -49,24 +49,21 @@ cdef inline vec round_up_lanes(const vec* pair) noexcept nogil:
 
 
 cdef inline forced_void softmax_tile(
-    const vec* x, vec* out, Py_ssize_t n, Py_ssize_t n_vectors, vec* sums
+    const vec* x, vec* out, Py_ssize_t n, Py_ssize_t n_vectors, vec* sums, vec* limits
 ) noexcept nogil:
-    """Writes the sums as well, which are NaN where there are no probabilities."""
-    cdef Py_ssize_t c, h
+    """out within its limits is the result. The sums are NaN where there are no probabilities."""
+    cdef Py_ssize_t h
     cdef vec total[2 * MAX_TILE_VECTORS]
     cdef vec unit[2 * MAX_TILE_VECTORS]
     cdef vec inverse[2]
-    cdef vec factor, most
     exp_tile(x, out, n, n_vectors, total, unit)
     for h in range(n_vectors):      # as in `scale_to_probabilities`
         sums[h] = total[2 * h + HIGH]
         invert(total + 2 * h, inverse)
-        factor = round_up_lanes(inverse)
+        limits[LIMIT_VECTORS * h + FACTOR] = round_up_lanes(inverse)
         multiply_pairs(total + 2 * h, unit + 2 * h, inverse)
         invert(inverse, inverse)
-        most = inverse[HIGH] + inverse[LOW]
-        for c in range(n):
-            out[c * n_vectors + h] = minimum(most, out[c * n_vectors + h] * factor)
+        limits[LIMIT_VECTORS * h + MOST] = inverse[HIGH] + inverse[LOW]
 
 
 cdef inline forced_void log_softmax_tile(
@@ -121,7 +118,7 @@ cdef inline forced_void label_terms(const vec* logit, const vec* peak, const vec
 cdef struct TileResults:        # of the rows of a tile, as vectors
     double* loss                # pairs
     double* at_label            # the gradient of the label
-    double* factor              # what terms are multiplied by to become gradients
+    double* limits              # what makes gradients of terms
 
 
 cdef inline forced_void loss_tile(
@@ -129,12 +126,12 @@ cdef inline forced_void loss_tile(
     TileResults results
 ) noexcept nogil:
     """The losses of rows with all their mass on their label, whose logits are `logit`, times `weight`. With `scale` (it
-    may be NULL) e times `factor` are their gradients times `scale`, except for the label's, which are `at_label`;
+    may be NULL) e within `limits` are their gradients times `scale`, except for the label's, which are `at_label`;
     without, e is scratch. `loss`, `weight` and `scale` are pairs; a loss without probabilities is NaN."""
     cdef Py_ssize_t h
     cdef vec* loss = <vec*>results.loss
     cdef vec* at_label = <vec*>results.at_label
-    cdef vec* factors = <vec*>results.factor
+    cdef vec* limits = <vec*>results.limits
     cdef vec zero = fill(x, 0), one = fill(x, 1)
     cdef vec m[MAX_TILE_VECTORS]
     cdef vec others[2 * MAX_TILE_VECTORS]
@@ -171,7 +168,15 @@ cdef inline forced_void loss_tile(
         multiply_pairs(others + 2 * h, factor, product)
         at_label[h] = zero - (product[HIGH] + product[LOW])
         multiply_pairs(factor, unit + 2 * h, product)
-        factors[h] = product[HIGH] + product[LOW]
+        limits[LIMIT_VECTORS * h + FACTOR] = product[HIGH] + product[LOW]
+
+
+cdef inline forced_void set_limits(vec* limits) noexcept nogil:
+    """None: a factor of 1, and no bound."""
+    cdef Py_ssize_t h
+    for h in range(MAX_TILE_VECTORS):
+        limits[LIMIT_VECTORS * h + FACTOR] = fill(limits, 1)
+        limits[LIMIT_VECTORS * h + MOST] = fill(limits, INFINITY)
 
 
 # --- tiles of a batch: rows first <= i < last ------------------------------------------------------------------------
@@ -230,11 +235,10 @@ cdef void softmax_tiles(
     cdef Py_ssize_t i, j, count, n_vectors, skipped, n = task.x.n
     cdef bint skip[MAX_TILE_ROWS]
     cdef vec sums[MAX_TILE_VECTORS]
-    cdef vec ones[MAX_TILE_VECTORS]
+    cdef vec limits[LIMIT_VECTORS * MAX_TILE_VECTORS]
     cdef vec* tile = <vec*>scratch.tile
     cdef vec* result = <vec*>scratch.tile_result
-    for j in range(MAX_TILE_VECTORS):
-        ones[j] = fill(like, 1)
+    set_limits(limits)
     i = first
     while i < last:
         count = min(last - i, MAX_TILE_VECTORS * lanes(like))
@@ -246,9 +250,9 @@ cdef void softmax_tiles(
         elif task.logarithm:
             log_softmax_tile(tile, result, n, 1, sums)
         elif n_vectors == 2:
-            softmax_tile(tile, result, n, 2, sums)
+            softmax_tile(tile, result, n, 2, sums, limits)
         else:
-            softmax_tile(tile, result, n, 1, sums)
+            softmax_tile(tile, result, n, 1, sums, limits)
         skipped = 0
         if not are_numbers(sums, count):
             for j in range(count):
@@ -256,7 +260,7 @@ cdef void softmax_tiles(
                 skipped += skip[j]
                 if skip[j]:
                     softmax_rows(task, scratch, i + j, i + j + 1, like)
-        store_tile(&task.out, i, count, skip if skipped else NULL, result, ones, <vec*>scratch.result[0])
+        store_tile(&task.out, i, count, skip if skipped else NULL, result, limits, <vec*>scratch.result[0])
         i += count
 
 
@@ -419,12 +423,12 @@ cdef inline void compute_loss_tile(
 
 cdef inline void store_gradient_tile(
     const Batch* batch, Py_ssize_t i, Py_ssize_t count, const LossScratch* scratch, const TileTargets* targets,
-    const vec* factors, const vec* at_label
+    const vec* limits, const vec* at_label
 ) noexcept nogil:
     cdef const Operand* grad = &batch.grad
     cdef Py_ssize_t j
     store_tile(
-        grad, i, count, targets.skip if targets.skipped else NULL, <vec*>scratch.tile_grad, factors,
+        grad, i, count, targets.skip if targets.skipped else NULL, <vec*>scratch.tile_grad, limits,
         <vec*>scratch.rows
     )
     if is_plain(grad, at_label):
@@ -450,10 +454,11 @@ cdef void cross_entropy_tiles(
     cdef vec scale[2 * MAX_TILE_VECTORS]
     cdef vec loss[2 * MAX_TILE_VECTORS]
     cdef vec at_label[MAX_TILE_VECTORS]
-    cdef vec factors[MAX_TILE_VECTORS]
+    cdef vec limits[LIMIT_VECTORS * MAX_TILE_VECTORS]
     cdef TileResults results
     cdef vec* row_buffer = <vec*>scratch.rows
-    results.loss, results.at_label, results.factor = <double*>loss, <double*>at_label, <double*>factors
+    results.loss, results.at_label, results.limits = <double*>loss, <double*>at_label, <double*>limits
+    set_limits(limits)
     clear_lanes(&totals)
     targets.skipped = MAX_TILE_ROWS         # nothing is known of them
     fill_lanes(&targets.weight, one)
@@ -493,6 +498,6 @@ cdef void cross_entropy_tiles(
                     row_total = read_lane(loss, j)
                     write_number(&batch.loss, i + j, row_total.high + row_total.low)
         if wants_grad and targets.skipped < count:
-            store_gradient_tile(batch, i, count, scratch, &targets, factors, at_label)
+            store_gradient_tile(batch, i, count, scratch, &targets, limits, at_label)
         i += count
     add_pair(total, sum_lanes(&totals))

@@ -12,13 +12,18 @@ from xent._core.exponentials cimport EXPONENT_HEADROOM, FOLD_VECTORS, HIGH, LOW,
 from xent._core.pairs cimport MAX_LANES, Pair, accumulate, single, sum_pairs
 from xent._core.scratch cimport MAX_TILE_VECTORS
 from xent._core.simd cimport (
-    XENT_HAS_PARTS, absolute, fill, forced_void, get, lanes, maximum, multiply_add, multiply_rest, put, read_columns,
+    XENT_HAS_PARTS, absolute, fill, forced_void, get, lanes, maximum, minimum, multiply_add, multiply_rest, put, read_columns,
     residual, to_columns, to_rows, write_columns, vec, vf32, vf64, where_equal, where_less, xent_half_f32,
 )
 from xent._core.strided cimport Operand, gather, is_native, is_plain, place, row_of, scatter
 
 cdef enum:
     MAX_TILE_ROWS = MAX_TILE_VECTORS * MAX_LANES
+
+cdef enum:                      # how the results of a vector of rows come from what is in the tile: times a factor,
+    FACTOR = 0
+    MOST = 1                    # and no more than this
+    LIMIT_VECTORS = 2
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
@@ -83,22 +88,23 @@ cdef inline forced_void load_lanes(
 
 cdef inline void store_lanes(
     const Operand* operand, Py_ssize_t i, Py_ssize_t count, const bint* skip, vec* tile, Py_ssize_t n_vectors,
-    const vec* factor, vec* row_buffer
+    const vec* limits, vec* row_buffer
 ) noexcept nogil:
-    """Store what `load_lanes` loads, each row times its lane of the factor, except the rows where `skip` is true (NULL:
-    none). The tile may change."""
+    """Store what `load_lanes` loads, each row times its lane of limits[FACTOR] and no more than that of limits[MOST],
+    except the rows where `skip` is true (NULL: none). The tile may change."""
     cdef Py_ssize_t width = lanes(tile), j = 0, c
+    cdef vec factor = limits[FACTOR], most = limits[MOST]
     cdef vec* row
     cdef char* first = row_of(operand, i)
     if count == width and skip is NULL and lie_side_by_side(operand, i, tile):
         for c in range(operand.n):
-            (<vec*>(first + c * operand.step))[0] = tile[c * n_vectors] * factor[0]
+            (<vec*>(first + c * operand.step))[0] = minimum(most, tile[c * n_vectors] * factor)
         return
     if skip is NULL and has_even_rows(operand, i, count, tile):
-        write_columns(tile, n_vectors, factor[0], first, operand.strides[operand.ndim - 1], operand.n)
+        write_columns(tile, n_vectors, factor, most, first, operand.strides[operand.ndim - 1], operand.n)
         return
     for c in range(operand.n):
-        tile[c * n_vectors] = tile[c * n_vectors] * factor[0]
+        tile[c * n_vectors] = minimum(most, tile[c * n_vectors] * factor)
     if is_plain(operand, tile) and width % 4 == 0 and skip is NULL:
         while j + 4 <= count:
             to_rows(
@@ -127,18 +133,18 @@ cdef inline void load_tile(
 
 
 cdef inline void store_tile(
-    const Operand* operand, Py_ssize_t i, Py_ssize_t count, const bint* skip, vec* tile, const vec* factor,
+    const Operand* operand, Py_ssize_t i, Py_ssize_t count, const bint* skip, vec* tile, const vec* limits,
     vec* row_buffer
 ) noexcept nogil:
-    """Store a tile, each row times a factor: a vector of them for each vector of rows. The tile may change."""
+    """Store a tile within its limits, two vectors for each vector of rows. The tile may change."""
     cdef Py_ssize_t width = lanes(tile)
     if count <= width:
-        store_lanes(operand, i, count, skip, tile, 1, factor, row_buffer)
+        store_lanes(operand, i, count, skip, tile, 1, limits, row_buffer)
         return
-    store_lanes(operand, i, width, skip, tile, 2, factor, row_buffer)
+    store_lanes(operand, i, width, skip, tile, 2, limits, row_buffer)
     if skip is not NULL:
         skip += width
-    store_lanes(operand, i + width, count - width, skip, tile + 1, 2, factor + 1, row_buffer)
+    store_lanes(operand, i + width, count - width, skip, tile + 1, 2, limits + LIMIT_VECTORS, row_buffer)
 
 
 # --- a number for each row -------------------------------------------------------------------------------------------
