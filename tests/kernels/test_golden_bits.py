@@ -4,6 +4,7 @@ import json
 
 import golden_bits
 import pytest
+import wide_twin
 
 import xent
 
@@ -15,3 +16,10 @@ def test_golden_bits(dtype, layout):
     if known is None or known["libm"] != golden_bits.libm():
         pytest.skip("no hashes for this instruction set and C library")
     assert golden_bits.hashes(dtype, layout) == known[dtype]
+
+
+@pytest.mark.deep
+@pytest.mark.skipif(wide_twin.missing() is not None, reason=str(wide_twin.missing()))
+def test_wide_twin(tmp_path):
+    """Vectors of 64 bytes give the bits of AVX-512 without its instructions: every CPU can check what they compute."""
+    assert wide_twin.differences(tmp_path.resolve()) == []

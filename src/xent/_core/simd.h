@@ -1,6 +1,9 @@
 /* The vector types of the kernels: `vf32` and `vf64` are one register of floats or doubles. +, -, *, / are operators of
  * the GCC and Clang vector extension; everything else is a function here, one per type, with the suffix _f32 or _f64.
  * Vectors may be unaligned in memory. Compilers without the extension get vectors of one element.
+ *
+ * A vector is as wide as a register, or XENT_WIDTH bytes (16, 32 or 64) where that is defined. Wider ones are for tests:
+ * their results are those of a set with such registers, if the CPU can fuse a multiply-add, too.
  */
 #ifndef XENT_SIMD_H
 #define XENT_SIMD_H
@@ -11,7 +14,9 @@
 #if (defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 9)) && !defined(XENT_SCALAR)
 #  define XENT_INLINE static inline __attribute__((always_inline, unused))
 #  define xent_forced_void __attribute__((always_inline)) void
-#  if defined(__AVX512F__) && defined(__AVX512DQ__)
+#  if defined(XENT_WIDTH)
+#    define XENT_BYTES XENT_WIDTH
+#  elif defined(__AVX512F__) && defined(__AVX512DQ__)
 #    define XENT_BYTES 64
 #  elif defined(__AVX2__)
 #    define XENT_BYTES 32
@@ -45,6 +50,9 @@ typedef uint64_t vu64;
 
 #if defined(__SSE2__) && !defined(XENT_SCALAR)
 #  include <immintrin.h>
+#  if XENT_BYTES == 16 || (XENT_BYTES == 32 && defined(__AVX2__)) || (XENT_BYTES == 64 && defined(__AVX512F__))
+#    define XENT_REGISTERS 1            /* a vector is an x86 register */
+#  endif
 #endif
 
 #ifndef xent_forced_void
@@ -118,39 +126,38 @@ XENT_INLINE vf64 xent_iota_f64(void) { return *(const vf64 *)xent_counting_f64; 
 
 /* The largest lane; and the sum over all lanes of floats, in float64. In registers where that is possible: through
  * memory, each step would wait for the stores of the last. */
-#if defined(__SSE2__) && !defined(XENT_SCALAR)
+#ifdef XENT_REGISTERS
 XENT_INLINE float xent_max_lanes_f32(vf32 x) {
-#  if XENT_BYTES == 64 && defined(__AVX512F__)
+#  if XENT_BYTES == 64
     __m256 wide = _mm256_max_ps(_mm512_castps512_ps256((__m512)x), _mm512_extractf32x8_ps((__m512)x, 1));
     __m128 four = _mm_max_ps(_mm256_castps256_ps128(wide), _mm256_extractf128_ps(wide, 1));
 #  elif XENT_BYTES == 32
     __m128 four = _mm_max_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
 #  else
-    __m128 four = _mm_loadu_ps((const float *)&x);
-    for (Py_ssize_t i = 4; i < XENT_LANES_f32; i += 4) four = _mm_max_ps(four, _mm_loadu_ps((const float *)&x + i));
+    __m128 four = (__m128)x;
 #  endif
     four = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(four, _mm_shuffle_ps(four, four, 1)));
 }
 XENT_INLINE double xent_max_lanes_f64(vf64 x) {
-#  if XENT_BYTES == 64 && defined(__AVX512F__)
+#  if XENT_BYTES == 64
     __m256d wide = _mm256_max_pd(_mm512_castpd512_pd256((__m512d)x), _mm512_extractf64x4_pd((__m512d)x, 1));
     __m128d two = _mm_max_pd(_mm256_castpd256_pd128(wide), _mm256_extractf128_pd(wide, 1));
 #  elif XENT_BYTES == 32
     __m128d two = _mm_max_pd(_mm256_castpd256_pd128((__m256d)x), _mm256_extractf128_pd((__m256d)x, 1));
 #  else
-    __m128d two = _mm_loadu_pd((const double *)&x);
-    for (Py_ssize_t i = 2; i < XENT_LANES_f64; i += 2) two = _mm_max_pd(two, _mm_loadu_pd((const double *)&x + i));
+    __m128d two = (__m128d)x;
 #  endif
     return _mm_cvtsd_f64(_mm_max_sd(two, _mm_unpackhi_pd(two, two)));
 }
 #else
 #  define XENT_DEFINE_MAX_LANES(S, scalar, vector)                                                                   \
     XENT_INLINE scalar xent_max_lanes_##S(vector x) {                                                                \
-        scalar best = XENT_LANE(x, 0);                                                                               \
-        for (Py_ssize_t i = 1; i < XENT_LANES_##S; i++)                                                              \
-            if (XENT_LANE(x, i) > best) best = XENT_LANE(x, i);                                                      \
-        return best;                                                                                                 \
+        scalar best[sizeof(vector) / sizeof(scalar)];                                                                \
+        memcpy(best, &x, sizeof best);                                                                               \
+        for (Py_ssize_t half = XENT_LANES_##S / 2; half > 0; half /= 2)                                              \
+            for (Py_ssize_t i = 0; i < half; i++) best[i] = best[i] > best[i + half] ? best[i] : best[i + half];     \
+        return best[0];                                                                                              \
     }
 XENT_DEFINE_MAX_LANES(f32, float, vf32)
 XENT_DEFINE_MAX_LANES(f64, double, vf64)
@@ -209,7 +216,7 @@ XENT_INLINE vf64 xent_upper_f64(vf64 x, int half) {
             for (size_t i = 0; i < half; i++) sums[i] += sums[i + half];                                             \
         return sums[0];                                                                                              \
     }
-#if defined(__SSE2__) && !defined(XENT_SCALAR)
+#ifdef XENT_REGISTERS
 /* In registers: through memory, each step would wait for the stores of the last. */
 XENT_INLINE float xent_add_lanes_f32(vf32 x) {
 #  if XENT_BYTES == 64
@@ -400,7 +407,7 @@ XENT_INLINE void xent_store_first_f64(vf64 *target, Py_ssize_t n, vf64 x) {
     }
 XENT_DEFINE_WHERE(f32, vf32, vi32)
 XENT_DEFINE_WHERE(f64, vf64, vi64)
-#  if defined(__SSE2__) && !defined(XENT_SCALAR)
+#  ifdef XENT_REGISTERS
 XENT_INLINE vf32 xent_maximum_f32(vf32 a, vf32 b) { return (vf32)_mm_max_ps((__m128)a, (__m128)b); }
 XENT_INLINE vf32 xent_minimum_f32(vf32 a, vf32 b) { return (vf32)_mm_min_ps((__m128)a, (__m128)b); }
 XENT_INLINE vf64 xent_maximum_f64(vf64 a, vf64 b) { return (vf64)_mm_max_pd((__m128d)a, (__m128d)b); }
