@@ -263,6 +263,20 @@ def test_probability_of_the_maximum(dtype):
         np.testing.assert_array_equal(xent.softmax(x), np.eye(200, dtype=dtype)[[7, 7, 7]])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 26, 64, 100, 128, 129, 300, 1000, 5000])
+def test_no_probability_exceeds_1(n, dtype):
+    """However rounding goes: variances p (1 - p) are not negative. Those of equal logits are equal."""
+    rng = np.random.default_rng(n)
+    for scale in (0.1, 3, 30, 300):
+        x = (scale * rng.standard_normal((200_000 // n, n))).astype(dtype)
+        x[:, -1] = x[:, 0]
+        p = xent.softmax(x)
+        assert 0 <= p.min() <= p.max() <= 1
+        np.testing.assert_array_equal(p[:, -1], p[:, 0])
+        np.testing.assert_array_equal(p.max(axis=1), p[np.arange(len(x)), x.argmax(axis=1)])
+
+
 # --- half precision --------------------------------------------------------------------------------------------------
 
 

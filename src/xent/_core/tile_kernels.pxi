@@ -55,14 +55,15 @@ cdef inline forced_void softmax_tile(
     cdef Py_ssize_t h
     cdef vec total[2 * MAX_TILE_VECTORS]
     cdef vec unit[2 * MAX_TILE_VECTORS]
+    cdef vec all[2]
     cdef vec inverse[2]
     exp_tile(x, out, n, n_vectors, total, unit)
     for h in range(n_vectors):      # as in `scale_to_probabilities`
         sums[h] = total[2 * h + HIGH]
         invert(total + 2 * h, inverse)
         limits[LIMIT_VECTORS * h + FACTOR] = round_up_lanes(inverse)
-        multiply_pairs(total + 2 * h, unit + 2 * h, inverse)
-        invert(inverse, inverse)
+        multiply_pairs(total + 2 * h, unit + 2 * h, all)
+        invert(all, inverse)
         limits[LIMIT_VECTORS * h + MOST] = inverse[HIGH] + inverse[LOW]
 
 

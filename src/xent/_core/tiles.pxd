@@ -368,7 +368,7 @@ cdef inline forced_void add_one(const vec* rest, vec* total) noexcept nogil:
 
 
 cdef inline forced_void invert(const vec* total, vec* inverse) noexcept nogil:
-    """inverse = 1 / total, pairs."""
+    """inverse = 1 / total, two pairs."""
     cdef vec one = fill(total, 1)
     inverse[HIGH] = one / total[HIGH]
     inverse[LOW] = (residual(one, inverse[HIGH], total[HIGH]) - inverse[HIGH] * total[LOW]) * inverse[HIGH]
