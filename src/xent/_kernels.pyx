@@ -12,9 +12,11 @@ T = sum(t):
     a confident row keeps every digit of its tiny loss.
 (b) If all the mass is on one class y, the gradient there is -T (sum of e_c over c != y) / s, never T (p_y - 1).
 (c) x - m rounds, by up to half an ulp of a large number, and exp multiplies that error. So exponents are shifted by an
-    integer near m log2(e), which is exact; the rest of m is one factor for the whole row (`Shift`).
+    integer near m log2(e), which is exact; the rest of m is one factor for the whole row (`Shift`, `unit_of`).
 (d) Sums keep what their roundings lose, in vectors and in float64, as do the last few operations of a row: they round
     once, at the end.
+(e) Three rows are under way at a time: while the exponentials of one are summed, the next is searched for its maximum,
+    and the one before, whose sum is known, is finished and stored (`Traffic`).
 
 Every option is this formula with another t, another x, or one more term. With label smoothing,
 t = target_share (points + dense) + base_share base: points are a label or the classes of a sparse distribution, dense
@@ -39,12 +41,11 @@ from xent._core.batch cimport (
     DISTRIBUTION, LABELS, SPARSE, Batch, has_plain_formula, needs_float64, set_defaults, transforms,
 )
 from xent._core.binary cimport CHUNK, BinaryBatch, BinaryScratch, binary_chunks
+from xent._core.elementary cimport LN2_HIGH, LN2_LOW, SHIFT_VECTORS, exp_parts, log_pair, minus_log
 from xent._core.exponentials cimport (
     HIGH, LOW, SEARCH_VECTORS, Peak, RowSum, Shift, Terms, accumulate_exponentials, compute_term, describe_terms,
-    fill_shift,
-    end_search, find_peak_of, logsumexp_of, no_peak, raise_peak, set_shift, start_search, sum_row, unit_of,
+    end_search, fill_shift, find_peak_of, logsumexp_of, no_peak, raise_peak, set_shift, start_search, sum_row, unit_of,
 )
-from xent._core.elementary cimport LN2_HIGH, LN2_LOW, SHIFT_VECTORS, exp_parts, log_pair, minus_log
 from xent._core.memory cimport empty
 from xent._core.pairs cimport (
     Pair, Sum, accumulate, add, add_exactly, add_pair, divide, finite_or_zero, multiply, one_more, single,
@@ -58,15 +59,14 @@ from xent._core.rows cimport (
     has_nan, is_moderate, log_probability, multiply_or_zero, multiply_row, scale_row, sum_distances, sum_products,
 )
 from xent._core.scheduler cimport (
-    FEW_UNITS, PY_SSIZE_T_MAX, BlockClaim, Work, block_size, claim_blocks, count_blocks, do_alone, end_of_block, next_block, xent_load,
-    xent_replace, xent_shared,
+    FEW_UNITS, PY_SSIZE_T_MAX, BlockClaim, Work, block_size, claim_blocks, count_blocks, do_alone, end_of_block,
+    next_block, xent_load, xent_replace, xent_shared,
 )
 from xent._core.scratch cimport (
-    LINE_DOUBLES, LOG_SOFTMAX_TILE, LOSS_TILE, MAX_TILE_CLASSES, MAX_TILE_VECTORS, SCRATCH_BYTES,
-    SOFTMAX_TILE, EvaluateScratch, LogsumexpTask, LossScratch,
-    Points, PrimitiveScratch, RowScratch, SoftmaxTask, WeightScratch, WeightedScratch, fits_tile, lay_out_evaluate, lay_out_loss,
-    lay_out_primitive, lay_out_weighted, lay_out_weights, plan_batch, plan_logsumexp, plan_softmax, row_space,
-    tile_space,
+    LINE_DOUBLES, LOG_SOFTMAX_TILE, LOSS_TILE, MAX_TILE_CLASSES, MAX_TILE_VECTORS, SCRATCH_BYTES, SOFTMAX_TILE,
+    EvaluateScratch, LogsumexpTask, LossScratch, Points, PrimitiveScratch, RowScratch, SoftmaxTask, WeightScratch,
+    WeightedScratch, fits_tile, lay_out_evaluate, lay_out_loss, lay_out_primitive, lay_out_weighted, lay_out_weights,
+    plan_batch, plan_logsumexp, plan_softmax, row_space, tile_space,
 )
 from xent._core.simd cimport (
     XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, forced_void, get, lanes, load_first, multiply_add, put,

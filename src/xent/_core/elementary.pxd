@@ -4,7 +4,7 @@
 
 from libc.math cimport log
 
-from xent._core.pairs cimport Pair, one_more, single, two_sum
+from xent._core.pairs cimport Pair, single, two_sum
 from xent._core.simd cimport (
     fill, forced_void, maximum, multiply_add, multiply_rest, scaled, split, unless_less, vec, vf32, vf64,
     where_less,
@@ -71,11 +71,6 @@ cdef inline Pair log_pair(Pair x) noexcept nogil:
     """log(x) for x > 0, as exact as the C library's log: the low part through two terms of log(1 + low / high)."""
     cdef double correction = x.low / x.high
     return two_sum(log(x.high), correction - 0.5 * correction * correction)
-
-
-cdef inline Pair log1p_pair(Pair x) noexcept nogil:
-    """log(1 + x) for x >= 0: with what 1 + x rounds away, so that it is as exact as log is, for tiny x too."""
-    return log_pair(one_more(x))
 
 
 cdef inline vec shifted_zero(const vec* like) noexcept nogil:

@@ -2,7 +2,7 @@
 # n // lanes vectors and a shorter last one. Logits x are numbers, or pairs x + low where they were computed (see
 # transforms.pxd); `low` is NULL otherwise.
 #
-# A row that does not fit the scratch comes in pieces. Each piece but the last is a multiple of PIECE_VECTORS vectors, and
+# A row that does not fit the scratch comes in pieces. Each piece but the last is a multiple of FOLD_VECTORS vectors, and
 # sums go on from piece to piece, so that a result has the same bits however the row is cut.
 #
 # A sum of vectors is an array of two: sum[HIGH], and in sum[LOW] what its roundings lost.
@@ -26,7 +26,7 @@ cdef enum:
     HIGH = 0
     LOW = 1
     EXPONENT_HEADROOM = 32      # exponentials of a row are up to 2^32, so that the smallest are no subnormal numbers
-    FOLD_VECTORS = 32
+    FOLD_VECTORS = 32           # after so many, what exceeds the powers of the table goes to the exact sum
 
 
 cdef struct Peak:
