@@ -26,7 +26,10 @@ def largest_argument(bits):
 
 def polynomial_error(coefficients, f):
     """The error of 1 + f (c0 + c1 f + ...), relative to 2^f."""
-    return (1 + f * mp.polyval(coefficients[::-1], f)) / mpf(2) ** f - 1
+    value = mpf(0)
+    for coefficient in reversed(coefficients):
+        value = value * f + coefficient
+    return (1 + f * value) / mpf(2) ** f - 1
 
 
 def interpolate(points):
