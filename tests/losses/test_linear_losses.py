@@ -74,8 +74,7 @@ def small_blocks(monkeypatch, by_classes, rows=8, classes=3):
     """Blocks of a few rows or chunks of a few classes, depending on the scratch."""
 
     def choose(task, max_scratch):
-        by = by_classes and task.may_go_by_classes()
-        return by, linear_losses._Plan(rows, classes, 5, 2, 4)
+        return linear_losses._Plan(by_classes and task.may_go_by_classes(), rows, classes, 2, 4)
 
     monkeypatch.setattr(linear_losses, "_choose", choose)
 
@@ -290,9 +289,8 @@ def test_without_weight_the_mean_is_nan_and_the_gradient_0():
 
 @pytest.mark.parametrize("blocks", ["rows", "classes"])
 def test_threads_do_not_matter(blocks, monkeypatch):
-    monkeypatch.setattr(linear_losses, "_choose", lambda task, _: (
-        blocks == "classes", linear_losses._Plan(300, 500, 64, 4, 10)
-    ))  # fmt: skip
+    plan = linear_losses._Plan(blocks == "classes", 300, 500, 4, 10)
+    monkeypatch.setattr(linear_losses, "_choose", lambda *_: plan)
     X, weight, y, bias = problem((700,), 3000, 8, np.float32)
     one, *others = (
         xent.linear_cross_entropy(X, weight, y, bias=bias, return_grad=True, n_threads=n) for n in (1, 2, 4)
@@ -341,6 +339,15 @@ def test_memory(case, with_grad, layout):
     finally:
         tracemalloc.stop()
     assert peak - (sum(grad.nbytes for grad in result[1]) if with_grad else 0) <= max_scratch
+
+
+def test_most_of_the_scratch_holds_logits(monkeypatch):
+    """Products of few rows are slow."""
+    plans, choose = [], linear_losses._choose
+    monkeypatch.setattr(linear_losses, "_choose", lambda *arguments: plans.append(choose(*arguments)) or plans[-1])
+    X, weight, y, _ = problem((570,), 20_000, 8, np.float32)
+    xent.linear_cross_entropy(X, weight, y, max_scratch=16 << 20, return_grad=True)
+    assert plans[0].rows * len(weight) * weight.itemsize > 0.85 * (16 << 20)
 
 
 @pytest.mark.parametrize("options", [{}, {"softcap": 9.0}], ids=["by classes", "by rows"])

@@ -32,11 +32,12 @@ Array = NDArray[Any]
 BLOCK_ELEMENTS = 1 << 18    # of X and the logits together: such a block stays in the cache
 MIN_ROWS = 512              # products of fewer rows are slower
 MIN_ROWS_WITH_GRAD = 112    # products of fewer rows take over a third longer; by classes needs one more product
-CHUNK_CLASSES = 1024        # by classes
-SHARES = (8, 64, 1 << 60)   # each product buffer may take 1/share of the scratch, the kernels 1.5/share
+CHUNK_CLASSES = 1024
+SHARES = (10, 80, 1 << 60)  # 1/share of the scratch may go to buffers of products and, between products, to the kernels
 SLACK_BYTES = 1 << 18       # for the buffers of NumPy's sums and small objects
 ROW_SLACK_BYTES = 96
 CLASS_SLACK_BYTES = 128     # additional bytes per row, by classes
+MAX_THREADS = 32            # of the kernels, each of which needs scratch
 MAX_SUMS = 4096             # sums of blocks to keep before adding them up
 
 
@@ -97,9 +98,9 @@ class _Task(NamedTuple):
 
 
 class _Plan(NamedTuple):
+    by_classes: bool
     rows: int           # of a block
-    chunk: int          # classes
-    piece: int          # rows of a product that needs a buffer
+    chunk: int          # classes of a product that needs a buffer or a copy of `weight`
     threads: int        # of the kernels, each of which needs scratch
     kernel_rows: int    # of a block of the kernels
 
@@ -137,11 +138,11 @@ def linear_cross_entropy(
         divisor = gradient_divisor(reduction, scale.total)
         task = _Task(products, data, scale.options, scale.exponent, divisor, losses, n_threads)
         products.copies_X |= return_grad and _ignores_nan(task, max_scratch)
-        by_classes, plan = _choose(task, max_scratch)
-        products.allocate(plan.rows, plan.chunk, plan.piece, plan.rows < n)
+        plan = _choose(task, max_scratch)
+        products.allocate(plan.rows, plan.chunk, plan.rows < n)
         sums: list[float] = []
         if reduction != "mean" or scale.total != 0:
-            sums = _go_by_classes(task, plan) if by_classes else _go_by_rows(task, plan)
+            sums = _go_by_classes(task, plan) if plan.by_classes else _go_by_rows(task, plan)
         result = reduce_loss(reduction, np.array(sums), scale.total, loss)
         return (result, products.gradients()) if return_grad else result
 
@@ -160,36 +161,34 @@ def _ignores_nan(task: _Task, max_scratch: int) -> bool:
 # --- the size of blocks ----------------------------------------------------------------------------------------------
 
 
-def _choose(task: _Task, max_scratch: int) -> tuple[bool, _Plan]:
-    """Whether to go by classes, and the plan."""
+def _choose(task: _Task, max_scratch: int) -> _Plan:
+    """The faster of the plans that fit the scratch."""
     needed = []
     rows, classes = task.shape
     enough = min(rows, MIN_ROWS_WITH_GRAD if task.products.with_grad else MIN_ROWS)
     ways = (False, True) if task.may_go_by_classes() and classes > CHUNK_CLASSES else (False,)
     for share in SHARES:
-        plans = {}
+        plans = []
         for by_classes in ways:
             plan, need = _plan(task, by_classes, max_scratch, share)
             needed.append(need)
             if plan.rows >= min(rows, 1):
-                plans[by_classes] = plan
-        if False in plans and (plans[False].rows >= enough or True not in plans):
-            return False, plans[False]
-        if True in plans:
-            by_classes = False not in plans or plans[True].rows > 2 * plans[False].rows
-            return by_classes, plans[by_classes]
+                plans.append(plan)
+        if plans:
+            first, last = plans[0], plans[-1]
+            return last if first.rows < enough and last.rows > 2 * first.rows else first
     raise ValueError(
         f"max_scratch is {max_scratch}, too small for {classes} classes and {task.products.features} features; "
         f"{min(needed)} bytes are enough"
     )
 
 
-def _plan(task: _Task, by_classes: bool, max_scratch: int, share: int = SHARES[0]) -> tuple[_Plan, int]:
+def _plan(task: _Task, by_classes: bool, max_scratch: int, share: int) -> tuple[_Plan, int]:
     """The plan with the largest blocks that fit the scratch, and the bytes needed for blocks of one row."""
     products, batch = task.products, task.data.batch
     rows, classes = task.shape
-    fit = max(1, max_scratch // share // max(1, products.features * products.dtype.itemsize))
-    chunk, piece = min(CHUNK_CLASSES if by_classes else classes, fit), min(MIN_ROWS, fit, rows)
+    temporary = max_scratch // share
+    chunk = max(1, min(CHUNK_CLASSES, classes, temporary // max(1, products.class_bytes())))
     if by_classes:
         width, row_bytes = _padded_width(chunk), 8 * -(-classes // chunk) + CLASS_SLACK_BYTES
         wanted = rows
@@ -198,12 +197,11 @@ def _plan(task: _Task, by_classes: bool, max_scratch: int, share: int = SHARES[0
         wanted = min(rows, max(MIN_ROWS, BLOCK_ELEMENTS // max(1, classes + products.features)))
     row_bytes += width * products.dtype.itemsize + task.data.row_bytes + products.row_bytes()
     kernel_bytes = 8 * kernels.batch_scratch(width, 1 if batch.target_probs is None else batch.target_probs.shape[-1])
-    threads = max(1, 3 * max_scratch // (2 * share) // kernel_bytes)
-    if by_classes:
-        threads = min(threads, 32)
-    fixed = SLACK_BYTES + threads * kernel_bytes + (16 * classes if batch.class_weight is not None else 0)
+    threads = max(1, min(MAX_THREADS, temporary // kernel_bytes))
+    temporary = max(threads * kernel_bytes, chunk * products.class_bytes())     # never both at once
+    fixed = SLACK_BYTES + temporary + (16 * classes if batch.class_weight is not None else 0)
     for several_blocks in (False, True):
-        need = fixed + products.fixed_bytes(chunk, piece, several_blocks)
+        need = fixed + products.fixed_bytes(several_blocks)
         most = min(wanted, (max_scratch - need) // row_bytes)
         if most >= rows:
             break
@@ -211,7 +209,7 @@ def _plan(task: _Task, by_classes: bool, max_scratch: int, share: int = SHARES[0
     if size < most < rows:
         even = -(-rows // -(-rows // most))     # so that the last block is not small
         most = min(even + -even % size, most - most % size)
-    return _Plan(most, chunk, piece, threads, max(1, min(size, most))), need + row_bytes
+    return _Plan(by_classes, most, chunk, threads, max(1, min(size, most))), need + row_bytes
 
 
 def _padded_width(chunk: int) -> int:

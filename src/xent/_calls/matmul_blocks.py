@@ -125,10 +125,14 @@ class Products:
         numbers: int = copies * self.features
         return self.X.copied + numbers * self.dtype.itemsize
 
-    def fixed_bytes(self, classes: int, piece: int, several_blocks: bool) -> int:
-        """Bytes that do not depend on the rows of a block, for chunks of `classes` and products of `piece` rows."""
-        buffer_rows = self.copies_weight * classes + self.with_grad * (classes + piece)
-        numbers: int = buffer_rows * self.features + self._needs_wide_sums(several_blocks) * self.weight.size
+    def class_bytes(self) -> int:
+        """Temporary bytes for each class of a chunk: a copy of `weight`, and a product."""
+        numbers: int = (self.copies_weight + self.with_grad) * self.features
+        return numbers * self.dtype.itemsize
+
+    def fixed_bytes(self, several_blocks: bool) -> int:
+        """Bytes that depend neither on the rows of a block nor on the classes of a chunk."""
+        numbers: int = self._needs_wide_sums(several_blocks) * self.weight.size
         if self.bias is not None:
             numbers += (1 + self.with_grad) * len(self.bias)
         return numbers * self.dtype.itemsize
@@ -137,12 +141,11 @@ class Products:
         """Whether sums over blocks need a float32 array: a half-precision gradient would round after each block."""
         return self.with_grad and several_blocks and is_half(self.weight_type)
 
-    def allocate(self, rows: int, classes: int, piece: int, several_blocks: bool) -> None:
-        """Allocate for blocks of `rows`, chunks of `classes`, and products of `piece` rows at a time."""
+    def allocate(self, rows: int, chunk: int, several_blocks: bool) -> None:
+        """Allocate for blocks of `rows` and chunks of `chunk` classes."""
         dtype, features = self.dtype, self.features
-        self.piece = piece
+        self.chunk = chunk
         self.X_copy = np.empty((rows * self.copies_X, features), dtype)
-        self.weight_copy = np.empty((classes * self.copies_weight, features), dtype)
         self.wide_bias = None if self.bias is None else self.bias.astype(dtype)
         if self.with_grad:
             self.grad_X = np.zeros(self.X.array.shape, self.X_type)
@@ -152,8 +155,6 @@ class Products:
             self.weight_sums = np.zeros(self.weight.shape, dtype) if wide else self.grad_weight
             self.bias_sums = None if self.bias is None else np.zeros(self.bias.shape, dtype)
             self.grad_X_buffer = np.zeros((rows * (self.X_type != dtype), features), dtype)
-            self.piece_buffer = np.empty((piece, features), dtype)
-            self.chunk_buffer = np.empty((classes, features), dtype)
             self.ones = np.ones(rows, dtype)
 
     # --- a block of rows ---
@@ -179,21 +180,20 @@ class Products:
 
     def backward(self, classes: slice, logit_grad: Array) -> None:
         """Add the contribution of a chunk's logit gradient to the gradients of the operands."""
-        weight = self._weight_chunk(classes)
-        for piece in split(len(logit_grad), self.piece):
-            out = self.grad_x[piece]
-            if classes.start == 0:
-                np.matmul(logit_grad[piece], weight, out=out)
-            else:
-                out += np.matmul(logit_grad[piece], weight, out=self.piece_buffer[: len(out)])
-        in_place = self.rows.start == 0 and self.weight_sums.dtype == self.dtype
-        for chunk in split(logit_grad.shape[1], logit_grad.shape[1] if in_place else len(self.chunk_buffer)):
-            sums = self.weight_sums[classes][chunk]
-            if in_place:
-                np.matmul(logit_grad.T, self.x, out=sums)
-            else:
-                product = np.matmul(logit_grad[:, chunk].T, self.x, out=self.chunk_buffer[: len(sums)])
-                np.add(sums, product, out=sums, casting="unsafe")
+        weight, sums = self._weight_chunk(classes), self.weight_sums[classes]
+        buffer = np.empty((self.chunk, self.features), self.dtype)
+        if classes.start == 0:
+            np.matmul(logit_grad, weight, out=self.grad_x)
+        else:
+            for piece in split(len(logit_grad), self.chunk):
+                out = self.grad_x[piece]
+                out += np.matmul(logit_grad[piece], weight, out=buffer[: len(out)])
+        if self.rows.start == 0 and sums.dtype == self.dtype:
+            np.matmul(logit_grad.T, self.x, out=sums)
+        else:
+            for chunk in split(len(sums), self.chunk):
+                product = np.matmul(logit_grad[:, chunk].T, self.x, out=buffer[: len(sums[chunk])])
+                np.add(sums[chunk], product, out=sums[chunk], casting="unsafe")
         if self.bias_sums is not None:
             self.bias_sums[classes] += self.ones[: len(logit_grad)] @ logit_grad
 
@@ -215,8 +215,4 @@ class Products:
 
     def _weight_chunk(self, classes: slice) -> Array:
         weight = self.weight[classes]
-        if not self.copies_weight:
-            return weight
-        copy = self.weight_copy[: len(weight)]
-        np.copyto(copy, weight, casting="unsafe")
-        return copy
+        return weight.astype(self.dtype, order="C") if self.copies_weight else weight
