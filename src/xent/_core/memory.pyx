@@ -36,6 +36,7 @@ cdef enum:
     MAX_DIMS = 64
     LINE = 64                       # bytes
     HUGE_PAGE = 1 << 21             # bytes, on most systems
+    LENT = 1 << 24                  # kept blocks from this size on are lent to the system; of small ones it is not worth it
     MIN_BYTES = 1 << 17             # of a result; glibc maps smaller ones once and keeps them
 
 cdef struct Block:                  # the line before the data
@@ -119,7 +120,7 @@ cdef Block* take_kept(size_t size) noexcept nogil:
 cdef void keep(Block* block) noexcept nogil:
     """Keep a block of at most `limit` bytes; drop the oldest ones if there are too many, or too many bytes."""
     cdef int i
-    if block.size >= HUGE_PAGE:
+    if block.size >= LENT:
         xent_lend_to_system(data_of(block), whole_huge_pages(block))
     xent_add(&kept_bytes, block.size)
     for i in range(SLOTS):
