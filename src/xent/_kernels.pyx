@@ -70,22 +70,25 @@ from xent._core.scratch cimport (
 )
 from xent._core.simd cimport (
     XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, forced_void, get, lanes, load_first, multiply_add, put,
-    vec, vf32, vf64, where_equal, where_less, xent_add_lanes_f32, xent_add_lanes_f64, xent_cpu_has_avx2, xent_cpu_has_avx512,
-    xent_are_classes, xent_drain, xent_prefetch, xent_transpose_rows_f32, xent_transpose_rows_f64,
+    vec, vf32, vf64, where_equal, where_less, xent_add_lanes_f32, xent_add_lanes_f64, xent_are_classes,
+    xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_prefetch, xent_transpose_rows_f32,
+    xent_transpose_rows_f64,
 )
 from xent._core.streaming cimport (
     Finish, Traffic, finish, multiply_by, no_traffic, scale_to_probabilities, send, subtract_from,
 )
 from xent._core.strided cimport (
-    ABSENT, AHEAD_IN_ROW, F64, I8, I16, I32, I64, U8, U16, U32, Operand, Window, bind, bind_output, close_window, data_of_blocks,
-    fits_float32, gather, gather_through, is_native, is_plain, is_ready, kind_of, next_place, next_row, open_window, place, place_of,
-    place_through, read_integer, read_number, row_of, scatter, scatter_through, weight_of, write_float, write_number,
+    ABSENT, AHEAD_IN_ROW, F64, I8, I16, I32, I64, U8, U16, U32, Operand, Window, bind, bind_output, close_window,
+    data_of_blocks, fits_float32, gather, gather_through, is_native, is_plain, is_ready, kind_of, next_place, next_row,
+    open_window, place, place_of, place_through, read_integer, read_number, row_of, scatter, scatter_through, weight_of,
+    write_float, write_number,
 )
 from xent._core.target_weights cimport WeightSum, weigh_rows
 from xent._core.targets cimport INVALID, class_weight_of, is_class, read_points, scale_pair
 from xent._core.tiles cimport (
-    FACTOR, LIMIT_VECTORS, MAX_TILE_ROWS, MOST, LanePairs, TileTotals, add_lanes, add_one, clear_lanes, copy_element, exp_vectors, fill_lanes, invert, load_tile,
-    log_pairs, multiply_pairs, read_lane, set_lane, shift_lanes, shift_vectors, store_tile, sum_lanes, write_lanes,
+    FACTOR, LIMIT_VECTORS, MAX_TILE_ROWS, MOST, LanePairs, TileTotals, add_lanes, add_one, clear_lanes, copy_element,
+    exp_vectors, fill_lanes, invert, load_tile, log_pairs, multiply_pairs, read_lane, set_lane, shift_lanes,
+    shift_vectors, store_tile, sum_lanes, write_lanes,
 )
 
 cnp.import_array()
@@ -1129,9 +1132,7 @@ cdef void cross_entropy_rows(
 
 cdef bint has_loss_tiles(const Batch* batch) noexcept nogil:
     """Whether `cross_entropy_tiles` computes the batch."""
-    return (
-        has_plain_formula(batch) and fits_tile(batch.logits.n, batch.logits.kind, LOSS_TILE)
-    )
+    return has_plain_formula(batch) and fits_tile(batch.logits.n, batch.logits.kind, LOSS_TILE)
 
 
 cdef bint has_label_rows(const Batch* batch) noexcept nogil:
@@ -1142,7 +1143,9 @@ cdef bint has_label_rows(const Batch* batch) noexcept nogil:
     )
 
 
-cdef inline bint describe_label(const Batch* batch, Py_ssize_t i, const Peak* peak, const vec* x, Row* row) noexcept nogil:
+cdef inline bint describe_label(
+    const Batch* batch, Py_ssize_t i, const Peak* peak, const vec* x, Row* row
+) noexcept nogil:
     """As `describe_row` and `weigh_row`; False if the row needs them."""
     cdef int64_t label = read_integer(row_of(&batch.target, i), batch.target.kind)
     row.weight = single(weight_of(&batch.sample_weight, i))
@@ -1161,11 +1164,10 @@ cdef inline double scale_label_row(const Batch* batch, Row* row, Pair scale, vec
         &row.sums, get(grad, row.only_class), row.has_largest, scale, grad
     )
     cdef double label_term = term_to_scale(gradient.at_label, gradient.factor, grad)
-    if isfinite(label_term) and is_moderate(grad, gradient.factor):
-        put(grad, row.only_class, label_term)
-        return gradient.factor
     if isfinite(label_term):
         put(grad, row.only_class, label_term)
+        if is_moderate(grad, gradient.factor):
+            return gradient.factor
     scale_row(grad, <vec*>NULL, batch.logits.n, gradient.factor, 0)
     if not isfinite(label_term):
         put(grad, row.only_class, gradient.at_label)

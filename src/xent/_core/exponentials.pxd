@@ -159,11 +159,14 @@ cdef inline void raise_peak(Peak* peak, const vec* x, const vec* low, Py_ssize_t
 # --- the shift -------------------------------------------------------------------------------------------------------
 
 
-cdef inline double largest_unshifted(const vec* like) noexcept nogil:
-    """The largest |m| for which exponentials need no offset; where x counts and |m| is larger, x - m is exact."""
-    if has_table(like):
-        return 16384
+cdef inline double large_peak(const vec* like) noexcept nogil:
+    """Where |m| is larger, x - m is exact for every x that counts."""
     return 256 if vec is vf32 else 2048
+
+
+cdef inline double largest_unshifted(const vec* like) noexcept nogil:
+    """The largest |m| for which exponentials need no offset."""
+    return 16384 if has_table(like) else large_peak(like)
 
 
 cdef inline Pair small_exp(double d, double d_low, const vec* like) noexcept nogil:

@@ -8,12 +8,13 @@ from xent._core.elementary cimport (
     ENTRIES, GRID, LEAST, LN2, LOST, OFFSET, SHIFT_VECTORS, exp_parts, exp_polynomials, exponent_range, find_exponent,
     has_table, load_table, log_of_pair, minus_log2_high, minus_log2_low, table_grid,
 )
-from xent._core.exponentials cimport EXPONENT_HEADROOM, FOLD_VECTORS, HIGH, LOW, add_term
+from xent._core.exponentials cimport EXPONENT_HEADROOM, FOLD_VECTORS, HIGH, LOW, add_term, large_peak
 from xent._core.pairs cimport MAX_LANES, Pair, accumulate, single, sum_pairs
 from xent._core.scratch cimport MAX_TILE_VECTORS
 from xent._core.simd cimport (
-    XENT_HAS_PARTS, absolute, fill, forced_void, get, lanes, maximum, minimum, multiply_add, multiply_rest, put, read_columns,
-    residual, to_columns, to_rows, write_columns, vec, vf32, vf64, where_equal, where_less, xent_half_f32,
+    XENT_HAS_PARTS, absolute, fill, forced_void, get, lanes, maximum, minimum, multiply_add, multiply_rest, put,
+    read_columns, residual, to_columns, to_rows, vec, vf32, vf64, where_equal, where_less, write_columns,
+    xent_half_f32,
 )
 from xent._core.strided cimport Operand, gather, is_native, is_plain, place, row_of, scatter
 
@@ -228,11 +229,6 @@ cdef inline Pair sum_lanes(TileTotals* totals) noexcept nogil:
 # --- arithmetic ------------------------------------------------------------------------------------------------------
 
 
-cdef inline double large_peak(const vec* like) noexcept nogil:
-    """Where |m| is larger, x - m is exact for every x that counts, and is formed first."""
-    return 256 if vec is vf32 else 2048
-
-
 cdef inline forced_void shift_lanes(vec m, vec* shift, vec* unit) noexcept nogil:
     """The shift of the row in each lane, as `exp_parts` takes it, and the unit of its terms as a pair."""
     cdef vec zero = fill(&m, 0), k, shifted, d, f, square, q
@@ -258,8 +254,7 @@ cdef inline forced_void shift_lanes(vec m, vec* shift, vec* unit) noexcept nogil
 
 
 cdef enum:                      # the vectors of a sum over classes
-    PARTS = 0                   # high, low and rest, as `add_term` has them
-    MAXIMA = 3                  # how many classes have the largest logit
+    MAXIMA = 3                  # how many classes have the largest logit; before it high, low and rest of `add_term`
     SUM_VECTORS = 4
 
 
