@@ -158,29 +158,76 @@ def categorical_cross_entropy(proba, target, *, axis=-1, sample_weight=None, red
 
 
 @quiet
-def evaluate(logits, labels, *, topk=(1, 5), axis=-1, sample_weight=None, ignore_index=-100):
+def excess(d):
+    """exp(d) - 1 - d, without cancellation."""
+    series = np.polynomial.Polynomial([1 / EXTENDED(math.factorial(k + 2)) for k in range(20)])
+    return np.where(np.abs(d) < 0.5, d * d * series(np.where(np.abs(d) < 0.5, d, 0)), np.expm1(d) - d)
+
+
+@quiet
+def kl_divergence(
+    logits, ref_logits, *, axis=-1, sample_weight=None, where=None, logit_scale=1, reduction="mean"
+):
+    """The divergence and its gradient."""
+    possible = np.broadcast_to(True if where is None else where, np.shape(logits))
+    rows = [np.where(possible, np.asarray(x).astype(EXTENDED), -np.inf) for x in (logits, ref_logits)]
+    x, ref = (transform(np.moveaxis(row, axis, -1), EXTENDED(logit_scale), None)[0] for row in rows)
+    p, q = softmax(x), softmax(ref)
+    nothing = np.isnan(p) | np.isnan(q)
+    c = logsumexp(x, keepdims=True) - logsumexp(ref, keepdims=True)
+    terms = np.where(ref == -np.inf, p, np.where(x == -np.inf, np.inf, q * excess(x - ref - c)))
+    s = np.broadcast_to(EXTENDED(1) if sample_weight is None else np.asarray(sample_weight, EXTENDED), x.shape[:-1])
+    loss = times(s, np.where(nothing, np.nan, terms).sum(-1))
+    grad = times(s[..., None], EXTENDED(logit_scale) * np.where(nothing, np.nan, p - q))
+    return reduce(loss, np.moveaxis(grad, -1, axis), s, reduction)
+
+
+@quiet
+def evaluate(logits, labels, *, topk=(1, 5), axis=-1, sample_weight=None, ignore_index=-100, reference=None):
     """What xent.evaluate returns, as a dict."""
     x = np.moveaxis(np.asarray(logits).astype(EXTENDED), axis, -1)
     loss, _ = cross_entropy(x, labels, ignore_index=ignore_index, reduction="none")
     _, s = masses(x, labels, -1, sample_weight, ignore_index)
-    p = softmax(x)
+    _, _, e, r = parts(x, -1)
+    p = e / (1 + r)
     entropy = times(p, -log_softmax(x)).sum(-1)
     label = np.where(s == 0, 0, labels)[..., None]
     at = np.take_along_axis(x, label, -1)
     ahead = (x > at) | ((x == at) & (np.arange(x.shape[-1]) < label))      # of equal logits, the first ranks first
-    above = np.where(np.isnan(x).any(-1) | (x == -np.inf).all(-1), 1 << 60, ahead.sum(-1))
+    above = np.where(has_no_rank(x), 1 << 60, ahead.sum(-1))
+    at_label = np.arange(x.shape[-1]) == label
+    others = np.where(at_label, 0, p)
+    brier = (others**2).sum(-1) + others.sum(-1) ** 2
+    # With s = 1 / p, p <= j / 15 is s j >= 15; s = 1 + r is exact where p is at the end of a bin.
+    total = (1 + r)[..., 0]
+    ends = np.sum([total * j < 15 for j in range(1, 15)], axis=0)
+    gap = np.where(np.isnan(total), np.nan, (above == 0) - 1 / total)
 
     def mean(value):
         return times(s, value).sum() / s.sum()
 
-    return {
+    result = {
         "loss": mean(loss),
         "accuracy": mean(above == 0),
         "topk": {k: mean(above < k) for k in topk},
         "perplexity": np.exp(mean(loss)),
         "entropy": mean(entropy),
         "weight": s.sum(),
+        "brier": mean(brier),
+        "ece": sum(abs(mean(np.where(ends == j, gap, 0))) for j in range(15)),
+        "kl": np.nan,
+        "agreement": np.nan,
     }
+    if reference is not None:
+        ref = np.moveaxis(np.asarray(reference).astype(EXTENDED), axis, -1)
+        same = (x.argmax(-1) == ref.argmax(-1)) & ~has_no_rank(x) & ~has_no_rank(ref)
+        result |= {"kl": mean(kl_divergence(x, ref, reduction="none")[0]), "agreement": mean(same)}
+    return result
+
+
+def has_no_rank(x):
+    """Rows without a largest logit."""
+    return np.isnan(x).any(-1) | (x == -np.inf).all(-1)
 
 
 @quiet

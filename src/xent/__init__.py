@@ -12,6 +12,7 @@ from xent.losses import (
     binary_cross_entropy_with_logits,
     categorical_cross_entropy,
     cross_entropy,
+    kl_divergence,
 )
 from xent.primitives import log_softmax, logsumexp, softmax
 
@@ -37,6 +38,7 @@ __all__ = [
     "evaluate",
     "get_num_threads",
     "isa",
+    "kl_divergence",
     "linear_cross_entropy",
     "log_loss",
     "log_softmax",

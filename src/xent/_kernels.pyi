@@ -3,7 +3,7 @@ from typing import Any
 from numpy import float64, int64
 from numpy.typing import NDArray
 
-from xent._calls.losses import BinaryOptions
+from xent._calls.losses import BinaryOptions, KLOptions
 from xent._calls.options import Options
 from xent._calls.targets import Batch
 from xent._core.scheduler import Work
@@ -85,8 +85,19 @@ def log_loss(
     sums: Doubles,
     work: Work,
 ) -> None: ...
+def kl_divergence(
+    problem: Batch,
+    options: KLOptions,
+    divisor: float,
+    loss: Array | None,
+    grad: Array | None,
+    sums: Doubles,
+    work: Work,
+) -> None: ...
+
 def evaluate(
     problem: Batch,
+    reference: Array | None,
     options: Options,
     topk: NDArray[int64],
     sums: Doubles,

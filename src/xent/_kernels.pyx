@@ -30,7 +30,7 @@ blocks of rows for threads (scheduler.pyx). Arguments have been checked in Pytho
 arrays, which fast_path.pxi checks itself.
 """
 
-from libc.math cimport INFINITY, NAN, fabs, frexp, isfinite, isinf, isnan, pow
+from libc.math cimport INFINITY, NAN, ceil, fabs, frexp, isfinite, isinf, isnan, pow
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -41,6 +41,11 @@ from xent._core.batch cimport (
     DISTRIBUTION, LABELS, SPARSE, Batch, has_plain_formula, needs_float64, set_defaults, transforms,
 )
 from xent._core.binary cimport CHUNK, BinaryBatch, BinaryScratch, binary_chunks
+from xent._core.divergence cimport (
+    COMPARE_VECTORS, Compared, Mass, TermPiece, compare_terms, conclude, difference_of, divergence_of, exp_minus,
+    gap_between, has_probabilities, is_empty, is_larger, join_compared, log_ratio, no_mass, nothing_compared, peak_of,
+    scale_of, set_constants, subtract_terms,
+)
 from xent._core.elementary cimport LN2_HIGH, LN2_LOW, SHIFT_VECTORS, exp_parts, log_pair, minus_log
 from xent._core.exponentials cimport (
     HIGH, LOW, SEARCH_VECTORS, Peak, RowSum, Shift, Terms, accumulate_exponentials, compute_term, describe_terms,
@@ -52,7 +57,7 @@ from xent._core.pairs cimport (
     sum_pairs, two_sum, value,
 )
 from xent._core.reader cimport (
-    Reader, Row, RowPiece, describe_row, logit_at, open_reader, read_mask, read_peak, read_piece, read_target_piece,
+    Reader, Row, RowPiece, describe_row, logit_at, open_reader, read_logits, read_mask, read_peak, read_piece, read_target_piece,
 )
 from xent._core.rows cimport (
     NO_CLASS, PIECE_ELEMENTS, add_distances, add_elements, count_ahead, fill_row, find_only_class, has_many,
@@ -64,13 +69,13 @@ from xent._core.scheduler cimport (
 )
 from xent._core.scratch cimport (
     LINE_DOUBLES, LOG_SOFTMAX_TILE, LOSS_TILE, MAX_TILE_CLASSES, MAX_TILE_VECTORS, SCRATCH_BYTES, SOFTMAX_TILE,
-    EvaluateScratch, LogsumexpTask, LossScratch, Points, PrimitiveScratch, RowScratch, SoftmaxTask, WeightScratch,
-    WeightedScratch, fits_tile, lay_out_evaluate, lay_out_loss, lay_out_primitive, lay_out_weighted, lay_out_weights,
-    plan_batch, plan_logsumexp, plan_softmax, row_space, tile_space,
+    LogsumexpTask, LossScratch, Memory, Points, PrimitiveScratch, RowScratch, SoftmaxTask, WeightScratch,
+    WeightedScratch, fits_tile, lay_out_loss, lay_out_primitive, lay_out_rows, lay_out_weighted, lay_out_weights,
+    plan_batch, plan_logsumexp, plan_softmax, row_space, take, tile_space,
 )
 from xent._core.simd cimport (
     XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, forced_void, get, lanes, load_first, multiply_add, put,
-    vec, vf32, vf64, where_equal, where_less, xent_add_lanes_f32, xent_add_lanes_f64, xent_are_classes,
+    vec, vf32, vf64, where_equal, where_less, without_lane, xent_add_lanes_f32, xent_add_lanes_f64, xent_are_classes,
     xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_prefetch, xent_transpose_rows_f32,
     xent_transpose_rows_f64,
 )
@@ -84,7 +89,7 @@ from xent._core.strided cimport (
     write_float, write_number,
 )
 from xent._core.target_weights cimport WeightSum, weigh_rows
-from xent._core.targets cimport INVALID, class_weight_of, is_class, read_points, scale_pair
+from xent._core.targets cimport INVALID, class_weight_of, is_class, is_ignored, read_points, scale_pair
 from xent._core.tiles cimport (
     FACTOR, LIMIT_VECTORS, MAX_TILE_ROWS, MOST, LanePairs, TileTotals, add_lanes, add_one, clear_lanes, copy_element,
     exp_vectors, fill_lanes, invert, load_tile, log_pairs, multiply_pairs, read_lane, set_lane, shift_lanes,
@@ -1281,100 +1286,6 @@ cdef double log_loss_rows(
     return value(total)
 
 
-# --- what is measured of a batch -------------------------------------------------------------------------------------
-
-
-cdef struct RowMeasures:
-    Pair loss
-    Pair entropy
-    Py_ssize_t n_ahead          # larger logits than the label's, and equal ones of earlier classes
-    bint has_rank               # False where the row has no probabilities
-
-
-cdef RowMeasures measure_row(
-    const Batch* batch, const EvaluateScratch* scratch, Py_ssize_t i, Py_ssize_t label, vec* like
-) noexcept nogil:
-    cdef const Operand* logits = &batch.logits
-    cdef Py_ssize_t start, count, n = logits.n
-    cdef double own = read_number(place_of(logits, i, label), logits.kind)
-    cdef RowMeasures measures
-    cdef Peak peak = no_peak()
-    cdef Shift shift
-    cdef RowSum sums
-    cdef vec* x
-    cdef vec* e = <vec*>scratch.term
-    cdef vec* buffer = <vec*>scratch.x
-    cdef vec total[2]
-    cdef vec distance[2]
-    cdef Traffic traffic = no_traffic(e)
-    measures.n_ahead = 0
-    start = 0
-    while start < n:
-        count = min(PIECE_ELEMENTS, n - start)
-        x = gather(logits, i, start, count, buffer)
-        raise_peak(&peak, x, <vec*>NULL, start, count)
-        measures.n_ahead += count_ahead(x, count, label - start, own)
-        start += count
-    if not isfinite(peak.high):
-        measures.loss = measures.entropy = single(NAN)
-        measures.has_rank = peak.high > -INFINITY and not lacks_numbers(logits, i, PIECE_ELEMENTS, buffer)
-        return measures
-    set_shift(&shift, &peak, like)
-    total[HIGH] = total[LOW] = distance[HIGH] = distance[LOW] = fill(like, 0)
-    start = 0
-    while start < n:
-        count = min(PIECE_ELEMENTS, n - start)
-        x = gather(logits, i, start, count, buffer)
-        add_exponentials(x, <vec*>NULL, e, count, peak.index - start, &shift, total, &traffic)
-        add_distances(x, <vec*>NULL, e, count, &peak, n, x, distance)
-        start += count
-    sums = sum_row(&shift, total)
-    measures.has_rank = not isnan(sums.rest.high)
-    measures.loss = two_sum(peak.high, -own)
-    add_pair(&measures.loss, sums.log_sum)
-    measures.entropy = multiply(multiply(sum_distances(distance, n), sums.unit), sums.inverse)
-    add_pair(&measures.entropy, sums.log_sum)
-    return measures
-
-
-cdef inline void add_product(Sum* total, Pair x, Pair y) noexcept nogil:
-    cdef Pair product = multiply(x, y)
-    add_exactly(total, product.high)
-    if isfinite(product.low):
-        add_exactly(total, product.low)
-
-
-cdef void evaluate_rows(
-    const BatchTask* task, const EvaluateScratch* scratch, Py_ssize_t first, Py_ssize_t last, Sum* sums, vec* like
-) noexcept nogil:
-    """Add up loss, entropy, weight and, for each k, the weight of the rows whose label is among the k largest."""
-    cdef const Batch* batch = &task.batch
-    cdef Py_ssize_t i, j
-    cdef int64_t label
-    cdef double weight
-    cdef RowMeasures measures
-    for j in range(3 + task.n_topk):
-        sums[j].high = sums[j].low = sums[j].lowest = 0
-    for i in range(first, last):
-        weight = weight_of(&batch.sample_weight, i)
-        label = read_integer(row_of(&batch.target, i), batch.target.kind)
-        if weight == 0 or (batch.ignores and label == batch.ignore_index):
-            continue
-        if not 0 <= label < batch.logits.n:     # it has changed since it was checked
-            add_exactly(&sums[0], NAN)
-            continue
-        measures = measure_row(batch, scratch, i, label, like)
-        add_product(&sums[0], measures.loss, single(weight))
-        add_product(&sums[1], measures.entropy, single(weight))
-        add_exactly(&sums[2], weight)
-        for j in range(task.n_topk):
-            if measures.has_rank and measures.n_ahead < task.topk[j]:
-                add_exactly(&sums[3 + j], weight)
-    for j in range(3 + task.n_topk):
-        if not isfinite(sums[j].low + sums[j].lowest):      # of infinity or NaN
-            sums[j].low = sums[j].lowest = 0
-
-
 include "_core/tile_kernels.pxi"
 
 
@@ -1526,9 +1437,6 @@ cdef struct BatchTask:
     WeightSum* weights      # of each block
     double* sums            # of each block
     xent_shared bad         # the first label or class that is out of range, or PY_SSIZE_T_MAX
-    const int64_t* topk
-    Py_ssize_t n_topk
-    Sum* totals             # of each block, 3 + n_topk of them
 
 
 cdef void target_weight_blocks(BatchTask* task, vec* memory, BlockClaim* claim) noexcept nogil:
@@ -1626,35 +1534,6 @@ def log_loss(problem, options, int weight_exponent, loss, sums, Work work):
     work.do(log_loss_worker, &task, plan_batch(&task.batch, work.job.threads))
 
 
-cdef void evaluate_blocks(const BatchTask* task, vec* memory, BlockClaim* claim) noexcept nogil:
-    cdef EvaluateScratch scratch
-    lay_out_evaluate(<double*>memory, &scratch)
-    while next_block(claim):
-        evaluate_rows(
-            task, &scratch, claim.first, claim.last, task.totals + claim.block * (3 + task.n_topk), memory
-        )
-
-
-cdef void evaluate_worker(const void* task, double* memory, BlockClaim* claim) noexcept nogil:
-    cdef const BatchTask* t = <const BatchTask*>task
-    if t.batch.logits.kind == F64:
-        evaluate_blocks(t, <vf64*>memory, claim)
-    else:
-        evaluate_blocks(t, <vf32*>memory, claim)
-
-
-def evaluate(problem, options, topk, sums, Work work):
-    """sums[i] = what the rows of block i add up to, each as three numbers: loss, entropy, weight, and for each k the
-    weight of the rows whose label is among the k largest logits."""
-    cdef BatchTask task
-    cdef EvaluateScratch unused
-    bind_batch(&task.batch, problem, options, 0)
-    task.topk = <int64_t*>cnp.PyArray_DATA(<cnp.ndarray>topk)
-    task.n_topk = cnp.PyArray_DIM(<cnp.ndarray>topk, 0)
-    task.totals = <Sum*>data_of_blocks(sums, work, 3 * (3 + task.n_topk))
-    work.do(evaluate_worker, &task, lay_out_evaluate(NULL, &unused))
-
-
 # --- binary losses ---------------------------------------------------------------------------------------------------
 
 
@@ -1700,5 +1579,6 @@ def binary_cross_entropy(problem, options, double divisor, loss, grad, sums, Wor
     work.do(binary_worker, &task, sizeof(BinaryScratch) // sizeof(double))
 
 
+include "_core/measures.pxi"
 include "_core/fast_path.pxi"
 include "_core/linear.pxi"

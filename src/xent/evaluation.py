@@ -1,5 +1,5 @@
-"""Measures of a classifier: loss, accuracy, perplexity and entropy from logits, in one pass or batch by batch; and
-scikit-learn's log loss from probabilities.
+"""Measures of a classifier from its logits, in one pass or batch by batch: loss, accuracy, calibration, distance from
+another classifier. And scikit-learn's log loss from probabilities.
 """
 
 from __future__ import annotations
@@ -35,6 +35,19 @@ class Evaluation(NamedTuple):
         The entropy of the predicted probabilities, in nats.
     weight : float
         The sum of the sample weights of the rows that are not ignored; without weights, their number.
+    brier : float
+        The Brier score: the mean of sum((p - y)^2) over the classes, where y is 1 for the label and 0 for the others;
+        from 0 to 2.
+    ece : float
+        The expected calibration error. Rows are put into 15 bins of equal width, closed on the right, by their largest
+        probability; it is the mean over the bins, by weight, of the distance between the accuracy of a bin and the mean
+        of its largest probabilities.
+    kl : float
+        The mean divergence KL(q || p) of the predictions p from those of the reference, q, in nats (see
+        :func:`kl_divergence`); nan without a reference.
+    agreement : float
+        The share of the rows in which the class of the largest logit is that of the reference, the first one if several
+        are equal. A row with NaN, or with nothing but -inf, agrees with none. nan without a reference.
     """
 
     loss: float
@@ -43,6 +56,10 @@ class Evaluation(NamedTuple):
     perplexity: float
     entropy: float
     weight: float
+    brier: float
+    ece: float
+    kl: float
+    agreement: float
 
 
 def evaluate(
@@ -53,9 +70,10 @@ def evaluate(
     axis: int = -1,
     sample_weight: ArrayLike | None = None,
     ignore_index: int = -100,
+    reference: ArrayLike | None = None,
     n_threads: int | None = None,
 ) -> Evaluation:
-    """Loss, accuracy, top-k accuracy, perplexity and entropy of logits, in one pass over them.
+    """Loss, accuracy, calibration and divergence from a reference, of logits, in one pass over them.
 
     Parameters
     ----------
@@ -73,13 +91,17 @@ def evaluate(
         below 1e-290 lose digits, and their sum must stay well below the largest float64.
     ignore_index : int, default -100
         A label whose row is left out.
+    reference : array_like, optional
+        The logits of another model for the same rows, of the shape of `logits`: how far its predictions are from those
+        of `logits` is in `kl` and `agreement` of the result.
     n_threads : int, optional
         The largest number of threads; :func:`get_num_threads` if not given. Results do not depend on it.
 
     Returns
     -------
     Evaluation
-        A named tuple ``(loss, accuracy, topk, perplexity, entropy, weight)``; `topk` is a dict, the others are floats.
+        A named tuple ``(loss, accuracy, topk, perplexity, entropy, weight, brier, ece, kl, agreement)``; `topk` is a
+        dict, the others are floats.
 
     Raises
     ------
@@ -89,10 +111,17 @@ def evaluate(
     See Also
     --------
     StreamingLoss : The same over many batches.
+    linear_evaluate : The same from hidden states and an output layer, without the logits in memory.
 
     Notes
     -----
-    The entropy of a row is sum(p (m - x)) + log1p(r), in the terms of :func:`cross_entropy`: no term is below 0.
+    The entropy of a row is sum(p (m - x)) + log1p(r), in the terms of :func:`cross_entropy`: no term is below 0. The
+    Brier score is that of [1]_, for several classes; the calibration error, with 15 bins, that of [2]_.
+
+    References
+    ----------
+    .. [1] G. W. Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78 (1950).
+    .. [2] C. Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 2.
 
     Examples
     --------
@@ -102,9 +131,45 @@ def evaluate(
     (0.5, {1: 0.5, 2: 1.0})
     >>> round(result.loss, 4), round(result.perplexity, 4), round(result.entropy, 4)
     (1.1615, 3.1948, 0.5002)
+
+    How far a model with rounded logits is from the original:
+
+    >>> original = [[2.0, 4.0, 0.5], [1.0, 0.0, 3.0]]
+    >>> result = xent.evaluate([[2.0, 4.0, 0.0], [1.0, 0.0, 3.0]], [1, 0], reference=original)
+    >>> round(result.kl, 6), result.agreement
+    (0.001354, 1.0)
     """
     stream = StreamingLoss(topk=topk, axis=axis, ignore_index=ignore_index, n_threads=n_threads)
-    return stream.update(logits, target, sample_weight=sample_weight).result()
+    return stream.update(logits, target, sample_weight=sample_weight, reference=reference).result()
+
+
+def make_evaluation(measures: evaluation.Measures, topk: Sequence[int]) -> Evaluation:
+    """The means of the sums over rows."""
+    totals = [kernels.total(values) for values in measures.sums]
+    sums = dict(zip(evaluation.MEANS, totals, strict=False))
+    gaps = totals[len(evaluation.MEANS) :][: evaluation.ECE_BINS]
+    right, *within = totals[len(evaluation.MEANS) + evaluation.ECE_BINS :]
+    weight = sums["weight"]
+
+    def mean(total: float) -> float:
+        return total / weight if weight else math.nan
+
+    try:
+        perplexity = math.exp(mean(sums["loss"]))
+    except OverflowError:
+        perplexity = math.inf
+    return Evaluation(
+        loss=mean(sums["loss"]),
+        accuracy=mean(right),
+        topk={k: mean(total) for k, total in zip(topk, within, strict=True)},
+        perplexity=perplexity,
+        entropy=mean(sums["entropy"]),
+        weight=weight,
+        brier=mean(sums["brier"]),
+        ece=mean(kernels.total([abs(gap) for gap in gaps])),
+        kl=mean(sums["kl"]) if measures.compares else math.nan,
+        agreement=mean(sums["agreement"]) if measures.compares else math.nan,
+    )
 
 
 class StreamingLoss:
@@ -152,17 +217,23 @@ class StreamingLoss:
         self.axis = check_integer("axis", axis)
         self.ignore_index = check_integer("ignore_index", ignore_index)
         self.n_threads = check_n_threads(n_threads)
-        self._classes: int | None = None        # of the batches so far
-        # Sums of loss, entropy, weight, weight of correct rows, and one per k: lists of floats that add up to them.
-        self._sums: list[list[float]] = [[] for _ in range(4 + len(self.topk))]
+        # Of the batches so far: classes, whether they had a reference, and lists of floats that add up to each sum.
+        self._measures = evaluation.no_measures(self.topk)
 
-    def update(self, logits: ArrayLike, target: ArrayLike, *, sample_weight: ArrayLike | None = None) -> StreamingLoss:
+    def update(
+        self,
+        logits: ArrayLike,
+        target: ArrayLike,
+        *,
+        sample_weight: ArrayLike | None = None,
+        reference: ArrayLike | None = None,
+    ) -> StreamingLoss:
         """Add a batch.
 
         Parameters
         ----------
-        logits, target, sample_weight : array_like
-            As in :func:`evaluate`.
+        logits, target, sample_weight, reference : array_like
+            As in :func:`evaluate`. All batches have a reference, or none.
 
         Returns
         -------
@@ -172,12 +243,12 @@ class StreamingLoss:
         Raises
         ------
         TypeError, ValueError
-            If an argument has a wrong type, shape or value, or the number of classes differs from earlier
-            batches. The object is unchanged then.
+            If an argument has a wrong type, shape or value, if the number of classes differs from earlier batches, or
+            if some batches have a reference and others do not. The object is unchanged then.
         """
-        options = evaluation.MeasureOptions(self.topk, self.axis, self.ignore_index, self.n_threads, self._classes)
-        self._classes, sums = evaluation.sum_measures(logits, target, sample_weight, options)
-        self._add(sums)
+        options = evaluation.MeasureOptions(self.topk, self.axis, self.ignore_index, self.n_threads)
+        measures = evaluation.sum_measures(logits, target, sample_weight, reference, options, self._measures)
+        self._measures = self._measures.add(measures)
         return self
 
     def merge(self, other: StreamingLoss) -> StreamingLoss:
@@ -196,7 +267,8 @@ class StreamingLoss:
         Raises
         ------
         TypeError, ValueError
-            If `other` is not a StreamingLoss, or one of these differs. This object is unchanged then.
+            If `other` is not a StreamingLoss, one of these differs, or one of the two had a reference and the other did
+            not. This object is unchanged then.
         """
         if not isinstance(other, StreamingLoss):
             raise TypeError(f"other is a {type(other).__name__}; it must be a StreamingLoss")
@@ -204,10 +276,13 @@ class StreamingLoss:
             theirs, ours = getattr(other, name), getattr(self, name)
             if theirs != ours:
                 raise ValueError(f"other has {name} {theirs}; it must be {ours}, as in this object")
-        if None not in (self._classes, other._classes) and self._classes != other._classes:
-            raise ValueError(f"other has seen logits of {other._classes} classes; this object has seen {self._classes}")
-        self._classes = other._classes if self._classes is None else self._classes
-        self._add(other._sums)
+        ours, theirs = self._measures, other._measures
+        if None not in (ours.classes, theirs.classes) and ours.classes != theirs.classes:
+            raise ValueError(f"other has seen logits of {theirs.classes} classes; this object has seen {ours.classes}")
+        if None not in (ours.compares, theirs.compares) and ours.compares != theirs.compares:
+            with_one, without = ("other", "this object") if theirs.compares else ("this object", "other")
+            raise ValueError(f"{with_one} has seen a reference, and {without} none; both must, or neither")
+        self._measures = ours.add(theirs)
         return self
 
     def result(self) -> Evaluation:
@@ -218,16 +293,7 @@ class StreamingLoss:
         Evaluation
             As from :func:`evaluate`.
         """
-        loss, entropy, weight, right, *within = (kernels.total(sums) for sums in self._sums)
-        loss, entropy, right, *within = (x / weight if weight else math.nan for x in (loss, entropy, right, *within))
-        try:
-            perplexity = math.exp(loss)
-        except OverflowError:
-            perplexity = math.inf
-        return Evaluation(loss, right, dict(zip(self.topk, within, strict=True)), perplexity, entropy, weight)
-
-    def _add(self, more: Sequence[list[float]]) -> None:
-        self._sums = [evaluation.expand_sum(sums + new) for sums, new in zip(self._sums, more, strict=True)]
+        return make_evaluation(self._measures, self.topk)
 
     def __repr__(self) -> str:
         return f"StreamingLoss(topk={self.topk}, axis={self.axis}, ignore_index={self.ignore_index})"

@@ -19,7 +19,7 @@ from xent._calls import threads
 SHAPES = [(5,), (3, 5), (2, 3, 5), (2, 3, 4, 5)]
 INTEGERS = ["i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", ">i2", ">i8", ">u8"]
 INF, NAN = np.inf, np.nan
-NOTHING = xent.Evaluation(NAN, NAN, {1: NAN, 5: NAN}, NAN, NAN, 0.0)
+NOTHING = xent.Evaluation(NAN, NAN, {1: NAN, 5: NAN}, NAN, NAN, 0.0, NAN, NAN, NAN, NAN)
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
@@ -48,7 +48,10 @@ def check(logits, labels, *, topk=(1, 5), axis=-1, **options):
     eps = np.finfo(np.float64 if dtype.kind in "iu" or dtype.itemsize > 4 else np.float32).eps
     for name in ("loss", "entropy"):
         np.testing.assert_allclose(getattr(result, name), float(exact[name]), rtol=few * eps, atol=0, err_msg=name)
-    for name in ("accuracy", "weight"):
+    for name in ("brier", "kl"):
+        np.testing.assert_allclose(getattr(result, name), float(exact[name]), rtol=16 * eps, atol=0, err_msg=name)
+    np.testing.assert_allclose(result.ece, float(exact["ece"]), rtol=0, atol=few * eps, err_msg="ece")
+    for name in ("accuracy", "weight", "agreement"):
         np.testing.assert_allclose(getattr(result, name), float(exact[name]), rtol=2**-51, atol=0, err_msg=name)
     for k, c in zip(ks, capped, strict=True):
         np.testing.assert_allclose(result.topk[k], float(exact["topk"][c]), rtol=2**-51, atol=0, err_msg=str(k))
@@ -209,9 +212,9 @@ def test_nan_is_never_right(dtype):
         np.fill_diagonal(x, np.resize(NANS[dtype], len(x)))
         for labels in (best, np.arange(len(x)), np.full(len(x), n - 1)):
             result = xent.evaluate(x, labels, topk=(1, n, n + 1, 10**6))
-            assert_equal(result, xent.Evaluation(NAN, 0, {1: 0, n: 0, n + 1: 0, 10**6: 0}, NAN, NAN, len(x)))
+            assert_equal(result, xent.Evaluation(NAN, 0, {1: 0, n: 0, n + 1: 0, 10**6: 0}, NAN, NAN, len(x), *4 * [NAN]))
     mixed = xent.evaluate(np.array([[0, 1], [NAN, 1], [0, 1], [1, 0]], dtype), [1, 1, 1, 1])
-    assert_equal(mixed, xent.Evaluation(NAN, 0.5, {1: 0.5, 5: 0.75}, NAN, NAN, 4))
+    assert_equal(mixed, xent.Evaluation(NAN, 0.5, {1: 0.5, 5: 0.75}, NAN, NAN, 4, *4 * [NAN]))
 
 
 @each_dtype
@@ -401,7 +404,7 @@ def test_copies(again):
     assert other.n_threads == 2
     assert_equal(other.update(logits[9:].T, labels[9:]).result(), xent.evaluate(logits.T, labels, **options))
     assert_equal(stream.result(), xent.evaluate(logits[:9].T, labels[:9], **options))
-    assert again(stream.result()) == stream.result()
+    assert_equal(again(stream.result()), stream.result())
 
 
 @each_dtype

@@ -13,7 +13,7 @@ from xent._calls.dispatch import kernels
 from xent._calls.options import GivenOptions, Options, check_option, check_options
 from xent._calls.outputs import choose_grad
 from xent._calls.scalars import check_n_threads, check_reduction
-from xent._calls.targets import Batch, check_batch, check_binary_batch, check_ignore_index, check_one_class
+from xent._calls.targets import Batch, check_batch, check_binary_batch, check_ignore_index, check_one_class, check_pair
 from xent._calls.threads import cut
 from xent._calls.weights import Number, scale_weights, sum_sample_weights, unit_exponent
 from xent._core import memory
@@ -79,6 +79,51 @@ def cross_entropy(
     blocks.run(kernels.cross_entropy, batch, scale.options, scale.exponent, divisor, loss, grad_rows, sums)
     result = reduce_loss(reduction, sums, scale.total, loss)
     return result if grad is None else (result, grad)
+
+
+class KLOptions(NamedTuple):
+    """How the kernels compute divergences; `weight_unit` multiplies every sample weight."""
+
+    logit_scale: float
+    weight_unit: float
+
+
+def kl_divergence(
+    logits: ArrayLike,
+    ref_logits: ArrayLike,
+    *,
+    axis: int,
+    sample_weight: ArrayLike | None,
+    where: ArrayLike | None,
+    logit_scale: float,
+    reduction: str,
+    return_grad: bool,
+    grad_out: Array | None,
+    n_threads: int | None,
+) -> Any:
+    """`xent.kl_divergence`."""
+    batch = check_pair("logits", logits, "ref_logits", ref_logits, axis, sample_weight, where)
+    scale = check_option("logit_scale", logit_scale)
+    check_reduction(reduction)
+    *shape, classes = batch.logits.shape
+    blocks = cut(math.prod(shape), classes, check_n_threads(n_threads))
+    grad = choose_grad("logits", batch, return_grad, grad_out, target_name="ref_logits")
+    loss = new_loss(reduction, tuple(shape), batch.logits)
+    unit, total_weight = weigh_losses(reduction, batch.sample_weight, blocks.units)
+    sums = np.empty(blocks.number)
+    grad_rows = None if grad is None else move_axis_last(grad, batch.axis)
+    divisor = gradient_divisor(reduction, total_weight)
+    blocks.run(kernels.kl_divergence, batch, KLOptions(scale, unit), divisor, loss, grad_rows, sums)
+    result = reduce_loss(reduction, sums, total_weight, loss)
+    return result if grad is None else (result, grad)
+
+
+def weigh_losses(reduction: str, sample_weight: Array | None, count: int) -> tuple[float, float]:
+    """A factor for the sample weights, which keeps them in range and on which a mean does not depend, and their sum."""
+    if reduction != "mean":
+        return 1.0, 1.0
+    unit = math.ldexp(1.0, -unit_exponent(sample_weight))
+    return unit, sum_sample_weights(sample_weight, count, unit)
 
 
 def categorical_cross_entropy(
@@ -150,9 +195,7 @@ def binary_loss(
 ) -> Any:
     """The loss of checked elements, each a binary problem of its own; the gradient is written to `grad`."""
     loss = new_loss(reduction, batch.logits.shape, batch.logits)
-    # Sample weights are multiplied by the unit; a mean does not depend on it.
-    unit = math.ldexp(1.0, -unit_exponent(batch.sample_weight)) if reduction == "mean" else 1.0
-    total_weight = sum_sample_weights(batch.sample_weight, batch.logits.size, unit) if reduction == "mean" else 1.0
+    unit, total_weight = weigh_losses(reduction, batch.sample_weight, batch.logits.size)
     x, target, pos_weight, sample_weight, flat_loss, flat_grad = flatten(
         batch.logits, batch.target, batch.class_weight, batch.sample_weight, loss, grad
     )

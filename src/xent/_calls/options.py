@@ -58,6 +58,13 @@ class LinearKeywords(_ModelKeywords, total=False):
     max_scratch: int
 
 
+class KLKeywords(_Threads, total=False):
+    axis: int
+    sample_weight: ArrayLike | None
+    where: ArrayLike | None
+    logit_scale: float
+
+
 class ProbaKeywords(_Threads, total=False):
     axis: int
     sample_weight: ArrayLike | None

@@ -66,14 +66,19 @@ def check_output(
 
 
 def choose_grad(
-    name: str, batch: Batch, return_grad: bool, grad_out: object, weight_name: str = "class_weight"
+    name: str,
+    batch: Batch,
+    return_grad: bool,
+    grad_out: object,
+    weight_name: str = "class_weight",
+    target_name: str = "target",
 ) -> Array | None:
     """The array for the gradient, in the shape of the user's logits: `grad_out`, a new array, or None."""
     logits = batch.logits_as_given()
     if grad_out is None:
         return memory.empty_like(logits) if return_grad else None
     others = {
-        "target" if batch.target_probs is None else "target[0]": batch.target,
+        target_name if batch.target_probs is None else "target[0]": batch.target,
         "target[1]": batch.target_probs,
         "where": batch.where,
         weight_name: batch.class_weight,

@@ -38,7 +38,8 @@ class Batch(NamedTuple):
     logits : ndarray of shape (..., C)
         Logits or probabilities.
     target : ndarray
-        Labels of shape (...), a distribution of shape (..., C), or the indices of a sparse one, of shape (..., k).
+        Labels of shape (...), a distribution of shape (..., C), or the indices of a sparse one, of shape (..., k). For
+        a divergence, the logits of the reference.
     target_probs : ndarray of shape (..., k), or None
         The probabilities of a sparse distribution.
     where : ndarray of bool, of shape (..., C), or None
@@ -85,19 +86,53 @@ def check_batch(
     x = move_axis_last(given, axis)
     classes = x.shape[-1:]
     t, target_probs = _check_target(name, target, given.shape, axis)
-    if where is not None:
-        mask = to_array("where", where)
-        if mask.dtype != bool:
-            raise TypeError(f"where has {describe_type(where, mask)}; it must be bool")
-        where = move_axis_last(broadcast("where", mask, given.shape, name), axis)
     if class_weight is not None:
         class_weight = to_numbers("class_weight", class_weight)
         if class_weight.shape != classes:
             raise ValueError(f"class_weight has shape {class_weight.shape}; it must have shape {classes}")
         class_weight = np.ascontiguousarray(check_weights("class_weight", class_weight, classes, "a row"), np.float64)
+    return _complete(name, given, axis, Batch(x, t, target_probs, class_weight=class_weight), sample_weight, where)
+
+
+def check_pair(
+    name: str,
+    logits: ArrayLike,
+    ref_name: str,
+    ref_logits: ArrayLike,
+    axis: int = -1,
+    sample_weight: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+) -> Batch:
+    """Check logits and those of a reference, which take the place of a target."""
+    given = to_floats(name, logits)
+    axis = check_axis(axis, given, name)
+    reference = check_reference(ref_name, ref_logits, name, given.shape)
+    batch = Batch(move_axis_last(given, axis), move_axis_last(reference, axis))
+    return _complete(name, given, axis, batch, sample_weight, where)
+
+
+def check_reference(ref_name: str, ref_logits: ArrayLike, name: str, shape: tuple[int, ...]) -> Array:
+    """Check logits that are compared with others, of a given shape."""
+    reference = to_floats(ref_name, ref_logits)
+    if reference.shape != shape:
+        raise ValueError(f"{ref_name} has shape {reference.shape}; it must have shape {shape}, as {name}")
+    return reference
+
+
+def _complete(
+    name: str, given: Array, axis: int, batch: Batch, sample_weight: ArrayLike | None, where: ArrayLike | None
+) -> Batch:
+    """Check and add what does not depend on the target; `given` are the logits as the user has them."""
+    if where is not None:
+        mask = to_array("where", where)
+        if mask.dtype != bool:
+            raise TypeError(f"where has {describe_type(where, mask)}; it must be bool")
+        where = move_axis_last(broadcast("where", mask, given.shape, name), axis)
     if sample_weight is not None:
-        sample_weight = check_weights("sample_weight", sample_weight, x.shape[:-1], "the unreduced loss")
-    return Batch(x, t, target_probs, where, class_weight, sample_weight, -1 if axis == given.ndim - 1 else axis)
+        sample_weight = check_weights("sample_weight", sample_weight, batch.logits.shape[:-1], "the unreduced loss")
+    return batch._replace(
+        where=where, sample_weight=sample_weight, axis=-1 if axis == given.ndim - 1 else axis
+    )
 
 
 def check_binary_batch(

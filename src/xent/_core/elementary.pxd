@@ -155,6 +155,40 @@ cdef inline forced_void exp_polynomials(const vec* f, const vec* square, vec* q,
             add_line(&f[j], &square[j], 0.16666666666666411364, 0.50000000000000106682, &q[j])
 
 
+cdef inline forced_void step_of_excess(const vec* d, double at_f32, double at_f64, vec* q, Py_ssize_t count) noexcept nogil:
+    cdef Py_ssize_t j
+    for j in range(count):
+        q[j] = multiply_add(q[j], d[j], fill(d, at_f32 if vec is vf32 else at_f64))
+
+
+cdef inline forced_void excess_polynomials(const vec* d, vec* q, Py_ssize_t count) noexcept nogil:
+    """q = (exp(d) - 1 - d) / d^2 of up to 4 vectors, for |d| <= 1.
+
+    Minimax polynomials of degree 7 (float32) and 13 (float64), wrong by at most 2^-26.6 and 2^-54.2 of the value, found
+    as in `exp_polynomials`. In steps, as there.
+    """
+    cdef Py_ssize_t j
+    if vec is vf32:
+        for j in range(count):
+            q[j] = fill(d, 2.772282869045739e-06)
+    else:
+        for j in range(count):
+            q[j] = fill(d, 7.679721343855964e-13)
+        step_of_excess(d, 0, 1.1638481624306464e-11, q, count)
+        step_of_excess(d, 0, 1.6059833989629884e-10, q, count)
+        step_of_excess(d, 0, 2.0874456917332125e-09, q, count)
+        step_of_excess(d, 0, 2.505209084850624e-08, q, count)
+        step_of_excess(d, 0, 2.755733482929975e-07, q, count)
+        step_of_excess(d, 0, 2.755731935186589e-06, q, count)
+    step_of_excess(d, 2.535482963139657e-05, 2.4801587247336444e-05, q, count)
+    step_of_excess(d, 0.0001984402333619073, 0.00019841269840858297, q, count)
+    step_of_excess(d, 0.001388545148074627, 0.0013888888888978507, q, count)
+    step_of_excess(d, 0.00833331048488617, 0.008333333333333878, q, count)
+    step_of_excess(d, 0.04166673496365547, 0.041666666666666116, q, count)
+    step_of_excess(d, 0.1666666716337204, 0.16666666666666666, q, count)
+    step_of_excess(d, 0.5, 0.5, q, count)
+
+
 cdef inline double table_grid(const vec* like) noexcept nogil:
     """Added to a smaller number, it rounds that to a multiple of 1 / N, whose N-fold is in the lowest bits of the sum."""
     return 12582912.0 / (1 << XENT_TABLE_BITS_f32) if vec is vf32 else 6755399441055744.0 / (1 << XENT_TABLE_BITS_f64)

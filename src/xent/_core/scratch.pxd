@@ -276,22 +276,9 @@ cdef inline Py_ssize_t plan_batch(Batch* batch, Py_ssize_t threads) noexcept:
 # --- measures --------------------------------------------------------------------------------------------------------
 
 
-cdef struct EvaluateScratch:    # rows of a piece
-    double* term
-    double* x
-
-
 cdef struct WeightScratch:      # rows of a piece, for a dense target
     double* target
     double* class_weight
-
-
-cdef inline Py_ssize_t lay_out_evaluate(double* start, EvaluateScratch* scratch) noexcept nogil:
-    cdef Memory memory
-    memory.start, memory.used = start, 0
-    scratch.term = take(&memory, True, row_space(PIECE_ELEMENTS))
-    scratch.x = take(&memory, True, row_space(PIECE_ELEMENTS))
-    return memory.used
 
 
 cdef inline Py_ssize_t lay_out_weights(const Batch* batch, double* start, WeightScratch* scratch) noexcept nogil:

@@ -1,0 +1,322 @@
+# How far the softmax q of one row of logits, the reference, is from p, that of another, over the same classes.
+#
+# With d = x - ref, c = logsumexp(x) - logsumexp(ref) and delta = d - c,
+#
+#     KL(q || p) = sum of q (exp(delta) - 1 - delta) where q > 0, + sum of p where q = 0
+#
+# (a) Every term is >= 0. The usual sum of q (log q - log p) is the same number, but its terms have both signs and cancel:
+#     what is left of them is noise if p and q are close.
+# (b) An estimate c0 of c is enough. Let A be the sum above with delta = d - c0, and B the sum of p exp(c - c0), minus 1,
+#     computed as the sum of q (exp(delta) - 1), + p where q = 0. Then c = c0 + log1p(B), and
+#     KL = A - (B - log1p(B)), where the second term is about B^2 / 2. B is as small as c0 is good.
+# (c) Classes come in pieces. Distributions over groups of classes have the same formula, with the shares of the groups
+#     in the place of q and p, and the c of each group in the place of d; the divergence within each group is added,
+#     times its share. So a row is read once, in order.
+
+from libc.math cimport INFINITY, NAN, expm1, fabs, isfinite, isinf, isnan, ldexp, log1p, rint
+
+from xent._core.elementary cimport LN2_HIGH, LN2_LOW, LOG2_E, excess_polynomials, log_pair
+from xent._core.exponentials cimport HIGH, LOW, Peak, RowSum, no_peak, small_exp
+from xent._core.pairs cimport (
+    Pair, accumulate, add_pair, divide, finite_or_zero, multiply, one_more, single, sum_pairs, two_sum, value,
+)
+from xent._core.simd cimport (
+    absolute, fill, forced_void, get, lanes, load_first, multiply_add, store_first, vec, vf64, where_equal, where_less,
+)
+
+
+cdef struct Mass:               # of the classes of a row that were seen so far
+    Peak peak                   # the largest logit; -inf if none of the classes can occur
+    Pair rest                   # sum of exp(x - m) over all but that; NaN where there are no probabilities
+    bint has_nan
+
+
+cdef struct Compared:           # the classes of two rows that were seen so far
+    Mass logits
+    Mass reference
+    Pair centre                 # c: the logarithm of the ratio of the masses, if neither is 0
+    double divergence           # of the distributions over these classes
+
+
+cdef inline Mass no_mass() noexcept nogil:
+    cdef Mass mass
+    mass.peak, mass.rest, mass.has_nan = no_peak(), single(0), False
+    return mass
+
+
+cdef inline Compared nothing_compared() noexcept nogil:
+    cdef Compared nothing
+    nothing.logits = nothing.reference = no_mass()
+    nothing.centre, nothing.divergence = single(0), 0
+    return nothing
+
+
+cdef inline Pair peak_of(const Mass* mass) noexcept nogil:
+    cdef Pair peak
+    peak.high, peak.low = mass.peak.high, mass.peak.low
+    return peak
+
+
+cdef inline bint is_empty(const Mass* mass) noexcept nogil:
+    return mass.peak.high == -INFINITY
+
+
+cdef inline bint has_probabilities(const Mass* mass) noexcept nogil:
+    return isfinite(mass.peak.high) and not isnan(mass.rest.high)
+
+
+cdef inline Pair log_sum_of(const Mass* mass) noexcept nogil:
+    """log1p(r)"""
+    return log_pair(one_more(mass.rest))
+
+
+cdef inline Pair difference_of(Pair x, Pair y) noexcept nogil:
+    cdef Pair result = two_sum(x.high, -y.high)
+    result.low += x.low - y.low
+    return result
+
+
+cdef inline Pair gap_between(const Mass* low, const Mass* high) noexcept nogil:
+    """How far the maximum of one is below that of the other."""
+    return difference_of(peak_of(high), peak_of(low))
+
+
+cdef inline Pair exp_minus(Pair d) noexcept nogil:
+    """exp(-d) for d >= 0, to about 2^-57."""
+    cdef double k = rint(d.high * LOG2_E)
+    cdef Pair rest, result
+    if not k < 1100:
+        return single(0)
+    rest = two_sum(k * LN2_HIGH, -d.high)
+    rest = two_sum(rest.high, rest.low + (k * LN2_LOW - d.low))
+    result = small_exp(rest.high, rest.low, <vf64*>NULL)
+    result.high, result.low = ldexp(result.high, -<int>k), ldexp(result.low, -<int>k)
+    return result
+
+
+# --- masses ----------------------------------------------------------------------------------------------------------
+
+
+cdef inline bint is_larger(const Mass* a, const Mass* b) noexcept nogil:
+    """Whether the maximum of a is larger than that of b."""
+    return a.peak.high > b.peak.high or (a.peak.high == b.peak.high and a.peak.low > b.peak.low)
+
+
+cdef inline Mass join_masses(const Mass* first, const Mass* second) noexcept nogil:
+    """The mass of two groups of classes; those of the second come after the others."""
+    cdef bint later = is_larger(second, first)
+    cdef const Mass* large = second if later else first
+    cdef const Mass* small = first if later else second
+    cdef Mass both = large[0]
+    both.has_nan = first.has_nan or second.has_nan
+    if isnan(small.rest.high):
+        both.rest = single(NAN)
+    elif not is_empty(small):
+        add_pair(&both.rest, multiply(exp_minus(gap_between(small, large)), one_more(small.rest)))
+    return both
+
+
+cdef inline double share_of(const Mass* part, const Mass* whole) noexcept nogil:
+    if is_empty(part):
+        return 0
+    return value(divide(
+        multiply(exp_minus(gap_between(part, whole)), one_more(part.rest)), one_more(whole.rest)
+    ))
+
+
+cdef inline Pair log_ratio(const Mass* x, const Mass* reference) noexcept nogil:
+    """logsumexp(x) - logsumexp(ref)"""
+    cdef Pair ratio = gap_between(reference, x)
+    add_pair(&ratio, difference_of(log_sum_of(x), log_sum_of(reference)))
+    return two_sum(ratio.high, ratio.low)
+
+
+# --- divergences -----------------------------------------------------------------------------------------------------
+
+
+cdef inline double excess(double d) noexcept nogil:
+    """exp(d) - 1 - d"""
+    cdef vf64 x, q
+    if fabs(d) > 1:
+        return expm1(d) - d if d < INFINITY else INFINITY
+    x = fill(<vf64*>NULL, d)
+    excess_polynomials(&x, &q, 1)
+    return d * d * get(&q, 0)
+
+
+cdef inline double beyond_log(double b) noexcept nogil:
+    """b - log1p(b) for b > -1"""
+    return b * b * (0.5 - b * (1.0 / 3 - b * 0.25)) if fabs(b) < 1e-4 else b - log1p(b)
+
+
+cdef inline void conclude(Compared* both, Pair c0, double a, double b, double within) noexcept nogil:
+    """Centre and divergence from A and B of the comment at the top; `within` is the divergence inside groups."""
+    both.centre = c0
+    both.divergence = INFINITY
+    if isfinite(a) and b > -1:
+        add_pair(&both.centre, single(log1p(b)))
+        both.divergence = within + max(0.0, a - beyond_log(b))
+
+
+cdef inline void add_group(
+    const Compared* group, const Compared* both, Pair c0, double* a, double* b, double* within
+) noexcept nogil:
+    """A group of classes as one class of the formula."""
+    cdef double p = share_of(&group.logits, &both.logits), q = share_of(&group.reference, &both.reference), delta, more
+    if q == 0:
+        a[0] += p
+        b[0] += p
+        return
+    within[0] += q * group.divergence
+    if is_empty(&group.logits):
+        return              # the divergence is infinite
+    delta = value(difference_of(group.centre, c0))
+    more = excess(delta)
+    a[0] += q * more
+    b[0] += q * (more + delta)
+
+
+cdef inline Compared join_compared(const Compared* first, const Compared* second) noexcept nogil:
+    """Two groups of classes together; those of the second come after the others."""
+    cdef Compared both
+    cdef Pair c0
+    cdef double a = 0, b = 0, within = 0
+    both.logits = join_masses(&first.logits, &second.logits)
+    both.reference = join_masses(&first.reference, &second.reference)
+    both.centre, both.divergence = single(0), 0
+    if is_empty(&both.reference):
+        return both
+    if is_empty(&first.logits) and is_empty(&first.reference):
+        both.centre, both.divergence = second.centre, second.divergence
+        return both
+    if is_empty(&second.logits) and is_empty(&second.reference):
+        both.centre, both.divergence = first.centre, first.divergence
+        return both
+    if not (has_probabilities(&both.logits) and has_probabilities(&both.reference)):
+        both.divergence = INFINITY      # without classes that can occur; NaN is found in the masses
+        return both
+    c0 = log_ratio(&both.logits, &both.reference)
+    add_group(first, &both, c0, &a, &b, &within)
+    add_group(second, &both, c0, &a, &b, &within)
+    conclude(&both, c0, a, b, within)
+    return both
+
+
+cdef inline double divergence_of(const Compared* row) noexcept nogil:
+    """The divergence of whole rows; NaN if one of them has no probabilities."""
+    return row.divergence if has_probabilities(&row.logits) and has_probabilities(&row.reference) else NAN
+
+
+# --- one piece -------------------------------------------------------------------------------------------------------
+
+
+cdef struct TermPiece:          # n classes of both rows; (*) may be NULL
+    const double* x             # logits
+    const double* low           # (*) their low parts
+    const double* ref           # logits of the reference
+    const double* ref_low       # (*)
+    double* e                   # terms of the logits: exp(x - m) in units of `sums.unit`
+    double* q                   # terms of the reference
+    Py_ssize_t n
+    RowSum sums                 # of the terms of the logits
+    RowSum ref_sums
+
+
+cdef enum:                      # the vectors that are the same for all classes
+    CENTRE = 0
+    CENTRE_LOW = 1
+    RATIO = 2                   # terms of the logits times this are in units of those of the reference
+    COMPARE_VECTORS = 3
+
+
+cdef inline forced_void load_four(const double* row, Py_ssize_t i, Py_ssize_t n, double otherwise, vec* x) noexcept nogil:
+    """Vectors i to i + 4 of a row, filled up beyond its end; 0 if there is no row."""
+    cdef Py_ssize_t j, count
+    for j in range(4):
+        count = max(0, min(lanes(x), n - (i + j) * lanes(x)))
+        if row is NULL:
+            x[j] = fill(x, 0)
+        elif count == lanes(x):
+            x[j] = (<const vec*>row)[i + j]
+        else:
+            x[j] = load_first(<const vec*>row + i + j, count, otherwise)
+
+
+cdef inline forced_void find_deltas(
+    const vec* x, const vec* x_low, const vec* r, const vec* r_low, bint has_low, const vec* constants, vec* delta
+) noexcept nogil:
+    """delta = x - ref - c of four vectors. Where the reference is -inf it is 2, with which q = 0 adds p."""
+    cdef Py_ssize_t j
+    cdef vec d, part, lost, bottom = fill(x, -INFINITY), two = fill(x, 2)
+    for j in range(4):
+        d = x[j] - r[j]
+        part = d - x[j]
+        lost = finite_or_zero((x[j] - (d - part)) - (r[j] + part))
+        if has_low:
+            lost = lost + (x_low[j] - r_low[j])
+        delta[j] = where_equal(r[j], bottom, two, (d - constants[CENTRE]) + (lost - constants[CENTRE_LOW]))
+
+
+cdef inline forced_void add_excess(
+    const vec* delta, const vec* e, const vec* q, const vec* constants, vec* a, vec* t
+) noexcept nogil:
+    """a += q (exp(delta) - 1 - delta) and t += q delta of four vectors, in units of q. Near 0 the difference is a
+    polynomial; elsewhere it is p - q - q delta."""
+    cdef Py_ssize_t j
+    cdef vec poly[4]
+    cdef vec one = fill(delta, 1), zero = fill(delta, 0), product, near, far
+    excess_polynomials(delta, poly, 4)
+    for j in range(4):
+        product = q[j] * delta[j]
+        near = product * (delta[j] * poly[j])
+        far = multiply_add(zero - q[j], delta[j], multiply_add(e[j], constants[RATIO], zero - q[j]))
+        accumulate(where_less(one, absolute(delta[j]), far, near), &a[HIGH], &a[LOW])
+        accumulate(product, &t[HIGH], &t[LOW])
+
+
+cdef inline forced_void compare_terms(const TermPiece* piece, const vec* constants, vec* a, vec* t) noexcept nogil:
+    cdef Py_ssize_t i = 0
+    cdef bint has_low = piece.low is not NULL
+    cdef vec x[4]
+    cdef vec x_low[4]
+    cdef vec r[4]
+    cdef vec r_low[4]
+    cdef vec e[4]
+    cdef vec q[4]
+    cdef vec delta[4]
+    while i * lanes(a) < piece.n:
+        load_four(piece.x, i, piece.n, 0, x)
+        load_four(piece.ref, i, piece.n, -INFINITY, r)
+        load_four(piece.e, i, piece.n, 0, e)
+        load_four(piece.q, i, piece.n, 0, q)
+        if has_low:
+            load_four(piece.low, i, piece.n, 0, x_low)
+            load_four(piece.ref_low, i, piece.n, 0, r_low)
+        find_deltas(x, x_low, r, r_low, has_low, constants, delta)
+        add_excess(delta, e, q, constants, a, t)
+        i += 4
+
+
+cdef inline Pair scale_of(const RowSum* sums) noexcept nogil:
+    """What makes probabilities of terms."""
+    return multiply(sums.unit, sums.inverse)
+
+
+cdef inline void set_constants(const TermPiece* piece, Pair c0, vec* constants) noexcept nogil:
+    cdef double high
+    constants[CENTRE] = fill(constants, c0.high)
+    high = get(constants + CENTRE, 0)
+    constants[CENTRE_LOW] = fill(constants, c0.high - high + c0.low)
+    constants[RATIO] = fill(constants, value(divide(scale_of(&piece.sums), scale_of(&piece.ref_sums))))
+
+
+cdef inline forced_void subtract_terms(
+    const vec* e, double p_factor, const vec* q, double q_factor, vec* out, Py_ssize_t n
+) noexcept nogil:
+    """out = p_factor e - q_factor q. Both products are rounded alike, so that equal terms give 0."""
+    cdef Py_ssize_t full = n // lanes(e), tail = n - n // lanes(e) * lanes(e), i
+    cdef vec f = fill(e, p_factor), g = fill(e, q_factor)
+    for i in range(full):
+        out[i] = e[i] * f - q[i] * g
+    if tail:
+        store_first(out + full, tail, load_first(e + full, tail, 0) * f - load_first(q + full, tail, 0) * g)

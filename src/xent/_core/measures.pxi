@@ -1,0 +1,513 @@
+# Part of _kernels.pyx: the divergence of one row from another, and what `evaluate` measures of rows. Rows come in pieces;
+# what is known of the classes so far is a struct, and pieces are joined in order (see divergence.pxd).
+
+
+cdef struct PieceScratch:       # rows of a piece
+    LossScratch rows            # of the reader of the logits
+    LossScratch ref_rows        # of the reader of the reference
+    double* e                   # terms of the logits
+    double* q                   # terms of the reference
+    double* grad
+
+
+cdef Py_ssize_t lay_out_pieces(
+    const Batch* batch, const Batch* reference, double* start, PieceScratch* scratch
+) noexcept nogil:
+    """Wide enough for float64, in which rows that overflow float32 are computed again."""
+    cdef Memory memory
+    cdef Py_ssize_t space = row_space(PIECE_ELEMENTS)
+    cdef bint compares = reference.logits.kind != ABSENT
+    memory.start, memory.used = start, 0
+    scratch.rows.rows = take(&memory, True, space_for_pieces(batch))
+    scratch.ref_rows.rows = take(&memory, compares, space_for_pieces(reference))
+    scratch.e = take(&memory, True, space)
+    scratch.q = take(&memory, compares, space)
+    scratch.grad = take(&memory, batch.grad.kind != ABSENT, space)
+    return memory.used
+
+
+cdef inline Py_ssize_t space_for_pieces(const Batch* batch) noexcept nogil:
+    cdef RowScratch unused
+    cdef Py_ssize_t wide = lay_out_rows(batch, batch.piece, True, NULL, &unused)
+    return max(wide, lay_out_rows(batch, batch.piece, False, NULL, &unused))
+
+
+# --- one piece -------------------------------------------------------------------------------------------------------
+
+
+cdef struct Readers:
+    Reader logits
+    Reader reference
+    bint compares               # whether there is a reference
+    const PieceScratch* scratch
+
+
+cdef void open_readers(
+    Readers* readers, const Batch* batch, const Batch* reference, const PieceScratch* scratch, Py_ssize_t first,
+    Py_ssize_t last, const vec* like
+) noexcept nogil:
+    readers.scratch = scratch
+    readers.compares = reference.logits.kind != ABSENT
+    open_reader(&readers.logits, batch, &scratch.rows, first, last, like)
+    open_reader(&readers.reference, reference, &scratch.ref_rows, first, last, like)
+
+
+cdef void close_readers(Readers* readers) noexcept nogil:
+    close_window(&readers.logits.window)
+    close_window(&readers.reference.window)
+
+
+cdef Mass sum_piece(
+    const vec* x, const vec* low, vec* e, Py_ssize_t start, Py_ssize_t n, RowSum* sums
+) noexcept nogil:
+    """The mass of n classes from `start` on; e = their terms, 0 if none of them can occur."""
+    cdef Mass mass = no_mass()
+    cdef Shift shift
+    cdef Traffic traffic = no_traffic(e)
+    cdef vec total[2]
+    raise_peak(&mass.peak, x, low, start, n)
+    if not isfinite(mass.peak.high):
+        mass.has_nan = has_nan(x, n)
+        if mass.has_nan or not is_empty(&mass):
+            mass.rest = single(NAN)
+        fill_row(e, n, 0)
+        sums.unit = sums.inverse = single(0)
+        return mass
+    set_shift(&shift, &mass.peak, x)
+    total[HIGH] = total[LOW] = fill(x, 0)
+    add_exponentials(x, low, e, n, mass.peak.index - start, &shift, total, &traffic)
+    sums[0] = sum_row(&shift, total)
+    mass.rest = sums.rest
+    mass.has_nan = isnan(mass.rest.high)
+    return mass
+
+
+cdef void read_terms(
+    Readers* readers, Py_ssize_t i, Py_ssize_t start, Py_ssize_t first_class, TermPiece* piece, Compared* masses,
+    vec* like
+) noexcept nogil:
+    """Read the piece of row i that begins at `start`, where class `first_class` is; compute terms and masses."""
+    cdef const PieceScratch* scratch = readers.scratch
+    cdef Py_ssize_t n = min(PIECE_ELEMENTS, readers.logits.batch.logits.n - start)
+    masses[0] = nothing_compared()
+    piece.n = n
+    piece.e, piece.q = scratch.e, scratch.q
+    piece.x = <double*>read_logits(&readers.logits, i, start, n, like)
+    piece.low = readers.logits.scratch.low
+    masses.logits = sum_piece(<vec*>piece.x, <vec*>piece.low, <vec*>piece.e, first_class, n, &piece.sums)
+    if readers.compares:
+        piece.ref = <double*>read_logits(&readers.reference, i, start, n, like)
+        piece.ref_low = readers.reference.scratch.low
+        masses.reference = sum_piece(
+            <vec*>piece.ref, <vec*>piece.ref_low, <vec*>piece.q, first_class, n, &piece.ref_sums
+        )
+
+
+cdef void compare_piece(const TermPiece* piece, Compared* compared, const vec* like) noexcept nogil:
+    """Centre and divergence, from the terms and masses of both rows."""
+    cdef vec constants[COMPARE_VECTORS]
+    cdef vec a[2]
+    cdef vec t[2]
+    cdef Pair c0, scale
+    cdef double excess_sum
+    if is_empty(&compared.reference):
+        return
+    if not (has_probabilities(&compared.logits) and has_probabilities(&compared.reference)):
+        compared.divergence = INFINITY
+        return
+    c0 = log_ratio(&compared.logits, &compared.reference)
+    set_constants(piece, c0, constants)
+    a[HIGH] = a[LOW] = t[HIGH] = t[LOW] = fill(like, 0)
+    compare_terms(piece, constants, a, t)
+    scale = scale_of(&piece.ref_sums)
+    excess_sum = value(multiply(sum_pairs(a[HIGH], a[LOW]), scale))
+    conclude(compared, c0, excess_sum, excess_sum + value(multiply(sum_pairs(t[HIGH], t[LOW]), scale)), 0)
+
+
+# --- the divergence of rows ------------------------------------------------------------------------------------------
+
+
+cdef Compared compare_row(Readers* readers, Py_ssize_t i, TermPiece* piece, vec* like) noexcept nogil:
+    """`piece` holds the last piece then."""
+    cdef Compared row = nothing_compared(), part
+    cdef Py_ssize_t start = 0
+    while start < readers.logits.batch.logits.n:
+        read_terms(readers, i, start, start, piece, &part, like)
+        compare_piece(piece, &part, like)
+        row = join_compared(&row, &part)
+        start += piece.n
+    return row
+
+
+cdef double term_factor(const Mass* part, const Mass* row, const RowSum* sums, double weight) noexcept nogil:
+    """What makes probabilities, times `weight`, of the terms of a piece."""
+    return value(multiply(
+        multiply(exp_minus(gap_between(part, row)), sums.unit), divide(single(weight), one_more(row.rest))
+    ))
+
+
+cdef void write_difference(
+    Readers* readers, Py_ssize_t i, const Compared* row, TermPiece* piece, double weight, vec* like
+) noexcept nogil:
+    """The gradient, weight (p - q). `piece` holds the terms of a row of one piece; those of others are computed again."""
+    cdef const Operand* out = &readers.logits.batch.grad
+    cdef Py_ssize_t start = 0, n
+    cdef bint exists = has_probabilities(&row.logits) and has_probabilities(&row.reference)
+    cdef Compared part = row[0]
+    cdef vec* grad
+    while start < out.n:
+        n = min(PIECE_ELEMENTS, out.n - start)
+        grad = place(out, i, start, <vec*>readers.scratch.grad)
+        if exists and n < out.n:
+            read_terms(readers, i, start, start, piece, &part, like)
+        if exists:
+            subtract_terms(
+                <vec*>piece.e, term_factor(&part.logits, &row.logits, &piece.sums, weight),
+                <vec*>piece.q, term_factor(&part.reference, &row.reference, &piece.ref_sums, weight), grad, n
+            )
+        else:
+            fill_row(grad, n, NAN)
+        scatter(out, i, start, n, grad)
+        start += n
+
+
+cdef void write_zeros(const Operand* out, Py_ssize_t i, vec* buffer) noexcept nogil:
+    cdef Py_ssize_t start = 0, n
+    cdef vec* row
+    while start < out.n:
+        n = min(PIECE_ELEMENTS, out.n - start)
+        row = place(out, i, start, buffer)
+        fill_row(row, n, 0)
+        scatter(out, i, start, n, row)
+        start += n
+
+
+cdef struct KLTask:
+    Batch batch                 # without a target
+    Batch reference
+    double weight_unit          # multiplies every sample weight
+    double* sums                # of each block
+
+
+cdef inline bint may_overflow(const Compared* row, double divergence, const vec* like) noexcept nogil:
+    """Whether a row may have a divergence in float64 though it has none, or an infinite one, in float32."""
+    return vec is vf32 and not isfinite(divergence) and not row.logits.has_nan and not row.reference.has_nan
+
+
+cdef void kl_rows(
+    const KLTask* task, const PieceScratch* scratch, Py_ssize_t first, Py_ssize_t last, Pair* total, vec* like
+) noexcept nogil:
+    """Add up the divergences; write each divergence and gradient where they are wanted."""
+    cdef const Batch* batch = &task.batch
+    cdef Py_ssize_t i
+    cdef double weight, divergence
+    cdef Readers readers
+    cdef Compared row
+    cdef TermPiece piece
+    cdef Pair loss
+    open_readers(&readers, batch, &task.reference, scratch, first, last, like)
+    for i in range(first, last):
+        weight = weight_of(&batch.sample_weight, i) * task.weight_unit
+        loss = single(0)
+        if weight == 0:
+            write_zeros(&batch.grad, i, <vec*>scratch.grad)
+        else:
+            row = compare_row(&readers, i, &piece, like)
+            divergence = divergence_of(&row)
+            if may_overflow(&row, divergence, like):
+                kl_rows(task, scratch, i, i + 1, total, <vf64*>NULL)
+                continue
+            loss = multiply(single(divergence), single(weight))
+            write_difference(&readers, i, &row, &piece, weight * value(readers.logits.scale), like)
+        write_number(&batch.loss, i, value(loss))
+        add_pair(total, loss)
+    close_readers(&readers)
+
+
+cdef void kl_blocks(const KLTask* task, vec* memory, BlockClaim* claim) noexcept nogil:
+    cdef PieceScratch scratch
+    cdef Pair total
+    lay_out_pieces(&task.batch, &task.reference, <double*>memory, &scratch)
+    while next_block(claim):
+        total = single(0)
+        kl_rows(task, &scratch, claim.first, claim.last, &total, memory)
+        task.sums[claim.block] = value(total)
+
+
+cdef void kl_worker(const void* task, double* memory, BlockClaim* claim) noexcept nogil:
+    cdef const KLTask* t = <const KLTask*>task
+    if needs_float64(&t.batch) or needs_float64(&t.reference):
+        kl_blocks(t, <vf64*>memory, claim)
+    else:
+        kl_blocks(t, <vf32*>memory, claim)
+
+
+cdef int bind_reference(Batch* reference, const Batch* batch, logits) except -1:
+    """The reference (or None) as a batch of its own, with the options of the other."""
+    reference[0] = batch[0]
+    reference.grad.kind = reference.loss.kind = ABSENT
+    bind(&reference.logits, logits, 1)
+    return 0
+
+
+def kl_divergence(problem, options, double divisor, loss, grad, sums, Work work):
+    """loss (or None) = the divergence of each row from its reference times its weight, grad (or None; may be the logits)
+    = the gradient of their sum / divisor, sums = that of each block. options: KLOptions of _calls/losses.py."""
+    cdef KLTask task
+    cdef PieceScratch unused
+    set_defaults(&task.batch)
+    bind(&task.batch.logits, problem.logits, 1)
+    bind(&task.batch.where, problem.where, 1)
+    bind(&task.batch.sample_weight, problem.sample_weight, 0)
+    bind(&task.batch.loss, loss, 0)
+    bind(&task.batch.grad, grad, 1)
+    task.batch.target.kind = ABSENT
+    task.batch.transform.scale = options.logit_scale
+    task.batch.divisor = divisor
+    task.batch.piece = min(task.batch.logits.n, PIECE_ELEMENTS)
+    bind_reference(&task.reference, &task.batch, problem.target)
+    task.weight_unit = options.weight_unit
+    task.sums = data_of_blocks(sums, work, 1)
+    work.do(kl_worker, &task, lay_out_pieces(&task.batch, &task.reference, NULL, &unused))
+
+
+# --- the measures of evaluate ----------------------------------------------------------------------------------------
+
+
+cdef enum:
+    ECE_BINS = 15               # of equal width, from 0 to 1
+
+
+cdef enum:                      # the sums over rows, each times the weight of its row
+    LOSS_SUM = 0
+    ENTROPY_SUM = 1
+    WEIGHT_SUM = 2
+    BRIER_SUM = 3
+    KL_SUM = 4
+    AGREEMENT_SUM = 5
+    ECE_SUMS = 6                # for each bin: rows that are right, minus their largest probabilities
+    TOPK_SUMS = ECE_SUMS + ECE_BINS     # for each k: rows whose label is among the k largest logits
+
+
+cdef struct RowMeasures:        # of the classes of a row that were seen so far
+    Compared compared
+    Pair spread                 # sum of exp(x - m) (m - x)
+    double squares              # sum of exp(x - m)^2 over all but the maximum
+    Pair own                    # the logit of the label, once its class was seen
+    Py_ssize_t n_ahead          # larger logits than the label's, and equal ones of earlier classes
+
+
+cdef struct MeasureTask:
+    Batch batch
+    Batch reference             # its logits may be absent
+    const int64_t* topk
+    Py_ssize_t n_topk
+    Sum* sums                   # of each block, TOPK_SUMS + n_topk of them
+
+
+cdef RowMeasures no_measures() noexcept nogil:
+    cdef RowMeasures row
+    row.compared = nothing_compared()
+    row.spread = row.own = single(0)
+    row.squares, row.n_ahead = 0, 0
+    return row
+
+
+cdef double sum_squares(const vec* e, Py_ssize_t n, Py_ssize_t skip) noexcept nogil:
+    """The sum of e^2 without element `skip`."""
+    cdef Py_ssize_t i, width = lanes(e)
+    cdef vec total[2]
+    cdef vec x
+    total[HIGH] = total[LOW] = fill(e, 0)
+    for i in range((n + width - 1) // width):
+        x = without_lane(e[i] if (i + 1) * width <= n else load_first(e + i, n - i * width, 0), skip - i * width)
+        accumulate(x * x, &total[HIGH], &total[LOW])
+    return value(sum_pairs(total[HIGH], total[LOW]))
+
+
+cdef void measure_piece(const TermPiece* piece, Py_ssize_t first_class, RowMeasures* part, const vec* like) noexcept nogil:
+    """Everything but the rank of the label, from the terms and masses of a piece."""
+    cdef const Peak* peak = &part.compared.logits.peak
+    cdef double unit = piece.sums.unit.high + piece.sums.unit.low
+    cdef vec distance[2]
+    part.spread, part.squares = single(0), 0
+    if isfinite(peak.high):
+        distance[HIGH] = distance[LOW] = fill(like, 0)
+        add_distances(
+            <vec*>piece.x, <vec*>piece.low, <vec*>piece.e, piece.n, peak, piece.n, <vec*>piece.x, distance
+        )
+        part.spread = multiply(sum_distances(distance, piece.n), piece.sums.unit)
+        part.squares = sum_squares(<vec*>piece.e, piece.n, peak.index - first_class) * unit * unit
+    compare_piece(piece, &part.compared, like)
+
+
+cdef void join_measures(RowMeasures* row, const RowMeasures* part) noexcept nogil:
+    """Add classes that come after the others."""
+    cdef bint later = is_larger(&part.compared.logits, &row.compared.logits)
+    cdef const RowMeasures* large = part if later else row
+    cdef const RowMeasures* small = row if later else part
+    cdef Pair spread = large.spread, added = small.spread, gap, factor
+    cdef double squares = large.squares
+    if not is_empty(&small.compared.logits):
+        gap = gap_between(&small.compared.logits, &large.compared.logits)
+        factor = exp_minus(gap)
+        if factor.high != 0:
+            add_pair(&added, multiply(gap, one_more(small.compared.logits.rest)))
+            add_pair(&spread, multiply(factor, added))
+            squares += factor.high * factor.high * (1 + small.squares)
+    row.spread, row.squares = spread, squares
+    row.compared = join_compared(&row.compared, &part.compared)
+
+
+cdef inline bint has_rank(const Mass* mass) noexcept nogil:
+    """Whether one of the logits is the largest."""
+    return not is_empty(mass) and not mass.has_nan
+
+
+cdef inline bint agree(const Mass* x, const Mass* y) noexcept nogil:
+    return has_rank(x) and has_rank(y) and x.peak.index == y.peak.index
+
+
+cdef Py_ssize_t bin_of(double total) noexcept nogil:
+    """The bin j of the largest probability, 1 / total, which is in (j / 15, (j + 1) / 15]; 0 for NaN."""
+    cdef double j = 1
+    if total >= 1:
+        j = ceil(ECE_BINS / total)
+        if (j - 1) * total >= ECE_BINS:     # the quotient was rounded
+            j -= 1
+        elif j * total < ECE_BINS:
+            j += 1
+    return <Py_ssize_t>j - 1
+
+
+cdef inline void add_product(Sum* total, Pair x, Pair y) noexcept nogil:
+    cdef Pair product = multiply(x, y)
+    add_exactly(total, product.high)
+    if isfinite(product.low):
+        add_exactly(total, product.low)
+
+
+cdef double brier_of(const RowMeasures* row, Pair distance, Pair inverse) noexcept nogil:
+    """Sum of (p - y)^2 with y the label as a distribution: the squares of all other probabilities, and of their sum."""
+    cdef Pair own = exp_minus(distance), others = row.compared.logits.rest
+    cdef double squares = row.squares
+    if distance.high > 0 or distance.low > 0:       # another class is the largest
+        add_pair(&others, negate(own))
+        add(&others, 1)
+        squares += (1 - own.high) * (1 + own.high)
+    return (squares + others.high * others.high) * inverse.high * inverse.high
+
+
+cdef void add_measures(const MeasureTask* task, const RowMeasures* row, double row_weight, Sum* sums) noexcept nogil:
+    cdef const Mass* mass = &row.compared.logits
+    cdef Py_ssize_t j
+    cdef bint is_right = has_rank(mass) and row.n_ahead == 0
+    cdef Pair weight = single(row_weight), total, log_sum, loss, entropy, inverse
+    cdef double brier = NAN
+    loss = entropy = inverse = total = single(NAN)
+    if has_probabilities(mass):
+        total = one_more(mass.rest)
+        inverse = divide(single(1), total)
+        log_sum = log_pair(total)
+        loss = difference_of(peak_of(mass), row.own)
+        brier = brier_of(row, loss, inverse)
+        add_pair(&loss, log_sum)
+        entropy = multiply(row.spread, inverse)
+        add_pair(&entropy, log_sum)
+    add_product(&sums[LOSS_SUM], loss, weight)
+    add_product(&sums[ENTROPY_SUM], entropy, weight)
+    add_exactly(&sums[WEIGHT_SUM], row_weight)
+    add_product(&sums[BRIER_SUM], single(brier), weight)
+    add_product(&sums[ECE_SUMS + bin_of(total.high)], two_sum(is_right, -value(inverse)), weight)
+    if task.reference.logits.kind != ABSENT:
+        add_product(&sums[KL_SUM], single(divergence_of(&row.compared)), weight)
+        if agree(mass, &row.compared.reference):
+            add_exactly(&sums[AGREEMENT_SUM], row_weight)
+    for j in range(task.n_topk):
+        if has_rank(mass) and row.n_ahead < task.topk[j]:
+            add_exactly(&sums[TOPK_SUMS + j], row_weight)
+
+
+cdef RowMeasures measure_row(
+    Readers* readers, Py_ssize_t i, int64_t label, vec* like
+) noexcept nogil:
+    cdef const Operand* logits = &readers.logits.batch.logits
+    cdef RowMeasures row = no_measures(), part
+    cdef TermPiece piece
+    cdef Py_ssize_t start = 0
+    row.own = single(read_number(place_of(logits, i, label), logits.kind))
+    while start < logits.n:
+        read_terms(readers, i, start, start, &piece, &part.compared, like)
+        measure_piece(&piece, start, &part, like)
+        join_measures(&row, &part)
+        row.n_ahead += count_ahead(<vec*>piece.x, piece.n, label - start, row.own.high)
+        start += piece.n
+    return row
+
+
+cdef void measure_rows(
+    const MeasureTask* task, const PieceScratch* scratch, Py_ssize_t first, Py_ssize_t last, Sum* sums, vec* like
+) noexcept nogil:
+    """Add up what is measured, times the weight of each row."""
+    cdef const Batch* batch = &task.batch
+    cdef Py_ssize_t i
+    cdef int64_t label
+    cdef double weight
+    cdef RowMeasures row
+    cdef Readers readers
+    open_readers(&readers, batch, &task.reference, scratch, first, last, like)
+    for i in range(first, last):
+        weight = weight_of(&batch.sample_weight, i)
+        label = read_integer(row_of(&batch.target, i), batch.target.kind)
+        if weight == 0 or is_ignored(batch, label):
+            continue
+        if not is_class(batch, label):      # it has changed since it was checked
+            add_exactly(&sums[LOSS_SUM], NAN)
+            continue
+        row = measure_row(&readers, i, label, like)
+        if readers.compares and may_overflow(&row.compared, divergence_of(&row.compared), like):
+            measure_rows(task, scratch, i, i + 1, sums, <vf64*>NULL)
+        else:
+            add_measures(task, &row, weight, sums)
+    close_readers(&readers)
+
+
+cdef void measure_block(
+    const MeasureTask* task, const PieceScratch* scratch, const BlockClaim* claim, vec* like
+) noexcept nogil:
+    cdef Py_ssize_t j, n = TOPK_SUMS + task.n_topk
+    cdef Sum* sums = task.sums + claim.block * n
+    for j in range(n):
+        sums[j].high = sums[j].low = sums[j].lowest = 0
+    measure_rows(task, scratch, claim.first, claim.last, sums, like)
+    for j in range(n):
+        if not isfinite(sums[j].low + sums[j].lowest):      # of infinity or NaN
+            sums[j].low = sums[j].lowest = 0
+
+
+cdef void measure_blocks(const MeasureTask* task, vec* memory, BlockClaim* claim) noexcept nogil:
+    cdef PieceScratch scratch
+    lay_out_pieces(&task.batch, &task.reference, <double*>memory, &scratch)
+    while next_block(claim):
+        measure_block(task, &scratch, claim, memory)
+
+
+cdef void evaluate_worker(const void* task, double* memory, BlockClaim* claim) noexcept nogil:
+    cdef const MeasureTask* t = <const MeasureTask*>task
+    if needs_float64(&t.batch) or needs_float64(&t.reference):
+        measure_blocks(t, <vf64*>memory, claim)
+    else:
+        measure_blocks(t, <vf32*>memory, claim)
+
+
+def evaluate(problem, reference, options, topk, sums, Work work):
+    """sums[i] = what the rows of block i add up to, each as three numbers, in the order of the constants above."""
+    cdef MeasureTask task
+    cdef PieceScratch unused
+    bind_batch(&task.batch, problem, options, 0)
+    task.batch.piece = min(task.batch.logits.n, PIECE_ELEMENTS)
+    bind_reference(&task.reference, &task.batch, reference)
+    task.topk = <int64_t*>cnp.PyArray_DATA(<cnp.ndarray>topk)
+    task.n_topk = cnp.PyArray_DIM(<cnp.ndarray>topk, 0)
+    task.sums = <Sum*>data_of_blocks(sums, work, 3 * (TOPK_SUMS + task.n_topk))
+    work.do(evaluate_worker, &task, lay_out_pieces(&task.batch, &task.reference, NULL, &unused))
