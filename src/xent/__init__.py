@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from xent._calls.dispatch import isa
 from xent._calls.threads import get_num_threads, set_num_threads
 from xent.evaluation import Evaluation, StreamingLoss, evaluate, log_loss
-from xent.linear_losses import linear_cross_entropy
+from xent.linear_losses import linear_cross_entropy, linear_evaluate
 from xent.losses import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -40,6 +40,7 @@ __all__ = [
     "isa",
     "kl_divergence",
     "linear_cross_entropy",
+    "linear_evaluate",
     "log_loss",
     "log_softmax",
     "logsumexp",

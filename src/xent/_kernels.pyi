@@ -103,6 +103,26 @@ def evaluate(
     sums: Doubles,
     work: Work,
 ) -> None: ...
+def row_so_far_length(most: int) -> int: ...
+def measure_chunk(
+    problem: Batch,
+    reference: Array | None,
+    options: Options,
+    first_class: int,
+    rows: Doubles,
+    most: int,
+    work: Work,
+) -> None: ...
+def sum_chunks(
+    problem: Batch,
+    compares: bool,
+    options: Options,
+    topk: NDArray[int64],
+    rows: Doubles,
+    most: int,
+    sums: Doubles,
+    work: Work,
+) -> None: ...
 def binary_cross_entropy(
     problem: Batch,
     options: BinaryOptions,

@@ -49,7 +49,7 @@ from xent._core.divergence cimport (
 from xent._core.elementary cimport LN2_HIGH, LN2_LOW, SHIFT_VECTORS, exp_parts, log_pair, minus_log
 from xent._core.exponentials cimport (
     HIGH, LOW, SEARCH_VECTORS, Peak, RowSum, Shift, Terms, accumulate_exponentials, compute_term, describe_terms,
-    end_search, fill_shift, find_peak_of, logsumexp_of, no_peak, raise_peak, set_shift, start_search, sum_row, unit_of,
+    end_search, fill_shift, find_peak_of, largest_of_four, logsumexp_of, no_peak, raise_peak, set_shift, start_search, sum_row, unit_of,
 )
 from xent._core.memory cimport empty
 from xent._core.pairs cimport (
@@ -74,7 +74,7 @@ from xent._core.scratch cimport (
     plan_batch, plan_logsumexp, plan_softmax, row_space, take, tile_space,
 )
 from xent._core.simd cimport (
-    XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, forced_void, get, lanes, load_first, multiply_add, put,
+    XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, forced_void, get, lanes, load_first, max_lanes, multiply_add, put,
     vec, vf32, vf64, where_equal, where_less, without_lane, xent_add_lanes_f32, xent_add_lanes_f64, xent_are_classes,
     xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_prefetch, xent_transpose_rows_f32,
     xent_transpose_rows_f64,

@@ -1,19 +1,22 @@
-"""The cross-entropy of a linear layer, without all its logits in memory at once."""
+"""The loss and the measures of a linear layer, without all its logits in memory at once."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from numpy.typing import ArrayLike
 
-from xent._calls import linear_losses
+from xent._calls import linear_evaluation, linear_losses
 from xent._calls.losses import Array, Reduction, Scalar, Target
 from xent._calls.options import GivenOptions, LinearKeywords
+from xent._calls.scalars import check_positive_integers
+from xent.evaluation import Evaluation, make_evaluation
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["linear_cross_entropy"]
+__all__ = ["linear_cross_entropy", "linear_evaluate"]
 
 Gradients = tuple[Array, Array, Array | None]
 MAX_SCRATCH = 32 << 20
@@ -171,3 +174,99 @@ def linear_cross_entropy(
         ),
         ignore_index, reduction, return_grad, max_scratch, n_threads,
     )
+
+
+def linear_evaluate(
+    X: ArrayLike,
+    weight: ArrayLike,
+    target: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    topk: int | Sequence[int] = (1, 5),
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int = -100,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    reference: tuple[ArrayLike, ...] | None = None,
+    max_scratch: int = MAX_SCRATCH,
+    n_threads: int | None = None,
+) -> Evaluation:
+    """Loss, accuracy, calibration and divergence of the logits ``X @ weight.T + bias``, without all of them in memory.
+
+    The result is that of :func:`evaluate` on these logits. So a compressed language model is compared with the original
+    from the hidden states of both.
+
+    Parameters
+    ----------
+    X : array_like of shape (..., D)
+        Rows of D features (hidden states): float32, float64, float16 or bfloat16 (of ``ml_dtypes``); integers become
+        float64.
+    weight : array_like of shape (C, D)
+        One row for each of the C classes. Half precision is widened to float32, a few classes at a time.
+    target : array_like
+        Labels: integers in [0, C) or `ignore_index`, of the shape of `X` without its last axis.
+    bias : array_like of shape (C,), optional
+        Added to the logits.
+    topk : int or sequence of int, default (1, 5)
+        The k of the top-k accuracies, as in :func:`evaluate`.
+    sample_weight : array_like, optional
+        Weights of the rows; at least 0, broadcast to the shape of `target`. A row of weight 0 is left out.
+    ignore_index : int, default -100
+        A label whose row is left out.
+    logit_scale : float, default 1.0
+        Multiplies the logits, also those of the reference.
+    softcap : float, optional
+        Above 0: logits become ``softcap * tanh(logit_scale * logits / softcap)``, also those of the reference.
+    reference : tuple of array_like, optional
+        Another model for the same rows and classes, ``(X, weight)`` or ``(X, weight, bias)``; its features may be more
+        or fewer, and of another type.
+    max_scratch : int, default 32 MiB
+        Maximum memory, in bytes. More of it allows larger and so faster matrix products.
+    n_threads : int, optional
+        The largest number of threads, except for the matrix products, which use the threads of NumPy's BLAS. Results do
+        not depend on it.
+
+    Returns
+    -------
+    Evaluation
+        A named tuple, as from :func:`evaluate`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or value, such as a label out of range, or if `max_scratch` is too
+        small; the message says how much is needed.
+
+    See Also
+    --------
+    evaluate : From logits, with an explanation of everything that is measured.
+    linear_cross_entropy : The loss alone, with gradients.
+
+    Notes
+    -----
+    Each block of rows meets the classes in chunks, and what is known of a row is updated by each of them: the largest
+    logits so far, sums of exponentials relative to the largest one, and the divergence within the classes so far [1]_.
+    The matrix products are as exact as NumPy's, everything after them as exact as :func:`evaluate`.
+
+    References
+    ----------
+    .. [1] T. M. Cover, J. A. Thomas, "Elements of Information Theory", 2nd edition, Wiley 2006, theorem 2.5.3, the
+       chain rule of relative entropy.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xent
+    >>> rng = np.random.default_rng(0)
+    >>> X, weight, target = rng.normal(size=(100, 16)), rng.normal(size=(50, 16)), rng.integers(50, size=100)
+    >>> rounded = weight.astype(np.float16)
+    >>> result = xent.linear_evaluate(X, rounded, target, reference=(X, weight))
+    >>> result.agreement, bool(result.kl < 1e-6)
+    (1.0, True)
+    """
+    ks = check_positive_integers("topk", topk)
+    given = GivenOptions(sample_weight=sample_weight, logit_scale=logit_scale, softcap=softcap)
+    measures = linear_evaluation.linear_evaluate(
+        (X, weight, bias), target, given, ignore_index, ks, reference, max_scratch, n_threads
+    )
+    return make_evaluation(measures, ks)

@@ -212,7 +212,8 @@ def test_nan_is_never_right(dtype):
         np.fill_diagonal(x, np.resize(NANS[dtype], len(x)))
         for labels in (best, np.arange(len(x)), np.full(len(x), n - 1)):
             result = xent.evaluate(x, labels, topk=(1, n, n + 1, 10**6))
-            assert_equal(result, xent.Evaluation(NAN, 0, {1: 0, n: 0, n + 1: 0, 10**6: 0}, NAN, NAN, len(x), *4 * [NAN]))
+            none = {1: 0, n: 0, n + 1: 0, 10**6: 0}
+            assert_equal(result, xent.Evaluation(NAN, 0, none, NAN, NAN, len(x), *4 * [NAN]))
     mixed = xent.evaluate(np.array([[0, 1], [NAN, 1], [0, 1], [1, 0]], dtype), [1, 1, 1, 1])
     assert_equal(mixed, xent.Evaluation(NAN, 0.5, {1: 0.5, 5: 0.75}, NAN, NAN, 4, *4 * [NAN]))
 

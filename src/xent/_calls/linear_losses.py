@@ -41,7 +41,7 @@ MAX_THREADS = 32            # of the kernels, each of which needs scratch
 MAX_SUMS = 4096             # sums of blocks to keep before adding them up
 
 
-class _RowData:
+class RowData:
     """The arrays of a batch except its logits, by blocks of rows."""
 
     def __init__(self, batch: Batch, ignore_index: int) -> None:
@@ -71,7 +71,7 @@ class _Task(NamedTuple):
     """What to compute, from checked arguments."""
 
     products: Products
-    data: _RowData
+    data: RowData
     options: Options
     exponent: int           # losses are in units of 2^exponent
     divisor: float          # of the gradient
@@ -116,7 +116,7 @@ def linear_cross_entropy(
     n_threads: int | None,
 ) -> Any:
     """`xent.linear_cross_entropy`; `operands` are X, weight and bias."""
-    X, weight, bias, dtype = check_operands(*operands)
+    X, weight, bias, dtype = check_operands(operands)
     like = np.broadcast_to(np.zeros((), dtype), (*X.shape[:-1], len(weight)))       # of the shape of the logits
     given = options.class_weight, options.sample_weight, options.where
     batch = check_batch("X @ weight.T", like, target, -1, *given)
@@ -134,7 +134,7 @@ def linear_cross_entropy(
         scale = scale_weights(reduction, batch, checked, blocks, ignore_index)
         loss = np.empty(like.shape[:-1], dtype) if reduction == "none" else None
         losses = None if loss is None else loss.reshape(-1)
-        products, data = Products(X, weight, bias, dtype, return_grad), _RowData(batch, ignore_index)
+        products, data = Products(X, weight, bias, dtype, return_grad), RowData(batch, ignore_index)
         divisor = gradient_divisor(reduction, scale.total)
         task = _Task(products, data, scale.options, scale.exponent, divisor, losses, n_threads)
         products.copies_X |= return_grad and _ignores_nan(task, max_scratch)

@@ -17,21 +17,31 @@ from xent._calls.arrays import FLOAT64, is_half, to_array, to_floats, widen
 
 Array = NDArray[Any]
 
+OPERAND_NAMES = ("X", "weight", "bias")
+
 
 def check_operands(
-    X: ArrayLike, weight: ArrayLike, bias: ArrayLike | None
+    operands: tuple[ArrayLike, ArrayLike, ArrayLike | None], names: tuple[str, ...] = OPERAND_NAMES
 ) -> tuple[Array, Array, Array | None, np.dtype[Any]]:
-    """Check the operands of X @ weight.T + bias; return them unconverted, and the dtype to compute in."""
-    x, w = _check_reals("X", X), _check_reals("weight", weight)
+    """Check the operands of X @ weight.T + bias, which have these names in errors; return them unconverted, and the
+    dtype to compute in."""
+    X, weight, bias = operands
+    X_name, weight_name, bias_name = names
+    x, w = _check_reals(X_name, X), _check_reals(weight_name, weight)
     if x.ndim == 0:
-        raise ValueError("X is a number; it must have a last axis of features")
+        raise ValueError(f"{X_name} is a number; it must have a last axis of features")
     if w.ndim != 2:
-        raise ValueError(f"weight has {w.ndim} dimensions; it must have 2, (n_classes, n_features)")
+        raise ValueError(f"{weight_name} has {w.ndim} dimensions; it must have 2, (n_classes, n_features)")
     if w.shape[1] != x.shape[-1]:
-        raise ValueError(f"weight has shape {w.shape}; for X of shape {x.shape} it must be (n_classes, {x.shape[-1]})")
-    b = None if bias is None else _check_reals("bias", bias)
+        raise ValueError(
+            f"{weight_name} has shape {w.shape}; for {X_name} of shape {x.shape} it must be "
+            f"(n_classes, {x.shape[-1]})"
+        )
+    b = None if bias is None else _check_reals(bias_name, bias)
     if b is not None and b.shape != w.shape[:1]:
-        raise ValueError(f"bias has shape {b.shape}; it must have shape {w.shape[:1]}, a number for each row of weight")
+        raise ValueError(
+            f"{bias_name} has shape {b.shape}; it must have shape {w.shape[:1]}, a number for each row of {weight_name}"
+        )
     dtype = np.result_type(*(widen(gradient_type(array)) for array in (x, w, b) if array is not None))
     return x, w, b, dtype
 

@@ -300,6 +300,7 @@ cdef struct RowMeasures:        # of the classes of a row that were seen so far
 cdef struct MeasureTask:
     Batch batch
     Batch reference             # its logits may be absent
+    bint compares               # whether there is a reference
     const int64_t* topk
     Py_ssize_t n_topk
     Sum* sums                   # of each block, TOPK_SUMS + n_topk of them
@@ -419,7 +420,7 @@ cdef void add_measures(const MeasureTask* task, const RowMeasures* row, double r
     add_exactly(&sums[WEIGHT_SUM], row_weight)
     add_product(&sums[BRIER_SUM], single(brier), weight)
     add_product(&sums[ECE_SUMS + bin_of(total.high)], two_sum(is_right, -value(inverse)), weight)
-    if task.reference.logits.kind != ABSENT:
+    if task.compares:
         add_product(&sums[KL_SUM], single(divergence_of(&row.compared)), weight)
         if agree(mass, &row.compared.reference):
             add_exactly(&sums[AGREEMENT_SUM], row_weight)
@@ -472,24 +473,29 @@ cdef void measure_rows(
     close_readers(&readers)
 
 
-cdef void measure_block(
-    const MeasureTask* task, const PieceScratch* scratch, const BlockClaim* claim, vec* like
-) noexcept nogil:
-    cdef Py_ssize_t j, n = TOPK_SUMS + task.n_topk
-    cdef Sum* sums = task.sums + claim.block * n
+cdef void clear_sums(Sum* sums, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
     for j in range(n):
         sums[j].high = sums[j].low = sums[j].lowest = 0
-    measure_rows(task, scratch, claim.first, claim.last, sums, like)
+
+
+cdef void finish_sums(Sum* sums, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t j
     for j in range(n):
         if not isfinite(sums[j].low + sums[j].lowest):      # of infinity or NaN
             sums[j].low = sums[j].lowest = 0
 
 
 cdef void measure_blocks(const MeasureTask* task, vec* memory, BlockClaim* claim) noexcept nogil:
+    cdef Py_ssize_t n = TOPK_SUMS + task.n_topk
+    cdef Sum* sums
     cdef PieceScratch scratch
     lay_out_pieces(&task.batch, &task.reference, <double*>memory, &scratch)
     while next_block(claim):
-        measure_block(task, &scratch, claim, memory)
+        sums = task.sums + claim.block * n
+        clear_sums(sums, n)
+        measure_rows(task, &scratch, claim.first, claim.last, sums, memory)
+        finish_sums(sums, n)
 
 
 cdef void evaluate_worker(const void* task, double* memory, BlockClaim* claim) noexcept nogil:
@@ -500,14 +506,191 @@ cdef void evaluate_worker(const void* task, double* memory, BlockClaim* claim) n
         measure_blocks(t, <vf32*>memory, claim)
 
 
+cdef int bind_measures(MeasureTask* task, problem, reference, options) except -1:
+    bind_batch(&task.batch, problem, options, 0)
+    task.batch.piece = min(task.batch.logits.n, PIECE_ELEMENTS)
+    bind_reference(&task.reference, &task.batch, reference)
+    task.compares = reference is not None
+    return 0
+
+
+cdef int bind_measure_sums(MeasureTask* task, topk, sums, Work work) except -1:
+    task.topk = <int64_t*>cnp.PyArray_DATA(<cnp.ndarray>topk)
+    task.n_topk = cnp.PyArray_DIM(<cnp.ndarray>topk, 0)
+    task.sums = <Sum*>data_of_blocks(sums, work, 3 * (TOPK_SUMS + task.n_topk))
+    return 0
+
+
 def evaluate(problem, reference, options, topk, sums, Work work):
     """sums[i] = what the rows of block i add up to, each as three numbers, in the order of the constants above."""
     cdef MeasureTask task
     cdef PieceScratch unused
-    bind_batch(&task.batch, problem, options, 0)
-    task.batch.piece = min(task.batch.logits.n, PIECE_ELEMENTS)
-    bind_reference(&task.reference, &task.batch, reference)
-    task.topk = <int64_t*>cnp.PyArray_DATA(<cnp.ndarray>topk)
-    task.n_topk = cnp.PyArray_DIM(<cnp.ndarray>topk, 0)
-    task.sums = <Sum*>data_of_blocks(sums, work, 3 * (TOPK_SUMS + task.n_topk))
+    bind_measures(&task, problem, reference, options)
+    bind_measure_sums(&task, topk, sums, work)
     work.do(evaluate_worker, &task, lay_out_pieces(&task.batch, &task.reference, NULL, &unused))
+
+
+# --- the same, a chunk of classes at a time --------------------------------------------------------------------------
+
+
+cdef struct RowSoFar:           # before `most` largest logits
+    RowMeasures measures
+    Py_ssize_t n_largest
+
+
+cdef struct Ranked:
+    double logit
+    int64_t index
+
+
+cdef struct ChunkTask:
+    MeasureTask measures
+    RowSoFar* rows              # each followed by the largest logits so far, in order
+    Py_ssize_t row_size         # bytes
+    Py_ssize_t most             # of these logits
+    Py_ssize_t first_class      # of the chunk
+
+
+cdef inline RowSoFar* row_so_far(const ChunkTask* task, Py_ssize_t i) noexcept nogil:
+    return <RowSoFar*>(<char*>task.rows + i * task.row_size)
+
+
+cdef inline void rank_logit(RowSoFar* row, Py_ssize_t most, double logit, int64_t index) noexcept nogil:
+    """Insert a logit of a class after those before, if it is among the `most` largest."""
+    cdef Ranked* largest = <Ranked*>(row + 1)
+    cdef Py_ssize_t j = row.n_largest
+    if j == most:
+        j -= 1
+        if not logit > largest[j].logit:
+            return
+    else:
+        row.n_largest += 1
+    while j > 0 and logit > largest[j - 1].logit:
+        largest[j] = largest[j - 1]
+        j -= 1
+    largest[j].logit, largest[j].index = logit, index
+
+
+cdef void rank_logits(RowSoFar* row, Py_ssize_t most, const vec* x, Py_ssize_t n, Py_ssize_t first_class) noexcept nogil:
+    cdef Ranked* largest = <Ranked*>(row + 1)
+    cdef Py_ssize_t j, start = 0, step = 4 * lanes(x)
+    while start < n:
+        if row.n_largest < most or start + step > n or (
+            max_lanes(largest_of_four(element(x, start))) > largest[most - 1].logit
+        ):
+            for j in range(start, min(start + step, n)):
+                rank_logit(row, most, get(x, j), first_class + j)
+        start += step
+
+
+cdef Py_ssize_t rank_of(const RowSoFar* row, Py_ssize_t most, int64_t label) noexcept nogil:
+    """How many logits are ahead of the label's; `most` if there are as many or more."""
+    cdef const Ranked* largest = <const Ranked*>(row + 1)
+    cdef Py_ssize_t j
+    for j in range(row.n_largest):
+        if largest[j].index == label:
+            return j
+    return most
+
+
+cdef void measure_chunk_row(
+    const ChunkTask* task, Readers* readers, Py_ssize_t i, int64_t label, RowSoFar* row, vec* like
+) noexcept nogil:
+    cdef Py_ssize_t start = 0, first_class, own
+    cdef RowMeasures part
+    cdef TermPiece piece
+    while start < readers.logits.batch.logits.n:
+        first_class = task.first_class + start
+        read_terms(readers, i, start, first_class, &piece, &part.compared, like)
+        measure_piece(&piece, first_class, &part, like)
+        join_measures(&row.measures, &part)
+        own = label - first_class
+        if 0 <= own < piece.n:
+            row.measures.own.high = get(<vec*>piece.x, own)
+            row.measures.own.low = get(<vec*>piece.low, own) if piece.low is not NULL else 0
+        rank_logits(row, task.most, <vec*>piece.x, piece.n, first_class)
+        start += piece.n
+
+
+cdef void measure_chunk_blocks(const ChunkTask* task, vec* memory, BlockClaim* claim) noexcept nogil:
+    cdef const Batch* batch = &task.measures.batch
+    cdef Py_ssize_t i
+    cdef int64_t label
+    cdef RowSoFar* row
+    cdef Readers readers
+    cdef PieceScratch scratch
+    lay_out_pieces(batch, &task.measures.reference, <double*>memory, &scratch)
+    while claim_blocks(claim):
+        open_readers(&readers, batch, &task.measures.reference, &scratch, claim.first, claim.last, memory)
+        for i in range(claim.first, claim.last):
+            row = row_so_far(task, i)
+            if task.first_class == 0:
+                row.measures, row.n_largest = no_measures(), 0
+            label = read_integer(row_of(&batch.target, i), batch.target.kind)
+            if weight_of(&batch.sample_weight, i) != 0 and not is_ignored(batch, label):
+                measure_chunk_row(task, &readers, i, label, row, memory)
+        close_readers(&readers)
+
+
+cdef void measure_chunk_worker(const void* task, double* memory, BlockClaim* claim) noexcept nogil:
+    cdef const ChunkTask* t = <const ChunkTask*>task
+    if needs_float64(&t.measures.batch) or needs_float64(&t.measures.reference):
+        measure_chunk_blocks(t, <vf64*>memory, claim)
+    else:
+        measure_chunk_blocks(t, <vf32*>memory, claim)
+
+
+cdef int bind_rows_so_far(ChunkTask* task, rows, Py_ssize_t most) except -1:
+    task.rows = <RowSoFar*>cnp.PyArray_DATA(<cnp.ndarray>rows)
+    task.row_size = cnp.PyArray_STRIDE(<cnp.ndarray>rows, 0)
+    task.most = most
+    return 0
+
+
+def row_so_far_length(Py_ssize_t most):
+    """The length of a row of `rows`, an array of float64, in the two functions below."""
+    return (sizeof(RowSoFar) + most * sizeof(Ranked)) // sizeof(double)
+
+
+def measure_chunk(problem, reference, options, Py_ssize_t first_class, rows, Py_ssize_t most, Work work):
+    """Measure the next classes of a batch of labels: `problem` and `reference` (or None) have their logits. `rows` is what
+    is known of each row; `most` is the largest k of a top-k accuracy."""
+    cdef ChunkTask task
+    cdef PieceScratch unused
+    bind_measures(&task.measures, problem, reference, options)
+    bind_rows_so_far(&task, rows, most)
+    task.first_class = first_class
+    work.do(
+        measure_chunk_worker, &task, lay_out_pieces(&task.measures.batch, &task.measures.reference, NULL, &unused)
+    )
+
+
+cdef void sum_chunks_worker(const void* task, double* memory, BlockClaim* claim) noexcept nogil:
+    cdef const ChunkTask* t = <const ChunkTask*>task
+    cdef const Batch* batch = &t.measures.batch
+    cdef Py_ssize_t i, n = TOPK_SUMS + t.measures.n_topk
+    cdef int64_t label
+    cdef double weight
+    cdef RowSoFar* row
+    cdef Sum* sums
+    while next_block(claim):
+        sums = t.measures.sums + claim.block * n
+        clear_sums(sums, n)
+        for i in range(claim.first, claim.last):
+            label = read_integer(row_of(&batch.target, i), batch.target.kind)
+            weight = weight_of(&batch.sample_weight, i)
+            if weight != 0 and not is_ignored(batch, label):
+                row = row_so_far(t, i)
+                row.measures.n_ahead = rank_of(row, t.most, label)
+                add_measures(&t.measures, &row.measures, weight, sums)
+        finish_sums(sums, n)
+
+
+def sum_chunks(problem, bint compares, options, topk, rows, Py_ssize_t most, sums, Work work):
+    """The sums of `evaluate`, of rows of which all classes have been measured."""
+    cdef ChunkTask task
+    bind_measures(&task.measures, problem, None, options)
+    task.measures.compares = compares
+    bind_measure_sums(&task.measures, topk, sums, work)
+    bind_rows_so_far(&task, rows, most)
+    work.do(sum_chunks_worker, &task, 1)
