@@ -42,7 +42,7 @@ from xent._core.batch cimport (
 )
 from xent._core.binary cimport CHUNK, BinaryBatch, BinaryScratch, binary_chunks
 from xent._core.divergence cimport (
-    COMPARE_VECTORS, Compared, Mass, TermPiece, compare_terms, conclude, difference_of, divergence_of, exp_minus,
+    CENTRE, CENTRE_LOW, COMPARE_VECTORS, RATIO, Compared, Mass, TermPiece, add_excess, compare_terms, conclude, difference_of, divergence_of, exp_minus, find_deltas,
     gap_between, has_probabilities, is_empty, is_larger, join_compared, log_ratio, no_mass, nothing_compared, peak_of,
     scale_of, set_constants, subtract_terms,
 )
@@ -74,7 +74,7 @@ from xent._core.scratch cimport (
     plan_batch, plan_logsumexp, plan_softmax, row_space, take, tile_space,
 )
 from xent._core.simd cimport (
-    XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, forced_void, get, lanes, load_first, max_lanes, multiply_add, put,
+    XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, forced_void, get, lanes, load_first, max_lanes, maximum, multiply_add, put,
     vec, vf32, vf64, where_equal, where_less, without_lane, xent_add_lanes_f32, xent_add_lanes_f64, xent_are_classes,
     xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_prefetch, xent_transpose_rows_f32,
     xent_transpose_rows_f64,

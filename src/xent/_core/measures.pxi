@@ -8,6 +8,15 @@ cdef struct PieceScratch:       # rows of a piece
     double* e                   # terms of the logits
     double* q                   # terms of the reference
     double* grad
+    double* tile_x              # rows of few classes, side by side: logits
+    double* tile_ref            # and those of the reference,
+    double* tile_e              # and the terms of both
+    double* tile_q
+
+
+cdef inline bint has_kl_tiles(const Batch* batch) noexcept nogil:
+    """Whether `kl_tiles` computes the batch."""
+    return not transforms(batch) and fits_tile(batch.logits.n, batch.logits.kind, LOSS_TILE)
 
 
 cdef Py_ssize_t lay_out_pieces(
@@ -16,13 +25,17 @@ cdef Py_ssize_t lay_out_pieces(
     """Wide enough for float64, in which rows that overflow float32 are computed again."""
     cdef Memory memory
     cdef Py_ssize_t space = row_space(PIECE_ELEMENTS)
-    cdef bint compares = reference.logits.kind != ABSENT
+    cdef bint compares = reference.logits.kind != ABSENT, has_tiles = compares and has_kl_tiles(batch)
     memory.start, memory.used = start, 0
     scratch.rows.rows = take(&memory, True, space_for_pieces(batch))
     scratch.ref_rows.rows = take(&memory, compares, space_for_pieces(reference))
     scratch.e = take(&memory, True, space)
     scratch.q = take(&memory, compares, space)
     scratch.grad = take(&memory, batch.grad.kind != ABSENT, space)
+    scratch.tile_x = take(&memory, has_tiles, tile_space(batch.logits.n))
+    scratch.tile_ref = take(&memory, has_tiles, tile_space(batch.logits.n))
+    scratch.tile_e = take(&memory, has_tiles, tile_space(batch.logits.n))
+    scratch.tile_q = take(&memory, has_tiles, tile_space(batch.logits.n))
     return memory.used
 
 
@@ -224,13 +237,210 @@ cdef void kl_rows(
     close_readers(&readers)
 
 
+# --- the same for few classes ----------------------------------------------------------------------------------------
+
+
+cdef inline forced_void take_four(
+    const vec* tile, Py_ssize_t c, Py_ssize_t n, Py_ssize_t n_vectors, double otherwise, vec* x
+) noexcept nogil:
+    """Classes c to c + 4 of one vector of rows, filled up beyond the last class."""
+    cdef Py_ssize_t j
+    for j in range(4):
+        x[j] = tile[(c + j) * n_vectors] if c + j < n else fill(tile, otherwise)
+
+
+cdef inline forced_void find_lane_constants(
+    const vec* peak, const vec* rest, const vec* unit, const vec* ref_peak, const vec* ref_rest, const vec* ref_unit,
+    vec* constants, vec* scale, vec* ref_scale
+) noexcept nogil:
+    """`set_constants` and `scale_of` for the row in each lane; `rest`, `unit` and the scales are pairs."""
+    cdef vec total[2]
+    cdef vec log_sum[2]
+    cdef vec inverse[2]
+    cdef vec ratio[2]
+    cdef vec high = peak[0], low = fill(peak, 0)
+    add_one(rest, total)
+    log_pairs(total, log_sum)
+    invert(total, inverse)
+    multiply_pairs(unit, inverse, scale)
+    accumulate(fill(peak, 0) - ref_peak[0], &high, &low)
+    accumulate(log_sum[HIGH], &high, &low)
+    low = low + log_sum[LOW]
+    add_one(ref_rest, total)
+    log_pairs(total, log_sum)
+    invert(total, inverse)
+    multiply_pairs(ref_unit, inverse, ref_scale)
+    accumulate(fill(peak, 0) - log_sum[HIGH], &high, &low)
+    low = low - log_sum[LOW]
+    constants[CENTRE] = high + low
+    constants[CENTRE_LOW] = (high - constants[CENTRE]) + low
+    invert(ref_scale, inverse)
+    multiply_pairs(scale, inverse, ratio)
+    constants[RATIO] = ratio[HIGH] + ratio[LOW]
+
+
+cdef inline forced_void conclude_lanes(const vec* a, const vec* t, const vec* ref_scale, vec* divergence) noexcept nogil:
+    """`conclude`, for a small B."""
+    cdef vec sums[2]
+    cdef vec b
+    multiply_pairs(a, ref_scale, sums)
+    b = sums[HIGH] + (t[HIGH] + t[LOW]) * ref_scale[HIGH]
+    b = b * b * (fill(a, 0.5) - b * fill(a, 1.0 / 3))
+    divergence[HIGH] = maximum(sums[HIGH] - b, fill(a, 0))
+    divergence[LOW] = where_equal(divergence[HIGH], fill(a, 0), fill(a, 0), sums[LOW])
+
+
+cdef inline forced_void divergence_tile(
+    const vec* x, const vec* ref, vec* e, vec* q, Py_ssize_t n, Py_ssize_t n_vectors, vec* divergence, vec* scales
+) noexcept nogil:
+    """The divergence of each row of a tile, as a pair, and its terms e and q, whose scales are two pairs."""
+    cdef Py_ssize_t h, c
+    cdef vec peak[MAX_TILE_VECTORS]
+    cdef vec rest[2 * MAX_TILE_VECTORS]
+    cdef vec unit[2 * MAX_TILE_VECTORS]
+    cdef vec ref_peak[MAX_TILE_VECTORS]
+    cdef vec ref_rest[2 * MAX_TILE_VECTORS]
+    cdef vec ref_unit[2 * MAX_TILE_VECTORS]
+    cdef vec constants[COMPARE_VECTORS]
+    cdef vec a[2]
+    cdef vec t[2]
+    cdef vec y[4]
+    cdef vec r[4]
+    cdef vec delta[4]
+    cdef vec* nothing = NULL
+    shift_tile(x, e, n, n_vectors, peak, rest, unit)
+    shift_tile(ref, q, n, n_vectors, ref_peak, ref_rest, ref_unit)
+    for h in range(n_vectors):
+        find_lane_constants(
+            peak + h, rest + 2 * h, unit + 2 * h, ref_peak + h, ref_rest + 2 * h, ref_unit + 2 * h, constants,
+            scales + 4 * h, scales + 4 * h + 2
+        )
+        a[HIGH] = a[LOW] = t[HIGH] = t[LOW] = fill(x, 0)
+        for c in range(0, n, 4):
+            take_four(x + h, c, n, n_vectors, 0, y)
+            take_four(ref + h, c, n, n_vectors, -INFINITY, r)
+            find_deltas(y, nothing, r, nothing, False, constants, delta)
+            take_four(e + h, c, n, n_vectors, 0, y)
+            take_four(q + h, c, n, n_vectors, 0, r)
+            add_excess(delta, y, r, constants, a, t)
+        conclude_lanes(a, t, scales + 4 * h + 2, divergence + 2 * h)
+
+
+cdef void divergence_one(
+    const vec* x, const vec* ref, vec* e, vec* q, Py_ssize_t n, vec* divergence, vec* scales
+) noexcept nogil:
+    divergence_tile(x, ref, e, q, n, 1, divergence, scales)
+
+
+cdef void divergence_two(
+    const vec* x, const vec* ref, vec* e, vec* q, Py_ssize_t n, vec* divergence, vec* scales
+) noexcept nogil:
+    divergence_tile(x, ref, e, q, n, 2, divergence, scales)
+
+
+cdef inline forced_void subtract_tile(
+    vec* e, const vec* q, Py_ssize_t n, Py_ssize_t n_vectors, const vec* scales, const vec* weight
+) noexcept nogil:
+    """e = weight (p - q), as `subtract_terms`; `weight` is a pair."""
+    cdef Py_ssize_t h, c
+    cdef vec p_factor[2]
+    cdef vec q_factor[2]
+    cdef vec f, g
+    for h in range(n_vectors):
+        multiply_pairs(scales + 4 * h, weight + 2 * h, p_factor)
+        multiply_pairs(scales + 4 * h + 2, weight + 2 * h, q_factor)
+        f = p_factor[HIGH] + p_factor[LOW]
+        g = q_factor[HIGH] + q_factor[LOW]
+        for c in range(n):
+            e[c * n_vectors + h] = e[c * n_vectors + h] * f - q[c * n_vectors + h] * g
+
+
+cdef struct TileWeights:
+    LanePairs loss
+    LanePairs grad
+    bint skip[MAX_TILE_ROWS]    # rows that are left to `kl_rows`
+
+
+cdef void weigh_tile(
+    const KLTask* task, Py_ssize_t i, Py_ssize_t count, TileWeights* weights, const vec* like
+) noexcept nogil:
+    cdef const Batch* batch = &task.batch
+    cdef Pair scale = divide(single(1), single(batch.divisor))
+    cdef Py_ssize_t j
+    for j in range(count):
+        set_lane(&weights.loss, j, single(weight_of(&batch.sample_weight, i + j) * task.weight_unit))
+        set_lane(&weights.grad, j, multiply(single(weights.loss.high[j]), scale))
+        weights.skip[j] = weights.loss.high[j] == 0 or not (
+            is_moderate(like, weights.loss.high[j]) and is_moderate(like, weights.grad.high[j])
+        )
+
+
+cdef void write_tile(
+    const KLTask* task, Py_ssize_t i, Py_ssize_t count, const PieceScratch* scratch, const vec* scales,
+    TileWeights* weights
+) noexcept nogil:
+    cdef vec weight[2 * MAX_TILE_VECTORS]
+    cdef vec limits[LIMIT_VECTORS * MAX_TILE_VECTORS]
+    cdef Py_ssize_t j, n_vectors = vectors_of(count, scales)
+    cdef bint skips = False
+    for j in range(count):
+        skips = skips or weights.skip[j]
+    set_limits(limits)
+    write_lanes(&weights.grad, weight)
+    subtract_tile(<vec*>scratch.tile_e, <vec*>scratch.tile_q, task.batch.logits.n, n_vectors, scales, weight)
+    store_tile(
+        &task.batch.grad, i, count, weights.skip if skips else NULL, <vec*>scratch.tile_e, limits, <vec*>scratch.grad
+    )
+
+
+cdef void kl_tiles(
+    const KLTask* task, const PieceScratch* scratch, Py_ssize_t first, Py_ssize_t last, Pair* total, vec* like
+) noexcept nogil:
+    """`kl_rows` for rows of few classes, which are computed side by side."""
+    cdef const Batch* batch = &task.batch
+    cdef Py_ssize_t i = first, j, count, n = batch.logits.n
+    cdef vec* x = <vec*>scratch.tile_x
+    cdef vec* ref = <vec*>scratch.tile_ref
+    cdef vec divergence[2 * MAX_TILE_VECTORS]
+    cdef vec scales[4 * MAX_TILE_VECTORS]
+    cdef Pair loss
+    cdef TileWeights weights
+    fill_lanes(&weights.grad, single(0))
+    while i < last:
+        count = min(last - i, MAX_TILE_VECTORS * lanes(like))
+        weigh_tile(task, i, count, &weights, like)
+        load_masked_tile(batch, i, count, x, vectors_of(count, like), <vec*>scratch.e)
+        load_masked_tile(&task.reference, i, count, ref, vectors_of(count, like), <vec*>scratch.e)
+        if vectors_of(count, like) == 2:
+            divergence_two(x, ref, <vec*>scratch.tile_e, <vec*>scratch.tile_q, n, divergence, scales)
+        else:
+            divergence_one(x, ref, <vec*>scratch.tile_e, <vec*>scratch.tile_q, n, divergence, scales)
+        for j in range(count):
+            loss = read_lane(divergence, j)
+            if not isfinite(loss.high):
+                weights.skip[j] = True
+            if not weights.skip[j]:
+                loss = multiply(loss, single(weights.loss.high[j]))
+                write_number(&batch.loss, i + j, value(loss))
+                add_pair(total, loss)
+        if batch.grad.kind != ABSENT:
+            write_tile(task, i, count, scratch, scales, &weights)
+        for j in range(count):
+            if weights.skip[j]:
+                kl_rows(task, scratch, i + j, i + j + 1, total, like)
+        i += count
+
+
 cdef void kl_blocks(const KLTask* task, vec* memory, BlockClaim* claim) noexcept nogil:
     cdef PieceScratch scratch
     cdef Pair total
     lay_out_pieces(&task.batch, &task.reference, <double*>memory, &scratch)
     while next_block(claim):
         total = single(0)
-        kl_rows(task, &scratch, claim.first, claim.last, &total, memory)
+        if has_kl_tiles(&task.batch):
+            kl_tiles(task, &scratch, claim.first, claim.last, &total, memory)
+        else:
+            kl_rows(task, &scratch, claim.first, claim.last, &total, memory)
         task.sums[claim.block] = value(total)
 
 
