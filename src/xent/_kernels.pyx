@@ -53,14 +53,14 @@ from xent._core.exponentials cimport (
 )
 from xent._core.memory cimport empty
 from xent._core.pairs cimport (
-    Pair, Sum, accumulate, add, add_exactly, add_pair, divide, finite_or_zero, multiply, one_more, single,
+    Pair, Sum, accumulate, accumulate_four, add, add_exactly, add_pair, divide, finite_or_zero, multiply, one_more, single,
     sum_pairs, two_sum, value,
 )
 from xent._core.reader cimport (
     Reader, Row, RowPiece, describe_row, logit_at, open_reader, read_logits, read_mask, read_peak, read_piece, read_target_piece,
 )
 from xent._core.rows cimport (
-    NO_CLASS, PIECE_ELEMENTS, add_distances, add_elements, count_ahead, fill_row, find_only_class, has_many,
+    NO_CLASS, PIECE_ELEMENTS, add_distance, add_distances, add_elements, count_ahead, fill_row, find_only_class, has_many,
     has_nan, is_moderate, log_probability, multiply_or_zero, multiply_row, scale_row, sum_distances, sum_products,
 )
 from xent._core.scheduler cimport (

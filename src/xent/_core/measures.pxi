@@ -14,8 +14,8 @@ cdef struct PieceScratch:       # rows of a piece
     double* tile_q
 
 
-cdef inline bint has_kl_tiles(const Batch* batch) noexcept nogil:
-    """Whether `kl_tiles` computes the batch."""
+cdef inline bint has_piece_tiles(const Batch* batch) noexcept nogil:
+    """Whether rows are computed side by side."""
     return not transforms(batch) and fits_tile(batch.logits.n, batch.logits.kind, LOSS_TILE)
 
 
@@ -25,7 +25,7 @@ cdef Py_ssize_t lay_out_pieces(
     """Wide enough for float64, in which rows that overflow float32 are computed again."""
     cdef Memory memory
     cdef Py_ssize_t space = row_space(PIECE_ELEMENTS)
-    cdef bint compares = reference.logits.kind != ABSENT, has_tiles = compares and has_kl_tiles(batch)
+    cdef bint compares = reference.logits.kind != ABSENT, has_tiles = has_piece_tiles(batch)
     memory.start, memory.used = start, 0
     scratch.rows.rows = take(&memory, True, space_for_pieces(batch))
     scratch.ref_rows.rows = take(&memory, compares, space_for_pieces(reference))
@@ -147,7 +147,7 @@ cdef Compared compare_row(Readers* readers, Py_ssize_t i, TermPiece* piece, vec*
     while start < readers.logits.batch.logits.n:
         read_terms(readers, i, start, start, piece, &part, like)
         compare_piece(piece, &part, like)
-        row = join_compared(&row, &part)
+        row = join_compared(&row, &part) if start > 0 else part
         start += piece.n
     return row
 
@@ -249,29 +249,31 @@ cdef inline forced_void take_four(
         x[j] = tile[(c + j) * n_vectors] if c + j < n else fill(tile, otherwise)
 
 
-cdef inline forced_void find_lane_constants(
-    const vec* peak, const vec* rest, const vec* unit, const vec* ref_peak, const vec* ref_rest, const vec* ref_unit,
-    vec* constants, vec* scale, vec* ref_scale
-) noexcept nogil:
-    """`set_constants` and `scale_of` for the row in each lane; `rest`, `unit` and the scales are pairs."""
+cdef inline forced_void find_log_and_scale(LaneMasses masses, Py_ssize_t h, vec* log_sum, vec* scale) noexcept nogil:
+    """log1p(r), and what makes probabilities of terms, for vector h of the rows; pairs."""
     cdef vec total[2]
+    cdef vec inverse[2]
+    add_one(<vec*>masses.rest + 2 * h, total)
+    log_pairs(total, log_sum)
+    invert(total, inverse)
+    multiply_pairs(<vec*>masses.unit + 2 * h, inverse, scale)
+
+
+cdef inline forced_void find_lane_constants(
+    LaneMasses masses, LaneMasses ref_masses, Py_ssize_t h, vec* constants, vec* scale, vec* ref_scale
+) noexcept nogil:
+    """`set_constants` and `scale_of` for the row in each lane."""
     cdef vec log_sum[2]
+    cdef vec ref_log_sum[2]
     cdef vec inverse[2]
     cdef vec ratio[2]
-    cdef vec high = peak[0], low = fill(peak, 0)
-    add_one(rest, total)
-    log_pairs(total, log_sum)
-    invert(total, inverse)
-    multiply_pairs(unit, inverse, scale)
-    accumulate(fill(peak, 0) - ref_peak[0], &high, &low)
+    cdef vec high = (<vec*>masses.peak)[h], zero = fill(constants, 0), low = fill(constants, 0)
+    find_log_and_scale(masses, h, log_sum, scale)
+    find_log_and_scale(ref_masses, h, ref_log_sum, ref_scale)
+    accumulate(zero - (<vec*>ref_masses.peak)[h], &high, &low)
     accumulate(log_sum[HIGH], &high, &low)
-    low = low + log_sum[LOW]
-    add_one(ref_rest, total)
-    log_pairs(total, log_sum)
-    invert(total, inverse)
-    multiply_pairs(ref_unit, inverse, ref_scale)
-    accumulate(fill(peak, 0) - log_sum[HIGH], &high, &low)
-    low = low - log_sum[LOW]
+    accumulate(zero - ref_log_sum[HIGH], &high, &low)
+    low = low + (log_sum[LOW] - ref_log_sum[LOW])
     constants[CENTRE] = high + low
     constants[CENTRE_LOW] = (high - constants[CENTRE]) + low
     invert(ref_scale, inverse)
@@ -290,17 +292,22 @@ cdef inline forced_void conclude_lanes(const vec* a, const vec* t, const vec* re
     divergence[LOW] = where_equal(divergence[HIGH], fill(a, 0), fill(a, 0), sums[LOW])
 
 
+cdef struct LaneMasses:         # of the rows of a tile: the maximum, r and the unit of the terms (pairs) of each lane
+    double* peak
+    double* rest
+    double* unit
+
+
 cdef inline forced_void divergence_tile(
-    const vec* x, const vec* ref, vec* e, vec* q, Py_ssize_t n, Py_ssize_t n_vectors, vec* divergence, vec* scales
+    const PieceScratch* scratch, Py_ssize_t n, Py_ssize_t n_vectors, LaneMasses masses, LaneMasses ref_masses,
+    vec* divergence, vec* scales
 ) noexcept nogil:
-    """The divergence of each row of a tile, as a pair, and its terms e and q, whose scales are two pairs."""
+    """Masses and divergence (a pair) of each row of two tiles, and their terms, whose scales are two pairs a row."""
     cdef Py_ssize_t h, c
-    cdef vec peak[MAX_TILE_VECTORS]
-    cdef vec rest[2 * MAX_TILE_VECTORS]
-    cdef vec unit[2 * MAX_TILE_VECTORS]
-    cdef vec ref_peak[MAX_TILE_VECTORS]
-    cdef vec ref_rest[2 * MAX_TILE_VECTORS]
-    cdef vec ref_unit[2 * MAX_TILE_VECTORS]
+    cdef const vec* x = <const vec*>scratch.tile_x
+    cdef const vec* ref = <const vec*>scratch.tile_ref
+    cdef vec* e = <vec*>scratch.tile_e
+    cdef vec* q = <vec*>scratch.tile_q
     cdef vec constants[COMPARE_VECTORS]
     cdef vec a[2]
     cdef vec t[2]
@@ -308,13 +315,10 @@ cdef inline forced_void divergence_tile(
     cdef vec r[4]
     cdef vec delta[4]
     cdef vec* nothing = NULL
-    shift_tile(x, e, n, n_vectors, peak, rest, unit)
-    shift_tile(ref, q, n, n_vectors, ref_peak, ref_rest, ref_unit)
+    mass_tile(x, e, n, n_vectors, masses)
+    mass_tile(ref, q, n, n_vectors, ref_masses)
     for h in range(n_vectors):
-        find_lane_constants(
-            peak + h, rest + 2 * h, unit + 2 * h, ref_peak + h, ref_rest + 2 * h, ref_unit + 2 * h, constants,
-            scales + 4 * h, scales + 4 * h + 2
-        )
+        find_lane_constants(masses, ref_masses, h, constants, scales + 4 * h, scales + 4 * h + 2)
         a[HIGH] = a[LOW] = t[HIGH] = t[LOW] = fill(x, 0)
         for c in range(0, n, 4):
             take_four(x + h, c, n, n_vectors, 0, y)
@@ -326,16 +330,21 @@ cdef inline forced_void divergence_tile(
         conclude_lanes(a, t, scales + 4 * h + 2, divergence + 2 * h)
 
 
-cdef void divergence_one(
-    const vec* x, const vec* ref, vec* e, vec* q, Py_ssize_t n, vec* divergence, vec* scales
+cdef inline forced_void mass_tile(
+    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, LaneMasses masses
 ) noexcept nogil:
-    divergence_tile(x, ref, e, q, n, 1, divergence, scales)
+    shift_tile(x, e, n, n_vectors, <vec*>masses.peak, <vec*>masses.rest, <vec*>masses.unit)
 
 
-cdef void divergence_two(
-    const vec* x, const vec* ref, vec* e, vec* q, Py_ssize_t n, vec* divergence, vec* scales
+cdef void compare_tile(
+    const PieceScratch* scratch, Py_ssize_t n, Py_ssize_t n_vectors, LaneMasses masses, LaneMasses ref_masses,
+    vec* divergence, vec* scales
 ) noexcept nogil:
-    divergence_tile(x, ref, e, q, n, 2, divergence, scales)
+    """Two calls, so that the number of vectors is constant in each."""
+    if n_vectors == 2:
+        divergence_tile(scratch, n, 2, masses, ref_masses, divergence, scales)
+    else:
+        divergence_tile(scratch, n, 1, masses, ref_masses, divergence, scales)
 
 
 cdef inline forced_void subtract_tile(
@@ -393,28 +402,45 @@ cdef void write_tile(
     )
 
 
+cdef inline LaneMasses split_masses(vec* peak, vec* rest, vec* unit, Py_ssize_t part) noexcept nogil:
+    """The first or second half of arrays for the masses of two tiles."""
+    cdef LaneMasses masses
+    masses.peak = <double*>(peak + part * MAX_TILE_VECTORS)
+    masses.rest = <double*>(rest + part * 2 * MAX_TILE_VECTORS)
+    masses.unit = <double*>(unit + part * 2 * MAX_TILE_VECTORS)
+    return masses
+
+
+cdef inline void load_pair_of_tiles(
+    const Batch* batch, const Batch* reference, Py_ssize_t i, Py_ssize_t count, const PieceScratch* scratch,
+    const vec* like
+) noexcept nogil:
+    """The reference may be absent."""
+    load_masked_tile(batch, i, count, <vec*>scratch.tile_x, vectors_of(count, like), <vec*>scratch.e)
+    if reference.logits.kind != ABSENT:
+        load_masked_tile(reference, i, count, <vec*>scratch.tile_ref, vectors_of(count, like), <vec*>scratch.e)
+
+
 cdef void kl_tiles(
     const KLTask* task, const PieceScratch* scratch, Py_ssize_t first, Py_ssize_t last, Pair* total, vec* like
 ) noexcept nogil:
     """`kl_rows` for rows of few classes, which are computed side by side."""
     cdef const Batch* batch = &task.batch
-    cdef Py_ssize_t i = first, j, count, n = batch.logits.n
-    cdef vec* x = <vec*>scratch.tile_x
-    cdef vec* ref = <vec*>scratch.tile_ref
+    cdef Py_ssize_t i = first, j, count
+    cdef vec peak[2 * MAX_TILE_VECTORS]
+    cdef vec rest[4 * MAX_TILE_VECTORS]
+    cdef vec unit[4 * MAX_TILE_VECTORS]
     cdef vec divergence[2 * MAX_TILE_VECTORS]
     cdef vec scales[4 * MAX_TILE_VECTORS]
+    cdef LaneMasses masses = split_masses(peak, rest, unit, 0), ref_masses = split_masses(peak, rest, unit, 1)
     cdef Pair loss
     cdef TileWeights weights
     fill_lanes(&weights.grad, single(0))
     while i < last:
         count = min(last - i, MAX_TILE_VECTORS * lanes(like))
         weigh_tile(task, i, count, &weights, like)
-        load_masked_tile(batch, i, count, x, vectors_of(count, like), <vec*>scratch.e)
-        load_masked_tile(&task.reference, i, count, ref, vectors_of(count, like), <vec*>scratch.e)
-        if vectors_of(count, like) == 2:
-            divergence_two(x, ref, <vec*>scratch.tile_e, <vec*>scratch.tile_q, n, divergence, scales)
-        else:
-            divergence_one(x, ref, <vec*>scratch.tile_e, <vec*>scratch.tile_q, n, divergence, scales)
+        load_pair_of_tiles(batch, &task.reference, i, count, scratch, like)
+        compare_tile(scratch, batch.logits.n, vectors_of(count, like), masses, ref_masses, divergence, scales)
         for j in range(count):
             loss = read_lane(divergence, j)
             if not isfinite(loss.high):
@@ -437,7 +463,7 @@ cdef void kl_blocks(const KLTask* task, vec* memory, BlockClaim* claim) noexcept
     lay_out_pieces(&task.batch, &task.reference, <double*>memory, &scratch)
     while next_block(claim):
         total = single(0)
-        if has_kl_tiles(&task.batch):
+        if has_piece_tiles(&task.batch):
             kl_tiles(task, &scratch, claim.first, claim.last, &total, memory)
         else:
             kl_rows(task, &scratch, claim.first, claim.last, &total, memory)
@@ -524,15 +550,25 @@ cdef RowMeasures no_measures() noexcept nogil:
     return row
 
 
-cdef double sum_squares(const vec* e, Py_ssize_t n, Py_ssize_t skip) noexcept nogil:
-    """The sum of e^2 without element `skip`."""
-    cdef Py_ssize_t i, width = lanes(e)
+cdef double sum_squares(vec* e, Py_ssize_t n, Py_ssize_t skip) noexcept nogil:
+    """The sum of e^2 without element `skip`, which is restored."""
+    cdef Py_ssize_t i = 0, full = n // lanes(e)
+    cdef double skipped = get(e, skip)
     cdef vec total[2]
     cdef vec x
+    put(e, skip, 0)
     total[HIGH] = total[LOW] = fill(e, 0)
-    for i in range((n + width - 1) // width):
-        x = without_lane(e[i] if (i + 1) * width <= n else load_first(e + i, n - i * width, 0), skip - i * width)
+    while i + 4 <= full:
+        accumulate_four(
+            e[i] * e[i], e[i + 1] * e[i + 1], e[i + 2] * e[i + 2], e[i + 3] * e[i + 3], &total[HIGH], &total[LOW]
+        )
+        i += 4
+    for i in range(i, full):
+        accumulate(e[i] * e[i], &total[HIGH], &total[LOW])
+    if n > full * lanes(e):
+        x = load_first(e + full, n - full * lanes(e), 0)
         accumulate(x * x, &total[HIGH], &total[LOW])
+    put(e, skip, skipped)
     return value(sum_pairs(total[HIGH], total[LOW]))
 
 
@@ -643,15 +679,17 @@ cdef RowMeasures measure_row(
     Readers* readers, Py_ssize_t i, int64_t label, vec* like
 ) noexcept nogil:
     cdef const Operand* logits = &readers.logits.batch.logits
-    cdef RowMeasures row = no_measures(), part
+    cdef RowMeasures row, part
     cdef TermPiece piece
     cdef Py_ssize_t start = 0
-    row.own = single(read_number(place_of(logits, i, label), logits.kind))
+    cdef double own = read_number(place_of(logits, i, label), logits.kind)
+    row.own, row.n_ahead = single(own), 0
     while start < logits.n:
-        read_terms(readers, i, start, start, &piece, &part.compared, like)
-        measure_piece(&piece, start, &part, like)
-        join_measures(&row, &part)
-        row.n_ahead += count_ahead(<vec*>piece.x, piece.n, label - start, row.own.high)
+        read_terms(readers, i, start, start, &piece, &part.compared if start > 0 else &row.compared, like)
+        measure_piece(&piece, start, &part if start > 0 else &row, like)
+        if start > 0:
+            join_measures(&row, &part)
+        row.n_ahead += count_ahead(<vec*>piece.x, piece.n, label - start, own)
         start += piece.n
     return row
 
@@ -683,6 +721,171 @@ cdef void measure_rows(
     close_readers(&readers)
 
 
+# --- the same for few classes ----------------------------------------------------------------------------------------
+
+
+cdef struct LaneMeasures:       # of the rows of a tile; numbers of classes are vectors, too
+    double* own                 # the logit of the label
+    double* label
+    double* spread              # pairs, in units of the terms
+    double* squares             # of the terms below the maximum, in units of theirs
+    double* maxima              # classes that have the largest logit
+    double* index               # the first of them
+    double* ref_index           # the same of the reference
+    double* n_ahead
+
+
+cdef inline forced_void find_first(
+    const vec* x, Py_ssize_t n, Py_ssize_t n_vectors, const vec* peak, vec* index
+) noexcept nogil:
+    """The first class with the largest logit."""
+    cdef Py_ssize_t c, h
+    for h in range(n_vectors):
+        index[h] = fill(x, n)
+        for c in range(n - 1, -1, -1):
+            index[h] = where_equal(x[c * n_vectors + h], peak[h], fill(x, c), index[h])
+
+
+cdef inline forced_void measure_tile(
+    const vec* x, const vec* e, Py_ssize_t n, Py_ssize_t n_vectors, const vec* peak, LaneMeasures measures
+) noexcept nogil:
+    """What `measure_piece` and `count_ahead` find."""
+    cdef Py_ssize_t c, h
+    cdef vec zero = fill(x, 0), one = fill(x, 1), y, term, own, label, squares, maxima, n_ahead
+    cdef vec spread[2]
+    find_first(x, n, n_vectors, peak, <vec*>measures.index)
+    for h in range(n_vectors):
+        own = (<vec*>measures.own)[h]
+        label = (<vec*>measures.label)[h]
+        spread[HIGH] = spread[LOW] = squares = maxima = n_ahead = zero
+        for c in range(n):
+            y = x[c * n_vectors + h]
+            term = e[c * n_vectors + h]
+            add_distance(y, term, peak[h], spread)
+            term = where_equal(y, peak[h], zero, term)
+            squares = multiply_add(term, term, squares)
+            maxima = maxima + where_equal(y, peak[h], one, zero)
+            n_ahead = n_ahead + where_less(
+                own, y, one, where_equal(own, y, where_less(fill(x, c), label, one, zero), zero)
+            )
+        (<vec*>measures.spread)[2 * h + HIGH] = spread[HIGH]
+        (<vec*>measures.spread)[2 * h + LOW] = spread[LOW]
+        (<vec*>measures.squares)[h] = squares
+        (<vec*>measures.maxima)[h] = maxima
+        (<vec*>measures.n_ahead)[h] = n_ahead
+
+
+cdef void measure_one(
+    const PieceScratch* scratch, Py_ssize_t n, LaneMasses masses, LaneMeasures measures, const vec* like
+) noexcept nogil:
+    measure_tile(<const vec*>scratch.tile_x, <const vec*>scratch.tile_e, n, 1, <const vec*>masses.peak, measures)
+
+
+cdef void measure_two(
+    const PieceScratch* scratch, Py_ssize_t n, LaneMasses masses, LaneMeasures measures, const vec* like
+) noexcept nogil:
+    measure_tile(<const vec*>scratch.tile_x, <const vec*>scratch.tile_e, n, 2, <const vec*>masses.peak, measures)
+
+
+cdef inline Mass mass_of_lane(LaneMasses masses, const vec* index, Py_ssize_t j) noexcept nogil:
+    cdef Mass mass
+    mass.peak.high, mass.peak.low = get(<const vec*>masses.peak, j), 0
+    mass.peak.index = <Py_ssize_t>get(index, j)
+    mass.rest, mass.has_nan = read_lane(<const vec*>masses.rest, j), False
+    return mass
+
+
+cdef RowMeasures measures_of_lane(
+    LaneMasses masses, LaneMasses ref_masses, LaneMeasures measures, const vec* divergence, Py_ssize_t j
+) noexcept nogil:
+    cdef RowMeasures row
+    cdef Pair unit = read_lane(<const vec*>masses.unit, j)
+    row.compared.logits = mass_of_lane(masses, <const vec*>measures.index, j)
+    row.compared.reference = mass_of_lane(ref_masses, <const vec*>measures.ref_index, j)
+    row.compared.divergence = value(read_lane(divergence, j))
+    row.spread = multiply(read_lane(<const vec*>measures.spread, j), unit)
+    row.squares = get(<const vec*>measures.squares, j) * unit.high * unit.high + (get(<const vec*>measures.maxima, j) - 1)
+    row.own = single(get(<const vec*>measures.own, j))
+    row.n_ahead = <Py_ssize_t>get(<const vec*>measures.n_ahead, j)
+    return row
+
+
+cdef void compute_measures(
+    const MeasureTask* task, const PieceScratch* scratch, Py_ssize_t n_vectors, LaneMasses masses, LaneMasses ref_masses,
+    LaneMeasures measures, vec* divergence
+) noexcept nogil:
+    cdef Py_ssize_t n = task.batch.logits.n
+    cdef vec unused[4 * MAX_TILE_VECTORS]
+    if task.compares:
+        compare_tile(scratch, n, n_vectors, masses, ref_masses, divergence, unused)
+        find_first(
+            <const vec*>scratch.tile_ref, n, n_vectors, <const vec*>ref_masses.peak, <vec*>measures.ref_index
+        )
+    else:
+        mass_tile(<const vec*>scratch.tile_x, <vec*>scratch.tile_e, n, n_vectors, masses)
+    if n_vectors == 2:
+        measure_two(scratch, n, masses, measures, divergence)
+    else:
+        measure_one(scratch, n, masses, measures, divergence)
+
+
+cdef void measure_tiles(
+    const MeasureTask* task, const PieceScratch* scratch, Py_ssize_t first, Py_ssize_t last, Sum* sums, vec* like
+) noexcept nogil:
+    """`measure_rows` for rows of few classes, which are computed side by side."""
+    cdef const Batch* batch = &task.batch
+    cdef Py_ssize_t i = first, j, count, width
+    cdef int64_t label
+    cdef double weight
+    cdef bint skip[MAX_TILE_ROWS]
+    cdef vec peak[2 * MAX_TILE_VECTORS]
+    cdef vec rest[4 * MAX_TILE_VECTORS]
+    cdef vec unit[4 * MAX_TILE_VECTORS]
+    cdef vec divergence[2 * MAX_TILE_VECTORS]
+    cdef vec numbers[9 * MAX_TILE_VECTORS]
+    cdef LaneMasses masses = split_masses(peak, rest, unit, 0), ref_masses = split_masses(peak, rest, unit, 1)
+    cdef LaneMeasures measures = split_measures(numbers)
+    cdef RowMeasures row
+    for j in range(9 * MAX_TILE_VECTORS):
+        numbers[j] = fill(like, 0)
+    for j in range(2 * MAX_TILE_VECTORS):       # without a reference, they keep these
+        peak[j] = divergence[j] = fill(like, 0)
+        rest[2 * j] = rest[2 * j + 1] = fill(like, 0)
+    while i < last:
+        count = min(last - i, MAX_TILE_VECTORS * lanes(like))
+        width = vectors_of(count, like) * lanes(like)
+        load_pair_of_tiles(batch, &task.reference, i, count, scratch, like)
+        for j in range(count):
+            label = read_integer(row_of(&batch.target, i + j), batch.target.kind)
+            skip[j] = not is_class(batch, label)
+            if not skip[j]:
+                put(<vec*>measures.label, j, <double>label)
+                copy_element(<vec*>measures.own, j, <vec*>scratch.tile_x, label * width + j)
+        compute_measures(task, scratch, vectors_of(count, like), masses, ref_masses, measures, divergence)
+        for j in range(count):
+            weight = weight_of(&batch.sample_weight, i + j)
+            row = measures_of_lane(masses, ref_masses, measures, divergence, j)
+            if skip[j] or not isfinite(row.compared.logits.rest.high + row.spread.high + row.compared.divergence):
+                measure_rows(task, scratch, i + j, i + j + 1, sums, like)
+            elif weight != 0:
+                add_measures(task, &row, weight, sums)
+        i += count
+
+
+cdef inline LaneMeasures split_measures(vec* numbers) noexcept nogil:
+    """Pointers into nine arrays for the rows of a tile."""
+    cdef LaneMeasures measures
+    measures.own = <double*>numbers
+    measures.label = <double*>(numbers + MAX_TILE_VECTORS)
+    measures.spread = <double*>(numbers + 2 * MAX_TILE_VECTORS)
+    measures.squares = <double*>(numbers + 4 * MAX_TILE_VECTORS)
+    measures.maxima = <double*>(numbers + 5 * MAX_TILE_VECTORS)
+    measures.index = <double*>(numbers + 6 * MAX_TILE_VECTORS)
+    measures.ref_index = <double*>(numbers + 7 * MAX_TILE_VECTORS)
+    measures.n_ahead = <double*>(numbers + 8 * MAX_TILE_VECTORS)
+    return measures
+
+
 cdef void clear_sums(Sum* sums, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t j
     for j in range(n):
@@ -704,7 +907,10 @@ cdef void measure_blocks(const MeasureTask* task, vec* memory, BlockClaim* claim
     while next_block(claim):
         sums = task.sums + claim.block * n
         clear_sums(sums, n)
-        measure_rows(task, &scratch, claim.first, claim.last, sums, memory)
+        if has_piece_tiles(&task.batch):
+            measure_tiles(task, &scratch, claim.first, claim.last, sums, memory)
+        else:
+            measure_rows(task, &scratch, claim.first, claim.last, sums, memory)
         finish_sums(sums, n)
 
 
