@@ -17,7 +17,8 @@ from xent._calls.weights import sum_target_weights
 
 ECE_BINS = 15
 MEANS = ("loss", "entropy", "weight", "brier", "kl", "agreement")      # sums of the kernels that come before the bins
-MAX_BLOCKS = 1024       # sums do not depend on the blocks, and those of many would take time and memory
+MAX_TERMS = 64          # numbers that are kept as they are; more are summed up
+MAX_BLOCKS = 256        # sums do not depend on the blocks, and those of many would take time and memory
 
 
 class MeasureOptions(NamedTuple):
@@ -37,7 +38,7 @@ class Measures(NamedTuple):
     def add(self, more: Measures) -> Measures:
         """The measures of the rows of both."""
         first = more if self.classes is None else self
-        sums = [expand_sum(ours + theirs) for ours, theirs in zip(self.sums, more.sums, strict=True)]
+        sums = [join_sums(ours, theirs) for ours, theirs in zip(self.sums, more.sums, strict=True)]
         return Measures(first.classes, first.compares, sums)
 
 
@@ -92,7 +93,14 @@ def new_sums(blocks: Blocks, topk: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def list_sums(sums: NDArray[np.float64]) -> list[list[float]]:
     """For each measure, the numbers other than 0 of all blocks."""
-    return [measure[measure != 0].tolist() for measure in sums.swapaxes(0, 1)]
+    measures = sums.swapaxes(0, 1).reshape(sums.shape[1], -1).tolist()
+    return [[x for x in measure if x] for measure in measures]
+
+
+def join_sums(first: list[float], second: list[float]) -> list[float]:
+    """Numbers that add up to the sum of all of these."""
+    values = first + second
+    return expand_sum(values) if len(values) > MAX_TERMS else values
 
 
 def expand_sum(values: list[float]) -> list[float]:
