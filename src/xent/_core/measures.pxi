@@ -323,7 +323,7 @@ cdef inline forced_void divergence_tile(
         for c in range(0, n, 4):
             take_four(x + h, c, n, n_vectors, 0, y)
             take_four(ref + h, c, n, n_vectors, -INFINITY, r)
-            find_deltas(y, nothing, r, nothing, False, constants, delta)
+            find_deltas(y, nothing, r, nothing, constants, delta)
             take_four(e + h, c, n, n_vectors, 0, y)
             take_four(q + h, c, n, n_vectors, 0, r)
             add_excess(delta, y, r, constants, a, t)
