@@ -71,9 +71,9 @@ cdef void close_readers(Readers* readers) noexcept nogil:
 
 
 cdef Mass sum_piece(
-    const vec* x, const vec* low, vec* e, Py_ssize_t start, Py_ssize_t n, RowSum* sums
+    const vec* x, const vec* low, vec* e, Py_ssize_t start, Py_ssize_t n, RowSum* sums, const vec* soon
 ) noexcept nogil:
-    """The mass of n classes from `start` on; e = their terms, 0 if none of them can occur."""
+    """The mass of n classes from `start` on; e = their terms, 0 if none of them can occur. Prefetches what is `soon`."""
     cdef Mass mass = no_mass()
     cdef Shift shift
     cdef Traffic traffic = no_traffic(e)
@@ -87,6 +87,7 @@ cdef Mass sum_piece(
         sums.unit = sums.inverse = single(0)
         return mass
     set_shift(&shift, &mass.peak, x)
+    traffic.soon = <const char*>soon
     total[HIGH] = total[LOW] = fill(x, 0)
     add_exponentials(x, low, e, n, mass.peak.index - start, &shift, total, &traffic)
     sums[0] = sum_row(&shift, total)
@@ -102,17 +103,21 @@ cdef void read_terms(
     """Read the piece of row i that begins at `start`, where class `first_class` is; compute terms and masses."""
     cdef const PieceScratch* scratch = readers.scratch
     cdef Py_ssize_t n = min(PIECE_ELEMENTS, readers.logits.batch.logits.n - start)
+    cdef vec* x
     masses[0] = nothing_compared()
     piece.n = n
     piece.e, piece.q = scratch.e, scratch.q
-    piece.x = <double*>read_logits(&readers.logits, i, start, n, like)
-    piece.low = readers.logits.scratch.low
-    masses.logits = sum_piece(<vec*>piece.x, <vec*>piece.low, <vec*>piece.e, first_class, n, &piece.sums)
+    x = read_logits(&readers.logits, i, start, n, like)
+    piece.x, piece.low = <double*>x, readers.logits.scratch.low
+    masses.logits = sum_piece(
+        x, <vec*>piece.low, <vec*>piece.e, first_class, n, &piece.sums, next_row(&readers.logits.batch.logits, i, x)
+    )
     if readers.compares:
-        piece.ref = <double*>read_logits(&readers.reference, i, start, n, like)
-        piece.ref_low = readers.reference.scratch.low
+        x = read_logits(&readers.reference, i, start, n, like)
+        piece.ref, piece.ref_low = <double*>x, readers.reference.scratch.low
         masses.reference = sum_piece(
-            <vec*>piece.ref, <vec*>piece.ref_low, <vec*>piece.q, first_class, n, &piece.ref_sums
+            x, <vec*>piece.ref_low, <vec*>piece.q, first_class, n, &piece.ref_sums,
+            next_row(&readers.reference.batch.logits, i, x)
         )
 
 
