@@ -43,7 +43,7 @@ from xent._core.batch cimport (
 from xent._core.binary cimport CHUNK, BinaryBatch, BinaryScratch, binary_chunks
 from xent._core.divergence cimport (
     CENTRE, CENTRE_LOW, COMPARE_VECTORS, RATIO, Compared, Mass, TermPiece, add_excess, compare_terms, conclude, difference_of, divergence_of, exp_minus, find_deltas,
-    gap_between, has_probabilities, is_empty, is_larger, join_compared, log_ratio, no_mass, nothing_compared, peak_of,
+    gap_between, has_probabilities, is_empty, is_larger, join_compared, load_four, log_ratio, no_mass, nothing_compared, peak_of,
     scale_of, set_constants, subtract_terms,
 )
 from xent._core.elementary cimport LN2_HIGH, LN2_LOW, SHIFT_VECTORS, exp_parts, log_pair, minus_log
@@ -53,7 +53,7 @@ from xent._core.exponentials cimport (
 )
 from xent._core.memory cimport empty
 from xent._core.pairs cimport (
-    Pair, Sum, accumulate, accumulate_four, add, add_exactly, add_pair, divide, finite_or_zero, multiply, one_more, single,
+    Pair, Sum, accumulate, add, add_exactly, add_pair, divide, finite_or_zero, multiply, one_more, single,
     sum_pairs, two_sum, value,
 )
 from xent._core.reader cimport (
