@@ -75,8 +75,9 @@ def cross_entropy(
     poly_epsilon=0,
     focal_gamma=0,
     reduction="mean",
+    return_hess=False,
 ):
-    """The loss and its gradient."""
+    """The loss and its gradient; and the diagonal of the Hessian, of labels and distributions without other terms."""
     x = np.moveaxis(np.asarray(logits).astype(EXTENDED), axis, -1)
     possible = np.moveaxis(np.broadcast_to(True if where is None else where, np.shape(logits)), axis, -1)
     x, slope = transform(np.where(possible, x, -np.inf), EXTENDED(logit_scale), softcap)
@@ -107,7 +108,9 @@ def cross_entropy(
         grad = grad * focus[..., None] + plain_grad * (focus * steeper)[..., None]
         loss = times(focus, loss)
     loss, grad = times(s, loss), times(s[..., None], grad * slope)
-    return reduce(loss, np.moveaxis(grad, -1, axis), weight, reduction)
+    result = reduce(loss, np.moveaxis(grad, -1, axis), weight, reduction)
+    hess = times(s[..., None], total * p * other * slope * slope)
+    return (*result, reduce(loss, np.moveaxis(hess, -1, axis), weight, reduction)[1]) if return_hess else result
 
 
 @quiet

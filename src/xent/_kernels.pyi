@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from xent._calls.losses import BinaryOptions, KLOptions
 from xent._calls.options import Options
+from xent._calls.outputs import LossOutputs
 from xent._calls.targets import Batch
 from xent._core.scheduler import Work
 from xent._fit.row_pass import LinearOperands, LinearSums
@@ -70,10 +71,7 @@ def target_weight(
 def cross_entropy(
     problem: Batch,
     options: Options,
-    weight_exponent: int,
-    divisor: float,
-    loss: Array | None,
-    grad: Array | None,
+    outputs: LossOutputs,
     sums: Doubles,
     work: Work,
 ) -> None: ...

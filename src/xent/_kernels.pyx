@@ -57,11 +57,12 @@ from xent._core.pairs cimport (
     sum_pairs, two_sum, value,
 )
 from xent._core.reader cimport (
-    Reader, Row, RowPiece, describe_row, logit_at, open_reader, read_logits, read_mask, read_peak, read_piece, read_target_piece,
+    Reader, Row, RowPiece, describe_row, logit_at, open_reader, read_logits, read_mask, read_peak, read_piece,
+    read_target_piece,
 )
 from xent._core.rows cimport (
-    NO_CLASS, PIECE_ELEMENTS, add_distance, add_distances, add_elements, count_ahead, fill_row, find_only_class, has_many,
-    has_nan, is_moderate, log_probability, multiply_or_zero, multiply_row, scale_row, sum_distances, sum_products,
+    NO_CLASS, PIECE_ELEMENTS, add_distance, add_distances, add_elements, count_ahead, curve_row, fill_row,
+    find_only_class, has_many, has_nan, is_moderate, log_probability, multiply_or_zero, multiply_row, scale_row, sum_distances, sum_products,
 )
 from xent._core.scheduler cimport (
     FEW_UNITS, PY_SSIZE_T_MAX, BlockClaim, Work, block_size, claim_blocks, count_blocks, do_alone, end_of_block,
@@ -592,6 +593,54 @@ cdef inline double term_to_scale(double result, double factor, const vec* like) 
     return term if least < fabs(term) < most or term == 0 else INFINITY
 
 
+cdef struct HessianTerms:       # the diagonal of the Hessian of a row: p_c (1 - p_c) mass, with p_c = share times the term of c
+    double share
+    double mass
+    double factor               # share mass
+    double at_peak              # the Hessian at the class of the maximum
+
+
+cdef inline HessianTerms hessian_of(const RowSum* sums, Pair mass, const vec* like) noexcept nogil:
+    """`mass` is T and all else that multiplies the Hessian. Where p_c <= 1/2, nothing cancels in 1 - p_c; only at the
+    maximum p_c may be larger, but there 1 - p_c is r / s."""
+    cdef HessianTerms terms
+    cdef Pair share
+    if vec is vf32:         # numbers are enough
+        terms.share = sums.unit.high * sums.inverse.high
+        terms.mass = mass.high
+        terms.factor = terms.share * terms.mass
+        terms.at_peak = multiply_or_zero(sums.rest.high * sums.inverse.high * sums.inverse.high, terms.mass)
+        return terms
+    share = multiply(sums.unit, sums.inverse)
+    terms.share = value(share)
+    terms.mass = value(mass)
+    terms.factor = value(multiply(share, mass))
+    terms.at_peak = value(multiply_mass(multiply(multiply(sums.rest, sums.inverse), sums.inverse), mass))
+    return terms
+
+
+cdef void compute_hessian(
+    const HessianTerms* terms, const vec* e, vec* hess, Py_ssize_t n, Py_ssize_t peak
+) noexcept nogil:
+    """From the terms of a piece its Hessian; `peak` is the place of the maximum, which may be none of the piece."""
+    curve_row(e, hess, n, terms.share, terms.mass, terms.factor)
+    if 0 <= peak < n:
+        put(hess, peak, terms.at_peak)
+
+
+cdef void write_hessian(
+    Reader* reader, const Row* row, const HessianTerms* terms, const vec* e, vec* hess, Py_ssize_t start,
+    Py_ssize_t count
+) noexcept nogil:
+    """The Hessian of a piece; of a whole row, in `hess`."""
+    cdef const Operand* out = &reader.batch.hess
+    if not reader.reads_whole_rows:
+        hess = place(out, row.i, start, <vec*>reader.scratch.hess)
+    compute_hessian(terms, e, hess, count, row.shift.peak.index - start)
+    if not reader.reads_whole_rows:
+        scatter(out, row.i, start, count, hess)
+
+
 cdef void finish_gradient(
     const Row* row, const RowPiece* piece, const GradientTerms* terms, vec* grad, Py_ssize_t start, Py_ssize_t count,
     vec* mass
@@ -633,26 +682,41 @@ cdef inline Pair row_weight(const Row* row) noexcept nogil:
     return multiply(row.weight, row.target_mass)
 
 
+cdef Pair curvature_mass(const Batch* batch, const Row* row, Pair scale) noexcept nogil:
+    """What multiplies p (1 - p) in the Hessian, if `scale` multiplies the gradient for each unit of T. The exponents of
+    a logit_scale, which enters twice, and of extreme weights may be out of range one by one."""
+    cdef int exponent = 0
+    cdef double logit_scale = frexp(batch.transform.scale, &exponent)
+    return scale_pair(
+        multiply(multiply(scale, row.target_mass), single(logit_scale)), exponent + row.result_exponent
+    )
+
+
 cdef void write_gradient(
-    Reader* reader, const Row* row, vec* grad, bint has_terms, Traffic* traffic, vec* like
+    Reader* reader, const Row* row, vec* grad, vec* hess, bint has_terms, Traffic* traffic, vec* like
 ) noexcept nogil:
-    """From terms that are in the place of the gradient, or that are computed again now that their sum is known."""
+    """From terms that are in the place of the gradient, or that are computed again now that their sum is known. The
+    Hessian, if it is wanted, comes from the same terms."""
     cdef const Batch* batch = reader.batch
+    cdef bint wants_hess = batch.hess.kind != ABSENT
     cdef Py_ssize_t n = batch.logits.n, start = 0, count
-    cdef Pair scale = multiply(row.weight, reader.scale)
+    cdef Pair scale = multiply(row.weight, reader.scale), mass
     cdef GradientTerms terms
+    cdef HessianTerms curvature
     cdef LabelGradient plain
     cdef RowPiece piece
     cdef vec unused[2]
     if is_plain_row(batch, row):
-        plain = label_gradient(
-            &row.sums, row.own_term, row.has_largest, multiply(row_weight(row), reader.scale), like
-        )
+        mass = multiply(row_weight(row), reader.scale)
+        plain = label_gradient(&row.sums, row.own_term, row.has_largest, mass, like)
         terms.factor, terms.at_label = plain.factor, plain.at_label
         terms.target_share = terms.base_share = terms.poly_factor = 0
         terms.label_term = term_to_scale(terms.at_label, terms.factor, like)
     else:
+        mass = curvature_mass(batch, row, scale)
         terms = gradient_of(batch, row, scale_pair(scale, row.result_exponent))
+    if wants_hess:
+        curvature = hessian_of(&row.sums, mass, like)
     while start < n:
         count = min(reader.piece, n - start)
         if not reader.reads_whole_rows:
@@ -664,37 +728,51 @@ cdef void write_gradient(
         if not has_terms:
             unused[HIGH] = unused[LOW] = fill(like, 0)
             add_exponentials(<vec*>piece.x, <vec*>piece.low, grad, count, -1, &row.shift, unused, traffic)
+        if wants_hess:
+            write_hessian(reader, row, &curvature, grad, hess, start, count)
         finish_gradient(row, &piece, &terms, grad, start, count, <vec*>reader.scratch.mass)
         if not reader.reads_whole_rows:
             scatter(&batch.grad, row.i, start, count, grad)
         start += count
 
 
-cdef void write_constant(const Reader* reader, Py_ssize_t i, vec* grad, double x, const vec* like) noexcept nogil:
-    """A gradient that is x everywhere."""
-    cdef Py_ssize_t n = reader.batch.logits.n, start = 0, count
+cdef void write_constant(
+    const Reader* reader, const Operand* out, Py_ssize_t i, vec* row, vec* scratch, double x
+) noexcept nogil:
+    """A gradient or Hessian that is x everywhere: of a whole row, in `row`."""
+    cdef Py_ssize_t n = out.n, start = 0, count
+    if out.kind == ABSENT:
+        return
     if reader.reads_whole_rows:
-        fill_row(grad, n, x)
+        fill_row(row, n, x)
         return
     while start < n:
         count = min(reader.piece, n - start)
-        grad = place(&reader.batch.grad, i, start, <vec*>reader.scratch.grad[0])
-        fill_row(grad, count, x)
-        scatter(&reader.batch.grad, i, start, count, grad)
+        row = place(out, i, start, scratch)
+        fill_row(row, count, x)
+        scatter(out, i, start, count, row)
         start += count
 
 
-cdef Pair loss_row(Reader* reader, Row* row, vec* grad, bint wants_grad, Traffic* traffic, vec* like) noexcept nogil:
-    """The loss of a row whose maximum, mass and distances are known; and its gradient, in `grad` if rows are read
-    whole."""
+cdef void write_constants(
+    const Reader* reader, Py_ssize_t i, vec* grad, vec* hess, double x, const vec* like
+) noexcept nogil:
+    write_constant(reader, &reader.batch.grad, i, grad, <vec*>reader.scratch.grad[0], x)
+    write_constant(reader, &reader.batch.hess, i, hess, <vec*>reader.scratch.hess, x)
+
+
+cdef Pair loss_row(
+    Reader* reader, Row* row, vec* grad, vec* hess, bint wants_grad, Traffic* traffic, vec* like
+) noexcept nogil:
+    """The loss of a row whose maximum, mass and distances are known; and its gradient and Hessian, in `grad` and `hess`
+    if rows are read whole."""
     # Terms of a row in pieces wait in the gradient's place, unless it is of another type or needs the slopes of a cap.
     cdef bint keeps_terms = wants_grad and (
         reader.reads_whole_rows or (is_plain(&reader.batch.grad, like) and not transforms(reader.batch))
     )
     cdef Peak peak = row.shift.peak
     if not isfinite(peak.high):
-        if wants_grad:
-            write_constant(reader, row.i, grad, NAN, like)
+        write_constants(reader, row.i, grad, hess, NAN, like)
         return single(NAN)
     set_shift(&row.shift, &peak, like)
     sum_exponentials(reader, row, grad, keeps_terms, traffic, like)
@@ -704,7 +782,7 @@ cdef Pair loss_row(Reader* reader, Row* row, vec* grad, bint wants_grad, Traffic
     if reader.batch.poly_epsilon != 0:
         row.missed_mass = sum_missed_mass(reader, row, grad, keeps_terms, traffic, like)
     if wants_grad:
-        write_gradient(reader, row, grad, keeps_terms, traffic, like)
+        write_gradient(reader, row, grad, hess, keeps_terms, traffic, like)
     if is_plain_row(reader.batch, row):
         return label_loss(&row.sums, row.label_distance, row_weight(row), like)
     return scale_pair(multiply(loss_of(reader.batch, row), row.weight), row.result_exponent)
@@ -1084,35 +1162,96 @@ cdef void repeat_row(const Batch* batch, LossScratch* scratch, Py_ssize_t i, Pai
         cross_entropy_rows(batch, scratch, i, i + 1, total, <vf64*>NULL)
 
 
+cdef struct OutputRows:         # the rows of the gradient and of the Hessian that are being computed
+    Window grad_window
+    Window hess_window
+    double* grad                # where they go; NULL if they are not wanted, or written in pieces
+    double* hess
+
+
+cdef inline void open_outputs(
+    OutputRows* rows, const Batch* batch, Py_ssize_t first, Py_ssize_t last, const vec* like
+) noexcept nogil:
+    open_window(&rows.grad_window, &batch.grad, first, last, like)
+    open_window(&rows.hess_window, &batch.hess, first, last, like)
+    rows.grad = rows.hess = NULL
+
+
+cdef inline void close_outputs(OutputRows* rows) noexcept nogil:
+    close_window(&rows.grad_window)
+    close_window(&rows.hess_window)
+
+
+cdef inline void place_outputs(
+    OutputRows* rows, const Reader* reader, Py_ssize_t i, const Traffic* traffic, vec* like
+) noexcept nogil:
+    """`place_through` for row i, if it is read whole."""
+    cdef const Batch* batch = reader.batch
+    cdef Py_ssize_t last = reader.last
+    cdef vec* buffer = <vec*>reader.scratch.grad[traffic.free_buffer]
+    if batch.grad.kind != ABSENT and reader.reads_whole_rows:
+        rows.grad = <double*>place_through(&rows.grad_window, &batch.grad, i, last, buffer)
+    if batch.hess.kind != ABSENT and reader.reads_whole_rows:
+        rows.hess = <double*>place_through(&rows.hess_window, &batch.hess, i, last, <vec*>reader.scratch.hess)
+
+
+cdef inline void store_hessian(
+    OutputRows* rows, const Batch* batch, Py_ssize_t i, Traffic* traffic, const vec* like
+) noexcept nogil:
+    cdef Finish as_it_is = multiply_by(1)
+    cdef vec* hess = <vec*>rows.hess
+    if hess is not NULL:
+        scatter_through(&rows.hess_window, &batch.hess, i, hess, hess, &as_it_is, traffic)
+
+
+cdef inline void store_gradient(
+    OutputRows* rows, const Batch* batch, Py_ssize_t i, const Finish* how, Traffic* traffic, const vec* like
+) noexcept nogil:
+    cdef vec* grad = <vec*>rows.grad
+    if grad is not NULL:
+        scatter_through(&rows.grad_window, &batch.grad, i, grad, grad, how, traffic)
+
+
+cdef inline void read_back(
+    OutputRows* rows, const Batch* batch, Py_ssize_t i, Traffic* traffic, vec* like
+) noexcept nogil:
+    """Fetch what another call has written of row i, where a window would overwrite it."""
+    cdef Finish as_it_is = multiply_by(1)
+    if rows.grad_window.most > 0:
+        gather(&batch.grad, i, 0, batch.grad.n, <vec*>rows.grad)
+        store_gradient(rows, batch, i, &as_it_is, traffic, like)
+    if rows.hess_window.most > 0:
+        gather(&batch.hess, i, 0, batch.hess.n, <vec*>rows.hess)
+        store_hessian(rows, batch, i, traffic, like)
+
+
 cdef void cross_entropy_rows(
     const Batch* batch, LossScratch* scratch, Py_ssize_t first, Py_ssize_t last, Pair* total, vec* like
 ) noexcept nogil:
-    """Add up the losses; write each loss and gradient where they are wanted."""
+    """Add up the losses; write each loss, gradient and Hessian where they are wanted."""
     cdef Py_ssize_t i
     cdef bint wants_grad = batch.grad.kind != ABSENT
     cdef Traffic* traffic = &scratch.traffic
     cdef Reader reader
-    cdef Window window_out
+    cdef OutputRows rows
     cdef Row row
     cdef Pair loss
     cdef double constant
     cdef Finish as_it_is = multiply_by(1)
-    cdef vec* grad = NULL
+    cdef vec* grad
+    cdef vec* hess
     cdef vec* soon_target = NULL
     open_reader(&reader, batch, scratch, first, last, like)
-    open_window(&window_out, &batch.grad, first, last if reader.reads_whole_rows else first, like)
+    open_outputs(&rows, batch, first, last if reader.reads_whole_rows else first, like)
     traffic.next = NULL
     for i in range(first, last):
         describe_row(&reader, i, weight_of(&batch.sample_weight, i), scratch, &row, like)
-        if wants_grad and reader.reads_whole_rows:
-            grad = place_through(
-                &window_out, &batch.grad, i, last, <vec*>reader.scratch.grad[traffic.free_buffer]
-            )
+        place_outputs(&rows, &reader, i, traffic, like)
+        grad, hess = <vec*>rows.grad, <vec*>rows.hess
         if row.weight.high == 0 or row.points.count < 0:
             constant = NAN if row.weight.high != 0 and row.points.count == INVALID else 0
             loss = single(constant)
-            if wants_grad:
-                write_constant(&reader, i, grad, constant, like)
+            write_constants(&reader, i, grad, hess, constant, like)
         else:
             row.shift.peak = read_peak(&reader, &row, like)
             if reader.reads_whole_rows:
@@ -1122,17 +1261,15 @@ cdef void cross_entropy_rows(
             weigh_row(&reader, &row, soon_target, like)
             if repeats_row(batch, &row, like):
                 repeat_row(batch, scratch, i, total, like)
-                if window_out.most > 0:     # the window would overwrite what the other call wrote
-                    gather(&batch.grad, i, 0, batch.grad.n, grad)
-                    scatter_through(&window_out, &batch.grad, i, grad, grad, &as_it_is, traffic)
+                read_back(&rows, batch, i, traffic, like)
                 continue
-            loss = loss_row(&reader, &row, grad, wants_grad, traffic, like)
-        if wants_grad and reader.reads_whole_rows:
-            scatter_through(&window_out, &batch.grad, i, grad, grad, &as_it_is, traffic)
+            loss = loss_row(&reader, &row, grad, hess, wants_grad, traffic, like)
+        store_hessian(&rows, batch, i, traffic, like)
+        store_gradient(&rows, batch, i, &as_it_is, traffic, like)
         write_number(&batch.loss, i, value(loss))
         add_pair(total, loss)
     close_window(&reader.window)
-    close_window(&window_out)
+    close_outputs(&rows)
 
 
 cdef bint has_loss_tiles(const Batch* batch) noexcept nogil:
@@ -1187,28 +1324,28 @@ cdef void label_rows(
     cdef Py_ssize_t first = claim.first, last = claim.last, block = claim.block
     cdef const Operand* x = &batch.logits
     cdef Py_ssize_t i, n = batch.logits.n
-    cdef bint wants_grad = batch.grad.kind != ABSENT
-    cdef Finish how, as_it_is = multiply_by(1)
+    cdef Finish how
+    cdef HessianTerms curvature
     cdef Traffic* traffic = &scratch.traffic
     cdef Reader reader
-    cdef Window window_out
+    cdef OutputRows rows
     cdef Row row
     cdef Peak peak
     cdef Pair loss, weight, total = single(0)
     cdef vec* logits
     cdef vec* next
-    cdef vec* grad = NULL
+    cdef vec* grad
     cdef vec sums[2]
     cdef vec search[SEARCH_VECTORS]
     open_reader(&reader, batch, scratch, first, last, like)
-    open_window(&window_out, &batch.grad, first, last, like)
+    open_outputs(&rows, batch, first, last, like)
     row.z_loss = 0
     logits = read_row(&reader.window, x, first, last, reader.scratch.x, like)
     peak = find_peak_of(logits, n, True)
     for i in range(first, last):
         next = NULL
-        if wants_grad:
-            grad = place_through(&window_out, &batch.grad, i, last, <vec*>reader.scratch.grad[traffic.free_buffer])
+        place_outputs(&rows, &reader, i, traffic, like)
+        grad = <vec*>rows.grad
         if describe_label(batch, i, &peak, logits, &row):
             next = read_ahead(&reader.window, x, i + 1, last, reader.scratch.x, like)
             look_ahead(traffic, logits, next)
@@ -1218,9 +1355,13 @@ cdef void label_rows(
             add_and_search(logits, grad, n, &row.shift, sums, traffic, search)
             row.sums = sum_row(&row.shift, sums)
             weight = row_weight(&row)
-            if wants_grad:
+            if rows.hess is not NULL:
+                curvature = hessian_of(&row.sums, multiply(weight, reader.scale), like)
+                compute_hessian(&curvature, grad, <vec*>rows.hess, n, peak.index)
+                store_hessian(&rows, batch, i, traffic, like)
+            if grad is not NULL:
                 how = multiply_by(scale_label_row(batch, &row, multiply(weight, reader.scale), grad))
-                scatter_through(&window_out, &batch.grad, i, grad, grad, &how, traffic)
+                store_gradient(&rows, batch, i, &how, traffic, like)
             loss = label_loss(&row.sums, row.label_distance, weight, like)
             write_number(&batch.loss, i, value(loss))
             add_pair(&total, loss)
@@ -1228,9 +1369,7 @@ cdef void label_rows(
             traffic.next = NULL
             finish(traffic, 0, like)
             cross_entropy_rows(batch, scratch, i, i + 1, &total, like)
-            if window_out.most > 0:         # the window would overwrite what the other call wrote
-                gather(&batch.grad, i, 0, n, grad)
-                scatter_through(&window_out, &batch.grad, i, grad, grad, &as_it_is, traffic)
+            read_back(&rows, batch, i, traffic, like)
         if i + 1 == end_of_block(claim.job, block):
             sums_of_blocks[block] = value(total)
             total = single(0)
@@ -1239,7 +1378,7 @@ cdef void label_rows(
             logits = next if next is not NULL else read_row(&reader.window, x, i + 1, last, reader.scratch.x, like)
             peak = next_peak(traffic, search, logits, n, True)
     close_window(&reader.window)
-    close_window(&window_out)
+    close_outputs(&rows)
 
 
 cdef Pair negative_log_likelihood(const Batch* batch, const LossScratch* scratch, Py_ssize_t i) noexcept nogil:
@@ -1494,21 +1633,21 @@ cdef void cross_entropy_worker(const void* task, double* memory, BlockClaim* cla
         cross_entropy_blocks(t, <vf32*>memory, claim)
 
 
-def cross_entropy(problem, options, int weight_exponent, double divisor, loss, grad, sums, Work work):
-    """loss (or None) = the loss of each row, grad (or None; may be logits) = the gradient of their sum / divisor,
-    sums = the loss of each block, all in units of two to the weight_exponent."""
+def cross_entropy(problem, options, outputs, sums, Work work):
+    """outputs: LossOutputs of _calls/outputs.py; sums = the loss of each block, in the units of the outputs."""
     cdef BatchTask task
-    bind_batch(&task.batch, problem, options, weight_exponent)
-    task.batch.divisor = divisor
-    bind(&task.batch.loss, loss, 0)
-    bind_output(&task.batch.grad, grad, 1, &task.batch.logits)
+    bind_batch(&task.batch, problem, options, outputs.exponent)
+    task.batch.divisor = outputs.divisor
+    bind(&task.batch.loss, outputs.loss, 0)
+    bind_output(&task.batch.grad, outputs.grad, 1, &task.batch.logits)
+    bind(&task.batch.hess, outputs.hess, 1)
     task.sums = data_of_blocks(sums, work, 1)
     work.do(cross_entropy_worker, &task, plan_batch(&task.batch, work.job.threads))
 
 
 cpdef Py_ssize_t batch_scratch(Py_ssize_t classes, Py_ssize_t points):
-    """The most that `plan_batch` asks for, whatever the options."""
-    cdef Py_ssize_t most_rows = sizeof(RowScratch) // sizeof(double*)
+    """The most that `plan_batch` asks for, whatever the options, without a Hessian."""
+    cdef Py_ssize_t most_rows = sizeof(RowScratch) // sizeof(double*) - 1
     cdef Py_ssize_t rows = most_rows * row_space(min(classes, PIECE_ELEMENTS))
     cdef Py_ssize_t tiles = 0
     rows = max(rows, min(most_rows * row_space(classes), SCRATCH_BYTES // sizeof(double)))

@@ -29,9 +29,10 @@ cdef struct Batch:              # (*) may be absent
     double z_loss
     double poly_epsilon         # multiplies T - sum of t_c p_c, which is added to the loss
     double focal_gamma          # the exponent of 1 - p_y, which multiplies the loss; rows have one class then
-    double divisor              # of the gradient
+    double divisor              # of the gradient and the Hessian
     Operand loss                # (*) output, one a row
     Operand grad                # (*) output
+    Operand hess                # (*) output, the diagonal of the Hessian: only with a gradient, see `hessian_of`
     Py_ssize_t piece            # elements of a row that are read at a time
 
 
@@ -39,7 +40,7 @@ cdef inline void set_defaults(Batch* batch) noexcept nogil:
     """Labels, no options, no outputs; the logits and the target remain to be set."""
     batch.form = LABELS
     batch.target_probs.kind = batch.where.kind = batch.class_weight.kind = batch.sample_weight.kind = ABSENT
-    batch.loss.kind = batch.grad.kind = ABSENT
+    batch.loss.kind = batch.grad.kind = batch.hess.kind = ABSENT
     batch.ignores = batch.has_extreme_weights = False
     batch.ignore_index = batch.weight_exponent = 0
     batch.transform.scale = batch.divisor = 1

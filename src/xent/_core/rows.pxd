@@ -211,6 +211,29 @@ cdef inline forced_void scale_row(vec* x, const vec* v, Py_ssize_t n, double fac
         store_first(x + full, tail, multiply_add(load_first(x + full, tail, 0), f, load_first(v + full, tail, 0) * g))
 
 
+cdef inline forced_void curve_row(
+    const vec* x, vec* out, Py_ssize_t n, double share, double mass, double factor
+) noexcept nogil:
+    """out = p (1 - p) mass, with p = share x; `factor` is share mass."""
+    cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
+    cdef double p
+    cdef vec f, g, one, y
+    if not is_moderate(x, factor) or not (1e-250 < fabs(factor) < 1e250 or factor == 0):
+        for i in range(n):
+            p = get(x, i) * share
+            put(out, i, multiply_or_zero(p * (1 - p), mass))
+        return
+    f = fill(x, factor)
+    g = fill(x, -share)
+    one = fill(x, 1)
+    for i in range(full):
+        y = x[i]
+        out[i] = y * f * multiply_add(y, g, one)
+    if tail:
+        y = load_first(x + full, tail, 0)
+        store_first(out + full, tail, y * f * multiply_add(y, g, one))
+
+
 cdef inline void fill_row(vec* row, Py_ssize_t n, double x) noexcept nogil:
     cdef Py_ssize_t full = n // lanes(row), i
     for i in range(full):

@@ -185,6 +185,7 @@ cdef struct LossScratch:
 
 cdef struct RowScratch:         # one piece per field; NULL if the options do not need it
     double* grad[2]             # gradients that cannot be written in place; used alternately if they stream
+    double* hess                # a Hessian that cannot be written in place
     double* x[2]                # logits that cannot be read in place: a row and the next one
     double* z                   # masked, scaled or capped
     double* low
@@ -211,6 +212,7 @@ cdef inline Py_ssize_t lay_out_rows(
     memory.start, memory.used = start, 0
     rows.grad[0] = take(&memory, copies_grad, space)
     rows.grad[1] = take(&memory, copies_grad and batch.grad.streams, space)
+    rows.hess = take(&memory, batch.hess.kind != ABSENT and not is_used_in_place(&batch.hess, in_float64), space)
     rows.x[0] = take(&memory, not is_used_in_place(&batch.logits, in_float64), space)
     rows.x[1] = take(&memory, not is_used_in_place(&batch.logits, in_float64), space)
     rows.z = take(&memory, masks or transforms(batch), space)
@@ -260,11 +262,11 @@ cdef inline Py_ssize_t lay_out_loss(const Batch* batch, double* start, LossScrat
 cdef inline Py_ssize_t plan_batch(Batch* batch, Py_ssize_t threads) noexcept:
     """Choose the piece, and whether the gradient streams; return the length of the scratch of each thread."""
     cdef Py_ssize_t n = batch.logits.n, most
+    cdef Py_ssize_t windows = has_window(&batch.logits) + has_window(&batch.grad) + has_window(&batch.hess)
     cdef bint in_float64 = needs_float64(batch)
     cdef RowScratch unused
     cdef LossScratch unused_loss
-    most = SCRATCH_BYTES // threads // sizeof(double)
-    most -= (has_window(&batch.logits) + has_window(&batch.grad)) * WINDOW_BYTES // sizeof(double)
+    most = (SCRATCH_BYTES // threads - windows * WINDOW_BYTES) // <Py_ssize_t>sizeof(double)
     if lay_out_rows(batch, n, in_float64, NULL, &unused) > most:
         batch.grad.streams = False
     batch.piece = n

@@ -119,16 +119,31 @@ cdef inline forced_void label_terms(const vec* logit, const vec* peak, const vec
 cdef struct TileResults:        # of the rows of a tile, as vectors
     double* loss                # pairs
     double* at_label            # the gradient of the label
-    double* limits              # what makes gradients of terms
+    double* limits              # what makes gradients of terms, and the Hessian of what is in the tile
+    bint has_hess
+
+
+cdef void hessian_lanes(
+    vec* x, const vec* e, Py_ssize_t n, Py_ssize_t n_vectors, vec peak, const vec* share, const vec* missed
+) noexcept nogil:
+    """The logits of a vector of rows become e (1 - p), with p = share e. Of the maxima of a row (there may be several,
+    which have the same p) 1 - p is `missed`, since it may cancel."""
+    cdef Py_ssize_t c
+    cdef vec one = fill(x, 1), factor = fill(x, 0) - (share[HIGH] + share[LOW]), at_peak = missed[HIGH] + missed[LOW]
+    cdef vec term
+    for c in range(n):
+        term = e[c * n_vectors]
+        x[c * n_vectors] = term * where_equal(x[c * n_vectors], peak, at_peak, multiply_add(term, factor, one))
 
 
 cdef inline forced_void loss_tile(
-    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, const vec* logit, const vec* weight, const vec* scale,
+    vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, const vec* logit, const vec* weight, const vec* scale,
     TileResults results
 ) noexcept nogil:
     """The losses of rows with all their mass on their label, whose logits are `logit`, times `weight`. With `scale` (it
     may be NULL) e within `limits` are their gradients times `scale`, except for the label's, which are `at_label`;
-    without, e is scratch. `loss`, `weight` and `scale` are pairs; a loss without probabilities is NaN."""
+    without, e is scratch. With `results.has_hess` too, x within `limits` becomes the Hessian times `scale`. `loss`,
+    `weight` and `scale` are pairs; a loss without probabilities is NaN."""
     cdef Py_ssize_t h
     cdef vec* loss = <vec*>results.loss
     cdef vec* at_label = <vec*>results.at_label
@@ -142,6 +157,8 @@ cdef inline forced_void loss_tile(
     cdef vec log_sum[2]
     cdef vec factor[2]
     cdef vec product[2]
+    cdef vec inverse[2]
+    cdef vec missed[2 * MAX_TILE_VECTORS]
     cdef vec d, back, own
     shift_tile(x, e, n, n_vectors, m, others, unit)
     for h in range(n_vectors):
@@ -158,18 +175,23 @@ cdef inline forced_void loss_tile(
         return
 
     for h in range(n_vectors):
+        invert(total + 2 * h, inverse)
+        if results.has_hess:
+            multiply_pairs(others + 2 * h, inverse, missed + 2 * h)
         # The sum without the label: r where that is a maximum, else r + (1 - its own).
         label_terms(logit + h, m + h, unit + 2 * h, &own)
         d = one - own
         back = (one - d) - own
         others[2 * h + LOW] = others[2 * h + LOW] + where_equal(logit[h], m[h], zero, back)
         accumulate(where_equal(logit[h], m[h], zero, d), &others[2 * h + HIGH], &others[2 * h + LOW])
-        invert(total + 2 * h, product)
-        multiply_pairs(product, scale + 2 * h, factor)
+        multiply_pairs(inverse, scale + 2 * h, factor)
         multiply_pairs(others + 2 * h, factor, product)
         at_label[h] = zero - (product[HIGH] + product[LOW])
         multiply_pairs(factor, unit + 2 * h, product)
         limits[LIMIT_VECTORS * h + FACTOR] = product[HIGH] + product[LOW]
+        if results.has_hess:
+            multiply_pairs(inverse, unit + 2 * h, product)
+            hessian_lanes(x + h, e + h, n, n_vectors, m[h], product, missed + 2 * h)
 
 
 cdef inline forced_void set_limits(vec* limits) noexcept nogil:
@@ -401,7 +423,7 @@ cdef inline void compute_loss_tile(
     const Batch* batch, Py_ssize_t count, const LossScratch* scratch, TileTargets* targets, const vec* weight,
     const vec* scale, TileResults results
 ) noexcept nogil:
-    cdef bint wants_grad = batch.grad.kind != ABSENT
+    cdef bint wants_grad = batch.grad.kind != ABSENT, wants_hess = batch.hess.kind != ABSENT
     cdef Py_ssize_t n = batch.logits.n, n_vectors = vectors_of(count, weight), width = n_vectors * lanes(weight), j
     cdef vec logit[MAX_TILE_VECTORS]
     cdef vec* x = <vec*>scratch.tile
@@ -410,8 +432,15 @@ cdef inline void compute_loss_tile(
         targets.label[j] = 0
     for j in range(width):
         copy_element(logit, j, x, targets.label[j] * width + j)
-    # Four calls, so that what is constant in each costs nothing in its loops.
-    if n_vectors == 2 and wants_grad:
+    # A call for each kind, so that what is constant in it costs nothing in its loops.
+    results.has_hess = False
+    if wants_hess:
+        results.has_hess = True
+        if n_vectors == 2:
+            loss_tile(x, e, n, 2, logit, weight, scale, results)
+        else:
+            loss_tile(x, e, n, 1, logit, weight, scale, results)
+    elif n_vectors == 2 and wants_grad:
         loss_tile(x, e, n, 2, logit, weight, scale, results)
     elif n_vectors == 2:
         loss_tile(x, e, n, 2, logit, weight, <vec*>NULL, results)
@@ -442,12 +471,23 @@ cdef inline void store_gradient_tile(
                 write_float(place_of(grad, i + j, targets.label[j]), grad.kind, get(at_label, j))
 
 
+cdef void store_hessian_tile(
+    const Batch* batch, Py_ssize_t i, Py_ssize_t count, const LossScratch* scratch, const TileTargets* targets,
+    const vec* limits
+) noexcept nogil:
+    store_tile(
+        &batch.hess, i, count, targets.skip if targets.skipped else NULL, <vec*>scratch.tile, limits,
+        <vec*>scratch.rows
+    )
+
+
 cdef void cross_entropy_tiles(
     const Batch* batch, LossScratch* scratch, Py_ssize_t first, Py_ssize_t last, Pair* total, vec* like
 ) noexcept nogil:
-    """Add up the losses; write each loss and gradient where they are wanted. The batch `has_plain_formula`."""
+    """Add up the losses; write each loss, gradient and Hessian where they are wanted. The batch
+    `has_plain_formula`."""
     cdef Py_ssize_t i, j, count, run
-    cdef bint wants_grad = batch.grad.kind != ABSENT, has_labels
+    cdef bint wants_grad = batch.grad.kind != ABSENT, wants_hess = batch.hess.kind != ABSENT, has_labels
     cdef Pair one = single(1), grad_scale = divide(single(1), single(batch.divisor)), row_total
     cdef TileTargets targets
     cdef TileTotals totals
@@ -498,6 +538,8 @@ cdef void cross_entropy_tiles(
                 if not targets.skip[j]:
                     row_total = read_lane(loss, j)
                     write_number(&batch.loss, i + j, row_total.high + row_total.low)
+        if wants_hess and targets.skipped < count:
+            store_hessian_tile(batch, i, count, scratch, &targets, limits)
         if wants_grad and targets.skipped < count:
             store_gradient_tile(batch, i, count, scratch, &targets, limits, at_label)
         i += count
