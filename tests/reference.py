@@ -28,17 +28,23 @@ def parts(x, axis):
     return x, m, e, np.where(np.isfinite(m), r, np.nan)
 
 
+def masked(x, where):
+    """-inf where a class cannot happen, whatever x is there."""
+    return np.where(where, np.asarray(x).astype(EXTENDED), -np.inf)
+
+
 @quiet
-def logsumexp(x, axis=-1, keepdims=False):
-    _, m, _, r = parts(x, axis)
+def logsumexp(x, axis=-1, keepdims=False, where=True):
+    _, m, _, r = parts(masked(x, where), axis)
     result = np.where(np.isinf(m), m, m + np.log1p(r))
     return result if keepdims else result.squeeze(tuple(range(result.ndim)) if axis is None else axis)
 
 
 @quiet
-def weighted_logsumexp(x, b, axis=-1):
+def weighted_logsumexp(x, b, axis=-1, where=True):
     """log |Σ b exp(x)| and the sign of that sum."""
-    x, b = np.broadcast_arrays(np.asarray(x, EXTENDED), np.asarray(b, EXTENDED))
+    x, b, where = np.broadcast_arrays(np.asarray(x, EXTENDED), np.asarray(b, EXTENDED), where)
+    b = np.where(where, b, 0)
     x = np.where(b == 0, -np.inf, x)
     m = x.max(axis, keepdims=True, initial=-np.inf)
     m = np.where(np.isfinite(m), m, 0)
@@ -47,14 +53,14 @@ def weighted_logsumexp(x, b, axis=-1):
 
 
 @quiet
-def softmax(x, axis=-1):
-    _, _, e, r = parts(x, axis)
+def softmax(x, axis=-1, where=True):
+    _, _, e, r = parts(masked(x, where), axis)
     return e / (1 + r)
 
 
 @quiet
-def log_softmax(x, axis=-1):
-    x, m, _, r = parts(x, axis)
+def log_softmax(x, axis=-1, where=True):
+    x, m, _, r = parts(masked(x, where), axis)
     return -((m - x) + np.log1p(r))
 
 

@@ -25,12 +25,19 @@ class PlainCall:
 def total(values: list[float]) -> float: ...
 def add_each_exactly(sums: Doubles, x: Doubles) -> None: ...
 def plain_softmax(
-    x: object, axis: object, out: object, logarithm: bool, n_threads: object, thread_elements: int
+    x: object,
+    axis: object,
+    where: object,
+    out: object,
+    logarithm: bool,
+    n_threads: object,
+    thread_elements: int,
 ) -> Any: ...
 def plain_logsumexp(
     x: object,
     axis: object,
     b: object,
+    where: object,
     keepdims: object,
     return_sign: object,
     n_threads: object,
@@ -54,13 +61,16 @@ def batch_scratch(classes: int, points: int) -> int: ...
 def cpu_sets() -> list[str]: ...
 def logsumexp(
     x: Array,
+    where: Array | None,
     weight: Array | None,
     out: Array,
     sign: Array | None,
     row_axes: int,
     work: Work,
 ) -> None: ...
-def softmax(x: Array, out: Array, logarithm: bool, row_axes: int, work: Work) -> None: ...
+def softmax(
+    x: Array, where: Array | None, out: Array, logarithm: bool, row_axes: int, work: Work
+) -> None: ...
 def target_weight(
     problem: Batch,
     options: Options,

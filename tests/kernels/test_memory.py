@@ -85,16 +85,18 @@ def binary(move, function, target=np.float32, grad=None, weights=(), shape=(1000
     return partial(function, x, y, grad_out=out, n_threads=2, **given, **options), out
 
 
-def probabilities(move, function, axis, shape, dtype=np.float32, in_place=False):
+def probabilities(move, function, axis, shape, dtype=np.float32, in_place=False, mask=None):
     x = move(filled(shape, dtype, times=8))
     out = x if in_place else move(np.zeros(shape, dtype))
-    return partial(function, x, axis, out=out, n_threads=2), out
+    where = None if mask is None else mask(filled(shape) < 0.9)
+    return partial(function, x, axis, where=where, out=out, n_threads=2), out
 
 
-def logsumexp(move, axis, shape, dtype=np.float32, factors=None):
+def logsumexp(move, axis, shape, dtype=np.float32, factors=None, mask=None):
     x = move(filled(shape, dtype, times=8))
     b = None if factors is None else move(filled(factors))
-    return partial(xent.logsumexp, x, axis, b=b, n_threads=2), None
+    where = None if mask is None else mask(filled(shape) < 0.9)
+    return partial(xent.logsumexp, x, axis, b=b, where=where, n_threads=2), None
 
 
 # --- the options -----------------------------------------------------------------------------------------------------
@@ -192,6 +194,13 @@ def table():
         yield f"logsumexp, {at}", row
         factors = (*(1 for _ in shape[1:]), shape[-1])
         yield f"logsumexp, {at}, b broadcast", partial(row, factors=factors)
+        yield f"logsumexp, {at}, where", partial(row, mask=LAYOUTS["C"])
+        for layout in LAYOUTS:
+            row = partial(probabilities, function=xent.softmax, axis=axis, shape=shape, mask=LAYOUTS[layout])
+            yield f"softmax, {at}, where {layout}", row
+    yield "logsumexp, b and where", partial(logsumexp, axis=-1, shape=(1000, 2000), factors=(2000,), mask=np.copy)
+    row = partial(probabilities, function=xent.softmax, axis=-1, shape=(15, 128_256), mask=LAYOUTS["every other"])
+    yield "softmax, a vocabulary, where, float16", partial(row, dtype=np.float16)
     axis, shape = AXES["last axis"]
     row = partial(probabilities, function=xent.softmax, axis=axis, shape=shape)
     yield "softmax, float16", partial(row, dtype=np.float16)

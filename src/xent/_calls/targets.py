@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent._calls.arrays import (
-    broadcast,
     check_between,
+    check_mask,
     check_unit_interval,
     check_weights,
     describe_first_bad,
-    describe_type,
     move_axis_last,
     to_array,
     to_floats,
@@ -86,10 +85,7 @@ def check_batch(
     classes = x.shape[-1:]
     t, target_probs = _check_target(name, target, given.shape, axis)
     if where is not None:
-        mask = to_array("where", where)
-        if mask.dtype != bool:
-            raise TypeError(f"where has {describe_type(where, mask)}; it must be bool")
-        where = move_axis_last(broadcast("where", mask, given.shape, name), axis)
+        where = move_axis_last(check_mask(where, given.shape, name), axis)
     if class_weight is not None:
         class_weight = to_numbers("class_weight", class_weight)
         if class_weight.shape != classes:

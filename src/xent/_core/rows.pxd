@@ -2,6 +2,7 @@
 # shorter last one; it may come in pieces, and a sum of vectors is an array of two (see exponentials.pxd).
 
 from libc.math cimport INFINITY, fabs, frexp, isfinite, isinf, isnan, ldexp
+from libc.string cimport memcpy, memset
 
 from xent._core.exponentials cimport HIGH, LOW, Peak
 from xent._core.pairs cimport Pair, accumulate, accumulate_four, finite_or_zero, sum_pairs
@@ -235,8 +236,8 @@ cdef inline void mask_row(const vec* x, const char* mask, vec* out, Py_ssize_t n
     for i in range(full):
         out[i] = where_true(mask + i * lanes(out), one if x is NULL else x[i], otherwise)
     if tail:
-        for i in range(MASK_BYTES):
-            last[i] = mask[full * lanes(out) + i] if i < tail else 0
+        memset(last, 0, MASK_BYTES)
+        memcpy(last, mask + full * lanes(out), tail)
         if x is not NULL:
             one = load_first(x + full, tail, 0)
         store_first(out + full, tail, where_true(last, one, otherwise))

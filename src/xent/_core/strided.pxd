@@ -3,6 +3,7 @@
 
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memset
 
 cimport numpy as cnp
 
@@ -209,6 +210,11 @@ cdef inline bint is_plain(const Operand* operand, const vec* like) noexcept nogi
     )
 
 
+cdef inline bint is_contiguous_mask(const Operand* mask) noexcept nogil:
+    """Whether the rows of a mask can be used where they are."""
+    return mask.step == 1 and mask.run == mask.n
+
+
 cdef inline vec* gather(
     const Operand* operand, Py_ssize_t i, Py_ssize_t first, Py_ssize_t n, vec* scratch
 ) noexcept nogil:
@@ -242,6 +248,26 @@ cdef inline vec* gather(
                         j += lanes(scratch)
             for j in range(j, stop):
                 put(scratch, j, read_number(source + j * operand.step, operand.kind))
+        j = stop
+    return scratch
+
+
+cdef inline const char* gather_mask(
+    const Operand* mask, Py_ssize_t i, Py_ssize_t first, Py_ssize_t n, char* scratch
+) noexcept nogil:
+    """`gather` of a mask: n contiguous bytes."""
+    cdef char* source
+    cdef Py_ssize_t j = 0, stop
+    if is_contiguous_mask(mask):
+        return place_of(mask, i, first)
+    while j < n:
+        stop = min(n, j + run_from(mask, first + j))
+        source = place_of(mask, i, first + j) - j * mask.step
+        if mask.step == 0:
+            memset(scratch + j, source[0], stop - j)
+        else:
+            for j in range(j, stop):
+                scratch[j] = source[j * mask.step]
         j = stop
     return scratch
 
