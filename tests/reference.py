@@ -190,6 +190,31 @@ def evaluate(logits, labels, *, topk=(1, 5), axis=-1, sample_weight=None, ignore
 
 
 @quiet
+def fit_temperature(logits, labels, *, axis=-1, sample_weight=None, ignore_index=-100, where=True):
+    """T, by bisection of log T; 0 or infinity where the loss has no minimum."""
+    x = np.moveaxis(masked(logits, where), axis, -1)
+    t, s = masses(x, labels, -1, sample_weight, ignore_index)
+    t, d = t[s > 0], (x.max(-1, keepdims=True) - x)[s > 0]
+    own = (s[s > 0] * times(t, d).sum(-1)).sum()
+
+    def excess(log_t):
+        """What the predicted distances from the maximum exceed the labels' by: the slope of the loss, times T^2."""
+        p = softmax(-d / np.exp(log_t))
+        return (s[s > 0] * times(p, d).sum(-1)).sum() - own
+
+    if own == 0:
+        return 0.0
+    size = np.log(d[np.isfinite(d)].mean())
+    low, high = size - 40, size + 40
+    if excess(high) <= 0:
+        return np.inf
+    for _ in range(44):
+        middle = (low + high) / 2
+        low, high = (low, middle) if excess(middle) > 0 else (middle, high)
+    return float(np.exp(low))
+
+
+@quiet
 def binary_cross_entropy_with_logits(
     logits, target, *, pos_weight=1, sample_weight=1, label_smoothing=0, reduction="mean"
 ):

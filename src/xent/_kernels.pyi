@@ -102,6 +102,12 @@ def evaluate(
     sums: Doubles,
     work: Work,
 ) -> None: ...
+def temperature(
+    problem: Batch,
+    options: Options,
+    sums: Doubles,
+    work: Work,
+) -> None: ...
 def binary_cross_entropy(
     problem: Batch,
     options: BinaryOptions,

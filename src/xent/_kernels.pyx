@@ -55,8 +55,9 @@ from xent._core.reader cimport (
     Reader, Row, RowPiece, describe_row, logit_at, open_reader, read_mask, read_peak, read_piece, read_target_piece,
 )
 from xent._core.rows cimport (
-    NO_CLASS, PIECE_ELEMENTS, add_distances, add_elements, count_ahead, fill_row, find_only_class, has_many,
-    has_nan, is_moderate, log_probability, mask_row, multiply_or_zero, multiply_row, scale_row, sum_distances, sum_products,
+    MOMENT_VECTORS, NO_CLASS, PIECE_ELEMENTS, add_distances, add_elements, add_moments, count_ahead, fill_row,
+    find_only_class, has_many, has_nan, is_moderate, log_probability, mask_row, multiply_or_zero, multiply_row,
+    scale_distances, scale_row, sum_distances, sum_products,
 )
 from xent._core.scheduler cimport (
     FEW_UNITS, PY_SSIZE_T_MAX, BlockClaim, Work, block_size, claim_blocks, count_blocks, do_alone, end_of_block,
@@ -64,14 +65,15 @@ from xent._core.scheduler cimport (
 )
 from xent._core.scratch cimport (
     LINE_DOUBLES, LOG_SOFTMAX_TILE, LOSS_TILE, MAX_TILE_CLASSES, MAX_TILE_VECTORS, SCRATCH_BYTES, SOFTMAX_TILE,
-    EvaluateScratch, LogsumexpTask, LossScratch, Points, PrimitiveScratch, RowScratch, SoftmaxTask, WeightScratch,
-    WeightedScratch, fits_tile, lay_out_evaluate, lay_out_loss, lay_out_primitive, lay_out_weighted, lay_out_weights,
-    plan_batch, plan_logsumexp, plan_softmax, row_space, tile_space,
+    EvaluateScratch, LogsumexpTask, LossScratch, Memory, Points, PrimitiveScratch, RowScratch, SoftmaxTask,
+    WeightScratch, WeightedScratch, copies_mask, fits_tile, lay_out_evaluate, lay_out_loss, lay_out_primitive,
+    lay_out_weighted, lay_out_weights, mask_space, plan_batch, plan_logsumexp, plan_softmax, row_space, take,
+    tile_space,
 )
 from xent._core.simd cimport (
     XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, forced_void, get, lanes, load_first, multiply_add, put,
     vec, vf32, vf64, where_equal, where_less, where_true, xent_add_lanes_f32, xent_add_lanes_f64, xent_are_classes,
-    xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_prefetch, xent_transpose_rows_f32,
+    xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_half_f32, xent_prefetch, xent_transpose_rows_f32,
     xent_transpose_rows_f64,
 )
 from xent._core.streaming cimport (
@@ -86,9 +88,9 @@ from xent._core.strided cimport (
 from xent._core.target_weights cimport WeightSum, weigh_rows
 from xent._core.targets cimport INVALID, class_weight_of, is_class, read_points, scale_pair
 from xent._core.tiles cimport (
-    FACTOR, LIMIT_VECTORS, MAX_TILE_ROWS, MOST, LanePairs, TileTotals, add_lanes, add_one, are_adjacent, clear_lanes,
-    copy_element, exp_vectors, fill_lanes, invert, load_tile, log_pairs, multiply_pairs, read_lane, set_lane,
-    shift_lanes, shift_vectors, store_tile, sum_lanes, write_lanes,
+    FACTOR, LIMIT_VECTORS, MAXIMA, MAX_TILE_ROWS, MOST, SUM_VECTORS, LanePairs, TileTotals, add_column, add_lanes,
+    add_one, are_adjacent, clear_lanes, copy_element, exp_vectors, fill_lanes, find_peaks, invert, load_tile,
+    log_pairs, multiply_pairs, read_lane, set_lane, shift_lanes, shift_vectors, store_tile, sum_lanes, write_lanes,
 )
 
 cnp.import_array()
@@ -1753,3 +1755,4 @@ def binary_cross_entropy(problem, options, double divisor, loss, grad, sums, Wor
 
 include "_core/fast_path.pxi"
 include "_core/linear.pxi"
+include "_core/temperature.pxi"

@@ -78,6 +78,14 @@ def evaluate(move, at="last axis, few classes", options=None):
     return partial(xent.evaluate, x, labels, axis=axis, n_threads=2, **given), None
 
 
+def fit_temperature(move, at="last axis, few classes", dtype=np.float32, options=None):
+    axis, shape = SHAPES[at]
+    x, labels = filled(shape, dtype, times=8), target_for("labels", shape, axis, None, move)
+    np.moveaxis(x, axis, -1)[..., labels.flat[0]] = 7       # likelier than by chance, so that there is a minimum
+    given = {name: make(shape, axis, move) for name, make in (options or {}).items()}
+    return partial(xent.fit_temperature, move(x), labels, axis=axis, n_threads=2, **given), None
+
+
 def binary(move, function, target=np.float32, grad=None, weights=(), shape=(1000, 2000), dtype=np.float32, **options):
     x, y = move(filled(shape, dtype)), move(filled(shape, target))
     given = {name: move(filled(shape)) for name in weights}
@@ -159,6 +167,9 @@ def table():
             yield f"cross_entropy, {at}, {form}, gradient, every option", partial(row, options=OPTIONS)
             yield f"categorical_cross_entropy, {at}, {form}", partial(categorical_cross_entropy, form=form, at=at)
         yield f"evaluate, {at}", partial(evaluate, at=at)
+        masked = {"where": OPTIONS["where"], "sample_weight": row_weights}
+        yield f"fit_temperature, {at}", partial(fit_temperature, at=at)
+        yield f"fit_temperature, {at}, float64, options", partial(fit_temperature, at=at, dtype=float, options=masked)
     for form in TARGETS:
         for grad in (None, np.float16, np.float32):
             row = partial(cross_entropy, form=form, dtype=np.float16, grad=grad)

@@ -69,6 +69,7 @@ def calls(shape, dtype):
         "distribution, none": lambda n: xent.cross_entropy(x, target, reduction="none", n_threads=n, **options),
         "sparse": lambda n: xent.cross_entropy(x, sparse, n_threads=n, **options),
         "evaluate": evaluate,
+        "fit_temperature": lambda n: xent.fit_temperature(x, labels, sample_weight=weight, n_threads=n),
         "categorical_cross_entropy": lambda n: xent.categorical_cross_entropy(proba, labels, n_threads=n),
         "binary": lambda n: xent.binary_cross_entropy_with_logits(x, proba, return_grad=True, n_threads=n),
         "binary, none": lambda n: xent.binary_cross_entropy_with_logits(
