@@ -26,12 +26,19 @@ class PlainCall:
 def total(values: list[float]) -> float: ...
 def add_each_exactly(sums: Doubles, x: Doubles) -> None: ...
 def plain_softmax(
-    x: object, axis: object, out: object, logarithm: bool, n_threads: object, thread_elements: int
+    x: object,
+    axis: object,
+    where: object,
+    out: object,
+    logarithm: bool,
+    n_threads: object,
+    thread_elements: int,
 ) -> Any: ...
 def plain_logsumexp(
     x: object,
     axis: object,
     b: object,
+    where: object,
     keepdims: object,
     return_sign: object,
     n_threads: object,
@@ -55,13 +62,16 @@ def batch_scratch(classes: int, points: int) -> int: ...
 def cpu_sets() -> list[str]: ...
 def logsumexp(
     x: Array,
+    where: Array | None,
     weight: Array | None,
     out: Array,
     sign: Array | None,
     row_axes: int,
     work: Work,
 ) -> None: ...
-def softmax(x: Array, out: Array, logarithm: bool, row_axes: int, work: Work) -> None: ...
+def softmax(
+    x: Array, where: Array | None, out: Array, logarithm: bool, row_axes: int, work: Work
+) -> None: ...
 def target_weight(
     problem: Batch,
     options: Options,
@@ -118,6 +128,12 @@ def sum_chunks(
     topk: NDArray[int64],
     rows: Doubles,
     most: int,
+    sums: Doubles,
+    work: Work,
+) -> None: ...
+def temperature(
+    problem: Batch,
+    options: Options,
     sums: Doubles,
     work: Work,
 ) -> None: ...

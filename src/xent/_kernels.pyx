@@ -42,27 +42,29 @@ from xent._core.batch cimport (
 )
 from xent._core.binary cimport CHUNK, BinaryBatch, BinaryScratch, binary_chunks
 from xent._core.divergence cimport (
-    CENTRE, CENTRE_LOW, COMPARE_VECTORS, RATIO, Compared, Mass, TermPiece, add_excess, compare_terms, conclude, difference_of, divergence_of, exp_minus, find_deltas,
-    gap_between, has_probabilities, is_empty, is_larger, join_compared, load_four, log_ratio, no_mass, nothing_compared, peak_of,
-    scale_of, set_constants, subtract_terms,
+    CENTRE, CENTRE_LOW, COMPARE_VECTORS, RATIO, Compared, Mass, TermPiece, add_excess, compare_terms, conclude,
+    difference_of, divergence_of, exp_minus, find_deltas, gap_between, has_probabilities, is_empty, is_larger,
+    join_compared, load_four, log_ratio, no_mass, nothing_compared, peak_of, scale_of, set_constants, subtract_terms,
 )
 from xent._core.elementary cimport LN2_HIGH, LN2_LOW, SHIFT_VECTORS, exp_parts, log_pair, minus_log
 from xent._core.exponentials cimport (
     HIGH, LOW, SEARCH_VECTORS, Peak, RowSum, Shift, Terms, accumulate_exponentials, compute_term, describe_terms,
-    end_search, fill_shift, find_peak_of, largest_of_four, logsumexp_of, no_peak, raise_peak, set_shift, start_search, sum_row, unit_of,
+    end_search, fill_shift, find_peak_of, largest_of_four, logsumexp_of, no_peak, raise_peak, set_shift, start_search,
+    sum_row, unit_of,
 )
 from xent._core.memory cimport empty
 from xent._core.pairs cimport (
-    Pair, Sum, accumulate, add, add_exactly, add_pair, divide, finite_or_zero, multiply, one_more, single,
-    sum_pairs, two_sum, value,
+    Pair, Sum, accumulate, add, add_exactly, add_pair, divide, finite_or_zero, multiply, one_more, single, sum_pairs,
+    two_sum, value,
 )
 from xent._core.reader cimport (
-    Reader, Row, RowPiece, describe_row, logit_at, open_reader, read_logits, read_mask, read_peak, read_piece,
-    read_target_piece,
+    LossScratch, Reader, Row, RowPiece, describe_row, logit_at, open_reader, read_logits, read_mask, read_peak,
+    read_piece, read_target_piece,
 )
 from xent._core.rows cimport (
-    NO_CLASS, PIECE_ELEMENTS, add_distance, add_distances, add_elements, count_ahead, curve_row, fill_row,
-    find_only_class, has_many, has_nan, is_moderate, log_probability, multiply_or_zero, multiply_row, scale_row, sum_distances, sum_products,
+    MOMENT_VECTORS, NO_CLASS, PIECE_ELEMENTS, add_distance, add_distances, add_elements, add_moments, count_ahead,
+    curve_row, fill_row, find_only_class, has_many, has_nan, is_moderate, log_probability, mask_row, multiply_or_zero,
+    multiply_row, scale_distances, scale_row, sum_distances, sum_products,
 )
 from xent._core.scheduler cimport (
     FEW_UNITS, PY_SSIZE_T_MAX, BlockClaim, Work, block_size, claim_blocks, count_blocks, do_alone, end_of_block,
@@ -71,30 +73,30 @@ from xent._core.scheduler cimport (
 from xent._core.scratch cimport (
     LINE_DOUBLES, LOG_SOFTMAX_TILE, LOSS_TILE, MAX_TILE_CLASSES, MAX_TILE_VECTORS, SCRATCH_BYTES, SOFTMAX_TILE,
     LogsumexpTask, LossScratch, Memory, Points, PrimitiveScratch, RowScratch, SoftmaxTask, WeightScratch,
-    WeightedScratch, fits_tile, lay_out_loss, lay_out_primitive, lay_out_rows, lay_out_weighted, lay_out_weights,
-    plan_batch, plan_logsumexp, plan_softmax, row_space, take, tile_space,
+    WeightedScratch, copies_mask, fits_tile, lay_out_loss, lay_out_primitive, lay_out_rows, lay_out_weighted,
+    lay_out_weights, mask_space, plan_batch, plan_logsumexp, plan_softmax, row_space, take, tile_space,
 )
 from xent._core.simd cimport (
-    XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, forced_void, get, lanes, load_first, max_lanes, maximum, multiply_add, put,
-    vec, vf32, vf64, where_equal, where_less, without_lane, xent_add_lanes_f32, xent_add_lanes_f64, xent_are_classes,
-    xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_prefetch, xent_transpose_rows_f32,
-    xent_transpose_rows_f64,
+    XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, forced_void, get, lanes, load_first, max_lanes, maximum,
+    multiply_add, put, vec, vf32, vf64, where_equal, where_less, where_true, xent_add_lanes_f32, xent_add_lanes_f64,
+    xent_are_classes, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_half_f32, xent_prefetch,
+    xent_transpose_rows_f32, xent_transpose_rows_f64,
 )
 from xent._core.streaming cimport (
     Finish, Traffic, finish, multiply_by, no_traffic, scale_to_probabilities, send, subtract_from,
 )
 from xent._core.strided cimport (
     ABSENT, AHEAD_IN_ROW, F64, I8, I16, I32, I64, U8, U16, U32, Operand, Window, bind, bind_output, close_window,
-    data_of_blocks, fits_float32, gather, gather_through, is_native, is_plain, is_ready, kind_of, next_place, next_row,
-    open_window, place, place_of, place_through, read_integer, read_number, row_of, scatter, scatter_through, weight_of,
-    write_float, write_number,
+    data_of_blocks, fits_float32, gather, gather_mask, gather_through, is_contiguous_mask, is_native, is_plain,
+    is_ready, kind_of, next_place, next_row, open_window, place, place_of, place_through, read_integer, read_number,
+    row_of, scatter, scatter_through, weight_of, write_float, write_number,
 )
 from xent._core.target_weights cimport WeightSum, weigh_rows
 from xent._core.targets cimport INVALID, class_weight_of, is_class, is_ignored, read_points, scale_pair
 from xent._core.tiles cimport (
-    FACTOR, LIMIT_VECTORS, MAX_TILE_ROWS, MOST, LanePairs, TileTotals, add_lanes, add_one, clear_lanes, copy_element,
-    exp_vectors, fill_lanes, invert, load_tile, log_pairs, multiply_pairs, read_lane, set_lane, shift_lanes,
-    shift_vectors, store_tile, sum_lanes, write_lanes,
+    FACTOR, LIMIT_VECTORS, MAXIMA, MAX_TILE_ROWS, MOST, SUM_VECTORS, LanePairs, TileTotals, add_column, add_lanes,
+    add_one, are_adjacent, clear_lanes, copy_element, exp_vectors, fill_lanes, find_peaks, invert, load_tile, log_pairs,
+    multiply_pairs, read_lane, set_lane, shift_lanes, shift_vectors, store_tile, sum_lanes, write_lanes,
 )
 
 cnp.import_array()
@@ -793,13 +795,28 @@ cdef Pair loss_row(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-cdef inline Peak find_peak(const Operand* x, Py_ssize_t i, Py_ssize_t piece, vec* buffer) noexcept nogil:
+cdef inline vec* gather_masked(
+    const Operand* x, const Operand* where, Py_ssize_t i, Py_ssize_t start, Py_ssize_t count,
+    const PrimitiveScratch* scratch, vec* like
+) noexcept nogil:
+    """`gather`, but -inf where elements are masked."""
+    cdef vec* buffer = <vec*>scratch.x[0]
+    cdef vec* row = gather(x, i, start, count, buffer)
+    if where.kind == ABSENT:
+        return row
+    mask_row(row, gather_mask(where, i, start, count, scratch.mask), buffer, count, -INFINITY)
+    return buffer
+
+
+cdef inline Peak find_peak(
+    const Operand* x, const Operand* where, Py_ssize_t i, Py_ssize_t piece, const PrimitiveScratch* scratch, vec* like
+) noexcept nogil:
     """The maximum of a row, piece by piece."""
     cdef Py_ssize_t start = 0, count
     cdef Peak peak = no_peak()
     while start < x.n:
         count = min(piece, x.n - start)
-        raise_peak(&peak, gather(x, i, start, count, buffer), <vec*>NULL, start, count)
+        raise_peak(&peak, gather_masked(x, where, i, start, count, scratch, like), <vec*>NULL, start, count)
         start += count
     return peak
 
@@ -828,6 +845,29 @@ cdef inline vec* read_ahead(
     return read_row(window, x, i, last, buffers, like) if i < last and is_ready(window, i) else <vec*>NULL
 
 
+cdef inline vec* read_masked_row(
+    Window* window, const Operand* x, const Operand* where, Py_ssize_t i, Py_ssize_t last,
+    const PrimitiveScratch* scratch, vec* like
+) noexcept nogil:
+    """`read_row`, but -inf where elements are masked."""
+    cdef vec* buffer = <vec*>scratch.x[i & 1]
+    cdef vec* row = read_row(window, x, i, last, <double**>scratch.x, like)
+    if where.kind == ABSENT:
+        return row
+    mask_row(row, gather_mask(where, i, 0, x.n, scratch.mask), buffer, x.n, -INFINITY)
+    return buffer
+
+
+cdef inline vec* read_masked_ahead(
+    Window* window, const Operand* x, const Operand* where, Py_ssize_t i, Py_ssize_t last,
+    const PrimitiveScratch* scratch, vec* like
+) noexcept nogil:
+    """`read_ahead` of `read_masked_row`."""
+    if i >= last or not is_ready(window, i):
+        return <vec*>NULL
+    return read_masked_row(window, x, where, i, last, scratch, like)
+
+
 cdef inline void look_ahead(Traffic* traffic, const vec* row, const vec* next) noexcept nogil:
     """Fetch and search the next row, unless it is NULL, while `row` is computed."""
     traffic.next = <const char*>next
@@ -847,6 +887,7 @@ cdef void logsumexp_rows(
 ) noexcept nogil:
     """Whole rows. Each is searched for its maximum while the exponentials of the one before are summed."""
     cdef const Operand* x = &task.x
+    cdef const Operand* where = &task.where
     cdef Py_ssize_t i
     cdef vec* row
     cdef vec* next
@@ -858,10 +899,10 @@ cdef void logsumexp_rows(
     cdef vec search[SEARCH_VECTORS]
     cdef Traffic traffic = no_traffic(like)
     open_window(&window, x, first, last, like)
-    row = read_row(&window, x, first, last, <double**>scratch.x, like)
+    row = read_masked_row(&window, x, where, first, last, scratch, like)
     peak = find_peak_of(row, x.n, True)
     for i in range(first, last):
-        next = read_ahead(&window, x, i + 1, last, <double**>scratch.x, like)
+        next = read_masked_ahead(&window, x, where, i + 1, last, scratch, like)
         look_ahead(&traffic, row, next)
         if shift_row(&shift, &peak, like):
             total[HIGH] = total[LOW] = fill(like, 0)
@@ -873,7 +914,7 @@ cdef void logsumexp_rows(
             traffic.next = NULL
             write_number(&task.out, i, NAN if has_nan(row, x.n) else peak.high)
         if i + 1 < last:
-            row = next if next is not NULL else read_row(&window, x, i + 1, last, <double**>scratch.x, like)
+            row = next if next is not NULL else read_masked_row(&window, x, where, i + 1, last, scratch, like)
             peak = next_peak(&traffic, search, row, x.n, True)
     close_window(&window)
 
@@ -884,28 +925,34 @@ cdef void logsumexp_long_rows(
     """Piece by piece: the maximum, then the sum."""
     cdef const Operand* x = &task.x
     cdef Py_ssize_t i, start, count
-    cdef vec* buffer = <vec*>scratch.x[0]
+    cdef bint is_finite
+    cdef double result
+    cdef vec* row
     cdef Peak peak
     cdef RowSum sums
     cdef Shift shift
     cdef vec total[2]
     cdef Traffic traffic = no_traffic(like)
     for i in range(first, last):
-        peak = find_peak(x, i, task.piece, buffer)
-        if not shift_row(&shift, &peak, like):
-            write_number(&task.out, i, NAN if lacks_numbers(x, i, task.piece, buffer) else peak.high)
-            continue
+        peak = find_peak(x, &task.where, i, task.piece, scratch, like)
+        is_finite = shift_row(&shift, &peak, like)
+        result = peak.high
         total[HIGH] = total[LOW] = fill(like, 0)
         start = 0
         while start < x.n:
             count = min(task.piece, x.n - start)
-            add_exponentials(
-                gather(x, i, start, count, buffer), <vec*>NULL, <vec*>NULL, count, peak.index - start, &shift, total,
-                &traffic
-            )
+            row = gather_masked(x, &task.where, i, start, count, scratch, like)
+            if is_finite:
+                add_exponentials(
+                    row, <vec*>NULL, <vec*>NULL, count, peak.index - start, &shift, total, &traffic
+                )
+            elif has_nan(row, count):
+                result = NAN
             start += count
-        sums = sum_row(&shift, total)
-        write_number(&task.out, i, value(logsumexp_of(&shift, &sums)))
+        if is_finite:
+            sums = sum_row(&shift, total)
+            result = value(logsumexp_of(&shift, &sums))
+        write_number(&task.out, i, result)
 
 
 cdef void softmax_rows(
@@ -914,6 +961,7 @@ cdef void softmax_rows(
     """Whole rows: while the exponentials of one are computed, the next is searched, and the one before is multiplied by
     its factor and stored."""
     cdef const Operand* x = &task.x
+    cdef const Operand* where = &task.where
     cdef const Operand* out = &task.out
     cdef Py_ssize_t i
     cdef bint finds_index = task.logarithm
@@ -927,23 +975,23 @@ cdef void softmax_rows(
     cdef Traffic traffic = no_traffic(like)
     open_window(&window, x, first, last, like)
     open_window(&window_out, out, first, last, like)
-    row = read_row(&window, x, first, last, <double**>scratch.x, like)
+    row = read_masked_row(&window, x, where, first, last, scratch, like)
     peak = find_peak_of(row, x.n, finds_index)
     for i in range(first, last):
-        next = read_ahead(&window, x, i + 1, last, <double**>scratch.x, like)
+        next = read_masked_ahead(&window, x, where, i + 1, last, scratch, like)
         look_ahead(&traffic, row, next)
         result = place_through(&window_out, out, i, last, <vec*>scratch.result[traffic.free_buffer])
         start_search(search)
         if task.logarithm:
             how = log_softmax_row(row, x.n, &peak, &traffic, search)
             scatter_through(&window_out, out, i, result, row, &how, &traffic)
-            if not is_plain(x, row):            # the place of the row is needed for another one
+            if not is_plain(x, row) or where.kind != ABSENT:    # the place of the row is needed for another one
                 finish(&traffic, 0, like)
         else:
             how = softmax_row(row, result, x.n, &peak, &traffic, search)
             scatter_through(&window_out, out, i, result, result, &how, &traffic)
         if i + 1 < last:
-            row = next if next is not NULL else read_row(&window, x, i + 1, last, <double**>scratch.x, like)
+            row = next if next is not NULL else read_masked_row(&window, x, where, i + 1, last, scratch, like)
             peak = next_peak(&traffic, search, row, x.n, finds_index)
     finish(&traffic, 0, like)
     close_window(&window)
@@ -956,7 +1004,6 @@ cdef void softmax_long_rows(
     """The same piece by piece: the maximum, the sum, and results, whose exponentials are computed again."""
     cdef const Operand* x = &task.x
     cdef Py_ssize_t i, start, count
-    cdef vec* buffer = <vec*>scratch.x[0]
     cdef vec* row
     cdef vec* result
     cdef vec* nothing = NULL
@@ -968,14 +1015,14 @@ cdef void softmax_long_rows(
     cdef vec unused[2]
     cdef Traffic traffic = no_traffic(like)
     for i in range(first, last):
-        peak = find_peak(x, i, PIECE_ELEMENTS, buffer)
+        peak = find_peak(x, &task.where, i, PIECE_ELEMENTS, scratch, like)
         total[HIGH] = total[LOW] = fill(like, 0)
         if isfinite(peak.high):
             set_shift(&shift, &peak, like)
             start = 0
             while start < x.n:
                 count = min(PIECE_ELEMENTS, x.n - start)
-                row = gather(x, i, start, count, buffer)
+                row = gather_masked(x, &task.where, i, start, count, scratch, like)
                 if task.logarithm:
                     add_exponentials(
                         row, <vec*>NULL, <vec*>NULL, count, peak.index - start, &shift, total, &traffic
@@ -990,7 +1037,7 @@ cdef void softmax_long_rows(
         start = 0
         while start < x.n:
             count = min(PIECE_ELEMENTS, x.n - start)
-            row = gather(x, i, start, count, buffer)
+            row = gather_masked(x, &task.where, i, start, count, scratch, like)
             result = place(&task.out, i, start, <vec*>scratch.result[0])
             if not isfinite(peak.high):
                 fill_row(result, count, NAN)
@@ -1037,11 +1084,14 @@ cdef inline double moderate_factor(double b, Pair* log_rest) noexcept nogil:
 cdef void read_weighted_terms(
     const LogsumexpTask* task, Py_ssize_t i, Py_ssize_t start, Py_ssize_t n, const WeightedScratch* scratch
 ) noexcept nogil:
-    """n elements b exp(x) of row i, as factor exp(exponent + exponent_low)."""
+    """n elements b exp(x) of row i, as factor exp(exponent + exponent_low); 0 where they are masked."""
     cdef Py_ssize_t j
     cdef const vf64* row = gather(&task.x, i, start, n, <vf64*>scratch.x)
     cdef const vf64* b = gather(&task.weight, i, start, n, <vf64*>scratch.weight)
     cdef Pair exponent, log_rest
+    if task.where.kind != ABSENT:
+        mask_row(b, gather_mask(&task.where, i, start, n, scratch.mask), <vf64*>scratch.weight, n, 0)
+        b = <vf64*>scratch.weight
     for j in range(n):
         scratch.factor[j] = moderate_factor(get(b, j), &log_rest)
         exponent = two_sum(get(row, j), log_rest.high)
@@ -1437,7 +1487,7 @@ cdef void logsumexp_block(
     cdef PrimitiveScratch scratch
     cdef Operand absent
     absent.kind = ABSENT
-    lay_out_primitive(&task.x, &absent, task.piece, <double*>memory, &scratch)
+    lay_out_primitive(&task.x, &task.where, &absent, task.piece, <double*>memory, &scratch)
     if fits_tile(task.x.n, task.x.kind, LOSS_TILE):
         logsumexp_tiles(task, &scratch, first, last, memory)
     elif task.piece == task.x.n:
@@ -1448,7 +1498,7 @@ cdef void logsumexp_block(
 
 cdef void softmax_block(const SoftmaxTask* task, Py_ssize_t first, Py_ssize_t last, vec* memory) noexcept nogil:
     cdef PrimitiveScratch scratch
-    lay_out_primitive(&task.x, &task.out, task.piece, <double*>memory, &scratch)
+    lay_out_primitive(&task.x, &task.where, &task.out, task.piece, <double*>memory, &scratch)
     if fits_tile(task.x.n, task.x.kind, LOG_SOFTMAX_TILE if task.logarithm else SOFTMAX_TILE):
         softmax_tiles(task, &scratch, first, last, memory)
     elif task.piece == task.x.n:
@@ -1489,7 +1539,7 @@ def cpu_sets():
 
 cdef void weighted_logsumexp_blocks(const LogsumexpTask* task, double* memory, BlockClaim* claim) noexcept nogil:
     cdef WeightedScratch scratch
-    lay_out_weighted(task.x.n, memory, &scratch)
+    lay_out_weighted(&task.x, &task.where, memory, &scratch)
     while claim_blocks(claim):
         weighted_logsumexp_rows(task, &scratch, claim.first, claim.last)
 
@@ -1509,11 +1559,12 @@ cdef void logsumexp_worker(const void* task, double* memory, BlockClaim* claim) 
         logsumexp_blocks(t, <vf32*>memory, claim)
 
 
-def logsumexp(x, weight, out, sign, int row_axes, Work work):
-    """out = logsumexp of the rows of x, its last axes, weighted or (None) not; sign (or None) = the sign of the
-    weighted sums."""
+def logsumexp(x, where, weight, out, sign, int row_axes, Work work):
+    """out = logsumexp of the rows of x, its last axes, masked and weighted or (None) not; sign (or None) = the sign of
+    the weighted sums."""
     cdef LogsumexpTask task
     bind(&task.x, x, row_axes)
+    bind(&task.where, where, row_axes)
     bind(&task.weight, weight, row_axes)
     bind(&task.out, out, 0)
     bind(&task.sign, sign, 0)
@@ -1533,10 +1584,12 @@ cdef void softmax_worker(const void* task, double* memory, BlockClaim* claim) no
         softmax_blocks(t, <vf32*>memory, claim)
 
 
-def softmax(x, out, bint logarithm, int row_axes, Work work):
-    """out = softmax or, if `logarithm`, log_softmax of the rows of x, its last axes; out may be x."""
+def softmax(x, where, out, bint logarithm, int row_axes, Work work):
+    """out = softmax or, if `logarithm`, log_softmax of the rows of x, its last axes, masked or (None) not; out may be
+    x."""
     cdef SoftmaxTask task
     bind(&task.x, x, row_axes)
+    bind(&task.where, where, row_axes)
     bind_output(&task.out, out, row_axes, &task.x)
     task.logarithm = logarithm
     work.do(softmax_worker, &task, plan_softmax(&task, work.job.threads))
@@ -1721,3 +1774,4 @@ def binary_cross_entropy(problem, options, double divisor, loss, grad, sums, Wor
 include "_core/measures.pxi"
 include "_core/fast_path.pxi"
 include "_core/linear.pxi"
+include "_core/temperature.pxi"

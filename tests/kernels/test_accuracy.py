@@ -145,6 +145,23 @@ def test_log_softmax(cell):
     assert_ulp(xent.log_softmax(cell.logits), exact, PROBABILITY, dropped=cell.dropped[:, None])
 
 
+def test_masked(cell):
+    """What is hidden is larger than everything else."""
+    where = np.resize([True, True, False], cell.logits.shape)
+    where[:, 0] = True
+    logits = np.where(where, cell.logits, cell.dtype(1e30))
+    _, maximum, e, _ = reference.parts(reference.masked(logits, where), -1)
+    dropped = np.where(e < cell.smallest, e, 0).sum(-1)
+    assert_ulp(xent.softmax(logits, where=where), reference.softmax(logits, where=where), PROBABILITY)
+    exact = reference.log_softmax(logits, where=where)
+    actual = xent.log_softmax(logits, where=where)
+    np.testing.assert_array_equal(actual == -np.inf, ~where)
+    assert_ulp(actual[where], exact[where], PROBABILITY, dropped=np.broadcast_to(dropped[:, None], where.shape)[where])
+    exact = reference.logsumexp(logits, where=where)
+    at = np.maximum(np.abs(exact), np.abs(maximum[:, 0]))
+    assert_ulp(xent.logsumexp(logits, where=where), exact, LOGSUMEXP, at=at, dropped=dropped)
+
+
 # --- cross_entropy ---------------------------------------------------------------------------------------------------
 
 

@@ -100,6 +100,36 @@ def test_wherever_the_classes_are(n, dtype):
 
 
 @each_dtype
+@pytest.mark.parametrize("n", [*CLASSES, 300])
+def test_masked_rows_alone_and_together(n, dtype):
+    """In tiles and apart, with a mask that lies in memory as the logits do or otherwise, or is the same for all."""
+    x, y, _ = strange_rows(n, dtype)
+    own = np.random.default_rng(n).random(x.shape) < 0.7
+    own[2::7] = False
+    for where in (own, own[1], own[:, :1]):
+        rows = np.broadcast_to(where, x.shape)
+        expected = masked_results(x, y, rows)
+        for first, count in ((0, 1), (1, 2), (5, 9), (16, 15), (60, 15)):
+            k = slice(first, first + count)
+            for a, b in zip(masked_results(x[k], y[k], rows[k]), expected, strict=True):
+                assert_same_bits(a, b[k])
+        for shape in ((75,), (3, 25), (5, 15)):
+            axis = min(1, len(shape) - 1)
+            images, masks = (np.ascontiguousarray(np.moveaxis(a.reshape(*shape, n), -1, axis)) for a in (x, rows))
+            for mask in (masks, np.asfortranarray(masks), np.repeat(masks, 2, axis=-1)[..., ::2]):
+                for moved in (images, np.asfortranarray(images)):
+                    actual = masked_results(moved, y.reshape(shape), mask, axis)
+                    for a, b in zip(actual, expected, strict=True):
+                        assert_same_bits(a.reshape(b.shape), b)
+
+
+def masked_results(x, y, where, axis=-1):
+    loss, grad = xent.cross_entropy(x, y, axis=axis, where=where, reduction="none", return_grad=True)
+    primitives = (f(x, axis, where=where) for f in (xent.softmax, xent.log_softmax))
+    return [loss, xent.logsumexp(x, axis, where=where), *(np.moveaxis(a, axis, -1) for a in (grad, *primitives))]
+
+
+@each_dtype
 @pytest.mark.parametrize("n", CLASSES)
 def test_distributions_beside_labels(n, dtype):
     """Rows with all their mass on one class give the bits of a label; the others are computed as rows."""
@@ -252,7 +282,14 @@ def test_primitives_of_long_rows(function, dtype):
         apart[...] = x
         assert_same(function(apart, n_threads=1), expected)
         assert_same(function(np.asfortranarray(x)), expected)
+        where = np.arange(3 * LONGER).reshape(x.shape) % 11 < 8
+        masked = function(np.where(where, x, dtype(-INF)))
+        for array in (x, apart, np.asfortranarray(x)):
+            for mask in (where, np.asfortranarray(where), np.repeat(where, 2, axis=1)[:, ::2]):
+                assert_same(function(array, where=mask, n_threads=1), masked)
         if function is not xent.logsumexp:
+            assert_same(function(apart.copy("K"), where=where, out=apart), masked)
+            apart[...] = x
             assert_same(function(apart, out=apart), expected)
         half = x.astype(np.float16)
         exact = function(half.astype(np.float32)).astype(np.float16)
@@ -280,6 +317,12 @@ AROUND_BYTES = 18_000_000
 FUNCTIONS = {
     "softmax": lambda x, target, out, n_threads, **_: xent.softmax(x, out=out, n_threads=n_threads),
     "log_softmax": lambda x, target, out, n_threads, **_: xent.log_softmax(x, out=out, n_threads=n_threads),
+    "masked softmax": lambda x, target, out, n_threads, **_: xent.softmax(
+        x, where=x > -9, out=out, n_threads=n_threads
+    ),
+    "masked log_softmax": lambda x, target, out, n_threads, **_: xent.log_softmax(
+        x, where=x > -9, out=out, n_threads=n_threads
+    ),
     "cross_entropy": lambda x, target, out, n_threads, **options: xent.cross_entropy(
         x, target, grad_out=out, reduction="sum", n_threads=n_threads, **options
     )[1],

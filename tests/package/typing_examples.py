@@ -40,6 +40,8 @@ assert_type(xent.linear_cross_entropy(x, x, y, return_grad=flag), float | Array 
 
 assert_type(xent.softmax(x), Array)
 assert_type(xent.log_softmax(x, out=x), Array)
+assert_type(xent.softmax(x, where=[True, True, False]), Array)
+assert_type(xent.logsumexp(x, where=x > 0, return_sign=True), tuple[Array, Array])
 assert_type(xent.logsumexp(x), Array)
 assert_type(xent.logsumexp(x, b=[1.0, -1.0, 1.0], return_sign=True), tuple[Array, Array])
 assert_type(xent.log_loss(["a", "b"], x), float)

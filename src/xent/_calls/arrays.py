@@ -171,10 +171,20 @@ def check_weights(name: str, value: ArrayLike, shape: tuple[int, ...], what: str
     return broadcast(name, array, shape, what)
 
 
+def check_mask(value: ArrayLike, shape: tuple[int, ...], what: str) -> Array:
+    """Check the argument `where`, and broadcast it to a shape; `what` names that shape in errors."""
+    mask = to_array("where", value)
+    if mask.dtype != bool:
+        raise TypeError(f"where has {describe_type(value, mask)}; it must be bool")
+    return broadcast("where", mask, shape, what)
+
+
 # --- shapes ----------------------------------------------------------------------------------------------------------
 
 
 def broadcast(name: str, array: Array, shape: tuple[int, ...], what: str) -> Array:
+    if array.shape == shape:
+        return array
     try:
         return np.broadcast_to(array, shape)
     except ValueError:

@@ -333,7 +333,8 @@ class _ClassBlock:
     def _logsumexp(self, x: Array, out: Array) -> None:
         """out = logsumexp of the rows of x."""
         blocks = cut(len(x), x.shape[1], self.task.n_threads)
-        blocks._replace(threads=min(blocks.threads, self.plan.threads)).run(kernels.logsumexp, x, None, out, None, 1)
+        blocks = blocks._replace(threads=min(blocks.threads, self.plan.threads))
+        blocks.run(kernels.logsumexp, x, None, None, out, None, 1)
 
 
 def _weigh_rows(task: _Task, rows: slice, label: Array) -> Array:

@@ -117,7 +117,8 @@ def choose_grad(
     logits = batch.logits_as_given()
     if grad_out is None:
         return memory.empty_like(logits) if return_grad else None
-    return check_output("grad_out", grad_out, logits, name, _operands(batch, weight_name, target_name), widen(logits.dtype))
+    operands = _operands(batch, weight_name, target_name)
+    return check_output("grad_out", grad_out, logits, name, operands, widen(logits.dtype))
 
 
 def choose_hess(batch: Batch, grad: Array, hess_out: object) -> Array:

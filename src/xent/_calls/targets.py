@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent._calls.arrays import (
-    broadcast,
     check_between,
+    check_mask,
     check_unit_interval,
     check_weights,
     describe_first_bad,
-    describe_type,
     move_axis_last,
     to_array,
     to_floats,
@@ -124,10 +123,7 @@ def _complete(
 ) -> Batch:
     """Check and add what does not depend on the target; `given` are the logits as the user has them."""
     if where is not None:
-        mask = to_array("where", where)
-        if mask.dtype != bool:
-            raise TypeError(f"where has {describe_type(where, mask)}; it must be bool")
-        where = move_axis_last(broadcast("where", mask, given.shape, name), axis)
+        where = move_axis_last(check_mask(where, given.shape, name), axis)
     if sample_weight is not None:
         sample_weight = check_weights("sample_weight", sample_weight, batch.logits.shape[:-1], "the unreduced loss")
     return batch._replace(

@@ -135,14 +135,14 @@ cdef object for_later(PlainCall call, Py_ssize_t count, Py_ssize_t n, arrays, ou
     return call
 
 
-def plain_softmax(x, axis, out, bint logarithm, n_threads, Py_ssize_t thread_elements):
+def plain_softmax(x, axis, where, out, bint logarithm, n_threads, Py_ssize_t thread_elements):
     """The result of a plain call; a PlainCall if it is large enough for several threads; None if it is not plain."""
     cdef cnp.ndarray array
     cdef SoftmaxTask task
     cdef PlainSoftmax call
     cdef Py_ssize_t count
     cdef int64_t threads = 2
-    if not are_rows(x, axis) or not is_thread_count(n_threads, &threads):
+    if where is not None or not are_rows(x, axis) or not is_thread_count(n_threads, &threads):
         return None
     array = <cnp.ndarray>x
     if out is None:
@@ -150,6 +150,7 @@ def plain_softmax(x, axis, out, bint logarithm, n_threads, Py_ssize_t thread_ele
     elif not is_output_for(out, array):
         return None
     bind(&task.x, array, 1)
+    task.where.kind = ABSENT
     bind_output(&task.out, out, 1, &task.x)
     task.logarithm = logarithm
     count = cnp.PyArray_SIZE(array) // task.x.n
@@ -161,23 +162,22 @@ def plain_softmax(x, axis, out, bint logarithm, n_threads, Py_ssize_t thread_ele
     return out
 
 
-def plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, Py_ssize_t thread_elements):
+def plain_logsumexp(x, axis, b, where, keepdims, return_sign, n_threads, Py_ssize_t thread_elements):
     """As `plain_softmax`."""
     cdef cnp.ndarray array
     cdef LogsumexpTask task
     cdef PlainLogsumexp call
     cdef Py_ssize_t count
     cdef int64_t threads = 2
-    if b is not None or keepdims is not False or return_sign is not False:
+    if b is not None or where is not None or keepdims is not False or return_sign is not False:
         return None
     if not are_rows(x, axis) or not is_thread_count(n_threads, &threads):
         return None
     array = <cnp.ndarray>x
     out = empty(array, cnp.PyArray_NDIM(array) - 1)
     bind(&task.x, array, 1)
-    bind(&task.weight, None, 1)
     bind(&task.out, out, 0)
-    bind(&task.sign, None, 0)
+    task.where.kind = task.weight.kind = task.sign.kind = ABSENT
     count = cnp.PyArray_SIZE(array) // task.x.n
     if threads > 1 and cnp.PyArray_NDIM(array) > 1 and cnp.PyArray_SIZE(array) >= 2 * thread_elements:
         call = PlainLogsumexp()

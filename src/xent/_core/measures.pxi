@@ -426,9 +426,15 @@ cdef inline void load_pair_of_tiles(
     const vec* like
 ) noexcept nogil:
     """The reference may be absent."""
-    load_masked_tile(batch, i, count, <vec*>scratch.tile_x, vectors_of(count, like), <vec*>scratch.e)
+    cdef Py_ssize_t n_vectors = vectors_of(count, like)
+    cdef vec* aside = <vec*>scratch.tile_e
+    load_masked_tile(
+        &batch.logits, &batch.where, i, count, <vec*>scratch.tile_x, n_vectors, aside, <vec*>scratch.e
+    )
     if reference.logits.kind != ABSENT:
-        load_masked_tile(reference, i, count, <vec*>scratch.tile_ref, vectors_of(count, like), <vec*>scratch.e)
+        load_masked_tile(
+            &reference.logits, &batch.where, i, count, <vec*>scratch.tile_ref, n_vectors, aside, <vec*>scratch.e
+        )
 
 
 cdef void kl_tiles(

@@ -209,6 +209,83 @@ cdef inline Py_ssize_t vectors_of(Py_ssize_t count, const vec* tile) noexcept no
     return 2 if count > lanes(tile) else 1
 
 
+cdef inline bint are_one_after_another(const Operand* operand, Py_ssize_t i, Py_ssize_t count) noexcept nogil:
+    """Whether rows i to i + count, contiguous each, are contiguous together."""
+    cdef int last = operand.ndim - 1
+    return count == 1 or (
+        last >= 0 and operand.strides[last] == operand.n * operand.step
+        and i % operand.shape[last] + count <= operand.shape[last]
+    )
+
+
+cdef inline Operand rows_at(vec* rows, const Operand* like, Py_ssize_t count) noexcept nogil:
+    """Contiguous rows of the length and type of `like`."""
+    cdef Operand operand
+    operand.data, operand.kind, operand.streams = <char*>rows, like.kind, False
+    operand.n = operand.run = like.n
+    operand.step = like.step
+    operand.ndim, operand.row_ndim = 1, 0
+    operand.shape[0], operand.strides[0] = count, like.n * like.step
+    return operand
+
+
+cdef void mask_tile(
+    const Operand* where, Py_ssize_t i, Py_ssize_t count, vec* tile, Py_ssize_t n_vectors, char* bytes
+) noexcept nogil:
+    """-inf where rows i to i + count are masked. `bytes` is scratch: one for each element of the tile, and a row."""
+    cdef Py_ssize_t width = n_vectors * lanes(tile), apart = n_vectors * lanes(tile), j, c, h
+    cdef const char* mask
+    cdef const char* first = bytes
+    cdef vec* x
+    if where.ndim == 0 or (where.ndim == 1 and where.strides[0] == 0):      # the same for all rows
+        for c in range(where.n):
+            if not place_of(where, 0, c)[0]:
+                for h in range(n_vectors):
+                    tile[c * n_vectors + h] = fill(tile, -INFINITY)
+        return
+    if count == width and are_adjacent(where, i, count, 1):
+        first, apart = row_of(where, i), where.step
+    else:
+        memset(bytes, 1, where.n * width)
+        for j in range(count):
+            mask = gather_mask(where, i + j, 0, where.n, bytes + where.n * width)
+            for c in range(where.n):
+                bytes[c * width + j] = mask[c]
+    for c in range(where.n):
+        for h in range(n_vectors):
+            x = &tile[c * n_vectors + h]
+            x[0] = where_true(first + c * apart + h * lanes(tile), x[0], -INFINITY)
+
+
+cdef void mask_and_load_tile(
+    const Operand* x, const Operand* where, Py_ssize_t i, Py_ssize_t count, vec* tile, Py_ssize_t n_vectors,
+    vec* scratch, vec* row_buffer
+) noexcept nogil:
+    """`load_masked_tile` where there is a mask; apart, so that calls without one have all registers."""
+    cdef Operand masked
+    if (
+        is_plain(x, tile) and are_one_after_another(x, i, count)
+        and is_contiguous_mask(where) and are_one_after_another(where, i, count)
+    ):
+        mask_row(<vec*>row_of(x, i), row_of(where, i), scratch, count * x.n, -INFINITY)
+        masked = rows_at(scratch, x, count)
+        load_tile(&masked, 0, count, tile, n_vectors, row_buffer)
+    else:
+        load_tile(x, i, count, tile, n_vectors, row_buffer)
+        mask_tile(where, i, count, tile, n_vectors, <char*>scratch)
+
+
+cdef inline void load_masked_tile(
+    const Operand* x, const Operand* where, Py_ssize_t i, Py_ssize_t count, vec* tile, Py_ssize_t n_vectors,
+    vec* scratch, vec* row_buffer
+) noexcept nogil:
+    """`load_tile` of logits, -inf where they are masked. `scratch` is as long as the tile."""
+    if where.kind == ABSENT:
+        load_tile(x, i, count, tile, n_vectors, row_buffer)
+    else:
+        mask_and_load_tile(x, where, i, count, tile, n_vectors, scratch, row_buffer)
+
+
 cdef inline bint are_numbers(const vec* x, Py_ssize_t count) noexcept nogil:
     """Whether none of the first `count` lanes of a tile's vectors is NaN. The lanes of rows that a tile does not have may
     be anything but that."""
@@ -238,7 +315,9 @@ cdef void logsumexp_tiles(
     while i < last:
         count = min(last - i, MAX_TILE_VECTORS * lanes(like))
         n_vectors = vectors_of(count, like)
-        load_tile(&task.x, i, count, tile, n_vectors, <vec*>scratch.x[0])
+        load_masked_tile(
+            &task.x, &task.where, i, count, tile, n_vectors, <vec*>scratch.tile_result, <vec*>scratch.x[0]
+        )
         logsumexp_tile(tile, <vec*>scratch.tile_result, result, n, n_vectors, sums)
         if are_numbers(sums, count) and is_native(&task.out, like) and task.out.ndim == 1:
             write_numbers(&task.out, i, count, result)
@@ -266,7 +345,7 @@ cdef void softmax_tiles(
     while i < last:
         count = min(last - i, MAX_TILE_VECTORS * lanes(like))
         n_vectors = vectors_of(count, like)
-        load_tile(&task.x, i, count, tile, n_vectors, <vec*>scratch.x[0])
+        load_masked_tile(&task.x, &task.where, i, count, tile, n_vectors, result, <vec*>scratch.x[0])
         # Four calls, so that what is constant in each costs nothing in its loops.
         if task.logarithm and n_vectors == 2:
             log_softmax_tile(tile, result, n, 2, sums)
@@ -386,22 +465,6 @@ cdef inline void read_weighted_labels(
         targets.skipped += targets.skip[j]
 
 
-cdef inline void load_masked_tile(
-    const Batch* batch, Py_ssize_t i, Py_ssize_t count, vec* tile, Py_ssize_t n_vectors, vec* row_buffer
-) noexcept nogil:
-    """Logits, -inf where `where` masks them."""
-    cdef Py_ssize_t j, c
-    cdef char* mask
-    load_tile(&batch.logits, i, count, tile, n_vectors, row_buffer)
-    if batch.where.kind == ABSENT:
-        return
-    for j in range(count):
-        mask = row_of(&batch.where, i + j)
-        for c in range(batch.logits.n):
-            if not mask[c * batch.where.step]:
-                put(tile, c * n_vectors * lanes(tile) + j, -INFINITY)
-
-
 cdef inline void skip_infinite(const vec* loss, Py_ssize_t count, TileTargets* targets) noexcept nogil:
     """Skip rows whose loss is NaN, or infinite: it may be the difference of two logits that a float64 holds."""
     cdef Py_ssize_t j, h, n_vectors = vectors_of(count, loss)
@@ -517,7 +580,10 @@ cdef void cross_entropy_tiles(
             write_lanes(&targets.weight, weight)
             write_lanes(&targets.scale, scale)
         if targets.skipped < count:
-            load_masked_tile(batch, i, count, <vec*>scratch.tile, vectors_of(count, like), row_buffer)
+            load_masked_tile(
+                &batch.logits, &batch.where, i, count, <vec*>scratch.tile, vectors_of(count, like),
+                <vec*>scratch.tile_grad, row_buffer
+            )
             compute_loss_tile(batch, count, scratch, &targets, weight, scale, results)
         if targets.skipped == 0 and count == MAX_TILE_VECTORS * lanes(like):
             add_lanes(&totals, loss)
