@@ -868,16 +868,13 @@ XENT_INLINE void xent_drain(void) {
 XENT_INLINE void xent_prefetch(const void *address) {
 #if defined(__GNUC__) || defined(__clang__)
     __builtin_prefetch(address);
+    __asm__ volatile("");   /* or GCC takes this for a function without effect, and removes its calls */
 #else
     (void)address;
 #endif
 }
 XENT_INLINE void xent_prefetch_four(const void *address) {
-#if defined(__GNUC__) || defined(__clang__)
-    for (size_t i = 0; i < 4 * sizeof(vf32); i += 64) __builtin_prefetch((const char *)address + i);
-#else
-    (void)address;
-#endif
+    for (size_t i = 0; i < 4 * sizeof(vf32); i += 64) xent_prefetch((const char *)address + i);
 }
 
 /* Instruction sets that the CPU and the operating system support. */
