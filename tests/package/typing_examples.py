@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from typing_extensions import assert_type
 
 import xent
+from xent.boosting import Multiclass
 
 Array = NDArray[Any]
 Gradients = tuple[Array, Array, Array | None]
@@ -46,3 +47,6 @@ assert_type(xent.logsumexp(x), Array)
 assert_type(xent.logsumexp(x, b=[1.0, -1.0, 1.0], return_sign=True), tuple[Array, Array])
 assert_type(xent.log_loss(["a", "b"], x), float)
 assert_type(xent.evaluate(x, y).topk, dict[int, float])
+
+objective = Multiclass(3, target=x, class_weight=[1, 2, 3], label_smoothing=0.1)
+assert_type(objective.xgboost_sklearn(y, x, sample_weight=y), tuple[NDArray[np.float32], NDArray[np.float32]])
