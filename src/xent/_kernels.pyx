@@ -38,7 +38,8 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from xent._core.batch cimport (
-    DISTRIBUTION, LABELS, SPARSE, Batch, has_plain_formula, needs_float64, set_defaults, transforms,
+    DISTRIBUTION, LABELS, SPARSE, Batch, has_plain_formula, has_smoothed_formula, needs_float64, set_defaults, smooths,
+    transforms,
 )
 from xent._core.binary cimport CHUNK, BinaryBatch, BinaryScratch, binary_chunks
 from xent._core.divergence cimport (
@@ -1476,6 +1477,7 @@ cdef double log_loss_rows(
 
 
 include "_core/tile_kernels.pxi"
+include "_core/distribution_tiles.pxi"
 
 
 # --- one block -------------------------------------------------------------------------------------------------------
@@ -1515,6 +1517,8 @@ cdef double cross_entropy_block(
     cdef Pair total = single(0)
     if has_loss_tiles(batch):
         cross_entropy_tiles(batch, scratch, first, last, &total, like)
+    elif has_distribution_tiles(batch):
+        distribution_tiles(batch, scratch, first, last, &total, like)
     else:
         cross_entropy_rows(batch, scratch, first, last, &total, like)
     return value(total)
@@ -1705,7 +1709,7 @@ cpdef Py_ssize_t batch_scratch(Py_ssize_t classes, Py_ssize_t points):
     cdef Py_ssize_t tiles = 0
     rows = max(rows, min(most_rows * row_space(classes), SCRATCH_BYTES // sizeof(double)))
     if classes <= MAX_TILE_CLASSES:
-        tiles = 3 * row_space(classes) + 2 * tile_space(classes) + LINE_DOUBLES
+        tiles = 3 * row_space(classes) + 3 * tile_space(classes) + LINE_DOUBLES
     return rows + 7 * max(points, 1) + tiles + 4 * LINE_DOUBLES
 
 

@@ -56,12 +56,17 @@ cdef inline bint smooths(const Batch* batch) noexcept nogil:
     return batch.smoothing != 0 and batch.logits.n > 0
 
 
+cdef inline bint has_smoothed_formula(const Batch* batch) noexcept nogil:
+    """Whether no option changes the formula but those that change the target."""
+    return (
+        batch.z_loss == 0 and batch.poly_epsilon == 0 and batch.focal_gamma == 0 and not transforms(batch)
+        and not batch.has_extreme_weights
+    )
+
+
 cdef inline bint has_plain_formula(const Batch* batch) noexcept nogil:
     """Whether the loss of a row with all its mass on one class is the formula without options, but for a factor."""
-    return (
-        batch.smoothing == 0 and batch.z_loss == 0 and batch.poly_epsilon == 0 and batch.focal_gamma == 0
-        and not transforms(batch) and not batch.has_extreme_weights
-    )
+    return batch.smoothing == 0 and has_smoothed_formula(batch)
 
 
 cdef inline bint needs_float64(const Batch* batch) noexcept nogil:

@@ -3,7 +3,7 @@
 
 from libc.stdint cimport int64_t
 
-from xent._core.batch cimport Batch, DISTRIBUTION, SPARSE, needs_float64, smooths, transforms
+from xent._core.batch cimport Batch, DISTRIBUTION, LABELS, SPARSE, needs_float64, smooths, transforms
 from xent._core.pairs cimport Pair
 from xent._core.rows cimport PIECE_ELEMENTS
 from xent._core.simd cimport vf32, vf64
@@ -203,6 +203,7 @@ cdef struct LossScratch:
     Py_ssize_t table_size
     double* tile                # logits, one row per lane
     double* tile_grad
+    double* tile_target         # if there may be mass on several classes
     double* rows                # see `lay_out_rows`; tiles gather rows in it
     Traffic traffic
 
@@ -275,6 +276,7 @@ cdef inline Py_ssize_t lay_out_loss(const Batch* batch, double* start, LossScrat
     scratch.table = <int64_t*>take(&memory, batch.form == SPARSE, scratch.table_size)
     scratch.tile = take(&memory, has_tiles, tile_space(n))
     scratch.tile_grad = take(&memory, has_tiles, tile_space(n))
+    scratch.tile_target = take(&memory, has_tiles and (batch.form != LABELS or smooths(batch)), tile_space(n))
     # Rows that overflow float32 are computed again in float64, in pieces.
     rows = lay_out_rows(batch, batch.piece, needs_float64(batch), NULL, &unused)
     rows = max(rows, lay_out_rows(batch, min(n, PIECE_ELEMENTS), True, NULL, &unused))

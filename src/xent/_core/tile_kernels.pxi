@@ -544,14 +544,45 @@ cdef void store_hessian_tile(
     )
 
 
+cdef inline void write_tile_losses(
+    const Operand* out, Py_ssize_t i, Py_ssize_t count, const vec* loss, const TileTargets* targets
+) noexcept nogil:
+    cdef Py_ssize_t j
+    if out.kind != ABSENT:
+        for j in range(count):
+            if not targets.skip[j]:
+                write_number(out, i + j, value(read_lane(loss, j)))
+
+
+cdef void add_tile_losses(
+    const Batch* batch, LossScratch* scratch, Py_ssize_t i, Py_ssize_t count, const vec* loss,
+    const TileTargets* targets, Pair* total
+) noexcept nogil:
+    """Add up the losses of a tile, and those of the rows that it skipped, which are computed now."""
+    cdef Py_ssize_t j = 0, run
+    cdef vec* like = <vec*>scratch.tile
+    while j < count:
+        run = j
+        while run < count and targets.skip[run]:
+            run += 1
+        if run == j:
+            add_pair(total, read_lane(loss, j))
+            run += 1
+        elif has_distribution_tiles(batch):
+            distribution_tiles(batch, scratch, i + j, i + run, total, like)
+        else:
+            cross_entropy_rows(batch, scratch, i + j, i + run, total, like)
+        j = run
+
+
 cdef void cross_entropy_tiles(
     const Batch* batch, LossScratch* scratch, Py_ssize_t first, Py_ssize_t last, Pair* total, vec* like
 ) noexcept nogil:
     """Add up the losses; write each loss, gradient and Hessian where they are wanted. The batch
     `has_plain_formula`."""
-    cdef Py_ssize_t i, j, count, run
+    cdef Py_ssize_t i, count
     cdef bint wants_grad = batch.grad.kind != ABSENT, wants_hess = batch.hess.kind != ABSENT, has_labels
-    cdef Pair one = single(1), grad_scale = divide(single(1), single(batch.divisor)), row_total
+    cdef Pair one = single(1), grad_scale = divide(single(1), single(batch.divisor))
     cdef TileTargets targets
     cdef TileTotals totals
     cdef vec weight[2 * MAX_TILE_VECTORS]
@@ -585,28 +616,14 @@ cdef void cross_entropy_tiles(
                 <vec*>scratch.tile_grad, row_buffer
             )
             compute_loss_tile(batch, count, scratch, &targets, weight, scale, results)
+            write_tile_losses(&batch.loss, i, count, loss, &targets)
+            if wants_hess:
+                store_hessian_tile(batch, i, count, scratch, &targets, limits)
+            if wants_grad:
+                store_gradient_tile(batch, i, count, scratch, &targets, limits, at_label)
         if targets.skipped == 0 and count == MAX_TILE_VECTORS * lanes(like):
             add_lanes(&totals, loss)
-        else:
-            j = 0
-            while j < count:
-                run = j
-                while run < count and targets.skip[run]:
-                    run += 1
-                if run > j:
-                    cross_entropy_rows(batch, scratch, i + j, i + run, total, like)
-                    j = run
-                else:
-                    add_pair(total, read_lane(loss, j))
-                    j += 1
-        if batch.loss.kind != ABSENT:
-            for j in range(count):
-                if not targets.skip[j]:
-                    row_total = read_lane(loss, j)
-                    write_number(&batch.loss, i + j, row_total.high + row_total.low)
-        if wants_hess and targets.skipped < count:
-            store_hessian_tile(batch, i, count, scratch, &targets, limits)
-        if wants_grad and targets.skipped < count:
-            store_gradient_tile(batch, i, count, scratch, &targets, limits, at_label)
+        else:       # after the tile is stored: other rows may need its place
+            add_tile_losses(batch, scratch, i, count, loss, &targets, total)
         i += count
     add_pair(total, sum_lanes(&totals))
