@@ -49,9 +49,9 @@ from xent._core.divergence cimport (
 )
 from xent._core.elementary cimport LN2_HIGH, LN2_LOW, SHIFT_VECTORS, exp_parts, log_pair, minus_log
 from xent._core.exponentials cimport (
-    HIGH, LOW, SEARCH_VECTORS, Peak, RowSum, Shift, Terms, accumulate_exponentials, compute_term, describe_terms,
-    end_search, fill_shift, find_peak_of, largest_of_four, logsumexp_of, no_peak, raise_peak, set_shift, start_search,
-    sum_row, unit_of,
+    EXPONENT_HEADROOM, HIGH, LOW, SEARCH_VECTORS, Peak, RowSum, Shift, Terms, accumulate_exponentials, compute_term,
+    describe_terms, end_search, fill_shift, find_peak_of, largest_of_four, logsumexp_of, no_peak, raise_peak, set_shift,
+    start_search, sum_row, unit_of,
 )
 from xent._core.memory cimport empty
 from xent._core.pairs cimport (
@@ -59,13 +59,13 @@ from xent._core.pairs cimport (
     two_sum, value,
 )
 from xent._core.reader cimport (
-    LossScratch, Reader, Row, RowPiece, describe_row, logit_at, open_reader, read_logits, read_mask, read_peak,
-    read_piece, read_target_piece,
+    Reader, Row, RowPiece, describe_row, logit_at, open_reader, read_logits, read_mask, read_peak, read_piece,
+    read_target_piece,
 )
 from xent._core.rows cimport (
     MOMENT_VECTORS, NO_CLASS, PIECE_ELEMENTS, add_distance, add_distances, add_elements, add_moments, count_ahead,
-    curve_row, fill_row, find_only_class, has_many, has_nan, is_moderate, log_probability, mask_row, multiply_or_zero,
-    multiply_row, scale_distances, scale_row, sum_distances, sum_products,
+    curve_row, fill_row, find_only_class, fits_curve, has_many, has_nan, is_moderate, log_probability, mask_row,
+    multiply_or_zero, multiply_row, scale_distances, scale_row, sum_distances, sum_products,
 )
 from xent._core.scheduler cimport (
     FEW_UNITS, PY_SSIZE_T_MAX, BlockClaim, Work, block_size, claim_blocks, count_blocks, do_alone, end_of_block,
@@ -84,7 +84,8 @@ from xent._core.simd cimport (
     xent_transpose_rows_f32, xent_transpose_rows_f64,
 )
 from xent._core.streaming cimport (
-    Finish, Traffic, finish, multiply_by, no_traffic, scale_to_probabilities, send, subtract_from,
+    Curve, Finish, Traffic, curved, finish, multiply_by, no_traffic, scale_to_probabilities, send, send_hessian,
+    subtract_from,
 )
 from xent._core.strided cimport (
     ABSENT, AHEAD_IN_ROW, F64, I8, I16, I32, I64, U8, U16, U32, Operand, Window, bind, bind_output, close_window,
@@ -154,6 +155,9 @@ cdef void add_and_search(
     fill_shift(shift, vectors)
     if e is NULL:
         terms.e = NULL
+        accumulate_exponentials(terms, vectors, total, traffic, search, True)
+    elif traffic.hess is not NULL:
+        terms.has_hess = True
         accumulate_exponentials(terms, vectors, total, traffic, search, True)
     else:
         accumulate_exponentials(terms, vectors, total, traffic, search, True)
@@ -596,50 +600,42 @@ cdef inline double term_to_scale(double result, double factor, const vec* like) 
     return term if least < fabs(term) < most or term == 0 else INFINITY
 
 
-cdef struct HessianTerms:       # the diagonal of the Hessian of a row: p_c (1 - p_c) mass, with p_c = share times the term of c
-    double share
-    double mass
-    double factor               # share mass
-    double at_peak              # the Hessian at the class of the maximum
-
-
-cdef inline HessianTerms hessian_of(const RowSum* sums, Pair mass, const vec* like) noexcept nogil:
-    """`mass` is T and all else that multiplies the Hessian. Where p_c <= 1/2, nothing cancels in 1 - p_c; only at the
-    maximum p_c may be larger, but there 1 - p_c is r / s."""
-    cdef HessianTerms terms
-    cdef Pair share
-    if vec is vf32:         # numbers are enough
-        terms.share = sums.unit.high * sums.inverse.high
-        terms.mass = mass.high
-        terms.factor = terms.share * terms.mass
-        terms.at_peak = multiply_or_zero(sums.rest.high * sums.inverse.high * sums.inverse.high, terms.mass)
-        return terms
-    share = multiply(sums.unit, sums.inverse)
-    terms.share = value(share)
-    terms.mass = value(mass)
-    terms.factor = value(multiply(share, mass))
-    terms.at_peak = value(multiply_mass(multiply(multiply(sums.rest, sums.inverse), sums.inverse), mass))
-    return terms
-
-
-cdef void compute_hessian(
-    const HessianTerms* terms, const vec* e, vec* hess, Py_ssize_t n, Py_ssize_t peak
+cdef inline Curve hessian_of(
+    const RowSum* sums, Py_ssize_t peak, Pair mass, double factor, const vec* like
 ) noexcept nogil:
-    """From the terms of a piece its Hessian; `peak` is the place of the maximum, which may be none of the piece."""
-    curve_row(e, hess, n, terms.share, terms.mass, terms.factor)
-    if 0 <= peak < n:
-        put(hess, peak, terms.at_peak)
+    """How the terms of a row become the diagonal of its Hessian. `mass` is T and all else that multiplies p (1 - p), and
+    `factor` what makes p mass of a term. Where p_c <= 1/2, nothing cancels in 1 - p_c; only at the maximum p_c may be
+    larger, but there 1 - p_c is r / s."""
+    cdef Curve curve
+    curve.peak, curve.label = peak, NO_CLASS
+    curve.mass = value(mass)
+    if vec is vf32:         # numbers are enough
+        curve.share = sums.unit.high * sums.inverse.high
+        curve.at_peak = multiply_or_zero(sums.rest.high * sums.inverse.high * sums.inverse.high, curve.mass)
+    else:
+        curve.share = value(multiply(sums.unit, sums.inverse))
+        curve.at_peak = value(multiply_mass(multiply(multiply(sums.rest, sums.inverse), sums.inverse), mass))
+    curve.factor = factor
+    curve.slope = factor * curve.share
+    curve.fits_type = fits_curve(like, factor, curve.slope)
+    return curve
+
+
+cdef void compute_hessian(const Curve* curve, const vec* e, vec* hess, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+    """From the terms of a piece, which begins at class `start`, its Hessian."""
+    curve_row(e, hess, n, curve)
+    if start <= curve.peak < start + n:
+        put(hess, curve.peak - start, curve.at_peak)
 
 
 cdef void write_hessian(
-    Reader* reader, const Row* row, const HessianTerms* terms, const vec* e, vec* hess, Py_ssize_t start,
-    Py_ssize_t count
+    Reader* reader, const Row* row, const Curve* curve, const vec* e, vec* hess, Py_ssize_t start, Py_ssize_t count
 ) noexcept nogil:
     """The Hessian of a piece; of a whole row, in `hess`."""
     cdef const Operand* out = &reader.batch.hess
     if not reader.reads_whole_rows:
         hess = place(out, row.i, start, <vec*>reader.scratch.hess)
-    compute_hessian(terms, e, hess, count, row.shift.peak.index - start)
+    compute_hessian(curve, e, hess, start, count)
     if not reader.reads_whole_rows:
         scatter(out, row.i, start, count, hess)
 
@@ -704,8 +700,9 @@ cdef void write_gradient(
     cdef bint wants_hess = batch.hess.kind != ABSENT
     cdef Py_ssize_t n = batch.logits.n, start = 0, count
     cdef Pair scale = multiply(row.weight, reader.scale), mass
+    cdef double factor
     cdef GradientTerms terms
-    cdef HessianTerms curvature
+    cdef Curve curve
     cdef LabelGradient plain
     cdef RowPiece piece
     cdef vec unused[2]
@@ -713,13 +710,15 @@ cdef void write_gradient(
         mass = multiply(row_weight(row), reader.scale)
         plain = label_gradient(&row.sums, row.own_term, row.has_largest, mass, like)
         terms.factor, terms.at_label = plain.factor, plain.at_label
+        factor = plain.factor
         terms.target_share = terms.base_share = terms.poly_factor = 0
         terms.label_term = term_to_scale(terms.at_label, terms.factor, like)
     else:
         mass = curvature_mass(batch, row, scale)
+        factor = value(multiply(mass, multiply(row.sums.inverse, row.sums.unit)))
         terms = gradient_of(batch, row, scale_pair(scale, row.result_exponent))
     if wants_hess:
-        curvature = hessian_of(&row.sums, mass, like)
+        curve = hessian_of(&row.sums, row.shift.peak.index, mass, factor, like)
     while start < n:
         count = min(reader.piece, n - start)
         if not reader.reads_whole_rows:
@@ -732,7 +731,7 @@ cdef void write_gradient(
             unused[HIGH] = unused[LOW] = fill(like, 0)
             add_exponentials(<vec*>piece.x, <vec*>piece.low, grad, count, -1, &row.shift, unused, traffic)
         if wants_hess:
-            write_hessian(reader, row, &curvature, grad, hess, start, count)
+            write_hessian(reader, row, &curve, grad, hess, start, count)
         finish_gradient(row, &piece, &terms, grad, start, count, <vec*>reader.scratch.mass)
         if not reader.reads_whole_rows:
             scatter(&batch.grad, row.i, start, count, grad)
@@ -1244,6 +1243,8 @@ cdef inline void place_outputs(
         rows.grad = <double*>place_through(&rows.grad_window, &batch.grad, i, last, buffer)
     if batch.hess.kind != ABSENT and reader.reads_whole_rows:
         rows.hess = <double*>place_through(&rows.hess_window, &batch.hess, i, last, <vec*>reader.scratch.hess)
+        if rows.hess_window.most == 0:      # it needs no scratch to go around the cache
+            rows.hess = <double*>place(&batch.hess, i, 0, <vec*>reader.scratch.hess)
 
 
 cdef inline void store_hessian(
@@ -1351,20 +1352,47 @@ cdef inline bint describe_label(
     return isfinite(row.label_distance.high) and row.target_mass.high != 0
 
 
-cdef inline double scale_label_row(const Batch* batch, Row* row, Pair scale, vec* grad) noexcept nogil:
-    """The gradient of a row of terms, but for a factor, which is returned. What a factor cannot do is done here."""
+cdef inline bint has_plain_derivatives(const Batch* batch, const vec* like) noexcept nogil:
+    return is_plain(&batch.grad, like) and is_plain(&batch.hess, like)
+
+
+cdef inline void set_label(Curve* curve, Py_ssize_t label, double term, const vec* like) noexcept nogil:
+    """The Hessian of the label, whose term the gradient will replace, to the bit as the others."""
+    cdef vec hess = curved(fill(like, term), fill(like, curve.factor), fill(like, -curve.slope))
+    curve.label, curve.at_label = label, get(&hess, 0)
+
+
+cdef inline void finish_label_row(
+    const Batch* batch, Row* row, OutputRows* rows, Py_ssize_t i, Pair scale, Traffic* traffic, vec* like
+) noexcept nogil:
+    """From the terms of a row, in the place of its gradient, to gradient and Hessian: while the next row is computed, as
+    far as factors can do it."""
+    cdef vec* grad = <vec*>rows.grad
+    cdef vec* hess = <vec*>rows.hess
     cdef LabelGradient gradient = label_gradient(
         &row.sums, get(grad, row.only_class), row.has_largest, scale, grad
     )
     cdef double label_term = term_to_scale(gradient.at_label, gradient.factor, grad)
+    cdef bint is_factor = isfinite(label_term) and is_moderate(grad, gradient.factor), sends_hess = False
+    cdef Finish how = multiply_by(gradient.factor if is_factor else 1)
+    cdef Curve curve
+    if hess is not NULL:
+        curve = hessian_of(&row.sums, row.shift.peak.index, scale, gradient.factor, like)
+        sends_hess = is_factor and curve.fits_type and has_plain_derivatives(batch, like)
+        if sends_hess:
+            set_label(&curve, row.only_class, get(grad, row.only_class), like)
+        else:
+            compute_hessian(&curve, grad, hess, 0, batch.logits.n)
+            store_hessian(rows, batch, i, traffic, like)
     if isfinite(label_term):
         put(grad, row.only_class, label_term)
-        if is_moderate(grad, gradient.factor):
-            return gradient.factor
-    scale_row(grad, <vec*>NULL, batch.logits.n, gradient.factor, 0)
+    if not is_factor:
+        scale_row(grad, <vec*>NULL, batch.logits.n, gradient.factor, 0)
     if not isfinite(label_term):
         put(grad, row.only_class, gradient.at_label)
-    return 1
+    store_gradient(rows, batch, i, &how, traffic, like)
+    if sends_hess:
+        send_hessian(traffic, hess, grad, batch.logits.n, batch.hess.streams, &curve)
 
 
 cdef void label_rows(
@@ -1375,8 +1403,6 @@ cdef void label_rows(
     cdef Py_ssize_t first = claim.first, last = claim.last, block = claim.block
     cdef const Operand* x = &batch.logits
     cdef Py_ssize_t i, n = batch.logits.n
-    cdef Finish how
-    cdef HessianTerms curvature
     cdef Traffic* traffic = &scratch.traffic
     cdef Reader reader
     cdef OutputRows rows
@@ -1406,13 +1432,8 @@ cdef void label_rows(
             add_and_search(logits, grad, n, &row.shift, sums, traffic, search)
             row.sums = sum_row(&row.shift, sums)
             weight = row_weight(&row)
-            if rows.hess is not NULL:
-                curvature = hessian_of(&row.sums, multiply(weight, reader.scale), like)
-                compute_hessian(&curvature, grad, <vec*>rows.hess, n, peak.index)
-                store_hessian(&rows, batch, i, traffic, like)
             if grad is not NULL:
-                how = multiply_by(scale_label_row(batch, &row, multiply(weight, reader.scale), grad))
-                store_gradient(&rows, batch, i, &how, traffic, like)
+                finish_label_row(batch, &row, &rows, i, multiply(weight, reader.scale), traffic, like)
             loss = label_loss(&row.sums, row.label_distance, weight, like)
             write_number(&batch.loss, i, value(loss))
             add_pair(&total, loss)
@@ -1678,7 +1699,7 @@ cdef void cross_entropy_blocks(const BatchTask* task, vec* memory, BlockClaim* c
         while next_block(claim):
             task.sums[claim.block] = cross_entropy_block(&task.batch, &scratch, claim.first, claim.last, memory)
     finish(&scratch.traffic, 0, memory)
-    if task.batch.grad.streams:
+    if task.batch.grad.streams or task.batch.hess.streams:
         xent_drain()
 
 
@@ -1697,7 +1718,7 @@ def cross_entropy(problem, options, outputs, sums, Work work):
     task.batch.divisor = outputs.divisor
     bind(&task.batch.loss, outputs.loss, 0)
     bind_output(&task.batch.grad, outputs.grad, 1, &task.batch.logits)
-    bind(&task.batch.hess, outputs.hess, 1)
+    bind_output(&task.batch.hess, outputs.hess, 1, &task.batch.logits)
     task.sums = data_of_blocks(sums, work, 1)
     work.do(cross_entropy_worker, &task, plan_batch(&task.batch, work.job.threads))
 

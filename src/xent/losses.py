@@ -268,15 +268,14 @@ def cross_entropy(
     options = (     # in the order of GivenOptions
         class_weight, sample_weight, where, logit_scale, softcap, label_smoothing, z_loss, poly_epsilon, focal_gamma
     )
-    if not return_hess and hess_out is None:
-        result = kernels.plain_cross_entropy(
-            logits, target, axis, ignore_index, options, DEFAULTS, reduction, return_grad, grad_out, n_threads,
-            threads.THREAD_ELEMENTS, threads.BLOCK_ELEMENTS,
-        )
-        if isinstance(result, kernels.PlainCall):
-            return threads.run_checked_call(result, n_threads)
-        if result is not None:
-            return result
+    result = kernels.plain_cross_entropy(
+        logits, target, axis, ignore_index, options, DEFAULTS, reduction, return_grad, return_hess, grad_out, hess_out,
+        n_threads, threads.THREAD_ELEMENTS, threads.BLOCK_ELEMENTS,
+    )
+    if isinstance(result, kernels.PlainCall):
+        return threads.run_checked_call(result, n_threads)
+    if result is not None:
+        return result
     return losses.cross_entropy(
         logits, target, GivenOptions(*options), axis=axis, ignore_index=ignore_index, reduction=reduction,
         return_grad=return_grad, return_hess=return_hess, grad_out=grad_out, hess_out=hess_out, n_threads=n_threads,

@@ -87,6 +87,17 @@ cdef bint is_output_for(value, cnp.ndarray x):
     )
 
 
+cdef bint is_hess_for(value, cnp.ndarray x, cnp.ndarray labels, grad):
+    """Whether it is an output for x with memory of its own."""
+    cdef cnp.ndarray array
+    if not is_output_for(value, x):
+        return False
+    array = <cnp.ndarray>value
+    return (
+        are_apart(array, x) and are_apart(array, labels) and (grad is None or are_apart(array, <cnp.ndarray>grad))
+    )
+
+
 def total(values):
     """The sum of a list of floats, rounded once."""
     try:
@@ -201,13 +212,13 @@ cdef int allocate_sums(LossCall* call, Py_ssize_t number) except -1:
     return 0
 
 
-cdef object result_of(const LossCall* call, loss, grad):
+cdef object result_of(const LossCall* call, loss, grad, hess):
     cdef const double* sums = call.task.sums
     if loss is None:
         loss = sums[0] if call.number == 1 else total([sums[i] for i in range(call.number)])
         if call.weight != 0:
             loss /= call.weight
-    return loss if grad is None else (loss, grad)
+    return loss if grad is None else (loss, grad) if hess is None else (loss, grad, hess)
 
 
 cdef class PlainLoss(PlainCall):
@@ -221,13 +232,13 @@ cdef class PlainLoss(PlainCall):
         work.do(cross_entropy_worker, &self.call.task, plan_batch(&self.call.task.batch, work.job.threads))
 
     def result(self):
-        loss, grad = self.output
-        return result_of(&self.call, loss, grad)
+        loss, grad, hess = self.output
+        return result_of(&self.call, loss, grad, hess)
 
 
 def plain_cross_entropy(
-    logits, target, axis, ignore_index, tuple options, tuple defaults, reduction, return_grad, grad_out, n_threads,
-    Py_ssize_t thread_elements, Py_ssize_t block_elements
+    logits, target, axis, ignore_index, tuple options, tuple defaults, reduction, return_grad, return_hess, grad_out,
+    hess_out, n_threads, Py_ssize_t thread_elements, Py_ssize_t block_elements
 ):
     """As `plain_softmax`."""
     cdef cnp.ndarray x, labels
@@ -251,7 +262,11 @@ def plain_cross_entropy(
         return None
     if reduction not in ("mean", "sum", "none") or (return_grad is not True and return_grad is not False):
         return None
+    if return_hess is not True and return_hess is not False:
+        return None
     if grad_out is not None and not (is_output_for(grad_out, x) and are_apart(<cnp.ndarray>grad_out, labels)):
+        return None
+    if hess_out is not None and not is_hess_for(hess_out, x, labels, grad_out):
         return None
     count = cnp.PyArray_SIZE(labels)
     if threads > 1 and count >= 2 * thread_elements:       # the labels alone are work for several threads
@@ -271,20 +286,23 @@ def plain_cross_entropy(
     call.task.sums, call.number = NULL, 0
     call.weight = weight.high if reduction == "mean" else 0
     batch.divisor = weight.high if reduction == "mean" else 1
-    grad = grad_out
-    if grad is None and return_grad:
+    grad, hess = grad_out, hess_out
+    if hess is None and return_hess:
+        hess = empty(x, axes + 1)
+    if grad is None and (return_grad or hess is not None):
         grad = empty(x, axes + 1)
     loss = empty(x, axes) if reduction == "none" else None
     bind(&batch.loss, loss, 0)
     bind_output(&batch.grad, grad, 1, &batch.logits)
+    bind_output(&batch.hess, hess, 1, &batch.logits)
     if threads > 1 and cnp.PyArray_SIZE(x) >= 2 * thread_elements:
         job = PlainLoss()
         job.call = call
-        return for_later(job, count, batch.logits.n, (x, labels), (loss, grad))
+        return for_later(job, count, batch.logits.n, (x, labels), (loss, grad, hess))
     size = block_size(count, batch.logits.n, block_elements)
     allocate_sums(&call, count_blocks(count, size))
     try:
         do_alone(cross_entropy_worker, &call.task, plan_batch(batch, 1), count, size, batch.logits.n)
-        return result_of(&call, loss, grad)
+        return result_of(&call, loss, grad, hess)
     finally:
         free(call.task.sums)

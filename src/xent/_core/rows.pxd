@@ -8,8 +8,9 @@ from xent._core.exponentials cimport HIGH, LOW, Peak
 from xent._core.pairs cimport Pair, accumulate, accumulate_four, finite_or_zero, sum_pairs
 from xent._core.simd cimport (
     all_equal, element, fill, forced_void, get, lanes, load_first, multiply_add, multiply_rest, prefetch_four, put,
-    store_first, vec, vf64, where_equal, where_less, where_true,
+    store_first, vec, vf32, vf64, where_equal, where_less, where_true,
 )
+from xent._core.streaming cimport Curve, curved
 
 cdef enum:
     MASK_BYTES = 64             # at least the lanes of any vector
@@ -201,6 +202,13 @@ cdef inline bint is_moderate(const vec* like, double factor) noexcept nogil:
     return 1e-30 < fabs(factor) < 1e30 or factor == 0
 
 
+cdef inline bint fits_curve(const vec* like, double factor, double slope) noexcept nogil:
+    """Whether a Hessian of terms x may be computed as x (factor - slope x). Infinite or NaN factors do not fit."""
+    if vec is vf32:
+        return is_moderate(like, factor) and (fabs(slope) > 1e-37 or slope == 0)
+    return 1e-250 < fabs(factor) < 1e250 or factor == 0
+
+
 cdef inline double multiply_or_zero(double x, double factor) noexcept nogil:
     """x factor, but 0 if x is 0, even if the factor is infinite."""
     return x * factor if x != 0 or not isinf(factor) else 0.0
@@ -228,27 +236,19 @@ cdef inline forced_void scale_row(vec* x, const vec* v, Py_ssize_t n, double fac
         store_first(x + full, tail, multiply_add(load_first(x + full, tail, 0), f, load_first(v + full, tail, 0) * g))
 
 
-cdef inline forced_void curve_row(
-    const vec* x, vec* out, Py_ssize_t n, double share, double mass, double factor
-) noexcept nogil:
-    """out = p (1 - p) mass, with p = share x; `factor` is share mass."""
+cdef inline forced_void curve_row(const vec* x, vec* out, Py_ssize_t n, const Curve* curve) noexcept nogil:
+    """out = the Hessian of terms x, without its exceptions."""
     cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
+    cdef vec factor = fill(x, curve.factor), minus_slope = fill(x, -curve.slope)
     cdef double p
-    cdef vec f, g, one, y
-    if not is_moderate(x, factor) or not (1e-250 < fabs(factor) < 1e250 or factor == 0):
+    if not curve.fits_type:
         for i in range(n):
-            p = get(x, i) * share
-            put(out, i, multiply_or_zero(p * (1 - p), mass))
+            p = get(x, i) * curve.share
+            put(out, i, multiply_or_zero(p * (1 - p), curve.mass))
         return
-    f = fill(x, factor)
-    g = fill(x, -share)
-    one = fill(x, 1)
     for i in range(full):
-        y = x[i]
-        out[i] = y * f * multiply_add(y, g, one)
-    if tail:
-        y = load_first(x + full, tail, 0)
-        store_first(out + full, tail, y * f * multiply_add(y, g, one))
+        out[i] = curved(x[i], factor, minus_slope)
+    store_first(out + full, tail, curved(load_first(x + full, tail, 0), factor, minus_slope))
 
 
 cdef inline void fill_row(vec* row, Py_ssize_t n, double x) noexcept nogil:

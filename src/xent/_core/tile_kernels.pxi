@@ -119,21 +119,20 @@ cdef inline forced_void label_terms(const vec* logit, const vec* peak, const vec
 cdef struct TileResults:        # of the rows of a tile, as vectors
     double* loss                # pairs
     double* at_label            # the gradient of the label
-    double* limits              # what makes gradients of terms, and the Hessian of what is in the tile
+    double* limits              # what makes gradients of terms
     bint has_hess
 
 
 cdef void hessian_lanes(
-    vec* x, const vec* e, Py_ssize_t n, Py_ssize_t n_vectors, vec peak, const vec* share, const vec* missed
+    vec* x, const vec* e, Py_ssize_t n, Py_ssize_t n_vectors, vec peak, vec at_peak, vec factor, vec minus_slope
 ) noexcept nogil:
-    """The logits of a vector of rows become e (1 - p), with p = share e. Of the maxima of a row (there may be several,
-    which have the same p) 1 - p is `missed`, since it may cancel."""
+    """The logits of a vector of rows become their Hessian; that of a maximum (there may be several in a row) is
+    `at_peak`."""
     cdef Py_ssize_t c
-    cdef vec one = fill(x, 1), factor = fill(x, 0) - (share[HIGH] + share[LOW]), at_peak = missed[HIGH] + missed[LOW]
-    cdef vec term
     for c in range(n):
-        term = e[c * n_vectors]
-        x[c * n_vectors] = term * where_equal(x[c * n_vectors], peak, at_peak, multiply_add(term, factor, one))
+        x[c * n_vectors] = where_equal(
+            x[c * n_vectors], peak, at_peak, curved(e[c * n_vectors], factor, minus_slope)
+        )
 
 
 cdef inline forced_void loss_tile(
@@ -142,8 +141,8 @@ cdef inline forced_void loss_tile(
 ) noexcept nogil:
     """The losses of rows with all their mass on their label, whose logits are `logit`, times `weight`. With `scale` (it
     may be NULL) e within `limits` are their gradients times `scale`, except for the label's, which are `at_label`;
-    without, e is scratch. With `results.has_hess` too, x within `limits` becomes the Hessian times `scale`. `loss`,
-    `weight` and `scale` are pairs; a loss without probabilities is NaN."""
+    without, e is scratch. With `results.has_hess` too, x becomes the Hessian times `scale`. `loss`, `weight` and `scale`
+    are pairs; a loss without probabilities is NaN."""
     cdef Py_ssize_t h
     cdef vec* loss = <vec*>results.loss
     cdef vec* at_label = <vec*>results.at_label
@@ -158,7 +157,7 @@ cdef inline forced_void loss_tile(
     cdef vec factor[2]
     cdef vec product[2]
     cdef vec inverse[2]
-    cdef vec missed[2 * MAX_TILE_VECTORS]
+    cdef vec missed[2]
     cdef vec d, back, own
     shift_tile(x, e, n, n_vectors, m, others, unit)
     for h in range(n_vectors):
@@ -177,7 +176,7 @@ cdef inline forced_void loss_tile(
     for h in range(n_vectors):
         invert(total + 2 * h, inverse)
         if results.has_hess:
-            multiply_pairs(others + 2 * h, inverse, missed + 2 * h)
+            multiply_pairs(others + 2 * h, inverse, missed)
         # The sum without the label: r where that is a maximum, else r + (1 - its own).
         label_terms(logit + h, m + h, unit + 2 * h, &own)
         d = one - own
@@ -189,9 +188,12 @@ cdef inline forced_void loss_tile(
         at_label[h] = zero - (product[HIGH] + product[LOW])
         multiply_pairs(factor, unit + 2 * h, product)
         limits[LIMIT_VECTORS * h + FACTOR] = product[HIGH] + product[LOW]
-        if results.has_hess:
+        if results.has_hess:    # as `hessian_of`
+            own = product[HIGH] + product[LOW]
             multiply_pairs(inverse, unit + 2 * h, product)
-            hessian_lanes(x + h, e + h, n, n_vectors, m[h], product, missed + 2 * h)
+            d = zero - own * (product[HIGH] + product[LOW])
+            multiply_pairs(missed, factor, product)
+            hessian_lanes(x + h, e + h, n, n_vectors, m[h], product[HIGH] + product[LOW], own, d)
 
 
 cdef inline forced_void set_limits(vec* limits) noexcept nogil:
@@ -440,6 +442,12 @@ cdef inline bint find_label(
     return True
 
 
+cdef inline bint fits_scale(const vec* like, double scale) noexcept nogil:
+    """Whether a tile can compute gradients and Hessians times this: the factors of its terms must be in range, too."""
+    cdef double unit = 1.0 / (1LL << EXPONENT_HEADROOM)
+    return is_moderate(like, scale) and fits_curve(like, scale * unit, scale * unit * unit)
+
+
 cdef inline void read_weighted_labels(
     const Batch* batch, Py_ssize_t i, Py_ssize_t count, const LossScratch* scratch, Pair scale, TileTargets* targets,
     vec* like
@@ -460,7 +468,7 @@ cdef inline void read_weighted_labels(
         row_scale = multiply(weight, scale)
         set_lane(&targets.weight, j, weight)
         set_lane(&targets.scale, j, row_scale)
-        if not (is_moderate(like, weight.high) and is_moderate(like, row_scale.high)):
+        if not (is_moderate(like, weight.high) and fits_scale(like, row_scale.high)):
             targets.skip[j] = True
         targets.skipped += targets.skip[j]
 
@@ -536,8 +544,10 @@ cdef inline void store_gradient_tile(
 
 cdef void store_hessian_tile(
     const Batch* batch, Py_ssize_t i, Py_ssize_t count, const LossScratch* scratch, const TileTargets* targets,
-    const vec* limits
+    const vec* like
 ) noexcept nogil:
+    cdef vec limits[LIMIT_VECTORS * MAX_TILE_VECTORS]
+    set_limits(limits)
     store_tile(
         &batch.hess, i, count, targets.skip if targets.skipped else NULL, <vec*>scratch.tile, limits,
         <vec*>scratch.rows
@@ -600,7 +610,7 @@ cdef void cross_entropy_tiles(
     fill_lanes(&targets.scale, grad_scale)
     write_lanes(&targets.weight, weight)
     write_lanes(&targets.scale, scale)
-    has_labels = has_plain_labels(batch) and is_moderate(like, grad_scale.high)
+    has_labels = has_plain_labels(batch) and fits_scale(like, grad_scale.high)
     i = first
     while i < last:
         count = min(last - i, MAX_TILE_VECTORS * lanes(like))
@@ -618,7 +628,7 @@ cdef void cross_entropy_tiles(
             compute_loss_tile(batch, count, scratch, &targets, weight, scale, results)
             write_tile_losses(&batch.loss, i, count, loss, &targets)
             if wants_hess:
-                store_hessian_tile(batch, i, count, scratch, &targets, limits)
+                store_hessian_tile(batch, i, count, scratch, &targets, like)
             if wants_grad:
                 store_gradient_tile(batch, i, count, scratch, &targets, limits, at_label)
         if targets.skipped == 0 and count == MAX_TILE_VECTORS * lanes(like):
