@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-SCRIPTS = ("start", "fit", "linear", "options", "limits", "ops", "contention")
+SCRIPTS = ("start", "fit", "linear", "options", "limits", "temperature", "ops", "contention")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
