@@ -15,6 +15,7 @@ import fit
 import fit_data
 import limits
 import ops
+import temperature
 from harness import cases, numpy_ops, peers, report
 from harness.cases import Layout
 from harness.timing import Result, Spread, check_and_time
@@ -178,3 +179,11 @@ def test_the_objective_is_as_exact_for_coefficients_of_float32():
     intercept = np.zeros(20, np.float32)
     expected = fit_data.compute_objective(text.X, text.y, coef.astype(np.float64), intercept.astype(np.float64))
     assert fit_data.compute_objective(text.X, text.y, coef, intercept) == pytest.approx(expected, rel=1e-12)
+
+
+def test_temperatures_are_checked():
+    logits, labels = temperature.make_problem((500, 5), "float64")
+    right = temperature.find_minimum(logits, labels)
+    assert xent.fit_temperature(logits, labels) == pytest.approx(right, rel=1e-8)
+    assert temperature.check(right, xent.fit_temperature(logits, labels)) is None
+    assert temperature.check(right, 1.0).startswith("T is ")
