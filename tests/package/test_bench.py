@@ -16,6 +16,7 @@ import fit
 import fit_data
 import limits
 import ops
+import temperature
 from harness import cases, numpy_ops, peers, report
 from harness.cases import Layout
 from harness.timing import Result, Spread, check_and_time
@@ -192,3 +193,11 @@ def test_objectives_of_boosting_are_right(kind):
             grad, hess = getattr(objective, library)(scores, rows)
             assert boosting.check_derivatives(expected, (grad, hess)) is None
             assert "Hessian is off" in boosting.check_derivatives(expected, (grad, 2 * hess))
+
+
+def test_temperatures_are_checked():
+    logits, labels = temperature.make_problem((500, 5), "float64")
+    right = temperature.find_minimum(logits, labels)
+    assert xent.fit_temperature(logits, labels) == pytest.approx(right, rel=1e-8)
+    assert temperature.check(right, xent.fit_temperature(logits, labels)) is None
+    assert temperature.check(right, 1.0).startswith("T is ")

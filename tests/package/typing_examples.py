@@ -50,3 +50,4 @@ assert_type(xent.evaluate(x, y).topk, dict[int, float])
 
 objective = Multiclass(3, target=x, class_weight=[1, 2, 3], label_smoothing=0.1)
 assert_type(objective.xgboost_sklearn(y, x, sample_weight=y), tuple[NDArray[np.float32], NDArray[np.float32]])
+assert_type(xent.fit_temperature(x, y, where=x > 0, sample_weight=[1.0, 2.0]), float)
