@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from good_arguments import INDICES, LABELS, MASS, READABLE_DEVICES, Tensor, fails
+from good_arguments import FLOATS, INDICES, LABELS, MASS, READABLE_DEVICES, Tensor, fails
 from reference import LAYOUTS, assert_same_bits
 
 import xent
@@ -319,6 +319,12 @@ def test_bits_are_not_taken_for_numbers():
     tensor.dtype = "bfloat16"
     message = "x is a Unreadable of dtype bfloat16, which NumPy cannot read: Unsupported dtype in DLTensor."
     fails(TypeError, message, xent.softmax, tensor)
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "int4"])
+def test_types_of_jax_that_are_not_allowed(dtype):
+    x = pytest.importorskip("jax.numpy").ones(3, dtype)
+    fails(TypeError, f"x has dtype {dtype}; it must be real numbers, {FLOATS}", xent.softmax, x)
 
 
 def test_traced_by_jax():
