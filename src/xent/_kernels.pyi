@@ -14,6 +14,7 @@ Array = NDArray[Any]
 Doubles = NDArray[float64]
 
 BINARY_CHUNK: int
+LARGEST_USUAL_WEIGHT: float
 
 class PlainCall:
     @property

@@ -38,8 +38,8 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from xent._core.batch cimport (
-    DISTRIBUTION, LABELS, SPARSE, Batch, has_plain_formula, has_smoothed_formula, needs_float64, set_defaults, smooths,
-    transforms,
+    DISTRIBUTION, LABELS, SPARSE, Batch, has_plain_formula, has_smoothed_formula, is_usual_weight, largest_usual_weight,
+    needs_float64, needs_own_unit, set_defaults, smooths, transforms,
 )
 from xent._core.binary cimport CHUNK, BinaryBatch, BinaryScratch, binary_chunks
 from xent._core.divergence cimport (
@@ -1193,23 +1193,27 @@ cdef double choose_origin(const Batch* batch, Py_ssize_t i) noexcept nogil:
 
 
 cdef bint repeats_row(const Batch* batch, const Row* row, const vec* like) noexcept nogil:
-    """Whether a row overflows here and is worth repeating in `repeat_row`: one of float32 always, one of float64 if its
-    logits have an origin to subtract, which a z_loss, a function of the logits themselves, does not allow."""
+    """Whether a row is to be repeated in `repeat_row`: with an extreme sample weight; or because it overflows here, one
+    of float32 always, one of float64 if its logits have an origin to subtract, which a z_loss, a function of the logits
+    themselves, does not allow."""
+    if needs_own_unit(batch, row.weight.high):
+        return True
     if not overflows(batch, row, like):
         return False
     return vec is vf32 or (batch.z_loss == 0 and choose_origin(batch, row.i) != 0)
 
 
 cdef void repeat_row(const Batch* batch, LossScratch* scratch, Py_ssize_t i, Pair* total, vec* like) noexcept nogil:
-    """Compute a row in float64; if it overflows there too, from the distances of its logits to the largest."""
-    cdef Batch moved
+    """Compute a row in float64, under an extreme weight in a unit of its own; if it overflows in float64 too, from the
+    distances of its logits to the largest."""
+    cdef Batch moved = batch[0]
     finish(&scratch.traffic, 0, like)
-    if vec is vf64:
-        moved = batch[0]
+    if needs_own_unit(batch, weight_of(&batch.sample_weight, i)):
+        moved.has_extreme_weights = True
+        moved.piece = min(batch.logits.n, PIECE_ELEMENTS)       # for which there is scratch
+    elif vec is vf64:
         moved.transform.origin = choose_origin(batch, i)
-        cross_entropy_rows(&moved, scratch, i, i + 1, total, <vf64*>NULL)
-    else:
-        cross_entropy_rows(batch, scratch, i, i + 1, total, <vf64*>NULL)
+    cross_entropy_rows(&moved, scratch, i, i + 1, total, <vf64*>NULL)
 
 
 cdef struct OutputRows:         # the rows of the gradient and of the Hessian that are being computed
@@ -1343,7 +1347,7 @@ cdef inline bint describe_label(
     """As `describe_row` and `weigh_row`; False if the row needs them."""
     cdef int64_t label = read_integer(row_of(&batch.target, i), batch.target.kind)
     row.weight = single(weight_of(&batch.sample_weight, i))
-    if not is_class(batch, label) or row.weight.high == 0 or not isfinite(peak.high):
+    if not is_class(batch, label) or not is_usual_weight(row.weight.high) or not isfinite(peak.high):
         return False
     row.only_class = label
     row.target_mass = single(class_weight_of(batch, label))
@@ -1488,7 +1492,8 @@ cdef double log_loss_rows(
     for i in range(first, last):
         weight = weight_of(&batch.sample_weight, i)
         loss = negative_log_likelihood(batch, scratch, i) if weight != 0 else single(0)
-        if batch.has_extreme_weights:
+        exponent = 0
+        if batch.has_extreme_weights or needs_own_unit(batch, weight):
             weight = frexp(weight, &exponent)
             exponent -= batch.weight_exponent
         loss = scale_pair(multiply(loss, single(weight)), exponent)
@@ -1552,6 +1557,7 @@ cdef double cross_entropy_block(
 # ---------------------------------------------------------------------------------------------------------------------
 
 BINARY_CHUNK = CHUNK    # elements in a unit of binary_cross_entropy
+LARGEST_USUAL_WEIGHT = largest_usual_weight()       # of a row; what is larger, or smaller than its inverse, is extreme
 
 
 def cpu_sets():

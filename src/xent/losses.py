@@ -153,7 +153,8 @@ def cross_entropy(
     ----------
     logits : array_like
         Real numbers, C of them along `axis`. float32 and float64 keep their type; integers become float64. float16 and
-        bfloat16 (of ``ml_dtypes``) are read as they are and computed in float32.
+        bfloat16 (of ``ml_dtypes``) are read as they are and computed in float32. A tensor of PyTorch or JAX is read in
+        place, here and wherever an array may be; it must be on the CPU and require no gradient.
     target : array_like, or tuple of two
         Labels: integers in [0, C) or `ignore_index`, of the shape of `logits` without `axis`. Or a distribution over
         the classes, of the shape of `logits`. Or a sparse distribution, a tuple ``(indices, probabilities)``, both of

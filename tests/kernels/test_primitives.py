@@ -741,14 +741,6 @@ def test_order_of_the_classes(name, x, data):
     np.testing.assert_allclose(getattr(xent, name)(x[..., order]), moved, rtol=1e-14, atol=1e-14)
 
 
-@each
-@given(x=arrays(min_dims=2), data=st.data())
-def test_cut_of_the_batch(name, x, data):
-    i = data.draw(st.integers(0, len(x)))
-    parts = [getattr(xent, name)(x[:i]), getattr(xent, name)(x[i:])]
-    assert_same_bits(np.concatenate(parts), getattr(xent, name)(x))
-
-
 @given(x=arrays(scales=(1, 10, 30)))
 def test_entry_points_agree(x):
     """softmax sums to 1 and is exp(log_softmax); log_softmax is x - logsumexp."""

@@ -44,7 +44,8 @@ def check_output(
     """Check that an output has the shape of `like`, and its dtype or the `widest`. With `in_place` it may be `like`
     itself, but it must not overlap it in part, nor any of the others."""
     if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} is a {type(value).__name__}; it must be a NumPy array")
+        view = f": pass {name}.numpy(), which has the same memory" if hasattr(value, "numpy") else ""
+        raise TypeError(f"{name} is a {type(value).__name__}; it must be a NumPy array{view}")
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be ignored; it must be a plain array")
     if not value.dtype.isnative:

@@ -22,6 +22,7 @@ from xent._calls.arrays import (
     to_numbers,
 )
 from xent._calls.scalars import check_axis, check_integer
+from xent._calls.tensors import is_tensor
 
 Array = NDArray[Any]
 
@@ -200,9 +201,10 @@ def _suggest_axis(name: str, full: tuple[int, ...], shape: tuple[int, ...], labe
 def _check_labels(name: str, array: Array, given: object, what: str) -> Array:
     if array.dtype.kind in "iu":
         return to_native(array)
-    if array.size == 0 and not isinstance(given, np.ndarray):
+    typed = isinstance(given, np.ndarray) or is_tensor(given)
+    if array.size == 0 and not typed:
         return array.astype(np.int64)       # NumPy converts an empty list to floats
-    if array.dtype.kind == "f" and not isinstance(given, np.ndarray) and np.isnan(array).any():
+    if array.dtype.kind == "f" and not typed and np.isnan(array).any():
         missing = describe_first_bad(array, ~np.isnan(array))
         raise TypeError(f"{name}{missing}; {what} must be integers, none of them missing")
     raise TypeError(f"{name} has dtype {array.dtype}; {what} must be integers")

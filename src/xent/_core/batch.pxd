@@ -22,7 +22,7 @@ cdef struct Batch:              # (*) may be absent
     Operand where               # (*) bool: the classes that can happen
     Operand class_weight        # (*) one row of float64, for every row of the batch
     Operand sample_weight       # (*) one a row
-    bint has_extreme_weights    # so large, small or far apart that each row needs a unit of its own
+    bint has_extreme_weights    # so large, small or far apart that every row needs a unit of its own
     int weight_exponent         # losses and gradients come in units of 2^weight_exponent; 0 unless weights are extreme
     Transform transform         # of the logits
     double smoothing
@@ -46,6 +46,20 @@ cdef inline void set_defaults(Batch* batch) noexcept nogil:
     batch.transform.scale = batch.divisor = 1
     batch.transform.softcap = batch.transform.origin = batch.smoothing = batch.z_loss = 0
     batch.poly_epsilon = batch.focal_gamma = 0
+
+
+cdef inline double largest_usual_weight() noexcept nogil:
+    return 2.037035976334486e90     # 2^300
+
+
+cdef inline bint is_usual_weight(double sample_weight) noexcept nogil:
+    """Whether the weight of a row is neither 0 nor extreme."""
+    return 1 / largest_usual_weight() <= sample_weight <= largest_usual_weight()
+
+
+cdef inline bint needs_own_unit(const Batch* batch, double sample_weight) noexcept nogil:
+    """Whether the weight of a row is extreme, in a batch that has no extreme weights as a whole."""
+    return sample_weight != 0 and not is_usual_weight(sample_weight) and not batch.has_extreme_weights
 
 
 cdef inline bint transforms(const Batch* batch) noexcept nogil:

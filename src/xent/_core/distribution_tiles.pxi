@@ -122,8 +122,8 @@ cdef void weigh_distributions(
         row_scale = multiply(weight, scale)
         set_lane(&targets.weight, j, weight)
         set_lane(&targets.scale, j, row_scale)
-        targets.skip[j] = weight.high == 0 or not (
-            is_moderate(like, weight.high) and is_moderate(like, row_scale.high)
+        targets.skip[j] = not (
+            is_usual_weight(weight.high) and is_moderate(like, weight.high) and is_moderate(like, row_scale.high)
         )
 
 

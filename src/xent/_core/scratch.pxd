@@ -223,6 +223,14 @@ cdef struct RowScratch:         # one piece per field; NULL if the options do no
     double* terms               # exponentials, where the gradient does not hold them
 
 
+cdef inline bint may_have_units(const Batch* batch, Py_ssize_t piece, bint in_float64) noexcept nogil:
+    """Whether rows may have units of their own: all under extreme weights; otherwise those with an extreme sample
+    weight, which are repeated in float64, in pieces."""
+    return batch.has_extreme_weights or (
+        in_float64 and piece <= PIECE_ELEMENTS and batch.sample_weight.kind != ABSENT
+    )
+
+
 cdef inline Py_ssize_t lay_out_rows(
     const Batch* batch, Py_ssize_t piece, bint in_float64, double* start, RowScratch* rows
 ) noexcept nogil:
@@ -230,7 +238,6 @@ cdef inline Py_ssize_t lay_out_rows(
     cdef Py_ssize_t space = row_space(piece if in_float64 else (piece + 1) // 2)
     cdef bint masks = batch.where.kind != ABSENT, has_class_weights = batch.class_weight.kind != ABSENT
     cdef bint is_dense = batch.form == DISTRIBUTION
-    cdef bint copies_target = has_class_weights or batch.has_extreme_weights
     cdef bint copies_grad = batch.grad.kind != ABSENT and (
         batch.grad.streams or not is_used_in_place(&batch.grad, in_float64)
     )
@@ -245,12 +252,15 @@ cdef inline Py_ssize_t lay_out_rows(
     rows.cap_slope = take(&memory, batch.transform.softcap != 0, space)
     rows.mask = take(&memory, masks and batch.where.step != 1, space)
     rows.target = take(
-        &memory, is_dense and (copies_target or not is_used_in_place(&batch.target, in_float64)), space
+        &memory, is_dense and (
+            has_class_weights or may_have_units(batch, piece, in_float64)
+            or not is_used_in_place(&batch.target, in_float64)
+        ), space
     )
     rows.class_weight = take(
         &memory, has_class_weights and (smooths(batch) or is_dense) and not in_float64, space
     )
-    rows.base = take(&memory, smooths(batch) and (masks or batch.has_extreme_weights), space)
+    rows.base = take(&memory, smooths(batch) and (masks or may_have_units(batch, piece, in_float64)), space)
     rows.mass = take(&memory, batch.poly_epsilon != 0, space)
     rows.terms = take(&memory, batch.poly_epsilon != 0, space)
     return memory.used
@@ -277,7 +287,7 @@ cdef inline Py_ssize_t lay_out_loss(const Batch* batch, double* start, LossScrat
     scratch.tile = take(&memory, has_tiles, tile_space(n))
     scratch.tile_grad = take(&memory, has_tiles, tile_space(n))
     scratch.tile_target = take(&memory, has_tiles and (batch.form != LABELS or smooths(batch)), tile_space(n))
-    # Rows that overflow float32 are computed again in float64, in pieces.
+    # Rows that overflow float32, or have an extreme sample weight, are computed again in float64, in pieces.
     rows = lay_out_rows(batch, batch.piece, needs_float64(batch), NULL, &unused)
     rows = max(rows, lay_out_rows(batch, min(n, PIECE_ELEMENTS), True, NULL, &unused))
     scratch.rows = take(&memory, True, max(rows, row_space(n)) if has_tiles else rows)

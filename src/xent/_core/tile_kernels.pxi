@@ -462,7 +462,7 @@ cdef inline void read_weighted_labels(
         sample_weight = weight_of(&batch.sample_weight, i + j)
         mass = single(1)
         targets.skip[j] = (
-            not find_label(batch, i + j, scratch, &targets.label[j], &mass, like) or sample_weight == 0
+            not find_label(batch, i + j, scratch, &targets.label[j], &mass, like) or not is_usual_weight(sample_weight)
         )
         weight = multiply(single(sample_weight), mass)
         row_scale = multiply(weight, scale)

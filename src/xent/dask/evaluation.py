@@ -8,8 +8,8 @@ from typing import Any
 
 import dask
 import dask.array
-import numpy as np
 
+from xent._calls.arrays import to_array
 from xent._calls.scalars import check_integer
 from xent.dask import tasks
 from xent.dask.partitions import Partitions, build_partitions, is_frame, join_collections, use_aligned
@@ -92,7 +92,8 @@ def _move_classes_last(logits: Any, axis: int, columns: dict[str, Any]) -> Parti
     logits = logits.rechunk({logits.ndim - 1: -1})
     given = {"logits": _split_inner_axes(logits)}
     for name, value in columns.items():
-        array = value if isinstance(value, dask.array.Array) else dask.array.from_array(np.asarray(value), chunks=-1)
+        is_dask = isinstance(value, dask.array.Array)
+        array = value if is_dask else dask.array.from_array(to_array(name, value), chunks=-1)
         if array.ndim != logits.ndim - 1 or array.shape[1:] != logits.shape[1:-1]:
             raise ValueError(f"{name} has shape {array.shape}; it must have shape {logits.shape[:-1]}")
         given[name] = _split_inner_axes(array.rechunk({i + 1: chunks for i, chunks in enumerate(inner)}))
