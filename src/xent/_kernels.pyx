@@ -42,26 +42,30 @@ from xent._core.batch cimport (
 )
 from xent._core.binary cimport CHUNK, BinaryBatch, BinaryScratch, binary_chunks
 from xent._core.divergence cimport (
-    CENTRE, CENTRE_LOW, COMPARE_VECTORS, RATIO, Compared, Mass, TermPiece, add_excess, compare_terms, conclude, difference_of, divergence_of, exp_minus, find_deltas,
-    gap_between, has_probabilities, is_empty, is_larger, join_compared, log_ratio, no_mass, nothing_compared, peak_of,
-    scale_of, set_constants, subtract_terms,
+    CENTRE, CENTRE_LOW, COMPARE_VECTORS, MOST_PASSES, RATIO, ABSums, Compared, Mass, TermPiece, add_class,
+    add_excess, compare_terms, conclude, difference_of, divergence_of, estimate_log_ratio, exp_minus, find_deltas,
+    gap_between, has_probabilities, is_empty, is_larger, join_compared, lifted_factor, no_mass, nothing_compared,
+    peak_of, scale_of, set_constants, subtract_terms,
 )
 from xent._core.elementary cimport LN2_HIGH, LN2_LOW, SHIFT_VECTORS, exp_parts, log_pair, minus_log
 from xent._core.exponentials cimport (
     HIGH, LOW, SEARCH_VECTORS, Peak, RowSum, Shift, Terms, accumulate_exponentials, compute_term, describe_terms,
-    end_search, fill_shift, find_peak_of, largest_of_four, logsumexp_of, no_peak, raise_peak, set_shift, start_search, sum_row, unit_of,
+    end_search, fill_shift, find_peak_of, largest_of_four, logsumexp_of, no_peak, raise_peak, set_shift,
+    start_search, sum_row, unit_of,
 )
 from xent._core.memory cimport empty
 from xent._core.pairs cimport (
-    Pair, Sum, accumulate, accumulate_four, add, add_exactly, add_pair, divide, finite_or_zero, multiply, one_more, single,
-    sum_pairs, two_sum, value,
+    Pair, Sum, accumulate, accumulate_four, add, add_exactly, add_pair, divide, finite_or_zero, multiply, one_more,
+    single, sum_pairs, two_sum, value,
 )
 from xent._core.reader cimport (
-    Reader, Row, RowPiece, describe_row, logit_at, open_reader, read_logits, read_mask, read_peak, read_piece, read_target_piece,
+    Reader, Row, RowPiece, describe_row, logit_at, open_reader, read_logits, read_mask, read_peak, read_piece,
+    read_target_piece,
 )
 from xent._core.rows cimport (
-    NO_CLASS, PIECE_ELEMENTS, add_distance, add_distances, add_elements, count_ahead, fill_row, find_only_class, has_many,
-    has_nan, is_moderate, log_probability, multiply_or_zero, multiply_row, scale_row, sum_distances, sum_products,
+    NO_CLASS, PIECE_ELEMENTS, add_distance, add_distances, add_elements, count_ahead, fill_row, find_only_class,
+    has_many, has_nan, is_moderate, log_probability, multiply_or_zero, multiply_row, scale_row, sum_distances,
+    sum_products, suits_terms,
 )
 from xent._core.scheduler cimport (
     FEW_UNITS, PY_SSIZE_T_MAX, BlockClaim, Work, block_size, claim_blocks, count_blocks, do_alone, end_of_block,
@@ -74,10 +78,10 @@ from xent._core.scratch cimport (
     plan_batch, plan_logsumexp, plan_softmax, row_space, take, tile_space,
 )
 from xent._core.simd cimport (
-    XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, forced_void, get, lanes, load_first, max_lanes, maximum, multiply_add, put,
-    vec, vf32, vf64, where_equal, where_less, without_lane, xent_add_lanes_f32, xent_add_lanes_f64, xent_are_classes,
-    xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_prefetch, xent_transpose_rows_f32,
-    xent_transpose_rows_f64,
+    XENT_LANES_f32, XENT_LANES_f64, absolute, all_equal, element, fill, forced_void, get, lanes, load_first,
+    max_lanes, maximum, multiply_add, put, vec, vf32, vf64, where_equal, where_less, xent_add_lanes_f32,
+    xent_add_lanes_f64, xent_are_classes, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_prefetch,
+    xent_transpose_rows_f32, xent_transpose_rows_f64,
 )
 from xent._core.streaming cimport (
     Finish, Traffic, finish, multiply_by, no_traffic, scale_to_probabilities, send, subtract_from,
