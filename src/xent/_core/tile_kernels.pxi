@@ -359,7 +359,7 @@ cdef inline void read_weighted_labels(
         row_scale = multiply(weight, scale)
         set_lane(&targets.weight, j, weight)
         set_lane(&targets.scale, j, row_scale)
-        if not (is_moderate(like, weight.high) and is_moderate(like, row_scale.high)):
+        if not (is_moderate(like, weight.high) and suits_terms(like, row_scale.high)):
             targets.skip[j] = True
         targets.skipped += targets.skip[j]
 
@@ -466,7 +466,7 @@ cdef void cross_entropy_tiles(
     fill_lanes(&targets.scale, grad_scale)
     write_lanes(&targets.weight, weight)
     write_lanes(&targets.scale, scale)
-    has_labels = has_plain_labels(batch) and is_moderate(like, grad_scale.high)
+    has_labels = has_plain_labels(batch) and suits_terms(like, grad_scale.high)
     i = first
     while i < last:
         count = min(last - i, MAX_TILE_VECTORS * lanes(like))
