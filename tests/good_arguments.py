@@ -20,8 +20,12 @@ LOSSES = {
     "categorical_cross_entropy": (PROBA, LABELS),
     "binary_cross_entropy_with_logits": (X, X),
     "binary_cross_entropy": (PROBA, X),
+    "kl_divergence": (X, X),
 }
 FIRST = {name: "proba" if args[0] is PROBA else "logits" for name, args in LOSSES.items()}
+SECOND = {name: "ref_logits" if name == "kl_divergence" else "target" for name in LOSSES}
+BINARY = [name for name in LOSSES if name.startswith("binary")]
+WEIGHT_SHAPE = {name: (3, 4) if name in BINARY else (3,) for name in LOSSES}
 PRIMITIVES = ["logsumexp", "softmax", "log_softmax"]
 WITH_GRAD = [name for name in LOSSES if name != "categorical_cross_entropy"]
 MANY = 100_000      # rows: enough for several blocks

@@ -178,11 +178,18 @@ def categorical_cross_entropy(proba, target, *, axis=-1, sample_weight=None, red
     return reduce(loss, 0, times(s, t.sum(-1)), reduction)[0]
 
 
-@quiet
 def excess(d):
-    """exp(d) - 1 - d, without cancellation."""
+    """exp(d) - 1 - d for |d| < 0.5, without cancellation."""
     series = np.polynomial.Polynomial([1 / EXTENDED(math.factorial(k + 2)) for k in range(20)])
-    return np.where(np.abs(d) < 0.5, d * d * series(np.where(np.abs(d) < 0.5, d, 0)), np.expm1(d) - d)
+    return d * d * series(np.where(np.abs(d) < 0.5, d, 0))
+
+
+@quiet
+def subtract_exactly(a, b):
+    """a - b, and what rounding that lost."""
+    d = a - b
+    part = d - a
+    return d, (a - (d - part)) - (b + part)
 
 
 @quiet
@@ -193,10 +200,16 @@ def kl_divergence(
     possible = np.broadcast_to(True if where is None else where, np.shape(logits))
     rows = [np.where(possible, np.asarray(x).astype(EXTENDED), -np.inf) for x in (logits, ref_logits)]
     x, ref = (transform(np.moveaxis(row, axis, -1), EXTENDED(logit_scale), None)[0] for row in rows)
-    p, q = softmax(x), softmax(ref)
+    (_, m, e, r), (_, ref_m, ref_e, ref_r) = parts(x, -1), parts(ref, -1)
+    p, q = e / (1 + r), ref_e / (1 + ref_r)
     nothing = np.isnan(p) | np.isnan(q)
-    c = logsumexp(x, keepdims=True) - logsumexp(ref, keepdims=True)
-    terms = np.where(ref == -np.inf, p, np.where(x == -np.inf, np.inf, q * excess(x - ref - c)))
+    # The differences of logits and maxima as pairs: they may be far larger than delta.
+    (d, d_low), (gap, gap_low) = subtract_exactly(x, ref), subtract_exactly(m, ref_m)
+    delta = ((d - gap) + (d_low - gap_low)) - (np.log1p(r) - np.log1p(ref_r))
+    changes = np.where(np.abs(delta) < 0.5, times(q, np.expm1(delta)), p - q)
+    delta = delta - np.log1p(changes.sum(-1, keepdims=True))    # which is 0 but for rounding
+    terms = np.where(np.abs(delta) < 0.5, q * excess(delta), (p - q) - times(q, delta))
+    terms = np.where(ref == -np.inf, p, np.where(x == -np.inf, np.inf, terms))
     s = np.broadcast_to(EXTENDED(1) if sample_weight is None else np.asarray(sample_weight, EXTENDED), x.shape[:-1])
     loss = times(s, np.where(nothing, np.nan, terms).sum(-1))
     grad = times(s[..., None], EXTENDED(logit_scale) * np.where(nothing, np.nan, p - q))

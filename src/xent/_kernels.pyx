@@ -43,9 +43,10 @@ from xent._core.batch cimport (
 )
 from xent._core.binary cimport CHUNK, BinaryBatch, BinaryScratch, binary_chunks
 from xent._core.divergence cimport (
-    CENTRE, CENTRE_LOW, COMPARE_VECTORS, RATIO, Compared, Mass, TermPiece, add_excess, compare_terms, conclude,
-    difference_of, divergence_of, exp_minus, find_deltas, gap_between, has_probabilities, is_empty, is_larger,
-    join_compared, load_four, log_ratio, no_mass, nothing_compared, peak_of, scale_of, set_constants, subtract_terms,
+    CENTRE, CENTRE_LOW, COMPARE_VECTORS, MOST_PASSES, RATIO, ABSums, Compared, Mass, TermPiece, add_class, add_excess,
+    compare_terms, conclude, difference_of, divergence_of, estimate_log_ratio, exp_minus, find_deltas, gap_between,
+    has_probabilities, is_empty, is_larger, join_compared, lifted_factor, load_four, no_mass, nothing_compared, peak_of,
+    scale_of, set_constants, subtract_terms,
 )
 from xent._core.elementary cimport LN2_HIGH, LN2_LOW, SHIFT_VECTORS, exp_parts, log_pair, minus_log
 from xent._core.exponentials cimport (
@@ -65,7 +66,7 @@ from xent._core.reader cimport (
 from xent._core.rows cimport (
     MOMENT_VECTORS, NO_CLASS, PIECE_ELEMENTS, add_distance, add_distances, add_elements, add_moments, count_ahead,
     curve_row, fill_row, find_only_class, fits_curve, has_many, has_nan, is_moderate, log_probability, mask_row,
-    multiply_or_zero, multiply_row, scale_distances, scale_row, sum_distances, sum_products,
+    multiply_or_zero, multiply_row, scale_distances, scale_row, suits_terms, sum_distances, sum_products,
 )
 from xent._core.scheduler cimport (
     FEW_UNITS, PY_SSIZE_T_MAX, BlockClaim, Work, block_size, claim_blocks, count_blocks, do_alone, end_of_block,
@@ -78,10 +79,10 @@ from xent._core.scratch cimport (
     lay_out_weights, mask_space, plan_batch, plan_logsumexp, plan_softmax, row_space, take, tile_space,
 )
 from xent._core.simd cimport (
-    XENT_LANES_f32, XENT_LANES_f64, all_equal, element, fill, forced_void, get, lanes, load_first, max_lanes, maximum,
-    multiply_add, put, vec, vf32, vf64, where_equal, where_less, where_true, xent_add_lanes_f32, xent_add_lanes_f64,
-    xent_are_classes, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_half_f32, xent_prefetch,
-    xent_transpose_rows_f32, xent_transpose_rows_f64,
+    XENT_LANES_f32, XENT_LANES_f64, absolute, all_equal, element, fill, forced_void, get, lanes, load_first, max_lanes,
+    maximum, multiply_add, put, vec, vf32, vf64, where_equal, where_less, where_true, xent_add_lanes_f32,
+    xent_add_lanes_f64, xent_are_classes, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_half_f32,
+    xent_prefetch, xent_transpose_rows_f32, xent_transpose_rows_f64,
 )
 from xent._core.streaming cimport (
     Curve, Finish, Traffic, curved, finish, multiply_by, no_traffic, scale_to_probabilities, send, send_hessian,

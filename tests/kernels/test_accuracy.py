@@ -19,6 +19,8 @@ LOGSUMEXP = 2       # of the larger of |maximum| and |result|, since their sum m
 PROBABILITY = 4
 GRADIENT = 4        # of the result if all mass is on one class, else of the larger of T p and t, which cancel
 HESSIAN = 4
+DIVERGENCE = 16
+DIVERGENCE_GRADIENT = 8     # of the larger of p and q, which cancel
 
 KINDS = {
     "N(0, 1)": (1, 0, None),
@@ -32,6 +34,8 @@ KINDS = {
 }
 CLASSES = [2, 3, 10, 100, 1000, 30_000]
 ELEMENTS = 6000
+DIFFERENCES = [1e-3, 0.01, 0.1, 1, 10, 30]      # of logits from those of a reference
+SHIFTS = [0, 100, 1, -100]
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 each_kind = pytest.mark.parametrize("kind", [kind for kind in KINDS if "1e4" not in kind])
@@ -118,6 +122,12 @@ def test_reference():
         sigmoids = [[1 / (1 + mpmath.exp(-mpmath.mpf(v))) for v in row] for row in x[:20].tolist()]
         softplus = [[-mpmath.log(p) for p in row] for row in sigmoids]
         loss, grad, hess = reference.cross_entropy(x, labels, reduction="none", return_hess=True)
+        other = x + np.resize([1e-3, 1, 30], (len(x), 1)) * np.random.default_rng(0).normal(size=x.shape) + 100
+        others = [[mpmath.exp(mpmath.mpf(v)) for v in row] for row in other.tolist()]
+        others = [[e / mpmath.fsum(row) for e in row] for row in others]
+        pairs = [zip(row, other_row, strict=True) for row, other_row in zip(softmax, others, strict=True)]
+        divergences = [mpmath.fsum(q * mpmath.log(q / p) for q, p in row) for row in pairs]
+        divergence, _ = reference.kl_divergence(other, x, reduction="none")
         ones = np.ones((20, 10))
         binary_loss, binary_grad = reference.binary_cross_entropy_with_logits(x[:20], ones, reduction="none")
         for twin, exact in (
@@ -127,6 +137,7 @@ def test_reference():
             (loss, losses),
             (grad, grads),
             (hess, [[p * (1 - p) for p in row] for row in softmax]),
+            (divergence, divergences),
             (binary_loss, softplus),
             (binary_grad, [[p - 1 for p in row] for row in sigmoids]),
         ):
@@ -349,6 +360,26 @@ def test_weighted_means(target, cell):
     dropped = (cell.dropped_grad(t) if target == "label" else cell.dropped_softmax) * total / total.sum()
     at = exact_grad if target == "label" else np.maximum(total * cell.softmax, masses) / total.sum()
     assert_ulp(grad, exact_grad, GRADIENT, at=at, dropped=dropped)
+
+
+def test_kl_divergence(cell):
+    """Large cells with every difference and two shifts, small ones with some of them, in turns."""
+    for i, difference in enumerate(DIFFERENCES):
+        for j, shift in enumerate(SHIFTS):
+            if (i + 2 * j + sum(cell.seed)) % (2 if cell.is_large else 8) == 0:
+                check_divergence(cell, difference, shift)
+
+
+def check_divergence(cell, difference, shift):
+    noise = cell.rng.normal(size=cell.logits.shape, scale=difference)
+    ref = (cell.logits.astype(np.float64) + noise + shift).astype(cell.dtype)
+    loss, grad = xent.kl_divergence(cell.logits, ref, reduction="none", return_grad=True)
+    exact_loss, exact_grad = reference.kl_divergence(cell.logits, ref, reduction="none")
+    q = reference.softmax(ref)
+    size = 1 + np.abs(noise).max(-1, keepdims=True)
+    dropped = cell.dropped_softmax + np.where(q < cell.smallest, q, 0) * size
+    assert_ulp(loss, exact_loss, DIVERGENCE, dropped=dropped.sum(-1))
+    assert_ulp(grad, exact_grad, DIVERGENCE_GRADIENT, at=np.maximum(cell.softmax, q))
 
 
 def test_categorical_cross_entropy(cell):

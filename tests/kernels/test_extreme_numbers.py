@@ -196,6 +196,18 @@ def test_sample_weights_of_any_ratio(name, kind, dtype):
 
 
 @each_dtype
+def test_gradients_under_small_weights(dtype):
+    """They keep their digits down to the smallest normal numbers."""
+    for n in (3, 100, 300, 3000):
+        x = np.random.default_rng(n).normal(size=(6, n)).astype(dtype)
+        labels = np.arange(6) % n
+        for weight in (1e-20, 1e-25, 1e-28, 1e-30, 1e-33, 1e-36, 1e-80, 1e-290):
+            grad = xent.cross_entropy(x, labels, sample_weight=np.full(6, weight), reduction="sum", return_grad=True)[1]
+            exact = reference.cross_entropy(x, labels, sample_weight=np.full(6, weight), reduction="sum")[1]
+            reference.assert_ulp(grad, exact, 4)
+
+
+@each_dtype
 @each_kind
 def test_the_heaviest_row_is_ignored(kind, dtype):
     """The other weights are 1e-600 times as large."""

@@ -71,11 +71,20 @@ def categorical_cross_entropy(move, form="labels", at="last axis, few classes", 
     return partial(xent.categorical_cross_entropy, p, target, axis=axis, n_threads=2, **given), None
 
 
-def evaluate(move, at="last axis, few classes", options=None):
+def kl_divergence(move, at="last axis, few classes", dtype=np.float32, grad=None, options=None):
+    axis, shape = SHAPES[at]
+    x, ref = move(filled(shape, dtype, times=8)), move(filled(shape, times=7))
+    given = {name: make(shape, axis, move) for name, make in (options or {}).items()}
+    out = move(np.zeros(shape, grad)) if grad else None
+    return partial(xent.kl_divergence, x, ref, axis=axis, grad_out=out, n_threads=2, **given), out
+
+
+def evaluate(move, at="last axis, few classes", options=None, compares=False):
     axis, shape = SHAPES[at]
     x, labels = move(filled(shape, times=8)), target_for("labels", shape, axis, None, move)
     given = {name: make(shape, axis, move) for name, make in (options or {}).items()}
-    return partial(xent.evaluate, x, labels, axis=axis, n_threads=2, **given), None
+    ref = move(filled(shape, times=7)) if compares else None
+    return partial(xent.evaluate, x, labels, axis=axis, reference=ref, n_threads=2, **given), None
 
 
 def fit_temperature(move, at="last axis, few classes", dtype=np.float32, options=None):
@@ -132,6 +141,7 @@ OPTIONS = {
     "z_loss": lambda *_: 0.01,
     "poly_epsilon": lambda *_: 1.5,
 }
+KL_OPTIONS = ("sample_weight", "where", "logit_scale")
 WEIGHTED = {"sample_weight": row_weights}
 UNREDUCED = {"reduction": lambda *_: "none"}
 
@@ -170,6 +180,11 @@ def table():
         masked = {"where": OPTIONS["where"], "sample_weight": row_weights}
         yield f"fit_temperature, {at}", partial(fit_temperature, at=at)
         yield f"fit_temperature, {at}, float64, options", partial(fit_temperature, at=at, dtype=float, options=masked)
+        yield f"evaluate, {at}, reference", partial(evaluate, at=at, compares=True)
+        yield f"kl_divergence, {at}", partial(kl_divergence, at=at)
+        yield f"kl_divergence, {at}, gradient, every option", partial(
+            kl_divergence, at=at, grad=np.float32, options={name: OPTIONS[name] for name in KL_OPTIONS}
+        )
     for form in TARGETS:
         for grad in (None, np.float16, np.float32):
             row = partial(cross_entropy, form=form, dtype=np.float16, grad=grad)
@@ -183,6 +198,7 @@ def table():
     for options in (WEIGHTED, UNREDUCED):
         yield f"categorical_cross_entropy, {min(options)}", partial(categorical_cross_entropy, options=options)
     yield "evaluate, sample_weight", partial(evaluate, options=WEIGHTED)
+    yield "kl_divergence, float16", partial(kl_divergence, dtype=np.float16, grad=np.float16)
 
     for name, function in BINARY.items():
         row = partial(binary, function=function)

@@ -51,8 +51,8 @@ def calls(shape, dtype):
     sparse = np.stack([labels, np.zeros_like(labels)], -1), np.stack([weight, weight / 3], -1)
     options = {"sample_weight": weight, "return_grad": True}
 
-    def evaluate(n):
-        loss, accuracy, topk, *rest = xent.evaluate(x, labels, sample_weight=weight, n_threads=n)
+    def evaluate(n, ref=None):
+        loss, accuracy, topk, *rest = xent.evaluate(x, labels, sample_weight=weight, reference=ref, n_threads=n)
         return loss, accuracy, *topk.values(), *rest
 
     return {
@@ -70,6 +70,9 @@ def calls(shape, dtype):
         "sparse": lambda n: xent.cross_entropy(x, sparse, n_threads=n, **options),
         "evaluate": evaluate,
         "fit_temperature": lambda n: xent.fit_temperature(x, labels, sample_weight=weight, n_threads=n),
+        "evaluate, reference": lambda n: evaluate(n, target),
+        "divergence, mean": lambda n: xent.kl_divergence(x, target, n_threads=n, **options),
+        "divergence, none": lambda n: xent.kl_divergence(x, target, reduction="none", n_threads=n, **options),
         "categorical_cross_entropy": lambda n: xent.categorical_cross_entropy(proba, labels, n_threads=n),
         "binary": lambda n: xent.binary_cross_entropy_with_logits(x, proba, return_grad=True, n_threads=n),
         "binary, none": lambda n: xent.binary_cross_entropy_with_logits(
@@ -80,8 +83,8 @@ def calls(shape, dtype):
 
 
 UNREDUCED = ["logsumexp", "logsumexp with factors", "softmax", "masked softmax", "masked logsumexp",
-             "log_softmax of the first axis", "labels, none",
-             "distribution, none", "binary, none"]      # fmt: skip
+             "log_softmax of the first axis", "labels, none", "distribution, none", "divergence, none",
+             "binary, none"]      # fmt: skip
 
 
 def assert_equal_results(a, b):

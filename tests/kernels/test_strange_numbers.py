@@ -58,6 +58,10 @@ def test_floating_point_flags_are_not_seen(dtype):
             for target in (labels, t):
                 xent.cross_entropy(x, target, class_weight=[0, 1, 2], return_grad=True, **options)
             xent.categorical_cross_entropy(p, labels, **options)
+            for other in (x, x[::-1], t):
+                xent.kl_divergence(x, other, return_grad=True, **options)
+                xent.kl_divergence(x, other, logit_scale=1e30, **options)
+                xent.evaluate(x, labels, reference=other)
             options["sample_weight"] = options["sample_weight"][:, None]
             xent.binary_cross_entropy_with_logits(x, p, pos_weight=[0, 1, 2], return_grad=True, **options)
             xent.binary_cross_entropy(p, p, return_grad=True, **options)

@@ -15,7 +15,9 @@ from good_arguments import (
     OTHER_FLOATS,
     PRIMITIVES,
     PROBA,
+    SECOND,
     SIXTEENTHS,
+    WEIGHT_SHAPE,
     X,
     fails,
     inf,
@@ -48,10 +50,10 @@ def take_arrays():
         yield name, "x", good, {}
     yield "logsumexp", "b", good, {"x": good}
     for name, (_, target) in LOSSES.items():
-        given = {FIRST[name]: good, "target": target}
+        given = {FIRST[name]: good, SECOND[name]: target}
         yield name, FIRST[name], good, given
-        yield name, "sample_weight", good[:, 1] if target is LABELS else good, given
-        yield name, *(("target[1]", good[:, :2]) if target is LABELS else ("target", good)), given
+        yield name, "sample_weight", good[:, 1] if WEIGHT_SHAPE[name] == (3,) else good, given
+        yield name, *(("target[1]", good[:, :2]) if target is LABELS else (SECOND[name], good)), given
     yield "cross_entropy", "class_weight", good[1], {"logits": good, "target": LABELS}
     yield "binary_cross_entropy_with_logits", "pos_weight", good, {"logits": good, "target": good}
 
@@ -82,7 +84,7 @@ def test_booleans_are_0_and_1(argument, good, call):
     bad = good > good.mean()
     if argument == "proba":
         call = partial(fails, TypeError, f"proba has dtype bool; {SWAPPED}", call)
-    elif argument in ("logits", "x"):
+    elif argument in ("logits", "ref_logits", "x"):
         call = partial(fails, TypeError, f"{argument} has dtype bool; it must be real numbers, {FLOATS}", call)
     else:
         np.testing.assert_array_equal(call(bad), call(bad * 1.0))
@@ -183,7 +185,10 @@ IN_RANGE = {        # what is allowed, values that are not, and values at the li
     "focal_gamma": ("at least 0 and finite", [-1, inf, nan], [0, 2, 5e-324]),
     "z_loss": ("at least 0 and finite", [-5e-324, np.float32(-1), -inf, inf, nan], [0, 5e-324, 1e307]),
 }
-OPTIONS = [*(("cross_entropy", option) for option in IN_RANGE), ("binary_cross_entropy_with_logits", "label_smoothing")]
+OPTIONS = [
+    *(("cross_entropy", option) for option in IN_RANGE), ("binary_cross_entropy_with_logits", "label_smoothing"),
+    ("kl_divergence", "logit_scale"),
+]       # fmt: skip
 each_option = pytest.mark.parametrize(("name", "option"), OPTIONS, ids=[f"{f}-{option}" for f, option in OPTIONS])
 
 
@@ -254,8 +259,7 @@ def test_repeated_axes(name):
 @each_loss
 @pytest.mark.parametrize(("bad", "found"), [(-1, "-1.0"), (nan, "nan"), (-inf, "-inf"), (-1e-300, "-1e-300")])
 def test_weights_are_at_least_0(bad, found, name):
-    f, args = getattr(xent, name), LOSSES[name]
-    shape = (3,) if args[1] is LABELS else (3, 4)
+    f, args, shape = getattr(xent, name), LOSSES[name], WEIGHT_SHAPE[name]
     weight = np.ones(shape)
     weight[-1] = bad
     place = "2" if len(shape) == 1 else "2, 0"
@@ -268,8 +272,7 @@ def test_weights_are_at_least_0(bad, found, name):
 
 @each_loss
 def test_shape_of_weights(name):
-    f, args = getattr(xent, name), LOSSES[name]
-    shape = (3,) if args[1] is LABELS else (3, 4)
+    f, args, shape = getattr(xent, name), LOSSES[name], WEIGHT_SHAPE[name]
     for bad in ((2,), (3, 3), (1, 3, 4), (0,)):
         message = f"sample_weight has shape {bad}; it must broadcast to {shape}, the shape of the unreduced loss"
         fails(ValueError, message, f, *args, sample_weight=np.ones(bad))
@@ -284,7 +287,7 @@ def test_shape_of_class_and_positive_weights():
         fails(ValueError, message, xent.binary_cross_entropy_with_logits, X, X, pos_weight=np.ones(bad))
 
 
-WITH_WHERE = [(name, args) for name, args in EVERY if name in ("cross_entropy", *PRIMITIVES)]
+WITH_WHERE = [(name, args) for name, args in EVERY if name in ("cross_entropy", "kl_divergence", *PRIMITIVES)]
 each_mask = pytest.mark.parametrize(("name", "args"), WITH_WHERE, ids=[name for name, _ in WITH_WHERE])
 
 
@@ -302,7 +305,7 @@ def test_shape_of_where(name, args):
     for bad in ((3,), (2, 4), (4, 1), (4, 3), (1, 3, 4), (0,)):
         message = f"where has shape {bad}; it must broadcast to (3, 4), the shape of {FIRST.get(name, 'x')}"
         for axis, labels in ((1, LABELS), (0, [0, 1, 2, 0])):
-            given = (X, labels) if args[1:] else (X,)
+            given = (X, labels) if name == "cross_entropy" else args
             fails(ValueError, message, getattr(xent, name), *given, axis=axis, where=np.ones(bad, bool))
     message = "where has shape (3,); it must broadcast to (3, 4), the shape of x and b"
     fails(ValueError, message, xent.logsumexp, np.zeros((3, 1)), b=np.ones(4), where=np.ones(3, bool))

@@ -1,4 +1,5 @@
-"""evaluate and StreamingLoss against the twin: types, layouts, weights, ties, infinities; merging to the last bit."""
+"""evaluate and StreamingLoss against the twin: types, layouts, weights, ties, infinities, calibration, references;
+merging to the last bit."""
 
 import copy
 import math
@@ -84,6 +85,9 @@ def test_layouts_and_axes(layout, dtype):
             given_logits, given_labels = move(logits), move(labels)
             check(given_logits, given_labels, axis=axis, topk=(1, 2))
             check(given_logits, given_labels, axis=axis, topk=(1, 2), sample_weight=move(weight))
+            ref = problem(shape, axis, dtype, seed=1)[0]
+            compared = check(given_logits, given_labels, axis=axis, topk=(1, 2), reference=move(ref))
+            assert_equal(compared, xent.evaluate(logits, labels, axis=axis, topk=(1, 2), reference=ref))
             np.testing.assert_array_equal(given_logits, logits)
             np.testing.assert_array_equal(given_labels, labels)
 
@@ -107,7 +111,7 @@ def test_row_lengths(lengths, dtype):
         x = rows_with_every_maximum(n, dtype)
         for rank in sorted({0, 1 % n, n // 2, n - 1}):
             labels = np.argsort(-x, axis=1)[:, rank]
-            result = check(x, labels, topk=[1, rank + 1, max(rank, 1)])
+            result = check(x, labels, topk=[1, rank + 1, max(rank, 1)], reference=x[::-1])
             assert result.topk[rank + 1] == 1
             assert result.accuracy == (rank == 0)
             check(x.T.copy(), labels, axis=0, topk=rank + 1)
@@ -261,6 +265,184 @@ def test_infinite_sums():
         assert_equal(parts[0].merge(parts[1]).result(), result)
 
 
+# --- calibration -----------------------------------------------------------------------------------------------------
+
+
+@each_dtype
+@pytest.mark.parametrize("n", [2, 3, 10, 300, 3000])
+def test_brier_score_is_that_of_scikit_learn(n, dtype):
+    metrics = pytest.importorskip("sklearn.metrics")
+    logits, labels, weight = problem((40, n), dtype=dtype)
+    p = xent.softmax(logits.astype(np.float64))
+    try:
+        expected = metrics.brier_score_loss(
+            labels, p, sample_weight=weight, labels=np.arange(n), scale_by_half=False
+        )
+    except TypeError:
+        pytest.skip("this scikit-learn has no Brier score of several classes")
+    result = xent.evaluate(logits, labels, sample_weight=weight)
+    assert result.brier == pytest.approx(expected, rel=8 * float(np.finfo(dtype).eps))
+
+
+def test_calibration_error_by_hand():
+    """Largest probabilities of 0.9 (bin 14 of 15, one of two rows right), 0.6 (bin 9, right) and 0.5 (bin 8, wrong)."""
+    p = np.array([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4], [0.5, 0.5]])
+    x = np.log(p)
+    labels = [0, 0, 0, 1]
+    gaps = [abs(0.5 - 0.9), abs(1 - 0.6), abs(0 - 0.5)]
+    assert xent.evaluate(x, labels).ece == pytest.approx((2 * gaps[0] + gaps[1] + gaps[2]) / 4, rel=1e-14)
+    weight = np.array([3, 1, 2, 4])
+    gaps = [abs(3 / 4 - 0.9), abs(1 - 0.6), abs(0 - 0.5)]
+    expected = (4 * gaps[0] + 2 * gaps[1] + 4 * gaps[2]) / 10
+    assert xent.evaluate(x, labels, sample_weight=weight).ece == pytest.approx(expected, rel=1e-14)
+    together = xent.evaluate(np.log([[0.95, 0.05], [0.97, 0.03]]), [0, 1]).ece     # in one bin, where they cancel
+    assert together == pytest.approx(abs(0.95 + 0.97 - 1) / 2, rel=1e-14)
+
+
+@each_dtype
+@pytest.mark.parametrize("n", [1, 3, 5, 15])
+def test_bins_are_closed_on_the_right(n, dtype):
+    """n equal classes have a probability of 1/n, the end of a bin: a row just below is in the same bin, one just above
+    in another."""
+    x = np.zeros((3, n + 1), dtype)
+    x[:, n] = -INF
+    x[1, n], x[2, 0] = -7, 2.0**-7
+    p = xent.softmax(x.astype(np.float64)).max(axis=1)
+    assert p[1] < p[0] == 1 / n
+    expected = (abs(1 - p[0] - p[1]) + p[2]) / 3 if n > 1 else abs(1 - p.sum()) / 3     # there is nothing above 1
+    labels = np.array([0, n, n])
+    result = xent.evaluate(x, labels)
+    assert result.ece == pytest.approx(expected, rel=8 * float(np.finfo(dtype).eps))
+    check(x, labels)
+
+
+@each_dtype
+def test_confident_rows_keep_the_digits_of_their_calibration(dtype):
+    """1 - p is not computed as that: rows that are right are off by the sum of the other probabilities."""
+    for n in (3, 300, 3000):
+        for lead in (20, 40, 80):
+            x = np.zeros((5, n), dtype)
+            x[:, 0] = lead
+            rest = (n - 1) * math.exp(-lead)
+            result = xent.evaluate(x, [0] * 5)
+            assert result.ece == pytest.approx(rest / (1 + rest), rel=8 * float(np.finfo(dtype).eps))
+            brier = ((n - 1) * math.exp(-2 * lead) + rest**2) / (1 + rest) ** 2
+            assert result.brier == pytest.approx(brier, rel=16 * float(np.finfo(dtype).eps))
+            assert xent.evaluate(x, [1] * 5).ece == pytest.approx(1 / (1 + rest))
+
+
+# --- references ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64, "i2"])
+@pytest.mark.parametrize("ref_dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64, "i8"])
+def test_references_of_other_types(ref_dtype, dtype):
+    for n in (3, 200, 2100):
+        logits, labels, weight = problem((9, n), dtype=dtype)
+        ref = problem((9, n), dtype=ref_dtype, seed=1)[0]
+        result = xent.evaluate(logits, labels, sample_weight=weight, reference=ref)
+        wide = [a.astype(np.float64) for a in (logits, ref)]
+        expected = xent.evaluate(wide[0], labels, sample_weight=weight, reference=wide[1])
+        assert result.agreement == expected.agreement
+        assert result.kl == pytest.approx(expected.kl, rel=1e-5)
+        assert result.kl == pytest.approx(xent.kl_divergence(logits, ref, sample_weight=weight), rel=1e-6)
+
+
+@each_dtype
+def test_a_reference_changes_no_other_measure(dtype):
+    for n in (3, 40, 200, 2100):
+        logits, labels, weight = problem((60, n), dtype=dtype)
+        logits[::5, 0], logits[3::7], logits[4::9, 1] = -INF, 7, 1e30
+        ref = problem((60, n), dtype=dtype, seed=1)[0]
+        ref[::3] = logits[::3]
+        alone = xent.evaluate(logits, labels, sample_weight=weight)
+        compared = xent.evaluate(logits, labels, sample_weight=weight, reference=ref)
+        np.testing.assert_equal(tuple(compared)[:-2], tuple(alone)[:-2])
+        assert math.isnan(alone.kl)
+        assert math.isnan(alone.agreement)
+
+
+@each_dtype
+@pytest.mark.parametrize("n", [2, 3, 8, 17, 40, 300, 5000])
+def test_agreement(n, dtype):
+    """The first largest class counts; rows that have none, or NaN, agree with none, not even with themselves."""
+    x = np.zeros((8, n), dtype)
+    ref = x.copy()
+    x[1, n - 1] = ref[1, n - 1] = 1
+    x[2, :2] = ref[2, 1] = 1            # a tie, of which the reference has the second
+    x[3, n - 1] = NAN
+    ref[4, 0] = NAN
+    x[5], ref[5] = -INF, -INF
+    x[6, n - 1], ref[6, n - 1] = INF, INF
+    ref[7] = -INF
+    for i, agrees in enumerate([1, 1, 0, 0, 0, 0, 1, 0]):
+        for a, b in ((x[i], ref[i]), (ref[i], x[i])):
+            assert xent.evaluate(a, 0, reference=b).agreement == agrees, i
+    weight = np.arange(1, 9)
+    assert check(x, np.zeros(8, int), reference=ref, sample_weight=weight).agreement == (1 + 2 + 7) / 36
+    assert xent.evaluate(x[:3], [0] * 3, reference=x[:3].copy()).kl == 0
+
+
+@each_dtype
+@pytest.mark.parametrize("n", [3, 40, 200, 2100])
+def test_strange_references(n, dtype):
+    """Classes that cannot happen in one of the two, numbers of any size, and rows without probabilities."""
+    with np.errstate(all="raise"):
+        logits, labels, _ = problem((5, n), dtype=dtype)
+        labels[:] = 1
+        ref = problem((5, n), dtype=dtype, seed=1)[0]
+        ref[0, 0] = -INF
+        assert math.isfinite(check(logits, labels, reference=ref).kl)
+        assert check(ref, labels, reference=logits).kl == INF
+        assert check(ref, np.where(labels == 1, [-100, 1, 1, 1, 1], 0), reference=logits).kl < INF
+        assert math.isfinite(check(logits, labels, reference=(ref[1:] * 1e30).astype(dtype)[[0, 1, 2, 3, 0]]).kl)
+        assert math.isfinite(check((ref[1:] * 1e30).astype(dtype), labels[1:], reference=logits[1:]).kl)
+        for value in (NAN, INF):
+            ref[1, n - 1] = value
+            result = xent.evaluate(logits, labels, reference=ref)
+            assert math.isnan(result.kl)
+            assert math.isfinite(result.loss)
+            assert math.isfinite(xent.evaluate(logits, labels, reference=ref, sample_weight=[1, 0, 1, 1, 1]).kl)
+        ref[1] = -INF
+        assert math.isnan(xent.evaluate(logits, labels, reference=ref).kl)
+
+
+BAD_REFERENCES = [
+    (np.zeros((3, 5)), ValueError, "reference has shape (3, 5); it must have shape (3, 4), as logits"),
+    ([0, 1, 2], ValueError, "reference has shape (3,); it must have shape (3, 4), as logits"),
+    (np.zeros((3, 4), complex), TypeError,
+     "reference has dtype complex128; it must be real numbers, float16, bfloat16, float32 or float64"),
+    (np.zeros((3, 4), bool), TypeError,
+     "reference has dtype bool; it must be real numbers, float16, bfloat16, float32 or float64"),
+]
+
+
+@pytest.mark.parametrize(("bad", "error", "message"), BAD_REFERENCES, ids=range(len(BAD_REFERENCES)))
+def test_bad_references(bad, error, message):
+    stream = xent.StreamingLoss().update(X, [0, 1, 2], reference=X)
+    before = pickle.dumps(stream)
+    fails(error, message, stream.update, X, [0, 1, 2], reference=bad)
+    assert pickle.dumps(stream) == before
+    fails(error, message, xent.evaluate, X, [0, 1, 2], reference=bad)
+
+
+def test_all_batches_have_a_reference_or_none():
+    with_one, without = (xent.StreamingLoss().update(X, [0, 1, 2], reference=ref) for ref in (X, None))
+    before = [pickle.dumps(stream) for stream in (with_one, without)]
+    message = "reference is missing; the batches before had one: all must have one, or none"
+    fails(ValueError, message, with_one.update, X, [0, 1, 2])
+    fails(ValueError, message, pickle.loads(before[0]).update, X[:0], [])
+    message = "reference is given; the batches before had none: all must have one, or none"
+    fails(ValueError, message, without.update, X, [0, 1, 2], reference=X)
+    message = "other has seen a reference, and this object none; both must, or neither"
+    fails(ValueError, message, without.merge, with_one)
+    message = "this object has seen a reference, and other none; both must, or neither"
+    fails(ValueError, message, with_one.merge, without)
+    assert [pickle.dumps(stream) for stream in (with_one, without)] == before
+    for empty in (xent.StreamingLoss().merge(with_one), with_one.merge(xent.StreamingLoss())):
+        assert_equal(empty.result(), xent.evaluate(X, [0, 1, 2], reference=X))
+
+
 # --- what is left out ------------------------------------------------------------------------------------------------
 
 
@@ -395,16 +577,20 @@ def test_update_and_merge_return_the_object():
 
 
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
-def test_copies(again):
+@pytest.mark.parametrize("compares", [False, True])
+def test_copies(compares, again):
     """Copies continue where the object was, independently of it."""
     logits, labels, _ = problem((20, 7))
+    ref = problem((20, 7), seed=1)[0] if compares else None
+    first, last, every = (None if ref is None else ref[rows].T for rows in (slice(9), slice(9, None), slice(None)))
     options = {"topk": (2, 3), "axis": 0, "ignore_index": 4, "n_threads": 2}
-    stream = xent.StreamingLoss(**options).update(logits[:9].T, labels[:9])
+    stream = xent.StreamingLoss(**options).update(logits[:9].T, labels[:9], reference=first)
     other = again(stream)
     assert repr(other) == repr(stream)
     assert other.n_threads == 2
-    assert_equal(other.update(logits[9:].T, labels[9:]).result(), xent.evaluate(logits.T, labels, **options))
-    assert_equal(stream.result(), xent.evaluate(logits[:9].T, labels[:9], **options))
+    result = other.update(logits[9:].T, labels[9:], reference=last).result()
+    assert_equal(result, xent.evaluate(logits.T, labels, reference=every, **options))
+    assert_equal(stream.result(), xent.evaluate(logits[:9].T, labels[:9], reference=first, **options))
     assert_equal(again(stream.result()), stream.result())
 
 
@@ -413,18 +599,20 @@ def test_number_of_threads(dtype):
     for shape in [(6000, 100), (100, 6000)]:
         assert threads.cut(*shape, 4).threads == 4
         logits, labels, weight = problem(shape, dtype=dtype)
-        serial = xent.evaluate(logits, labels, sample_weight=weight, n_threads=1)
+        options = {"sample_weight": weight, "reference": logits[::-1]}
+        serial = xent.evaluate(logits, labels, n_threads=1, **options)
         for n_threads in (2, 3, 4, None):
-            assert_equal(xent.evaluate(logits, labels, sample_weight=weight, n_threads=n_threads), serial)
+            assert_equal(xent.evaluate(logits, labels, n_threads=n_threads, **options), serial)
 
 
-def pieces(logits, labels, weight, rng, **options):
+def pieces(logits, labels, weight, ref, rng, **options):
     """Shards of several batches, merged in any order and grouping, some of them after pickling."""
     n_shards = rng.integers(1, 6)
     shards = [xent.StreamingLoss(n_threads=int(rng.integers(1, 4)), **options) for _ in range(n_shards)]
     order = rng.permutation(len(logits))
     for batch in np.split(order, np.sort(rng.integers(0, len(order) + 1, rng.integers(0, 12)))):
-        shards[rng.integers(n_shards)].update(logits[batch], labels[batch], sample_weight=weight[batch])
+        given = {"sample_weight": weight[batch], "reference": None if ref is None else ref[batch]}
+        shards[rng.integers(n_shards)].update(logits[batch], labels[batch], **given)
     while len(shards) > 1:
         one, other = (shards.pop(rng.integers(len(shards))) for _ in range(2))
         shards.append(one.merge(pickle.loads(pickle.dumps(other)) if rng.integers(2) else other))
@@ -437,12 +625,14 @@ def pieces(logits, labels, weight, rng, **options):
     classes=st.integers(1, 12),
     scale=st.sampled_from([1e-3, 1, 30, 1e4]),
     strange=st.sampled_from([(), (-INF,), (NAN, INF, -INF)]),
+    compares=st.booleans(),
     seed=st.integers(0, 2**32),
 )
-def test_merged_shards_are_one_pass(dtype, rows, classes, scale, strange, seed):
+def test_merged_shards_are_one_pass(dtype, rows, classes, scale, strange, compares, seed):
     """Weights of very different size, and of 0, and ignored rows; work in many blocks, for several threads."""
     rng = np.random.default_rng(seed)
     logits, labels, _ = problem((rows, classes), dtype=dtype, seed=seed, scale=scale)
+    ref = logits + rng.normal(size=logits.shape).astype(dtype) if compares else None
     for value in strange:
         logits[rng.integers(rows), rng.integers(classes)] = value
     weight = 10 ** rng.uniform(-8, 8, rows) * (rng.random(rows) < 0.9)
@@ -450,9 +640,9 @@ def test_merged_shards_are_one_pass(dtype, rows, classes, scale, strange, seed):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threads, "BLOCK_ELEMENTS", 40)
         patch.setattr(threads, "THREAD_ELEMENTS", 80)
-        whole = xent.evaluate(logits, labels, topk=(1, 3), sample_weight=weight)
+        whole = xent.evaluate(logits, labels, topk=(1, 3), sample_weight=weight, reference=ref)
         for _ in range(3):
-            assert_equal(pieces(logits, labels, weight, rng, topk=(1, 3)), whole)
+            assert_equal(pieces(logits, labels, weight, ref, rng, topk=(1, 3)), whole)
 
 
 @pytest.mark.parametrize("weight", [[2**53, 1, 2**-54], [1, 2**-53, 2**-107], [2**90, 2**37, 1], [2**53, 3, 2**-52, 1]])

@@ -72,6 +72,8 @@ def test_floats(dtype):
         same(xent.logsumexp(frame, b=frame), [xent.logsumexp(x, b=x)])
         same(xent.linear_cross_entropy(frame, make(x), LABELS), [xent.linear_cross_entropy(x, x, LABELS)])
         assert xent.evaluate(frame, LABELS, sample_weight=column) == xent.evaluate(x, LABELS, sample_weight=numbers)
+        assert xent.evaluate(frame, LABELS, reference=make(x[::-1])) == xent.evaluate(x, LABELS, reference=x[::-1])
+        same(xent.kl_divergence(frame, make(x[::-1])), [xent.kl_divergence(x, x[::-1])])
         model = xent.LogisticRegression().fit(frame, LABELS)
         np.testing.assert_array_equal(model.coef_, xent.LogisticRegression().fit(x, LABELS).coef_)
 

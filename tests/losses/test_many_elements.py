@@ -65,11 +65,12 @@ def test_large_cross_entropy_along_the_first_axis():
 def test_large_evaluation():
     p = Problem(BASE, "labels", np.float32)
     x, target, weight, ignored = p.logits, p.target, p.options["sample_weight"], {"ignore_index": IGNORED}
-    expected = xent.evaluate(x, target, sample_weight=weight, **ignored)
-    result = xent.evaluate(repeated(x), repeated(target), sample_weight=weight, **ignored)
+    ref = x[:, ::-1] / 2
+    expected = xent.evaluate(x, target, sample_weight=weight, reference=ref, **ignored)
+    result = xent.evaluate(repeated(x), repeated(target), sample_weight=weight, reference=repeated(ref), **ignored)
     assert result.weight == TIMES * expected.weight
     assert result.topk == pytest.approx(expected.topk)
-    for name in ("loss", "accuracy", "perplexity", "entropy"):
+    for name in ("loss", "accuracy", "perplexity", "entropy", "brier", "ece", "kl", "agreement"):
         assert getattr(result, name) == pytest.approx(getattr(expected, name), rel=1e-13)
     assert_same_bits(xent.logsumexp(repeated(x)), repeated(xent.logsumexp(x)))
     p, target = xent.softmax(x), np.maximum(target, 0)
@@ -77,6 +78,17 @@ def test_large_evaluation():
         loss = xent.categorical_cross_entropy(p, t, sample_weight=weight)
         large = xent.categorical_cross_entropy(repeated(p), move_target(repeated, t), sample_weight=weight)
         assert large == pytest.approx(loss, rel=1e-13)
+
+
+@many_elements
+def test_large_divergences():
+    p = Problem(BASE, "labels", np.float32)
+    x, ref, weight = p.logits, p.logits[:, ::-1] / 2, p.options["sample_weight"]
+    rows = xent.kl_divergence(x, ref, sample_weight=weight, reduction="none")
+    many = xent.kl_divergence(repeated(x), repeated(ref), sample_weight=weight, reduction="none")
+    assert_same_bits(many, repeated(rows))
+    total = xent.kl_divergence(repeated(x), repeated(ref), sample_weight=weight, reduction="sum")
+    assert total == pytest.approx(TIMES * rows.sum(dtype=np.float64), rel=1e-13)
 
 
 @many_elements

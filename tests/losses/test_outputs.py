@@ -12,6 +12,7 @@ from good_arguments import (
     MASS,
     PRIMITIVES,
     PROBA,
+    SECOND,
     WITH_GRAD,
     X,
     fails,
@@ -133,6 +134,10 @@ OVERLAPS = [
     ("binary_cross_entropy_with_logits", "target", lambda out: out),
     ("binary_cross_entropy_with_logits", "pos_weight", lambda out: out[1]),
     ("binary_cross_entropy_with_logits", "sample_weight", lambda out: out[:, :1]),
+    ("kl_divergence", "ref_logits", lambda out: out),
+    ("kl_divergence", "ref_logits", lambda out: out.T),
+    ("kl_divergence", "where", lambda out: out.view(bool)[:, 5:9]),
+    ("kl_divergence", "sample_weight", lambda out: out[:, 1]),
 ]
 
 
@@ -140,7 +145,7 @@ OVERLAPS = [
 @pytest.mark.parametrize(("name", "other", "part"), OVERLAPS, ids=[f"{name}-{other}" for name, other, _ in OVERLAPS])
 def test_overlap_with_other_arguments(name, other, part, in_place):
     out, apart = np.zeros((4, 4)), np.zeros((4, 4))
-    given = {"logits": out if in_place else apart, "target": apart, other.split("[")[0]: part(out)}
+    given = {"logits": out if in_place else apart, SECOND[name]: apart, other.split("[")[0]: part(out)}
     message = f"grad_out overlaps {other} in memory; it must be logits itself or not overlap it"
     fails(ValueError, message, getattr(xent, name), **given, grad_out=out)
     assert (out == 0).all()
@@ -167,6 +172,7 @@ BAD_OPTIONS = {
     ],
     "binary_cross_entropy_with_logits": [{"target": X[0]}, {"pos_weight": -1.0}, {"label_smoothing": 2}],
     "binary_cross_entropy": [{"target": X[0]}, {"proba": PROBA + np.eye(3, 4)}],
+    "kl_divergence": [{"ref_logits": X[0]}, {"ref_logits": X * 1j}, {"axis": 2}, {"where": X}, {"logit_scale": nan}],
 }
 COMMON = [{"sample_weight": -1.0}, {"sample_weight": "a"}, {"reduction": "all"}, {"n_threads": 0}, {"n_threads": 1.5}]
 FAILURES = [(name, bad) for name in WITH_GRAD for bad in BAD_OPTIONS[name] + COMMON]
@@ -174,7 +180,7 @@ FAILURES = [(name, bad) for name in WITH_GRAD for bad in BAD_OPTIONS[name] + COM
 
 @pytest.mark.parametrize(("name", "bad"), FAILURES, ids=[f"{name}-{'-'.join(bad)}" for name, bad in FAILURES])
 def test_no_gradient_is_written(name, bad):
-    given = {FIRST[name]: PROBA.copy(), "target": LOSSES[name][1], **bad}
+    given = {FIRST[name]: PROBA.copy(), SECOND[name]: LOSSES[name][1], **bad}
     for grad_out in (np.full((3, 4), 77.0), given[FIRST[name]]):
         before = grad_out.copy()
         with pytest.raises((ValueError, TypeError)):

@@ -127,6 +127,12 @@ def results(x, p, where, labels, dense, indices, masses, class_weight, sample_we
                 x[...] = given
         yield xent.categorical_cross_entropy(p, target, sample_weight=sample_weight, reduction="none")
     yield xent.evaluate(x, labels, sample_weight=sample_weight)[0]
+    yield xent.evaluate(x, labels, sample_weight=sample_weight, reference=dense)[-4:]
+    of_divergence = {name: options[name] for name in ("where", "sample_weight", "logit_scale")}
+    for selected in (of_divergence, {}):
+        for grad in (out, x):
+            yield xent.kl_divergence(x, dense, grad_out=grad, reduction="none", **selected)
+            x[...] = given
     yield xent.logsumexp(x, b=dense, return_sign=True)
     yield xent.logsumexp(x)
     for function in (xent.softmax, xent.log_softmax):

@@ -40,6 +40,15 @@ cdef void load_target_tile(
             copy_element(t, c * n_vectors * lanes(like) + j, &mass, 0)
 
 
+cdef inline vec unless_extreme(vec loss, vec scale) noexcept nogil:
+    """The loss; NaN if the factors of its gradient and Hessian may be out of range, as for `fits_scale`."""
+    cdef vec least = fill(&loss, 1e-17 if vec is vf32 else 1e-230), most = fill(&loss, 1e30 if vec is vf32 else 1e230)
+    cdef vec zero = fill(&loss, 0), none = fill(&loss, NAN)
+    return where_less(
+        absolute(scale), least, where_equal(scale, zero, loss, none), where_less(absolute(scale), most, loss, none)
+    )
+
+
 cdef inline forced_void distribution_tile(
     const LossScratch* scratch, Py_ssize_t n, Py_ssize_t n_vectors, const vec* weight, const vec* scale, bint wants_grad,
     bint wants_hess, vec* loss
@@ -80,6 +89,7 @@ cdef inline forced_void distribution_tile(
         multiply_pairs(unit + 2 * h, inverse, product)
         share = product[HIGH] + product[LOW]
         multiply_pairs(mass, scale + 2 * h, total)
+        loss[2 * h + HIGH] = unless_extreme(loss[2 * h + HIGH], total[HIGH])
         multiply_pairs(product, total, distance)
         factor = distance[HIGH] + distance[LOW]
         if wants_hess:
@@ -123,7 +133,7 @@ cdef void weigh_distributions(
         set_lane(&targets.weight, j, weight)
         set_lane(&targets.scale, j, row_scale)
         targets.skip[j] = not (
-            is_usual_weight(weight.high) and is_moderate(like, weight.high) and is_moderate(like, row_scale.high)
+            is_usual_weight(weight.high) and is_moderate(like, weight.high) and fits_scale(like, row_scale.high)
         )
 
 

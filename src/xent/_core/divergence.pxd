@@ -8,20 +8,27 @@
 #     what is left of them is noise if p and q are close.
 # (b) An estimate c0 of c is enough. Let A be the sum above with delta = d - c0, and B the sum of p exp(c - c0), minus 1,
 #     computed as the sum of q (exp(delta) - 1), + p where q = 0. Then c = c0 + log1p(B), and
-#     KL = A - (B - log1p(B)), where the second term is about B^2 / 2. B is as small as c0 is good.
+#     KL = A - (B - log1p(B)), where the second term is about B^2 / 2. B is as small as c0 is good. If the second term is
+#     not small beside A, as for rows that agree but for classes of hardly any probability, all is repeated with the
+#     better c.
 # (c) Classes come in pieces. Distributions over groups of classes have the same formula, with the shares of the groups
 #     in the place of q and p, and the c of each group in the place of d; the divergence within each group is added,
 #     times its share. So a row is read once, in order.
+#
+# c is kept as what is left of it without the maxima of the two rows, the logarithm of the ratio of the sums of
+# exp(x - m): differences of maxima may overflow.
 
-from libc.math cimport INFINITY, NAN, expm1, fabs, isfinite, isinf, isnan, ldexp, log1p, rint
+from libc.math cimport INFINITY, NAN, fabs, isfinite, isnan, ldexp, log1p, rint
 
 from xent._core.elementary cimport LN2_HIGH, LN2_LOW, LOG2_E, excess_polynomials, log_pair
-from xent._core.exponentials cimport HIGH, LOW, Peak, RowSum, no_peak, small_exp
+from xent._core.exponentials cimport EXPONENT_HEADROOM, HIGH, LOW, Peak, RowSum, no_peak, small_exp
 from xent._core.pairs cimport (
-    Pair, accumulate, add_pair, divide, finite_or_zero, multiply, one_more, single, sum_pairs, two_sum, value,
+    Pair, accumulate, add, add_pair, divide, finite_or_zero, multiply, one_more, single, two_sum, value,
 )
+from xent._core.rows cimport multiply_or_zero, suits_terms
 from xent._core.simd cimport (
-    absolute, fill, forced_void, get, lanes, load_first, multiply_add, store_first, vec, vf64, where_equal, where_less,
+    absolute, fill, forced_void, get, lanes, load_first, multiply_add, put, store_first, vec, vf64, where_equal,
+    where_less,
 )
 
 
@@ -34,7 +41,7 @@ cdef struct Mass:               # of the classes of a row that were seen so far
 cdef struct Compared:           # the classes of two rows that were seen so far
     Mass logits
     Mass reference
-    Pair centre                 # c: the logarithm of the ratio of the masses, if neither is 0
+    Pair log_ratio              # c + (maximum of the reference) - (that of the logits), if there are both
     double divergence           # of the distributions over these classes
 
 
@@ -47,7 +54,7 @@ cdef inline Mass no_mass() noexcept nogil:
 cdef inline Compared nothing_compared() noexcept nogil:
     cdef Compared nothing
     nothing.logits = nothing.reference = no_mass()
-    nothing.centre, nothing.divergence = single(0), 0
+    nothing.log_ratio, nothing.divergence = single(0), 0
     return nothing
 
 
@@ -59,6 +66,13 @@ cdef inline Pair peak_of(const Mass* mass) noexcept nogil:
 
 cdef inline bint is_empty(const Mass* mass) noexcept nogil:
     return mass.peak.high == -INFINITY
+
+
+cdef inline bint is_nothing(const Compared* both) noexcept nogil:
+    """Whether none of the classes can occur; NaN is something."""
+    return (
+        is_empty(&both.logits) and is_empty(&both.reference) and not both.logits.has_nan and not both.reference.has_nan
+    )
 
 
 cdef inline bint has_probabilities(const Mass* mass) noexcept nogil:
@@ -98,8 +112,9 @@ cdef inline Pair exp_minus(Pair d) noexcept nogil:
 
 
 cdef inline bint is_larger(const Mass* a, const Mass* b) noexcept nogil:
-    """Whether the maximum of a is larger than that of b."""
-    return a.peak.high > b.peak.high or (a.peak.high == b.peak.high and a.peak.low > b.peak.low)
+    """Whether the maximum of a is larger than that of b: as within a piece, the first of those that round alike counts
+    as the larger."""
+    return a.peak.high > b.peak.high
 
 
 cdef inline Mass join_masses(const Mass* first, const Mass* second) noexcept nogil:
@@ -124,24 +139,41 @@ cdef inline double share_of(const Mass* part, const Mass* whole) noexcept nogil:
     ))
 
 
-cdef inline Pair log_ratio(const Mass* x, const Mass* reference) noexcept nogil:
-    """logsumexp(x) - logsumexp(ref)"""
-    cdef Pair ratio = gap_between(reference, x)
-    add_pair(&ratio, difference_of(log_sum_of(x), log_sum_of(reference)))
+cdef inline Pair estimate_log_ratio(const Compared* both) noexcept nogil:
+    """log1p(r) of the logits minus that of the reference."""
+    cdef Pair ratio = difference_of(log_sum_of(&both.logits), log_sum_of(&both.reference))
     return two_sum(ratio.high, ratio.low)
 
 
 # --- divergences -----------------------------------------------------------------------------------------------------
 
 
+cdef enum:
+    MOST_PASSES = 4             # over the classes, each with a better c
+
+
+cdef struct ABSums:             # A and B of the comment at the top
+    Pair a
+    Pair b
+
+
 cdef inline double excess(double d) noexcept nogil:
-    """exp(d) - 1 - d"""
-    cdef vf64 x, q
-    if fabs(d) > 1:
-        return expm1(d) - d if d < INFINITY else INFINITY
-    x = fill(<vf64*>NULL, d)
+    """exp(d) - 1 - d for |d| <= 1"""
+    cdef vf64 x = fill(<vf64*>NULL, d), q
     excess_polynomials(&x, &q, 1)
     return d * d * get(&q, 0)
+
+
+cdef inline void add_class(double p, double q, double delta, ABSums* sums) noexcept nogil:
+    """A class, or a group of classes as one. Where exp(delta) is no small change, p is more exact than q exp(delta)."""
+    cdef double more
+    if fabs(delta) <= 1:
+        more = q * excess(delta)
+        add(&sums.b, more + q * delta)
+    else:
+        more = (p - q) - q * delta if q > 0 else p
+        add(&sums.b, p - q)
+    add(&sums.a, more)
 
 
 cdef inline double beyond_log(double b) noexcept nogil:
@@ -149,56 +181,68 @@ cdef inline double beyond_log(double b) noexcept nogil:
     return b * b * (0.5 - b * (1.0 / 3 - b * 0.25)) if fabs(b) < 1e-4 else b - log1p(b)
 
 
-cdef inline void conclude(Compared* both, Pair c0, double a, double b, double within) noexcept nogil:
-    """Centre and divergence from A and B of the comment at the top; `within` is the divergence inside groups."""
-    both.centre = c0
-    both.divergence = INFINITY
-    if isfinite(a) and b > -1:
-        add_pair(&both.centre, single(log1p(b)))
-        both.divergence = within + max(0.0, a - beyond_log(b))
+cdef inline bint conclude(Compared* both, Pair log_ratio, double a, double b, double within) noexcept nogil:
+    """The divergence from A and B, with `within`, that inside groups, and a better log ratio. Returns whether so much of
+    A was cancelled that they should be computed again with that."""
+    cdef double less
+    if not fabs(b) < 0.5:
+        b = 0           # the rounding errors of large terms
+    less = beyond_log(b)
+    both.log_ratio = log_ratio
+    add_pair(&both.log_ratio, single(log1p(b)))
+    both.divergence = within + (0.0 if a <= less else a - less)
+    return 4 * less > a + within
 
 
 cdef inline void add_group(
-    const Compared* group, const Compared* both, Pair c0, double* a, double* b, double* within
+    const Compared* group, const Compared* both, Pair log_ratio, ABSums* sums, double* within
 ) noexcept nogil:
-    """A group of classes as one class of the formula."""
-    cdef double p = share_of(&group.logits, &both.logits), q = share_of(&group.reference, &both.reference), delta, more
+    cdef double p = share_of(&group.logits, &both.logits), q = share_of(&group.reference, &both.reference)
+    cdef Pair delta
+    if is_empty(&group.reference):
+        q = 0
+    elif not isfinite(group.divergence):
+        within[0] = INFINITY
+        return
     if q == 0:
-        a[0] += p
-        b[0] += p
+        add_class(p, 0, INFINITY, sums)
         return
     within[0] += q * group.divergence
-    if is_empty(&group.logits):
-        return              # the divergence is infinite
-    delta = value(difference_of(group.centre, c0))
-    more = excess(delta)
-    a[0] += q * more
-    b[0] += q * (more + delta)
+    delta = difference_of(
+        gap_between(&group.reference, &both.reference), gap_between(&group.logits, &both.logits)
+    )
+    add_pair(&delta, difference_of(group.log_ratio, log_ratio))
+    add_class(p, q, value(delta), sums)
 
 
 cdef inline Compared join_compared(const Compared* first, const Compared* second) noexcept nogil:
     """Two groups of classes together; those of the second come after the others."""
     cdef Compared both
-    cdef Pair c0
-    cdef double a = 0, b = 0, within = 0
+    cdef Pair log_ratio
+    cdef ABSums sums
+    cdef double within
+    cdef Py_ssize_t i
+    if is_nothing(first):
+        return second[0]
+    if is_nothing(second):
+        return first[0]
     both.logits = join_masses(&first.logits, &second.logits)
     both.reference = join_masses(&first.reference, &second.reference)
-    both.centre, both.divergence = single(0), 0
+    both.log_ratio, both.divergence = single(0), 0
     if is_empty(&both.reference):
-        return both
-    if is_empty(&first.logits) and is_empty(&first.reference):
-        both.centre, both.divergence = second.centre, second.divergence
-        return both
-    if is_empty(&second.logits) and is_empty(&second.reference):
-        both.centre, both.divergence = first.centre, first.divergence
         return both
     if not (has_probabilities(&both.logits) and has_probabilities(&both.reference)):
         both.divergence = INFINITY      # without classes that can occur; NaN is found in the masses
         return both
-    c0 = log_ratio(&both.logits, &both.reference)
-    add_group(first, &both, c0, &a, &b, &within)
-    add_group(second, &both, c0, &a, &b, &within)
-    conclude(&both, c0, a, b, within)
+    log_ratio = estimate_log_ratio(&both)
+    for i in range(MOST_PASSES):
+        sums.a = sums.b = single(0)
+        within = 0
+        add_group(first, &both, log_ratio, &sums, &within)
+        add_group(second, &both, log_ratio, &sums, &within)
+        if not conclude(&both, log_ratio, value(sums.a), value(sums.b), within):
+            break
+        log_ratio = both.log_ratio
     return both
 
 
@@ -326,20 +370,42 @@ cdef inline Pair scale_of(const RowSum* sums) noexcept nogil:
     return multiply(sums.unit, sums.inverse)
 
 
-cdef inline void set_constants(const TermPiece* piece, Pair c0, vec* constants) noexcept nogil:
+cdef inline void set_constants(
+    const TermPiece* piece, const Compared* masses, Pair log_ratio, vec* constants
+) noexcept nogil:
+    cdef Pair c0 = gap_between(&masses.reference, &masses.logits)
     cdef double high
+    add_pair(&c0, log_ratio)
     constants[CENTRE] = fill(constants, c0.high)
     high = get(constants + CENTRE, 0)
     constants[CENTRE_LOW] = fill(constants, c0.high - high + c0.low)
     constants[RATIO] = fill(constants, value(divide(scale_of(&piece.sums), scale_of(&piece.ref_sums))))
 
 
+cdef inline Pair lift(Pair unit) noexcept nogil:
+    unit.high, unit.low = ldexp(unit.high, EXPONENT_HEADROOM), ldexp(unit.low, EXPONENT_HEADROOM)
+    return unit
+
+
+cdef inline Pair lifted_factor(const Mass* part, const Mass* row, const RowSum* sums) noexcept nogil:
+    """2^EXPONENT_HEADROOM times what makes probabilities of a row of the terms of a part of it."""
+    return multiply(multiply(exp_minus(gap_between(part, row)), lift(sums.unit)), divide(single(1), one_more(row.rest)))
+
+
 cdef inline forced_void subtract_terms(
-    const vec* e, double p_factor, const vec* q, double q_factor, vec* out, Py_ssize_t n
+    const vec* e, Pair p_lifted, const vec* q, Pair q_lifted, double weight, vec* out, Py_ssize_t n
 ) noexcept nogil:
-    """out = p_factor e - q_factor q. Both products are rounded alike, so that equal terms give 0."""
+    """out = weight (p - q), from terms and factors. Both products are rounded alike, so that equal terms give 0."""
     cdef Py_ssize_t full = n // lanes(e), tail = n - n // lanes(e) * lanes(e), i
-    cdef vec f = fill(e, p_factor), g = fill(e, q_factor)
+    cdef double unit = 1.0 / (1LL << EXPONENT_HEADROOM)
+    cdef double p_factor = value(multiply(p_lifted, single(weight))), q_factor = value(multiply(q_lifted, single(weight)))
+    cdef vec f = fill(e, p_factor * unit), g = fill(e, q_factor * unit)
+    if not (suits_terms(e, p_factor) and suits_terms(e, q_factor)):
+        for i in range(n):
+            put(out, i, multiply_or_zero(
+                get(e, i) * unit * value(p_lifted) - get(q, i) * unit * value(q_lifted), weight
+            ))
+        return
     for i in range(full):
         out[i] = e[i] * f - q[i] * g
     if tail:

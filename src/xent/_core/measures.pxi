@@ -126,25 +126,64 @@ cdef void read_terms(
         )
 
 
+cdef Pair logit_of_piece(const double* x, const double* low, Py_ssize_t j, const vec* like) noexcept nogil:
+    cdef Pair logit = single(get(<const vec*>x, j))
+    if low is not NULL:
+        logit.low = get(<const vec*>low, j)
+    return logit
+
+
+cdef bint compare_again(const TermPiece* piece, Pair log_ratio, Compared* compared, const vec* like) noexcept nogil:
+    """`compare_piece` from this log ratio, class by class in float64. Returns whether to repeat it with a better one."""
+    cdef Pair p_scale = scale_of(&piece.sums), q_scale = scale_of(&piece.ref_sums), x, ref, delta
+    cdef double p, q
+    cdef Py_ssize_t j
+    cdef ABSums sums
+    sums.a = sums.b = single(0)
+    for j in range(piece.n):
+        x, ref = logit_of_piece(piece.x, piece.low, j, like), logit_of_piece(piece.ref, piece.ref_low, j, like)
+        p = get(<const vec*>piece.e, j) * value(p_scale)
+        q = get(<const vec*>piece.q, j) * value(q_scale)
+        if ref.high == -INFINITY:
+            add_class(p, 0, INFINITY, &sums)
+        elif x.high == -INFINITY:
+            compared.divergence = INFINITY
+            return False
+        else:
+            delta = difference_of(
+                difference_of(x, peak_of(&compared.logits)), difference_of(ref, peak_of(&compared.reference))
+            )
+            add_class(p, q, value(difference_of(delta, log_ratio)), &sums)
+    return conclude(compared, log_ratio, value(sums.a), value(sums.b), 0)
+
+
 cdef void compare_piece(const TermPiece* piece, Compared* compared, const vec* like) noexcept nogil:
-    """Centre and divergence, from the terms and masses of both rows."""
+    """Log ratio and divergence, from the terms and masses of both rows."""
     cdef vec constants[COMPARE_VECTORS]
     cdef vec a[2]
     cdef vec t[2]
-    cdef Pair c0, scale
+    cdef Pair log_ratio, scale
     cdef double excess_sum
+    cdef Py_ssize_t i
     if is_empty(&compared.reference):
         return
     if not (has_probabilities(&compared.logits) and has_probabilities(&compared.reference)):
         compared.divergence = INFINITY
         return
-    c0 = log_ratio(&compared.logits, &compared.reference)
-    set_constants(piece, c0, constants)
+    log_ratio = estimate_log_ratio(compared)
+    set_constants(piece, compared, log_ratio, constants)
     a[HIGH] = a[LOW] = t[HIGH] = t[LOW] = fill(like, 0)
     compare_terms(piece, constants, a, t)
     scale = scale_of(&piece.ref_sums)
     excess_sum = value(multiply(sum_pairs(a[HIGH], a[LOW]), scale))
-    conclude(compared, c0, excess_sum, excess_sum + value(multiply(sum_pairs(t[HIGH], t[LOW]), scale)), 0)
+    # Where terms overflow, or A and B nearly cancel, the type of the vectors is too narrow.
+    if not isfinite(excess_sum) or conclude(
+        compared, log_ratio, excess_sum, excess_sum + value(multiply(sum_pairs(t[HIGH], t[LOW]), scale)), 0
+    ):
+        for i in range(MOST_PASSES):
+            if not compare_again(piece, log_ratio, compared, like):
+                break
+            log_ratio = compared.log_ratio
 
 
 # --- the divergence of rows ------------------------------------------------------------------------------------------
@@ -160,13 +199,6 @@ cdef Compared compare_row(Readers* readers, Py_ssize_t i, TermPiece* piece, vec*
         row = join_compared(&row, &part) if start > 0 else part
         start += piece.n
     return row
-
-
-cdef double term_factor(const Mass* part, const Mass* row, const RowSum* sums, double weight) noexcept nogil:
-    """What makes probabilities, times `weight`, of the terms of a piece."""
-    return value(multiply(
-        multiply(exp_minus(gap_between(part, row)), sums.unit), divide(single(weight), one_more(row.rest))
-    ))
 
 
 cdef void write_difference(
@@ -185,8 +217,8 @@ cdef void write_difference(
             read_terms(readers, i, start, start, piece, &part, like)
         if exists:
             subtract_terms(
-                <vec*>piece.e, term_factor(&part.logits, &row.logits, &piece.sums, weight),
-                <vec*>piece.q, term_factor(&part.reference, &row.reference, &piece.ref_sums, weight), grad, n
+                <vec*>piece.e, lifted_factor(&part.logits, &row.logits, &piece.sums),
+                <vec*>piece.q, lifted_factor(&part.reference, &row.reference, &piece.ref_sums), weight, grad, n
             )
         else:
             fill_row(grad, n, NAN)
@@ -212,9 +244,26 @@ cdef struct KLTask:
     double* sums                # of each block
 
 
-cdef inline bint may_overflow(const Compared* row, double divergence, const vec* like) noexcept nogil:
-    """Whether a row may have a divergence in float64 though it has none, or an infinite one, in float32."""
-    return vec is vf32 and not isfinite(divergence) and not row.logits.has_nan and not row.reference.has_nan
+cdef bint repeats_comparison(const KLTask* task, Py_ssize_t i, const Compared* row, const vec* like) noexcept nogil:
+    """Whether a row has no finite divergence because its scaled logits overflow, and `repeat_comparison` may find one: of
+    float32 always, of float64 if there is an origin to subtract."""
+    if not transforms(&task.batch) or isfinite(divergence_of(row)) or row.logits.has_nan or row.reference.has_nan:
+        return False
+    return vec is vf32 or (
+        task.batch.transform.origin == 0 and task.reference.transform.origin == 0
+        and (choose_origin(&task.batch, i) != 0 or choose_origin(&task.reference, i) != 0)
+    )
+
+
+cdef void repeat_comparison(
+    const KLTask* task, const PieceScratch* scratch, Py_ssize_t i, Pair* total, vec* like
+) noexcept nogil:
+    """Compute a row in float64; if it overflows there too, from the distances of its logits to the largest."""
+    cdef KLTask moved = task[0]
+    if vec is vf64:
+        moved.batch.transform.origin = choose_origin(&task.batch, i)
+        moved.reference.transform.origin = choose_origin(&task.reference, i)
+    kl_rows(&moved, scratch, i, i + 1, total, <vf64*>NULL)
 
 
 cdef void kl_rows(
@@ -223,7 +272,7 @@ cdef void kl_rows(
     """Add up the divergences; write each divergence and gradient where they are wanted."""
     cdef const Batch* batch = &task.batch
     cdef Py_ssize_t i
-    cdef double weight, divergence
+    cdef double weight
     cdef Readers readers
     cdef Compared row
     cdef TermPiece piece
@@ -236,11 +285,10 @@ cdef void kl_rows(
             write_zeros(&batch.grad, i, <vec*>scratch.grad)
         else:
             row = compare_row(&readers, i, &piece, like)
-            divergence = divergence_of(&row)
-            if may_overflow(&row, divergence, like):
-                kl_rows(task, scratch, i, i + 1, total, <vf64*>NULL)
+            if repeats_comparison(task, i, &row, like):
+                repeat_comparison(task, scratch, i, total, like)
                 continue
-            loss = multiply(single(divergence), single(weight))
+            loss = multiply(single(divergence_of(&row)), single(weight))
             write_difference(&readers, i, &row, &piece, weight * value(readers.logits.scale), like)
         write_number(&batch.loss, i, value(loss))
         add_pair(total, loss)
@@ -292,14 +340,15 @@ cdef inline forced_void find_lane_constants(
 
 
 cdef inline forced_void conclude_lanes(const vec* a, const vec* t, const vec* ref_scale, vec* divergence) noexcept nogil:
-    """`conclude`, for a small B."""
+    """`conclude`; NaN where that would return True, or B is not small, or terms overflow."""
     cdef vec sums[2]
-    cdef vec b
+    cdef vec b, less, zero = fill(a, 0), nothing = fill(a, NAN)
     multiply_pairs(a, ref_scale, sums)
     b = sums[HIGH] + (t[HIGH] + t[LOW]) * ref_scale[HIGH]
-    b = b * b * (fill(a, 0.5) - b * fill(a, 1.0 / 3))
-    divergence[HIGH] = maximum(sums[HIGH] - b, fill(a, 0))
-    divergence[LOW] = where_equal(divergence[HIGH], fill(a, 0), fill(a, 0), sums[LOW])
+    less = b * b * (fill(a, 0.5) - b * fill(a, 1.0 / 3))
+    divergence[HIGH] = where_less(sums[HIGH], less * fill(a, 4), nothing, sums[HIGH] - less)
+    divergence[HIGH] = where_less(fill(a, 1.0 / 64), absolute(b), nothing, divergence[HIGH])
+    divergence[LOW] = where_equal(divergence[HIGH], zero, zero, sums[LOW])
 
 
 cdef struct LaneMasses:         # of the rows of a tile: the maximum, r and the unit of the terms (pairs) of each lane
@@ -389,9 +438,7 @@ cdef void weigh_tile(
     for j in range(count):
         set_lane(&weights.loss, j, single(weight_of(&batch.sample_weight, i + j) * task.weight_unit))
         set_lane(&weights.grad, j, multiply(single(weights.loss.high[j]), scale))
-        weights.skip[j] = weights.loss.high[j] == 0 or not (
-            is_moderate(like, weights.loss.high[j]) and is_moderate(like, weights.grad.high[j])
-        )
+        weights.skip[j] = weights.loss.high[j] == 0 or not suits_terms(like, weights.grad.high[j])
 
 
 cdef void write_tile(
@@ -706,7 +753,7 @@ cdef void add_measures(const MeasureTask* task, const RowMeasures* row, double r
     add_product(&sums[ENTROPY_SUM], entropy, weight)
     add_exactly(&sums[WEIGHT_SUM], row_weight)
     add_product(&sums[BRIER_SUM], single(brier), weight)
-    add_product(&sums[ECE_SUMS + bin_of(total.high)], two_sum(is_right, -value(inverse)), weight)
+    add_product(&sums[ECE_SUMS + bin_of(total.high)], difference_of(single(is_right), inverse), weight)
     if task.compares:
         add_product(&sums[KL_SUM], single(divergence_of(&row.compared)), weight)
         if agree(mass, &row.compared.reference):
@@ -755,10 +802,7 @@ cdef void measure_rows(
             add_exactly(&sums[LOSS_SUM], NAN)
             continue
         row = measure_row(&readers, i, label, like)
-        if readers.compares and may_overflow(&row.compared, divergence_of(&row.compared), like):
-            measure_rows(task, scratch, i, i + 1, sums, <vf64*>NULL)
-        else:
-            add_measures(task, &row, weight, sums)
+        add_measures(task, &row, weight, sums)
     close_readers(&readers)
 
 
@@ -870,6 +914,19 @@ cdef void compute_measures(
         measure_one(scratch, n, masses, measures, divergence)
 
 
+cdef double find_divergence(
+    const MeasureTask* task, const PieceScratch* scratch, Py_ssize_t i, vec* like
+) noexcept nogil:
+    """That of a row for which a tile has none."""
+    cdef Readers readers
+    cdef Compared row
+    cdef TermPiece unused
+    open_readers(&readers, &task.batch, &task.reference, scratch, i, i + 1, like)
+    row = compare_row(&readers, i, &unused, like)
+    close_readers(&readers)
+    return divergence_of(&row)
+
+
 cdef void measure_tiles(
     const MeasureTask* task, const PieceScratch* scratch, Py_ssize_t first, Py_ssize_t last, Sum* sums, vec* like
 ) noexcept nogil:
@@ -906,9 +963,13 @@ cdef void measure_tiles(
         for j in range(count):
             weight = weight_of(&batch.sample_weight, i + j)
             row = measures_of_lane(masses, ref_masses, measures, divergence, j)
-            if skip[j] or not isfinite(row.compared.logits.rest.high + row.spread.high + row.compared.divergence):
+            if skip[j] or not isfinite(
+                row.compared.logits.rest.high + row.spread.high + row.compared.reference.rest.high
+            ):
                 measure_rows(task, scratch, i + j, i + j + 1, sums, like)
             elif weight != 0:
+                if not isfinite(row.compared.divergence):
+                    row.compared.divergence = find_divergence(task, scratch, i + j, like)
                 add_measures(task, &row, weight, sums)
         i += count
 

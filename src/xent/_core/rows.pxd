@@ -209,6 +209,15 @@ cdef inline bint fits_curve(const vec* like, double factor, double slope) noexce
     return 1e-250 < fabs(factor) < 1e250 or factor == 0
 
 
+cdef inline bint suits_terms(const vec* like, double weight) noexcept nogil:
+    """Whether a weight is moderate, and so are products of it with the unit of terms, about 2^-EXPONENT_HEADROOM, and
+    with the inverse of a sum."""
+    cdef double least = 1e-20
+    if vec is vf64:
+        least = 1e-290
+    return is_moderate(like, weight) and (fabs(weight) > least or weight == 0)
+
+
 cdef inline double multiply_or_zero(double x, double factor) noexcept nogil:
     """x factor, but 0 if x is 0, even if the factor is infinite."""
     return x * factor if x != 0 or not isinf(factor) else 0.0
