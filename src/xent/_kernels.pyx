@@ -599,16 +599,16 @@ cdef inline Curve hessian_of(
     `factor` what makes p mass of a term. Where p_c <= 1/2, nothing cancels in 1 - p_c; only at the maximum p_c may be
     larger, but there 1 - p_c is r / s."""
     cdef Curve curve
+    cdef Pair share = multiply(sums.unit, sums.inverse)
     curve.peak, curve.label = peak, NO_CLASS
-    curve.mass = value(mass)
+    curve.mass, curve.share, curve.factor = value(mass), value(share), factor
     if vec is vf32:         # numbers are enough
-        curve.share = sums.unit.high * sums.inverse.high
+        curve.factor = <float>factor
         curve.at_peak = multiply_or_zero(sums.rest.high * sums.inverse.high * sums.inverse.high, curve.mass)
     else:
-        curve.share = value(multiply(sums.unit, sums.inverse))
         curve.at_peak = value(multiply_mass(multiply(multiply(sums.rest, sums.inverse), sums.inverse), mass))
-    curve.factor = factor
-    curve.slope = factor * curve.share
+    # Of the factor as it is rounded, so that its rounding does not count twice where p is near 1/2.
+    curve.slope = value(multiply(share, single(curve.factor)))
     curve.fits_type = fits_curve(like, factor, curve.slope)
     return curve
 
