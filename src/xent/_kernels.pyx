@@ -7,10 +7,12 @@ T = sum(t):
     r = sum of e_c over c != k            s = 1 + r        logsumexp = m + log1p(r)
     p_c = e_c / s                         log p_c = -((m - x_c) + log1p(r))
     loss = sum(t_c (m - x_c)) + T log1p(r)                 grad_c = T p_c - t_c
+    hess_c = T p_c (1 - p_c)
 
 (a) The maximum is left out of the sum and comes back through log1p. Every term of the loss is >= 0, so nothing cancels:
     a confident row keeps every digit of its tiny loss.
-(b) If all the mass is on one class y, the gradient there is -T (sum of e_c over c != y) / s, never T (p_y - 1).
+(b) If all the mass is on one class y, the gradient there is -T (sum of e_c over c != y) / s, never T (p_y - 1). At the
+    maximum, the Hessian has r / s, never 1 - p_k; at other classes p_c <= 1/2, and 1 - p_c is exact enough.
 (c) x - m rounds, by up to half an ulp of a large number, and exp multiplies that error. So exponents are shifted by an
     integer near m log2(e), which is exact; the rest of m is one factor for the whole row (`Shift`, `unit_of`).
 (d) Sums keep what their roundings lose, in vectors and in float64, as do the last few operations of a row: they round
@@ -608,16 +610,16 @@ cdef inline Curve hessian_of(
     `factor` what makes p mass of a term. Where p_c <= 1/2, nothing cancels in 1 - p_c; only at the maximum p_c may be
     larger, but there 1 - p_c is r / s."""
     cdef Curve curve
+    cdef Pair share = multiply(sums.unit, sums.inverse)
     curve.peak, curve.label = peak, NO_CLASS
-    curve.mass = value(mass)
+    curve.mass, curve.share, curve.factor = value(mass), value(share), factor
     if vec is vf32:         # numbers are enough
-        curve.share = sums.unit.high * sums.inverse.high
+        curve.factor = <float>factor
         curve.at_peak = multiply_or_zero(sums.rest.high * sums.inverse.high * sums.inverse.high, curve.mass)
     else:
-        curve.share = value(multiply(sums.unit, sums.inverse))
         curve.at_peak = value(multiply_mass(multiply(multiply(sums.rest, sums.inverse), sums.inverse), mass))
-    curve.factor = factor
-    curve.slope = factor * curve.share
+    # Of the factor as it is rounded, so that its rounding does not count twice where p is near 1/2.
+    curve.slope = value(multiply(share, single(curve.factor)))
     curve.fits_type = fits_curve(like, factor, curve.slope)
     return curve
 

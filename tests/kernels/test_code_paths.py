@@ -149,6 +149,9 @@ def test_the_fast_path_is_the_general_one(shape, dtype, n_threads, general):
             yield xent.cross_entropy(x, y, return_grad=True, **options)
             inside = x.copy()
             yield xent.cross_entropy(inside, y, grad_out=inside, **options)
+            yield xent.cross_entropy(x, y, return_hess=True, **options)
+            inside = x.copy()
+            yield xent.cross_entropy(inside, y, grad_out=inside, hess_out=np.full_like(x, 7), **options)
         for labels in (np.int8, np.int16, np.int32, np.uint8, np.uint16, np.uint32):
             small = np.where((y < 0) | (y > 100), 3, y).astype(labels)
             yield xent.cross_entropy(x, small, ignore_index=3, return_grad=True, n_threads=n_threads)

@@ -142,6 +142,9 @@ OPTIONS = {
     "poly_epsilon": lambda *_: 1.5,
 }
 KL_OPTIONS = ("sample_weight", "where", "logit_scale")
+HESSIAN = {"return_hess": lambda *_: True}
+NO_HESSIAN = ("softcap", "z_loss", "poly_epsilon")
+WITH_HESSIAN = HESSIAN | {name: make for name, make in OPTIONS.items() if name not in NO_HESSIAN}
 WEIGHTED = {"sample_weight": row_weights}
 UNREDUCED = {"reduction": lambda *_: "none"}
 
@@ -176,6 +179,8 @@ def table():
             yield f"cross_entropy, {at}, {form}, gradient", row
             yield f"cross_entropy, {at}, {form}, gradient, every option", partial(row, options=OPTIONS)
             yield f"categorical_cross_entropy, {at}, {form}", partial(categorical_cross_entropy, form=form, at=at)
+        hess = partial(cross_entropy, at=at, grad=np.float32, options=WITH_HESSIAN if "many" in at else HESSIAN)
+        yield f"cross_entropy, {at}, Hessian", hess
         yield f"evaluate, {at}", partial(evaluate, at=at)
         masked = {"where": OPTIONS["where"], "sample_weight": row_weights}
         yield f"fit_temperature, {at}", partial(fit_temperature, at=at)
@@ -192,7 +197,9 @@ def table():
     for grad in (None, np.float16, np.float32):
         options = {"options": OPTIONS, "dtype": np.float16, "grad": grad, "at": "last axis, a vocabulary"}
         yield f"cross_entropy, a vocabulary, float16, every option, {grad}", partial(cross_entropy, **options)
-    for name, make in {**OPTIONS, "where, broadcast": mask_of_classes, **UNREDUCED}.items():
+        options["options"] = HESSIAN
+        yield f"cross_entropy, a vocabulary, float16, Hessian, {grad}", partial(cross_entropy, **options)
+    for name, make in {**OPTIONS, "where, broadcast": mask_of_classes, **UNREDUCED, **HESSIAN}.items():
         options = {name.split(",")[0]: make}
         yield f"cross_entropy, {name}", partial(cross_entropy, grad=np.float32, options=options)
     for options in (WEIGHTED, UNREDUCED):

@@ -23,6 +23,16 @@ assert_type(xent.cross_entropy(x, y, grad_out=x), tuple[float, Array])
 assert_type(xent.cross_entropy(x, y, return_grad=True, reduction="none"), tuple[Array, Array])
 assert_type(xent.cross_entropy(x, y, grad_out=x, reduction="none"), tuple[Array, Array])
 assert_type(xent.cross_entropy(x, y, return_grad=flag), float | Array | tuple[float | Array, Array])
+assert_type(xent.cross_entropy(x, y, return_hess=True), tuple[float, Array, Array])
+assert_type(xent.cross_entropy(x, y, return_grad=True, return_hess=True, reduction="none"), tuple[Array, Array, Array])
+assert_type(xent.cross_entropy(x, y, grad_out=x, hess_out=x), tuple[float, Array, Array])
+assert_type(xent.cross_entropy(x, y, hess_out=x, reduction="none"), tuple[Array, Array, Array])
+assert_type(xent.cross_entropy(x, y, return_grad=True, return_hess=False), tuple[float, Array])
+assert_type(xent.cross_entropy(x, y, return_hess=False, hess_out=None), float)
+assert_type(
+    xent.cross_entropy(x, y, return_hess=flag),
+    float | Array | tuple[float | Array, Array] | tuple[float | Array, Array, Array],
+)
 xent.cross_entropy(x, y, reduction="median")  # type: ignore[call-overload]
 xent.cross_entropy(x, y, smoothing=0.1)  # type: ignore[call-overload]
 

@@ -189,11 +189,14 @@ cdef inline forced_void loss_tile(
         multiply_pairs(factor, unit + 2 * h, product)
         limits[LIMIT_VECTORS * h + FACTOR] = product[HIGH] + product[LOW]
         if results.has_hess:    # as `hessian_of`
-            own = product[HIGH] + product[LOW]
-            multiply_pairs(inverse, unit + 2 * h, product)
-            d = zero - own * (product[HIGH] + product[LOW])
             multiply_pairs(missed, factor, product)
-            hessian_lanes(x + h, e + h, n, n_vectors, m[h], product[HIGH] + product[LOW], own, d)
+            own = product[HIGH] + product[LOW]
+            factor[HIGH] = limits[LIMIT_VECTORS * h + FACTOR]
+            factor[LOW] = zero
+            multiply_pairs(inverse, unit + 2 * h, product)
+            multiply_pairs(product, factor, missed)
+            d = zero - (missed[HIGH] + missed[LOW])
+            hessian_lanes(x + h, e + h, n, n_vectors, m[h], own, factor[HIGH], d)
 
 
 cdef inline forced_void set_limits(vec* limits) noexcept nogil:
