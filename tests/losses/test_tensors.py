@@ -87,7 +87,7 @@ def assert_same(actual, expected):
         assert type(actual) is np.ndarray
         assert_same_bits(actual, expected)
     else:
-        assert actual == expected
+        np.testing.assert_equal(actual, expected)       # any NaN equals any other
 
 
 # --- in place --------------------------------------------------------------------------------------------------------

@@ -87,6 +87,10 @@ cdef bint is_output_for(value, cnp.ndarray x):
     )
 
 
+cdef inline bint is_bool(value):
+    return value is True or value is False
+
+
 cdef bint is_hess_for(value, cnp.ndarray x, cnp.ndarray labels, grad):
     """Whether it is an output for x with memory of its own."""
     cdef cnp.ndarray array
@@ -236,6 +240,17 @@ cdef class PlainLoss(PlainCall):
         return result_of(&self.call, loss, grad, hess)
 
 
+cdef inline Py_ssize_t weigh_labels(const Batch* batch, Py_ssize_t count, WeightSum* weight) noexcept:
+    """`weigh_rows` of labels, which needs no scratch."""
+    cdef WeightScratch unused
+    cdef Py_ssize_t bad
+    if count <= FEW_UNITS:      # to release the GIL would take longer
+        return weigh_rows(batch, &unused, 0, count, weight, <vf64*>NULL)
+    with nogil:
+        bad = weigh_rows(batch, &unused, 0, count, weight, <vf64*>NULL)
+    return bad
+
+
 def plain_cross_entropy(
     logits, target, axis, ignore_index, tuple options, tuple defaults, reduction, return_grad, return_hess, grad_out,
     hess_out, n_threads, Py_ssize_t thread_elements, Py_ssize_t block_elements
@@ -248,8 +263,7 @@ def plain_cross_entropy(
     cdef int64_t threads = 2, ignored
     cdef int axes
     cdef WeightSum weight
-    cdef WeightScratch unused
-    cdef Py_ssize_t bad, count, size
+    cdef Py_ssize_t count, size
     if not (are_default(options, defaults) and is_thread_count(n_threads, &threads)):
         return None
     if not (are_rows(logits, axis) and is_contiguous(target)):
@@ -260,9 +274,7 @@ def plain_cross_entropy(
         return None
     if kind_of(labels) not in (I8, I16, I32, I64, U8, U16, U32) or not is_int(ignore_index, &ignored):
         return None
-    if reduction not in ("mean", "sum", "none") or (return_grad is not True and return_grad is not False):
-        return None
-    if return_hess is not True and return_hess is not False:
+    if reduction not in ("mean", "sum", "none") or not (is_bool(return_grad) and is_bool(return_hess)):
         return None
     if grad_out is not None and not (is_output_for(grad_out, x) and are_apart(<cnp.ndarray>grad_out, labels)):
         return None
@@ -276,12 +288,7 @@ def plain_cross_entropy(
     bind(&batch.logits, x, 1)
     bind(&batch.target, labels, 0)
     batch.ignores, batch.ignore_index = True, ignored
-    if count <= FEW_UNITS:      # to release the GIL would take longer
-        bad = weigh_rows(batch, &unused, 0, count, &weight, <vf64*>NULL)     # of labels: without scratch
-    else:
-        with nogil:
-            bad = weigh_rows(batch, &unused, 0, count, &weight, <vf64*>NULL)
-    if bad >= 0 or (weight.high == 0 and reduction == "mean"):
+    if weigh_labels(batch, count, &weight) >= 0 or (weight.high == 0 and reduction == "mean"):
         return None
     call.task.sums, call.number = NULL, 0
     call.weight = weight.high if reduction == "mean" else 0
