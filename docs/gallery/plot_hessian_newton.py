@@ -51,8 +51,8 @@ curves["Newton, diagonal"], bias = fit(lambda g, h: g / h)
 curves["Newton, diagonal times 2"], _ = fit(lambda g, h: g / (2 * h))
 
 # %%
-# The least loss, from many more steps; and the biases at which it is. They are the logarithms of the frequencies, as far
-# as a sample tells: of the rarest class there are few rows.
+# The least loss, from many more steps; and the biases at which it is. They are the logarithms of the frequencies, as
+# far as a sample tells: of the rarest class there are few rows.
 
 least = fit(lambda g, h: g / (2 * h), passes=150)[0].min()
 print(f"least loss {least:.6f}, without biases {curves['Newton, diagonal'][0]:.6f}")
@@ -69,8 +69,8 @@ fig.tight_layout()
 # A rate that suits the frequent classes is far too small for the rare ones, and with a larger one the frequent classes
 # never settle.
 #
-# Confident rows are where the second derivative is usually lost. Its formula p (1 - p) gives 0 as soon as p rounds to 1,
-# and a leaf that holds such rows divides by 0. xent adds up the probabilities of the other classes instead.
+# Confident rows are where the second derivative is usually lost. Its formula p (1 - p) gives 0 as soon as p rounds to
+# 1, and a leaf that holds such rows divides by 0. xent adds up the probabilities of the other classes instead.
 
 confident = np.array([[40.0, 0.0, 0.0], [45.0, 1.0, 0.0]])
 p = xent.softmax(confident)

@@ -29,6 +29,10 @@ cdef inline bint are_default(tuple options, tuple defaults):
     return True
 
 
+cdef bint is_bool(value):
+    return value is True or value is False
+
+
 cdef bint is_int(value, int64_t* number):
     cdef int overflow = 0
     if not PyLong_CheckExact(value):
@@ -87,18 +91,16 @@ cdef bint is_output_for(value, cnp.ndarray x):
     )
 
 
-cdef inline bint is_bool(value):
-    return value is True or value is False
+cdef bint is_grad_for(value, cnp.ndarray x, cnp.ndarray labels):
+    """Whether it is None or an output for x, which it may be, but apart from the labels."""
+    return value is None or (is_output_for(value, x) and are_apart(<cnp.ndarray>value, labels))
 
 
 cdef bint is_hess_for(value, cnp.ndarray x, cnp.ndarray labels, grad):
-    """Whether it is an output for x with memory of its own."""
-    cdef cnp.ndarray array
-    if not is_output_for(value, x):
-        return False
-    array = <cnp.ndarray>value
-    return (
-        are_apart(array, x) and are_apart(array, labels) and (grad is None or are_apart(array, <cnp.ndarray>grad))
+    """Whether it is None or an output for x, but apart from x, the labels and the gradient."""
+    return value is None or (
+        is_grad_for(value, x, labels) and are_apart(<cnp.ndarray>value, x)
+        and (grad is None or are_apart(<cnp.ndarray>value, <cnp.ndarray>grad))
     )
 
 
@@ -276,9 +278,7 @@ def plain_cross_entropy(
         return None
     if reduction not in ("mean", "sum", "none") or not (is_bool(return_grad) and is_bool(return_hess)):
         return None
-    if grad_out is not None and not (is_output_for(grad_out, x) and are_apart(<cnp.ndarray>grad_out, labels)):
-        return None
-    if hess_out is not None and not is_hess_for(hess_out, x, labels, grad_out):
+    if not (is_grad_for(grad_out, x, labels) and is_hess_for(hess_out, x, labels, grad_out)):
         return None
     count = cnp.PyArray_SIZE(labels)
     if threads > 1 and count >= 2 * thread_elements:       # the labels alone are work for several threads
@@ -293,11 +293,8 @@ def plain_cross_entropy(
     call.task.sums, call.number = NULL, 0
     call.weight = weight.high if reduction == "mean" else 0
     batch.divisor = weight.high if reduction == "mean" else 1
-    grad, hess = grad_out, hess_out
-    if hess is None and return_hess:
-        hess = empty(x, axes + 1)
-    if grad is None and (return_grad or hess is not None):
-        grad = empty(x, axes + 1)
+    hess = empty(x, axes + 1) if return_hess and hess_out is None else hess_out
+    grad = empty(x, axes + 1) if (return_grad or hess is not None) and grad_out is None else grad_out
     loss = empty(x, axes) if reduction == "none" else None
     bind(&batch.loss, loss, 0)
     bind_output(&batch.grad, grad, 1, &batch.logits)
