@@ -379,16 +379,14 @@ cdef inline forced_void accumulate_exponentials(
         finish(traffic, 0, total)
     moves = traffic[0]      # in registers: nothing that is stored meanwhile can change it
     moves.finish.kind = kind
-    if not terms.has_hess:
-        moves.hess = NULL
     # A loop for each kind of traffic, so that each has all registers.
     if moves.fours == 0:
         moves.fours = 0     # a constant in this call
         accumulate_fours(terms, shift, total, &moves, search, finds_index)
-    elif moves.goes_around:
+    elif moves.goes_around and (moves.hess_goes_around or not terms.has_hess):
         moves.goes_around = moves.hess_goes_around = True
         accumulate_fours(terms, shift, total, &moves, search, finds_index)
-    elif terms.has_hess and moves.hess_goes_around:
+    elif moves.hess_goes_around and terms.has_hess:
         moves.goes_around = False
         moves.hess_goes_around = True
         accumulate_fours(terms, shift, total, &moves, search, finds_index)
