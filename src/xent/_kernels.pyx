@@ -603,6 +603,11 @@ cdef inline double term_to_scale(double result, double factor, const vec* like) 
     return term if least < fabs(term) < most or term == 0 else INFINITY
 
 
+cdef inline Pair share_of(const RowSum* sums) noexcept nogil:
+    """The probability of a class for each unit of its term."""
+    return multiply(sums.unit, sums.inverse)
+
+
 cdef inline Curve hessian_of(
     const RowSum* sums, Py_ssize_t peak, Pair mass, double factor, const vec* like
 ) noexcept nogil:
@@ -610,7 +615,7 @@ cdef inline Curve hessian_of(
     `factor` what makes p mass of a term. Where p_c <= 1/2, nothing cancels in 1 - p_c; only at the maximum p_c may be
     larger, but there 1 - p_c is r / s."""
     cdef Curve curve
-    cdef Pair share = multiply(sums.unit, sums.inverse)
+    cdef Pair share = share_of(sums)
     curve.peak, curve.label = peak, NO_CLASS
     curve.mass, curve.share, curve.factor = value(mass), value(share), factor
     if vec is vf32:         # numbers are enough
@@ -701,9 +706,8 @@ cdef void write_gradient(
     Hessian, if it is wanted, comes from the same terms."""
     cdef const Batch* batch = reader.batch
     cdef bint wants_hess = batch.hess.kind != ABSENT
-    cdef Py_ssize_t n = batch.logits.n, start = 0, count
+    cdef Py_ssize_t n = batch.logits.n, start = 0, count, peak = row.shift.peak.index
     cdef Pair scale = multiply(row.weight, reader.scale), mass
-    cdef double factor
     cdef GradientTerms terms
     cdef Curve curve
     cdef LabelGradient plain
@@ -713,15 +717,15 @@ cdef void write_gradient(
         mass = multiply(row_weight(row), reader.scale)
         plain = label_gradient(&row.sums, row.own_term, row.has_largest, mass, like)
         terms.factor, terms.at_label = plain.factor, plain.at_label
-        factor = plain.factor
         terms.target_share = terms.base_share = terms.poly_factor = 0
         terms.label_term = term_to_scale(terms.at_label, terms.factor, like)
+        if wants_hess:
+            curve = hessian_of(&row.sums, peak, mass, plain.factor, like)
     else:
-        mass = curvature_mass(batch, row, scale)
-        factor = value(multiply(mass, multiply(row.sums.inverse, row.sums.unit)))
         terms = gradient_of(batch, row, scale_pair(scale, row.result_exponent))
-    if wants_hess:
-        curve = hessian_of(&row.sums, row.shift.peak.index, mass, factor, like)
+        if wants_hess:
+            mass = curvature_mass(batch, row, scale)
+            curve = hessian_of(&row.sums, peak, mass, value(multiply(mass, share_of(&row.sums))), like)
     while start < n:
         count = min(reader.piece, n - start)
         if not reader.reads_whole_rows:
@@ -1249,9 +1253,10 @@ cdef inline void place_outputs(
     if batch.grad.kind != ABSENT and reader.reads_whole_rows:
         rows.grad = <double*>place_through(&rows.grad_window, &batch.grad, i, last, buffer)
     if batch.hess.kind != ABSENT and reader.reads_whole_rows:
-        rows.hess = <double*>place_through(&rows.hess_window, &batch.hess, i, last, <vec*>reader.scratch.hess)
-        if rows.hess_window.most == 0:      # it needs no scratch to go around the cache
-            rows.hess = <double*>place(&batch.hess, i, 0, <vec*>reader.scratch.hess)
+        buffer = <vec*>reader.scratch.hess      # which no Hessian needs in order to go around the cache
+        if rows.hess_window.most > 0:
+            buffer = place_through(&rows.hess_window, &batch.hess, i, last, buffer)
+        rows.hess = <double*>place(&batch.hess, i, 0, buffer)
 
 
 cdef inline void store_hessian(
