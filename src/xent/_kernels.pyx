@@ -30,6 +30,7 @@ blocks of rows for threads (scheduler.pyx). Arguments have been checked in Pytho
 arrays, which fast_path.pxi checks itself.
 """
 
+from libc.float cimport DBL_MAX, FLT_MAX
 from libc.math cimport INFINITY, NAN, ceil, fabs, frexp, isfinite, isinf, isnan, pow
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
@@ -59,8 +60,8 @@ from xent._core.pairs cimport (
     single, sum_pairs, two_sum, value,
 )
 from xent._core.reader cimport (
-    Reader, Row, RowPiece, describe_row, logit_at, open_reader, read_logits, read_mask, read_peak, read_piece,
-    read_target_piece,
+    Reader, Row, RowPiece, describe_row, logit_at, open_reader, read_mask, read_masked_logits, read_peak, read_piece,
+    read_target_piece, transform_piece,
 )
 from xent._core.rows cimport (
     NO_CLASS, PIECE_ELEMENTS, add_distance, add_distances, add_elements, count_ahead, fill_row, find_only_class,
@@ -79,7 +80,7 @@ from xent._core.scratch cimport (
 )
 from xent._core.simd cimport (
     XENT_LANES_f32, XENT_LANES_f64, absolute, all_equal, element, fill, forced_void, get, lanes, load_first,
-    max_lanes, maximum, multiply_add, put, vec, vf32, vf64, where_equal, where_less, xent_add_lanes_f32,
+    max_lanes, maximum, multiply_add, put, store_first, vec, vf32, vf64, where_equal, where_less, xent_add_lanes_f32,
     xent_add_lanes_f64, xent_are_classes, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_prefetch,
     xent_transpose_rows_f32, xent_transpose_rows_f64,
 )

@@ -34,6 +34,7 @@ from xent._core.simd cimport (
 
 cdef struct Mass:               # of the classes of a row that were seen so far
     Peak peak                   # the largest logit; -inf if none of the classes can occur
+    double order                # by which that is the largest, however transformed logits are rounded (see `order_of`)
     Pair rest                   # sum of exp(x - m) over all but that; NaN where there are no probabilities
     bint has_nan
 
@@ -47,7 +48,7 @@ cdef struct Compared:           # the classes of two rows that were seen so far
 
 cdef inline Mass no_mass() noexcept nogil:
     cdef Mass mass
-    mass.peak, mass.rest, mass.has_nan = no_peak(), single(0), False
+    mass.peak, mass.order, mass.rest, mass.has_nan = no_peak(), -INFINITY, single(0), False
     return mass
 
 
@@ -112,9 +113,8 @@ cdef inline Pair exp_minus(Pair d) noexcept nogil:
 
 
 cdef inline bint is_larger(const Mass* a, const Mass* b) noexcept nogil:
-    """Whether the maximum of a is larger than that of b: as within a piece, the first of those that round alike counts
-    as the larger."""
-    return a.peak.high > b.peak.high
+    """Whether the maximum of a is larger than that of b."""
+    return a.order > b.order
 
 
 cdef inline Mass join_masses(const Mass* first, const Mass* second) noexcept nogil:

@@ -70,29 +70,60 @@ cdef void close_readers(Readers* readers) noexcept nogil:
     close_window(&readers.reference.window)
 
 
-cdef Mass sum_piece(
-    const vec* x, const vec* low, vec* e, Py_ssize_t start, Py_ssize_t n, RowSum* sums
+cdef const vec* order_of(const Reader* reader, const vec* x, vec* buffer, Py_ssize_t n) noexcept nogil:
+    """Numbers in the order of the transformed logits, which may round alike: the given ones, minus these, or zeros."""
+    cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
+    cdef double scale = reader.batch.transform.scale
+    cdef vec bottom = fill(x, -INFINITY), lowest = fill(x, -FLT_MAX if vec is vf32 else -DBL_MAX)
+    cdef vec sign = fill(x, -1 if scale < 0 else 0), y
+    if scale > 0:
+        return x
+    for i in range(full + (tail > 0)):
+        y = x[i] if i < full else load_first(x + full, tail, -INFINITY)
+        y = where_equal(y, bottom, bottom, maximum(lowest, y * sign))
+        if i < full:
+            buffer[i] = y
+        else:
+            store_first(buffer + full, tail, y)
+    return buffer
+
+
+cdef vec* read_mass(
+    Reader* reader, Py_ssize_t i, Py_ssize_t start, Py_ssize_t first_class, Py_ssize_t n, Mass* mass, vec* buffer
 ) noexcept nogil:
-    """The mass of n classes from `start` on; e = their terms, 0 if none of them can occur."""
-    cdef Mass mass = no_mass()
+    """The logits of a piece of a row; and the largest of them, in the mass."""
+    cdef vec* x = read_masked_logits(reader, i, start, n, buffer)
+    mass[0] = no_mass()
+    raise_peak(&mass.peak, order_of(reader, x, buffer, n), <vec*>NULL, first_class, n)
+    mass.order = mass.peak.high
+    if transforms(reader.batch):
+        x = transform_piece(reader, x, n)
+        if mass.peak.index >= 0:
+            mass.peak.high = get(x, mass.peak.index - first_class)
+            mass.peak.low = get(<vec*>reader.scratch.low, mass.peak.index - first_class)
+    return x
+
+
+cdef void sum_mass(
+    const vec* x, const vec* low, vec* e, Py_ssize_t start, Py_ssize_t n, Mass* mass, RowSum* sums
+) noexcept nogil:
+    """The rest of the mass of n classes from `start` on; e = their terms, 0 if none of them can occur."""
     cdef Shift shift
     cdef Traffic traffic = no_traffic(e)
     cdef vec total[2]
-    raise_peak(&mass.peak, x, low, start, n)
     if not isfinite(mass.peak.high):
         mass.has_nan = has_nan(x, n)
-        if mass.has_nan or not is_empty(&mass):
+        if mass.has_nan or not is_empty(mass):
             mass.rest = single(NAN)
         fill_row(e, n, 0)
         sums.unit = sums.inverse = single(0)
-        return mass
+        return
     set_shift(&shift, &mass.peak, x)
     total[HIGH] = total[LOW] = fill(x, 0)
     add_exponentials(x, low, e, n, mass.peak.index - start, &shift, total, &traffic)
     sums[0] = sum_row(&shift, total)
     mass.rest = sums.rest
     mass.has_nan = isnan(mass.rest.high)
-    return mass
 
 
 cdef void read_terms(
@@ -100,20 +131,19 @@ cdef void read_terms(
     vec* like
 ) noexcept nogil:
     """Read the piece of row i that begins at `start`, where class `first_class` is; compute terms and masses."""
-    cdef const PieceScratch* scratch = readers.scratch
+    cdef vec* e = <vec*>readers.scratch.e
+    cdef vec* q = <vec*>readers.scratch.q
     cdef Py_ssize_t n = min(PIECE_ELEMENTS, readers.logits.batch.logits.n - start)
     masses[0] = nothing_compared()
     piece.n = n
-    piece.e, piece.q = scratch.e, scratch.q
-    piece.x = <double*>read_logits(&readers.logits, i, start, n, like)
+    piece.e, piece.q = <double*>e, <double*>q
+    piece.x = <double*>read_mass(&readers.logits, i, start, first_class, n, &masses.logits, e)
     piece.low = readers.logits.scratch.low
-    masses.logits = sum_piece(<vec*>piece.x, <vec*>piece.low, <vec*>piece.e, first_class, n, &piece.sums)
+    sum_mass(<vec*>piece.x, <vec*>piece.low, e, first_class, n, &masses.logits, &piece.sums)
     if readers.compares:
-        piece.ref = <double*>read_logits(&readers.reference, i, start, n, like)
+        piece.ref = <double*>read_mass(&readers.reference, i, start, first_class, n, &masses.reference, q)
         piece.ref_low = readers.reference.scratch.low
-        masses.reference = sum_piece(
-            <vec*>piece.ref, <vec*>piece.ref_low, <vec*>piece.q, first_class, n, &piece.ref_sums
-        )
+        sum_mass(<vec*>piece.ref, <vec*>piece.ref_low, q, first_class, n, &masses.reference, &piece.ref_sums)
 
 
 cdef Pair logit_of_piece(const double* x, const double* low, Py_ssize_t j, const vec* like) noexcept nogil:
@@ -834,7 +864,7 @@ cdef void measure_two(
 cdef inline Mass mass_of_lane(LaneMasses masses, const vec* index, Py_ssize_t j) noexcept nogil:
     cdef Mass mass
     mass.peak.high, mass.peak.low = get(<const vec*>masses.peak, j), 0
-    mass.peak.index = <Py_ssize_t>get(index, j)
+    mass.peak.index, mass.order = <Py_ssize_t>get(index, j), mass.peak.high
     mass.rest, mass.has_nan = read_lane(<const vec*>masses.rest, j), False
     return mass
 
@@ -1016,7 +1046,7 @@ cdef struct RowSoFar:           # before `most` largest logits
 
 
 cdef struct Ranked:
-    double logit
+    double logit                # see `order_of`
     int64_t index
 
 
@@ -1073,10 +1103,12 @@ cdef Py_ssize_t rank_of(const RowSoFar* row, Py_ssize_t most, int64_t label) noe
 cdef void measure_chunk_row(
     const ChunkTask* task, Readers* readers, Py_ssize_t i, int64_t label, RowSoFar* row, vec* like
 ) noexcept nogil:
+    cdef const Operand* logits = &readers.logits.batch.logits
     cdef Py_ssize_t start = 0, first_class, own
     cdef RowMeasures part
     cdef TermPiece piece
-    while start < readers.logits.batch.logits.n:
+    cdef const vec* given
+    while start < logits.n:
         first_class = task.first_class + start
         read_terms(readers, i, start, first_class, &piece, &part.compared, like)
         measure_piece(&piece, first_class, &part, like)
@@ -1085,7 +1117,9 @@ cdef void measure_chunk_row(
         if 0 <= own < piece.n:
             row.measures.own.high = get(<vec*>piece.x, own)
             row.measures.own.low = get(<vec*>piece.low, own) if piece.low is not NULL else 0
-        rank_logits(row, task.most, <vec*>piece.x, piece.n, first_class)
+        given = gather(logits, i, start, piece.n, <vec*>readers.logits.scratch.x[0])
+        given = order_of(&readers.logits, given, <vec*>piece.e, piece.n)
+        rank_logits(row, task.most, given, piece.n, first_class)
         start += piece.n
 
 
