@@ -1584,6 +1584,7 @@ def binary_cross_entropy(problem, options, double divisor, loss, grad, sums, Wor
     work.do(binary_worker, &task, sizeof(BinaryScratch) // sizeof(double))
 
 
+include "_core/divergence_kernels.pxi"
 include "_core/measures.pxi"
 include "_core/fast_path.pxi"
 include "_core/linear.pxi"
