@@ -9,7 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-SCRIPTS = ("start", "fit", "linear", "options", "limits", "ops", "contention")
+SCRIPTS = (
+    "start", "fit", "linear", "linear_evaluate", "options", "divergence", "boosting", "limits", "temperature", "ops",
+    "contention",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

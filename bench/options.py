@@ -45,6 +45,7 @@ def make_problems(logits: Floats, labels: Any) -> dict[str, tuple[Any, dict[str,
         "focal_gamma": {"focal_gamma": 2.0},
         "reduction='sum'": {"reduction": "sum"},
         "reduction='none'": {"reduction": "none"},
+        "return_hess": {"hess_out": np.empty_like(logits)},
     }
     return {
         **{name: (labels, options) for name, options in given.items()},
@@ -53,8 +54,8 @@ def make_problems(logits: Floats, labels: Any) -> dict[str, tuple[Any, dict[str,
     }
 
 
-def compute_answer(logits: Floats, target: Any, options: dict[str, Any]) -> tuple[Any, Floats]:
-    """The right answer, by plain NumPy in float64."""
+def compute_answer(logits: Floats, target: Any, options: dict[str, Any]) -> tuple[Any, ...]:
+    """The right answer, by plain NumPy in float64: loss, gradient and, if it is asked for, Hessian."""
     rows, classes = logits.shape
     x = logits.astype(np.float64) * options.get("logit_scale", 1.0)
     slope = np.full(x.shape, options.get("logit_scale", 1.0))
@@ -90,16 +91,17 @@ def compute_answer(logits: Floats, target: Any, options: dict[str, Any]) -> tupl
         q = 1 - predicted
         grad *= q**gamma + gamma * q ** (gamma - 1) * predicted * losses[:, None]
         losses = losses * (q**gamma)[:, 0]
+    derivatives = [grad, s[:, None] * slope**2 * mass * p * (1 - p)] if "hess_out" in options else [grad]
     reduction = options.get("reduction", "mean")
     if reduction == "mean":
-        return losses.sum() / weight, grad / weight
-    return (losses.sum() if reduction == "sum" else losses), grad
+        return losses.sum() / weight, *(array / weight for array in derivatives)
+    return (losses.sum() if reduction == "sum" else losses), *derivatives
 
 
-def check(right: dict[str, tuple[Any, Floats]], dtype: str, answer: tuple[str, Any, Floats]) -> str | None:
-    name, loss, grad = answer
+def check(right: dict[str, tuple[Any, ...]], dtype: str, answer: tuple[Any, ...]) -> str | None:
+    name, *results = answer
     eps = float(np.finfo(dtype).eps)
-    for what, got, want in zip(("loss", "gradient"), (loss, grad), right[name], strict=True):
+    for what, got, want in zip(("loss", "gradient", "Hessian")[: len(results)], results, right[name], strict=True):
         scale = np.abs(want).max()
         error = float(np.max(np.abs(got - want)) / (scale or 1))
         if not error <= 300 * eps:
@@ -113,7 +115,7 @@ def measure(shape: tuple[int, int], dtype: str, threads: int, names: set[str] | 
     right = {name: compute_answer(logits, target, options) for name, (target, options) in chosen.items()}
     grad = np.empty_like(logits)
 
-    def call(name: str, target: Any, options: dict[str, Any]) -> tuple[str, Any, Floats]:
+    def call(name: str, target: Any, options: dict[str, Any]) -> tuple[Any, ...]:
         return name, *xent.cross_entropy(logits, target, grad_out=grad, n_threads=threads, **options)
 
     candidates = [Candidate(name, partial(call, name, *problem)) for name, problem in chosen.items()]

@@ -28,17 +28,23 @@ def parts(x, axis):
     return x, m, e, np.where(np.isfinite(m), r, np.nan)
 
 
+def masked(x, where):
+    """-inf where a class cannot happen, whatever x is there."""
+    return np.where(where, np.asarray(x).astype(EXTENDED), -np.inf)
+
+
 @quiet
-def logsumexp(x, axis=-1, keepdims=False):
-    _, m, _, r = parts(x, axis)
+def logsumexp(x, axis=-1, keepdims=False, where=True):
+    _, m, _, r = parts(masked(x, where), axis)
     result = np.where(np.isinf(m), m, m + np.log1p(r))
     return result if keepdims else result.squeeze(tuple(range(result.ndim)) if axis is None else axis)
 
 
 @quiet
-def weighted_logsumexp(x, b, axis=-1):
+def weighted_logsumexp(x, b, axis=-1, where=True):
     """log |Σ b exp(x)| and the sign of that sum."""
-    x, b = np.broadcast_arrays(np.asarray(x, EXTENDED), np.asarray(b, EXTENDED))
+    x, b, where = np.broadcast_arrays(np.asarray(x, EXTENDED), np.asarray(b, EXTENDED), where)
+    b = np.where(where, b, 0)
     x = np.where(b == 0, -np.inf, x)
     m = x.max(axis, keepdims=True, initial=-np.inf)
     m = np.where(np.isfinite(m), m, 0)
@@ -47,14 +53,14 @@ def weighted_logsumexp(x, b, axis=-1):
 
 
 @quiet
-def softmax(x, axis=-1):
-    _, _, e, r = parts(x, axis)
+def softmax(x, axis=-1, where=True):
+    _, _, e, r = parts(masked(x, where), axis)
     return e / (1 + r)
 
 
 @quiet
-def log_softmax(x, axis=-1):
-    x, m, _, r = parts(x, axis)
+def log_softmax(x, axis=-1, where=True):
+    x, m, _, r = parts(masked(x, where), axis)
     return -((m - x) + np.log1p(r))
 
 
@@ -75,8 +81,9 @@ def cross_entropy(
     poly_epsilon=0,
     focal_gamma=0,
     reduction="mean",
+    return_hess=False,
 ):
-    """The loss and its gradient."""
+    """The loss and its gradient; and the diagonal of the Hessian, of labels and distributions without other terms."""
     x = np.moveaxis(np.asarray(logits).astype(EXTENDED), axis, -1)
     possible = np.moveaxis(np.broadcast_to(True if where is None else where, np.shape(logits)), axis, -1)
     x, slope = transform(np.where(possible, x, -np.inf), EXTENDED(logit_scale), softcap)
@@ -107,7 +114,21 @@ def cross_entropy(
         grad = grad * focus[..., None] + plain_grad * (focus * steeper)[..., None]
         loss = times(focus, loss)
     loss, grad = times(s, loss), times(s[..., None], grad * slope)
-    return reduce(loss, np.moveaxis(grad, -1, axis), weight, reduction)
+    result = reduce(loss, np.moveaxis(grad, -1, axis), weight, reduction)
+    hess = times(s[..., None], total * p * other * slope * slope)
+    return (*result, reduce(loss, np.moveaxis(hess, -1, axis), weight, reduction)[1]) if return_hess else result
+
+
+@quiet
+def boosting(scores, target, factor, *, weight=None, class_weight=1, label_smoothing=0, floor=0):
+    """The gradient and the diagonal of the Hessian, times a factor, that xent.boosting.Multiclass returns."""
+    x, m, e, r = parts(scores, -1)
+    p, other = e / (1 + r), np.where(x == m, r, 1 + r - e) / (1 + r)        # other: 1 - p
+    t, w = masses(x, target, -1, weight, None)
+    t = ((1 - EXTENDED(label_smoothing)) * t + EXTENDED(label_smoothing) / x.shape[-1]) * class_weight
+    total = t.sum(-1, keepdims=True)
+    grad, hess = times(w[..., None], (total - t) * p - t * other), times(w[..., None], total * p * other)
+    return grad, np.maximum(factor * hess, floor)
 
 
 @quiet
@@ -241,6 +262,31 @@ def evaluate(logits, labels, *, topk=(1, 5), axis=-1, sample_weight=None, ignore
 def has_no_rank(x):
     """Rows without a largest logit."""
     return np.isnan(x).any(-1) | (x == -np.inf).all(-1)
+
+
+@quiet
+def fit_temperature(logits, labels, *, axis=-1, sample_weight=None, ignore_index=-100, where=True):
+    """T, by bisection of log T; 0 or infinity where the loss has no minimum."""
+    x = np.moveaxis(masked(logits, where), axis, -1)
+    t, s = masses(x, labels, -1, sample_weight, ignore_index)
+    t, d = t[s > 0], (x.max(-1, keepdims=True) - x)[s > 0]
+    own = (s[s > 0] * times(t, d).sum(-1)).sum()
+
+    def excess(log_t):
+        """What the predicted distances from the maximum exceed the labels' by: the slope of the loss, times T^2."""
+        p = softmax(-d / np.exp(log_t))
+        return (s[s > 0] * times(p, d).sum(-1)).sum() - own
+
+    if own == 0:
+        return 0.0
+    size = np.log(d[np.isfinite(d)].mean())
+    low, high = size - 40, size + 40
+    if excess(high) <= 0:
+        return np.inf
+    for _ in range(44):
+        middle = (low + high) / 2
+        low, high = (low, middle) if excess(middle) > 0 else (middle, high)
+    return float(np.exp(low))
 
 
 @quiet

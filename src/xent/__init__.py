@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from xent._calls.dispatch import isa
 from xent._calls.threads import get_num_threads, set_num_threads
-from xent.evaluation import Evaluation, StreamingLoss, evaluate, log_loss
+from xent.evaluation import Evaluation, StreamingLoss, evaluate, fit_temperature, log_loss
 from xent.linear_losses import linear_cross_entropy, linear_evaluate
 from xent.losses import (
     binary_cross_entropy,
@@ -36,6 +36,7 @@ __all__ = [
     "cross_entropy",
     "datasets",
     "evaluate",
+    "fit_temperature",
     "get_num_threads",
     "isa",
     "kl_divergence",

@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from xent._calls.losses import BinaryOptions, KLOptions
 from xent._calls.options import Options
+from xent._calls.outputs import LossOutputs
 from xent._calls.targets import Batch
 from xent._core.scheduler import Work
 from xent._fit.row_pass import LinearOperands, LinearSums
@@ -13,6 +14,7 @@ Array = NDArray[Any]
 Doubles = NDArray[float64]
 
 BINARY_CHUNK: int
+LARGEST_USUAL_WEIGHT: float
 
 class PlainCall:
     @property
@@ -25,12 +27,19 @@ class PlainCall:
 def total(values: list[float]) -> float: ...
 def add_each_exactly(sums: Doubles, x: Doubles) -> None: ...
 def plain_softmax(
-    x: object, axis: object, out: object, logarithm: bool, n_threads: object, thread_elements: int
+    x: object,
+    axis: object,
+    where: object,
+    out: object,
+    logarithm: bool,
+    n_threads: object,
+    thread_elements: int,
 ) -> Any: ...
 def plain_logsumexp(
     x: object,
     axis: object,
     b: object,
+    where: object,
     keepdims: object,
     return_sign: object,
     n_threads: object,
@@ -45,7 +54,9 @@ def plain_cross_entropy(
     defaults: tuple[object, ...],
     reduction: object,
     return_grad: object,
+    return_hess: object,
     grad_out: object,
+    hess_out: object,
     n_threads: object,
     thread_elements: int,
     block_elements: int,
@@ -54,13 +65,16 @@ def batch_scratch(classes: int, points: int) -> int: ...
 def cpu_sets() -> list[str]: ...
 def logsumexp(
     x: Array,
+    where: Array | None,
     weight: Array | None,
     out: Array,
     sign: Array | None,
     row_axes: int,
     work: Work,
 ) -> None: ...
-def softmax(x: Array, out: Array, logarithm: bool, row_axes: int, work: Work) -> None: ...
+def softmax(
+    x: Array, where: Array | None, out: Array, logarithm: bool, row_axes: int, work: Work
+) -> None: ...
 def target_weight(
     problem: Batch,
     options: Options,
@@ -70,10 +84,7 @@ def target_weight(
 def cross_entropy(
     problem: Batch,
     options: Options,
-    weight_exponent: int,
-    divisor: float,
-    loss: Array | None,
-    grad: Array | None,
+    outputs: LossOutputs,
     sums: Doubles,
     work: Work,
 ) -> None: ...
@@ -120,6 +131,12 @@ def sum_chunks(
     topk: NDArray[int64],
     rows: Doubles,
     most: int,
+    sums: Doubles,
+    work: Work,
+) -> None: ...
+def temperature(
+    problem: Batch,
+    options: Options,
     sums: Doubles,
     work: Work,
 ) -> None: ...

@@ -7,10 +7,12 @@ T = sum(t):
     r = sum of e_c over c != k            s = 1 + r        logsumexp = m + log1p(r)
     p_c = e_c / s                         log p_c = -((m - x_c) + log1p(r))
     loss = sum(t_c (m - x_c)) + T log1p(r)                 grad_c = T p_c - t_c
+    hess_c = T p_c (1 - p_c)
 
 (a) The maximum is left out of the sum and comes back through log1p. Every term of the loss is >= 0, so nothing cancels:
     a confident row keeps every digit of its tiny loss.
-(b) If all the mass is on one class y, the gradient there is -T (sum of e_c over c != y) / s, never T (p_y - 1).
+(b) If all the mass is on one class y, the gradient there is -T (sum of e_c over c != y) / s, never T (p_y - 1). At the
+    maximum, the Hessian has r / s, never 1 - p_k; at other classes p_c <= 1/2, and 1 - p_c is exact enough.
 (c) x - m rounds, by up to half an ulp of a large number, and exp multiplies that error. So exponents are shifted by an
     integer near m log2(e), which is exact; the rest of m is one factor for the whole row (`Shift`, `unit_of`).
 (d) Sums keep what their roundings lose, in vectors and in float64, as do the last few operations of a row: they round
@@ -39,34 +41,35 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from xent._core.batch cimport (
-    DISTRIBUTION, LABELS, SPARSE, Batch, has_plain_formula, needs_float64, set_defaults, transforms,
+    DISTRIBUTION, LABELS, SPARSE, Batch, has_plain_formula, has_smoothed_formula, is_usual_weight, largest_usual_weight,
+    needs_float64, needs_own_unit, set_defaults, smooths, transforms,
 )
 from xent._core.binary cimport CHUNK, BinaryBatch, BinaryScratch, binary_chunks
 from xent._core.divergence cimport (
-    CENTRE, CENTRE_LOW, COMPARE_VECTORS, MOST_PASSES, RATIO, ABSums, Compared, Mass, TermPiece, add_class,
-    add_excess, compare_terms, conclude, difference_of, divergence_of, estimate_log_ratio, exp_minus, find_deltas,
-    gap_between, has_probabilities, is_empty, is_larger, join_compared, lifted_factor, no_mass, nothing_compared,
-    peak_of, scale_of, set_constants, subtract_terms,
+    CENTRE, CENTRE_LOW, COMPARE_VECTORS, MOST_PASSES, RATIO, ABSums, Compared, Mass, TermPiece, add_class, add_excess,
+    compare_terms, conclude, difference_of, divergence_of, estimate_log_ratio, exp_minus, find_deltas, gap_between,
+    has_probabilities, is_empty, is_larger, join_compared, lifted_factor, load_four, no_mass, nothing_compared, peak_of,
+    scale_of, set_constants, subtract_terms,
 )
 from xent._core.elementary cimport LN2_HIGH, LN2_LOW, SHIFT_VECTORS, exp_parts, log_pair, minus_log
 from xent._core.exponentials cimport (
-    HIGH, LOW, SEARCH_VECTORS, Peak, RowSum, Shift, Terms, accumulate_exponentials, compute_term, describe_terms,
-    end_search, fill_shift, find_peak_of, largest_of_four, logsumexp_of, no_peak, raise_peak, set_shift,
+    EXPONENT_HEADROOM, HIGH, LOW, SEARCH_VECTORS, Peak, RowSum, Shift, Terms, accumulate_exponentials, compute_term,
+    describe_terms, end_search, fill_shift, find_peak_of, largest_of_four, logsumexp_of, no_peak, raise_peak, set_shift,
     start_search, sum_row, unit_of,
 )
 from xent._core.memory cimport empty
 from xent._core.pairs cimport (
-    Pair, Sum, accumulate, accumulate_four, add, add_exactly, add_pair, divide, finite_or_zero, multiply, one_more,
-    single, sum_pairs, two_sum, value,
+    Pair, Sum, accumulate, add, add_exactly, add_pair, divide, finite_or_zero, multiply, one_more, single, sum_pairs,
+    two_sum, value,
 )
 from xent._core.reader cimport (
     Reader, Row, RowPiece, describe_row, logit_at, open_reader, read_mask, read_masked_logits, read_peak, read_piece,
     read_target_piece, transform_piece,
 )
 from xent._core.rows cimport (
-    NO_CLASS, PIECE_ELEMENTS, add_distance, add_distances, add_elements, count_ahead, fill_row, find_only_class,
-    has_many, has_nan, is_moderate, log_probability, multiply_or_zero, multiply_row, scale_row, sum_distances,
-    sum_products, suits_terms,
+    MOMENT_VECTORS, NO_CLASS, PIECE_ELEMENTS, add_distance, add_distances, add_elements, add_moments, count_ahead,
+    curve_row, fill_row, find_only_class, fits_curve, has_many, has_nan, is_moderate, log_probability, mask_row,
+    multiply_or_zero, multiply_row, scale_distances, scale_row, suits_terms, sum_distances, sum_products,
 )
 from xent._core.scheduler cimport (
     FEW_UNITS, PY_SSIZE_T_MAX, BlockClaim, Work, block_size, claim_blocks, count_blocks, do_alone, end_of_block,
@@ -75,30 +78,31 @@ from xent._core.scheduler cimport (
 from xent._core.scratch cimport (
     LINE_DOUBLES, LOG_SOFTMAX_TILE, LOSS_TILE, MAX_TILE_CLASSES, MAX_TILE_VECTORS, SCRATCH_BYTES, SOFTMAX_TILE,
     LogsumexpTask, LossScratch, Memory, Points, PrimitiveScratch, RowScratch, SoftmaxTask, WeightScratch,
-    WeightedScratch, fits_tile, lay_out_loss, lay_out_primitive, lay_out_rows, lay_out_weighted, lay_out_weights,
-    plan_batch, plan_logsumexp, plan_softmax, row_space, take, tile_space,
+    WeightedScratch, copies_mask, fits_tile, lay_out_loss, lay_out_primitive, lay_out_rows, lay_out_weighted,
+    lay_out_weights, mask_space, plan_batch, plan_logsumexp, plan_softmax, row_space, take, tile_space,
 )
 from xent._core.simd cimport (
     XENT_LANES_f32, XENT_LANES_f64, absolute, all_equal, element, fill, forced_void, get, lanes, load_first,
-    max_lanes, maximum, multiply_add, put, store_first, vec, vf32, vf64, where_equal, where_less, xent_add_lanes_f32,
-    xent_add_lanes_f64, xent_are_classes, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_prefetch,
-    xent_transpose_rows_f32, xent_transpose_rows_f64,
+    max_lanes, maximum, multiply_add, put, store_first, vec, vf32, vf64, where_equal, where_less, where_true,
+    xent_add_lanes_f32, xent_add_lanes_f64, xent_are_classes, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain,
+    xent_half_f32, xent_prefetch, xent_transpose_rows_f32, xent_transpose_rows_f64,
 )
 from xent._core.streaming cimport (
-    Finish, Traffic, finish, multiply_by, no_traffic, scale_to_probabilities, send, subtract_from,
+    Curve, Finish, Traffic, curved, finish, multiply_by, no_traffic, scale_to_probabilities, send, send_hessian,
+    subtract_from,
 )
 from xent._core.strided cimport (
     ABSENT, AHEAD_IN_ROW, F64, I8, I16, I32, I64, U8, U16, U32, Operand, Window, bind, bind_output, close_window,
-    data_of_blocks, fits_float32, gather, gather_through, is_native, is_plain, is_ready, kind_of, next_place, next_row,
-    open_window, place, place_of, place_through, read_integer, read_number, row_of, scatter, scatter_through, weight_of,
-    write_float, write_number,
+    data_of_blocks, fits_float32, gather, gather_mask, gather_through, is_contiguous_mask, is_native, is_plain,
+    is_ready, kind_of, next_place, next_row, open_window, place, place_of, place_through, read_integer, read_number,
+    row_of, scatter, scatter_through, weight_of, write_float, write_number,
 )
 from xent._core.target_weights cimport WeightSum, weigh_rows
 from xent._core.targets cimport INVALID, class_weight_of, is_class, is_ignored, read_points, scale_pair
 from xent._core.tiles cimport (
-    FACTOR, LIMIT_VECTORS, MAX_TILE_ROWS, MOST, LanePairs, TileTotals, add_lanes, add_one, clear_lanes, copy_element,
-    exp_vectors, fill_lanes, invert, load_tile, log_pairs, multiply_pairs, read_lane, set_lane, shift_lanes,
-    shift_vectors, store_tile, sum_lanes, write_lanes,
+    FACTOR, LIMIT_VECTORS, MAXIMA, MAX_TILE_ROWS, MOST, SUM_VECTORS, LanePairs, TileTotals, add_column, add_lanes,
+    add_one, are_adjacent, clear_lanes, copy_element, exp_vectors, fill_lanes, find_peaks, invert, load_tile, log_pairs,
+    multiply_pairs, read_lane, set_lane, shift_lanes, shift_vectors, store_tile, sum_lanes, write_lanes,
 )
 
 cnp.import_array()
@@ -155,6 +159,9 @@ cdef void add_and_search(
     fill_shift(shift, vectors)
     if e is NULL:
         terms.e = NULL
+        accumulate_exponentials(terms, vectors, total, traffic, search, True)
+    elif traffic.hess is not NULL:
+        terms.has_hess = True
         accumulate_exponentials(terms, vectors, total, traffic, search, True)
     else:
         accumulate_exponentials(terms, vectors, total, traffic, search, True)
@@ -597,6 +604,46 @@ cdef inline double term_to_scale(double result, double factor, const vec* like) 
     return term if least < fabs(term) < most or term == 0 else INFINITY
 
 
+cdef inline Curve hessian_of(
+    const RowSum* sums, Py_ssize_t peak, Pair mass, double factor, const vec* like
+) noexcept nogil:
+    """How the terms of a row become the diagonal of its Hessian. `mass` is T and all else that multiplies p (1 - p), and
+    `factor` what makes p mass of a term. Where p_c <= 1/2, nothing cancels in 1 - p_c; only at the maximum p_c may be
+    larger, but there 1 - p_c is r / s."""
+    cdef Curve curve
+    cdef Pair share = multiply(sums.unit, sums.inverse)
+    curve.peak, curve.label = peak, NO_CLASS
+    curve.mass, curve.share, curve.factor = value(mass), value(share), factor
+    if vec is vf32:         # numbers are enough
+        curve.factor = <float>factor
+        curve.at_peak = multiply_or_zero(sums.rest.high * sums.inverse.high * sums.inverse.high, curve.mass)
+    else:
+        curve.at_peak = value(multiply_mass(multiply(multiply(sums.rest, sums.inverse), sums.inverse), mass))
+    # Of the factor as it is rounded, so that its rounding does not count twice where p is near 1/2.
+    curve.slope = value(multiply(share, single(curve.factor)))
+    curve.fits_type = fits_curve(like, factor, curve.slope)
+    return curve
+
+
+cdef void compute_hessian(const Curve* curve, const vec* e, vec* hess, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+    """From the terms of a piece, which begins at class `start`, its Hessian."""
+    curve_row(e, hess, n, curve)
+    if start <= curve.peak < start + n:
+        put(hess, curve.peak - start, curve.at_peak)
+
+
+cdef void write_hessian(
+    Reader* reader, const Row* row, const Curve* curve, const vec* e, vec* hess, Py_ssize_t start, Py_ssize_t count
+) noexcept nogil:
+    """The Hessian of a piece; of a whole row, in `hess`."""
+    cdef const Operand* out = &reader.batch.hess
+    if not reader.reads_whole_rows:
+        hess = place(out, row.i, start, <vec*>reader.scratch.hess)
+    compute_hessian(curve, e, hess, start, count)
+    if not reader.reads_whole_rows:
+        scatter(out, row.i, start, count, hess)
+
+
 cdef void finish_gradient(
     const Row* row, const RowPiece* piece, const GradientTerms* terms, vec* grad, Py_ssize_t start, Py_ssize_t count,
     vec* mass
@@ -638,26 +685,44 @@ cdef inline Pair row_weight(const Row* row) noexcept nogil:
     return multiply(row.weight, row.target_mass)
 
 
+cdef Pair curvature_mass(const Batch* batch, const Row* row, Pair scale) noexcept nogil:
+    """What multiplies p (1 - p) in the Hessian, if `scale` multiplies the gradient for each unit of T. The exponents of
+    a logit_scale, which enters twice, and of extreme weights may be out of range one by one."""
+    cdef int exponent = 0
+    cdef double logit_scale = frexp(batch.transform.scale, &exponent)
+    return scale_pair(
+        multiply(multiply(scale, row.target_mass), single(logit_scale)), exponent + row.result_exponent
+    )
+
+
 cdef void write_gradient(
-    Reader* reader, const Row* row, vec* grad, bint has_terms, Traffic* traffic, vec* like
+    Reader* reader, const Row* row, vec* grad, vec* hess, bint has_terms, Traffic* traffic, vec* like
 ) noexcept nogil:
-    """From terms that are in the place of the gradient, or that are computed again now that their sum is known."""
+    """From terms that are in the place of the gradient, or that are computed again now that their sum is known. The
+    Hessian, if it is wanted, comes from the same terms."""
     cdef const Batch* batch = reader.batch
+    cdef bint wants_hess = batch.hess.kind != ABSENT
     cdef Py_ssize_t n = batch.logits.n, start = 0, count
-    cdef Pair scale = multiply(row.weight, reader.scale)
+    cdef Pair scale = multiply(row.weight, reader.scale), mass
+    cdef double factor
     cdef GradientTerms terms
+    cdef Curve curve
     cdef LabelGradient plain
     cdef RowPiece piece
     cdef vec unused[2]
     if is_plain_row(batch, row):
-        plain = label_gradient(
-            &row.sums, row.own_term, row.has_largest, multiply(row_weight(row), reader.scale), like
-        )
+        mass = multiply(row_weight(row), reader.scale)
+        plain = label_gradient(&row.sums, row.own_term, row.has_largest, mass, like)
         terms.factor, terms.at_label = plain.factor, plain.at_label
+        factor = plain.factor
         terms.target_share = terms.base_share = terms.poly_factor = 0
         terms.label_term = term_to_scale(terms.at_label, terms.factor, like)
     else:
+        mass = curvature_mass(batch, row, scale)
+        factor = value(multiply(mass, multiply(row.sums.inverse, row.sums.unit)))
         terms = gradient_of(batch, row, scale_pair(scale, row.result_exponent))
+    if wants_hess:
+        curve = hessian_of(&row.sums, row.shift.peak.index, mass, factor, like)
     while start < n:
         count = min(reader.piece, n - start)
         if not reader.reads_whole_rows:
@@ -669,37 +734,51 @@ cdef void write_gradient(
         if not has_terms:
             unused[HIGH] = unused[LOW] = fill(like, 0)
             add_exponentials(<vec*>piece.x, <vec*>piece.low, grad, count, -1, &row.shift, unused, traffic)
+        if wants_hess:
+            write_hessian(reader, row, &curve, grad, hess, start, count)
         finish_gradient(row, &piece, &terms, grad, start, count, <vec*>reader.scratch.mass)
         if not reader.reads_whole_rows:
             scatter(&batch.grad, row.i, start, count, grad)
         start += count
 
 
-cdef void write_constant(const Reader* reader, Py_ssize_t i, vec* grad, double x, const vec* like) noexcept nogil:
-    """A gradient that is x everywhere."""
-    cdef Py_ssize_t n = reader.batch.logits.n, start = 0, count
+cdef void write_constant(
+    const Reader* reader, const Operand* out, Py_ssize_t i, vec* row, vec* scratch, double x
+) noexcept nogil:
+    """A gradient or Hessian that is x everywhere: of a whole row, in `row`."""
+    cdef Py_ssize_t n = out.n, start = 0, count
+    if out.kind == ABSENT:
+        return
     if reader.reads_whole_rows:
-        fill_row(grad, n, x)
+        fill_row(row, n, x)
         return
     while start < n:
         count = min(reader.piece, n - start)
-        grad = place(&reader.batch.grad, i, start, <vec*>reader.scratch.grad[0])
-        fill_row(grad, count, x)
-        scatter(&reader.batch.grad, i, start, count, grad)
+        row = place(out, i, start, scratch)
+        fill_row(row, count, x)
+        scatter(out, i, start, count, row)
         start += count
 
 
-cdef Pair loss_row(Reader* reader, Row* row, vec* grad, bint wants_grad, Traffic* traffic, vec* like) noexcept nogil:
-    """The loss of a row whose maximum, mass and distances are known; and its gradient, in `grad` if rows are read
-    whole."""
+cdef void write_constants(
+    const Reader* reader, Py_ssize_t i, vec* grad, vec* hess, double x, const vec* like
+) noexcept nogil:
+    write_constant(reader, &reader.batch.grad, i, grad, <vec*>reader.scratch.grad[0], x)
+    write_constant(reader, &reader.batch.hess, i, hess, <vec*>reader.scratch.hess, x)
+
+
+cdef Pair loss_row(
+    Reader* reader, Row* row, vec* grad, vec* hess, bint wants_grad, Traffic* traffic, vec* like
+) noexcept nogil:
+    """The loss of a row whose maximum, mass and distances are known; and its gradient and Hessian, in `grad` and `hess`
+    if rows are read whole."""
     # Terms of a row in pieces wait in the gradient's place, unless it is of another type or needs the slopes of a cap.
     cdef bint keeps_terms = wants_grad and (
         reader.reads_whole_rows or (is_plain(&reader.batch.grad, like) and not transforms(reader.batch))
     )
     cdef Peak peak = row.shift.peak
     if not isfinite(peak.high):
-        if wants_grad:
-            write_constant(reader, row.i, grad, NAN, like)
+        write_constants(reader, row.i, grad, hess, NAN, like)
         return single(NAN)
     set_shift(&row.shift, &peak, like)
     sum_exponentials(reader, row, grad, keeps_terms, traffic, like)
@@ -709,7 +788,7 @@ cdef Pair loss_row(Reader* reader, Row* row, vec* grad, bint wants_grad, Traffic
     if reader.batch.poly_epsilon != 0:
         row.missed_mass = sum_missed_mass(reader, row, grad, keeps_terms, traffic, like)
     if wants_grad:
-        write_gradient(reader, row, grad, keeps_terms, traffic, like)
+        write_gradient(reader, row, grad, hess, keeps_terms, traffic, like)
     if is_plain_row(reader.batch, row):
         return label_loss(&row.sums, row.label_distance, row_weight(row), like)
     return scale_pair(multiply(loss_of(reader.batch, row), row.weight), row.result_exponent)
@@ -720,13 +799,28 @@ cdef Pair loss_row(Reader* reader, Row* row, vec* grad, bint wants_grad, Traffic
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-cdef inline Peak find_peak(const Operand* x, Py_ssize_t i, Py_ssize_t piece, vec* buffer) noexcept nogil:
+cdef inline vec* gather_masked(
+    const Operand* x, const Operand* where, Py_ssize_t i, Py_ssize_t start, Py_ssize_t count,
+    const PrimitiveScratch* scratch, vec* like
+) noexcept nogil:
+    """`gather`, but -inf where elements are masked."""
+    cdef vec* buffer = <vec*>scratch.x[0]
+    cdef vec* row = gather(x, i, start, count, buffer)
+    if where.kind == ABSENT:
+        return row
+    mask_row(row, gather_mask(where, i, start, count, scratch.mask), buffer, count, -INFINITY)
+    return buffer
+
+
+cdef inline Peak find_peak(
+    const Operand* x, const Operand* where, Py_ssize_t i, Py_ssize_t piece, const PrimitiveScratch* scratch, vec* like
+) noexcept nogil:
     """The maximum of a row, piece by piece."""
     cdef Py_ssize_t start = 0, count
     cdef Peak peak = no_peak()
     while start < x.n:
         count = min(piece, x.n - start)
-        raise_peak(&peak, gather(x, i, start, count, buffer), <vec*>NULL, start, count)
+        raise_peak(&peak, gather_masked(x, where, i, start, count, scratch, like), <vec*>NULL, start, count)
         start += count
     return peak
 
@@ -755,6 +849,29 @@ cdef inline vec* read_ahead(
     return read_row(window, x, i, last, buffers, like) if i < last and is_ready(window, i) else <vec*>NULL
 
 
+cdef inline vec* read_masked_row(
+    Window* window, const Operand* x, const Operand* where, Py_ssize_t i, Py_ssize_t last,
+    const PrimitiveScratch* scratch, vec* like
+) noexcept nogil:
+    """`read_row`, but -inf where elements are masked."""
+    cdef vec* buffer = <vec*>scratch.x[i & 1]
+    cdef vec* row = read_row(window, x, i, last, <double**>scratch.x, like)
+    if where.kind == ABSENT:
+        return row
+    mask_row(row, gather_mask(where, i, 0, x.n, scratch.mask), buffer, x.n, -INFINITY)
+    return buffer
+
+
+cdef inline vec* read_masked_ahead(
+    Window* window, const Operand* x, const Operand* where, Py_ssize_t i, Py_ssize_t last,
+    const PrimitiveScratch* scratch, vec* like
+) noexcept nogil:
+    """`read_ahead` of `read_masked_row`."""
+    if i >= last or not is_ready(window, i):
+        return <vec*>NULL
+    return read_masked_row(window, x, where, i, last, scratch, like)
+
+
 cdef inline void look_ahead(Traffic* traffic, const vec* row, const vec* next) noexcept nogil:
     """Fetch and search the next row, unless it is NULL, while `row` is computed."""
     traffic.next = <const char*>next
@@ -774,6 +891,7 @@ cdef void logsumexp_rows(
 ) noexcept nogil:
     """Whole rows. Each is searched for its maximum while the exponentials of the one before are summed."""
     cdef const Operand* x = &task.x
+    cdef const Operand* where = &task.where
     cdef Py_ssize_t i
     cdef vec* row
     cdef vec* next
@@ -785,10 +903,10 @@ cdef void logsumexp_rows(
     cdef vec search[SEARCH_VECTORS]
     cdef Traffic traffic = no_traffic(like)
     open_window(&window, x, first, last, like)
-    row = read_row(&window, x, first, last, <double**>scratch.x, like)
+    row = read_masked_row(&window, x, where, first, last, scratch, like)
     peak = find_peak_of(row, x.n, True)
     for i in range(first, last):
-        next = read_ahead(&window, x, i + 1, last, <double**>scratch.x, like)
+        next = read_masked_ahead(&window, x, where, i + 1, last, scratch, like)
         look_ahead(&traffic, row, next)
         if shift_row(&shift, &peak, like):
             total[HIGH] = total[LOW] = fill(like, 0)
@@ -800,7 +918,7 @@ cdef void logsumexp_rows(
             traffic.next = NULL
             write_number(&task.out, i, NAN if has_nan(row, x.n) else peak.high)
         if i + 1 < last:
-            row = next if next is not NULL else read_row(&window, x, i + 1, last, <double**>scratch.x, like)
+            row = next if next is not NULL else read_masked_row(&window, x, where, i + 1, last, scratch, like)
             peak = next_peak(&traffic, search, row, x.n, True)
     close_window(&window)
 
@@ -811,28 +929,34 @@ cdef void logsumexp_long_rows(
     """Piece by piece: the maximum, then the sum."""
     cdef const Operand* x = &task.x
     cdef Py_ssize_t i, start, count
-    cdef vec* buffer = <vec*>scratch.x[0]
+    cdef bint is_finite
+    cdef double result
+    cdef vec* row
     cdef Peak peak
     cdef RowSum sums
     cdef Shift shift
     cdef vec total[2]
     cdef Traffic traffic = no_traffic(like)
     for i in range(first, last):
-        peak = find_peak(x, i, task.piece, buffer)
-        if not shift_row(&shift, &peak, like):
-            write_number(&task.out, i, NAN if lacks_numbers(x, i, task.piece, buffer) else peak.high)
-            continue
+        peak = find_peak(x, &task.where, i, task.piece, scratch, like)
+        is_finite = shift_row(&shift, &peak, like)
+        result = peak.high
         total[HIGH] = total[LOW] = fill(like, 0)
         start = 0
         while start < x.n:
             count = min(task.piece, x.n - start)
-            add_exponentials(
-                gather(x, i, start, count, buffer), <vec*>NULL, <vec*>NULL, count, peak.index - start, &shift, total,
-                &traffic
-            )
+            row = gather_masked(x, &task.where, i, start, count, scratch, like)
+            if is_finite:
+                add_exponentials(
+                    row, <vec*>NULL, <vec*>NULL, count, peak.index - start, &shift, total, &traffic
+                )
+            elif has_nan(row, count):
+                result = NAN
             start += count
-        sums = sum_row(&shift, total)
-        write_number(&task.out, i, value(logsumexp_of(&shift, &sums)))
+        if is_finite:
+            sums = sum_row(&shift, total)
+            result = value(logsumexp_of(&shift, &sums))
+        write_number(&task.out, i, result)
 
 
 cdef void softmax_rows(
@@ -841,6 +965,7 @@ cdef void softmax_rows(
     """Whole rows: while the exponentials of one are computed, the next is searched, and the one before is multiplied by
     its factor and stored."""
     cdef const Operand* x = &task.x
+    cdef const Operand* where = &task.where
     cdef const Operand* out = &task.out
     cdef Py_ssize_t i
     cdef bint finds_index = task.logarithm
@@ -854,23 +979,23 @@ cdef void softmax_rows(
     cdef Traffic traffic = no_traffic(like)
     open_window(&window, x, first, last, like)
     open_window(&window_out, out, first, last, like)
-    row = read_row(&window, x, first, last, <double**>scratch.x, like)
+    row = read_masked_row(&window, x, where, first, last, scratch, like)
     peak = find_peak_of(row, x.n, finds_index)
     for i in range(first, last):
-        next = read_ahead(&window, x, i + 1, last, <double**>scratch.x, like)
+        next = read_masked_ahead(&window, x, where, i + 1, last, scratch, like)
         look_ahead(&traffic, row, next)
         result = place_through(&window_out, out, i, last, <vec*>scratch.result[traffic.free_buffer])
         start_search(search)
         if task.logarithm:
             how = log_softmax_row(row, x.n, &peak, &traffic, search)
             scatter_through(&window_out, out, i, result, row, &how, &traffic)
-            if not is_plain(x, row):            # the place of the row is needed for another one
+            if not is_plain(x, row) or where.kind != ABSENT:    # the place of the row is needed for another one
                 finish(&traffic, 0, like)
         else:
             how = softmax_row(row, result, x.n, &peak, &traffic, search)
             scatter_through(&window_out, out, i, result, result, &how, &traffic)
         if i + 1 < last:
-            row = next if next is not NULL else read_row(&window, x, i + 1, last, <double**>scratch.x, like)
+            row = next if next is not NULL else read_masked_row(&window, x, where, i + 1, last, scratch, like)
             peak = next_peak(&traffic, search, row, x.n, finds_index)
     finish(&traffic, 0, like)
     close_window(&window)
@@ -883,7 +1008,6 @@ cdef void softmax_long_rows(
     """The same piece by piece: the maximum, the sum, and results, whose exponentials are computed again."""
     cdef const Operand* x = &task.x
     cdef Py_ssize_t i, start, count
-    cdef vec* buffer = <vec*>scratch.x[0]
     cdef vec* row
     cdef vec* result
     cdef vec* nothing = NULL
@@ -895,14 +1019,14 @@ cdef void softmax_long_rows(
     cdef vec unused[2]
     cdef Traffic traffic = no_traffic(like)
     for i in range(first, last):
-        peak = find_peak(x, i, PIECE_ELEMENTS, buffer)
+        peak = find_peak(x, &task.where, i, PIECE_ELEMENTS, scratch, like)
         total[HIGH] = total[LOW] = fill(like, 0)
         if isfinite(peak.high):
             set_shift(&shift, &peak, like)
             start = 0
             while start < x.n:
                 count = min(PIECE_ELEMENTS, x.n - start)
-                row = gather(x, i, start, count, buffer)
+                row = gather_masked(x, &task.where, i, start, count, scratch, like)
                 if task.logarithm:
                     add_exponentials(
                         row, <vec*>NULL, <vec*>NULL, count, peak.index - start, &shift, total, &traffic
@@ -917,7 +1041,7 @@ cdef void softmax_long_rows(
         start = 0
         while start < x.n:
             count = min(PIECE_ELEMENTS, x.n - start)
-            row = gather(x, i, start, count, buffer)
+            row = gather_masked(x, &task.where, i, start, count, scratch, like)
             result = place(&task.out, i, start, <vec*>scratch.result[0])
             if not isfinite(peak.high):
                 fill_row(result, count, NAN)
@@ -964,11 +1088,14 @@ cdef inline double moderate_factor(double b, Pair* log_rest) noexcept nogil:
 cdef void read_weighted_terms(
     const LogsumexpTask* task, Py_ssize_t i, Py_ssize_t start, Py_ssize_t n, const WeightedScratch* scratch
 ) noexcept nogil:
-    """n elements b exp(x) of row i, as factor exp(exponent + exponent_low)."""
+    """n elements b exp(x) of row i, as factor exp(exponent + exponent_low); 0 where they are masked."""
     cdef Py_ssize_t j
     cdef const vf64* row = gather(&task.x, i, start, n, <vf64*>scratch.x)
     cdef const vf64* b = gather(&task.weight, i, start, n, <vf64*>scratch.weight)
     cdef Pair exponent, log_rest
+    if task.where.kind != ABSENT:
+        mask_row(b, gather_mask(&task.where, i, start, n, scratch.mask), <vf64*>scratch.weight, n, 0)
+        b = <vf64*>scratch.weight
     for j in range(n):
         scratch.factor[j] = moderate_factor(get(b, j), &log_rest)
         exponent = two_sum(get(row, j), log_rest.high)
@@ -1070,54 +1197,121 @@ cdef double choose_origin(const Batch* batch, Py_ssize_t i) noexcept nogil:
 
 
 cdef bint repeats_row(const Batch* batch, const Row* row, const vec* like) noexcept nogil:
-    """Whether a row overflows here and is worth repeating in `repeat_row`: one of float32 always, one of float64 if its
-    logits have an origin to subtract, which a z_loss, a function of the logits themselves, does not allow."""
+    """Whether a row is to be repeated in `repeat_row`: with an extreme sample weight; or because it overflows here, one
+    of float32 always, one of float64 if its logits have an origin to subtract, which a z_loss, a function of the logits
+    themselves, does not allow."""
+    if needs_own_unit(batch, row.weight.high):
+        return True
     if not overflows(batch, row, like):
         return False
     return vec is vf32 or (batch.z_loss == 0 and choose_origin(batch, row.i) != 0)
 
 
 cdef void repeat_row(const Batch* batch, LossScratch* scratch, Py_ssize_t i, Pair* total, vec* like) noexcept nogil:
-    """Compute a row in float64; if it overflows there too, from the distances of its logits to the largest."""
-    cdef Batch moved
+    """Compute a row in float64, under an extreme weight in a unit of its own; if it overflows in float64 too, from the
+    distances of its logits to the largest."""
+    cdef Batch moved = batch[0]
     finish(&scratch.traffic, 0, like)
-    if vec is vf64:
-        moved = batch[0]
+    if needs_own_unit(batch, weight_of(&batch.sample_weight, i)):
+        moved.has_extreme_weights = True
+        moved.piece = min(batch.logits.n, PIECE_ELEMENTS)       # for which there is scratch
+    elif vec is vf64:
         moved.transform.origin = choose_origin(batch, i)
-        cross_entropy_rows(&moved, scratch, i, i + 1, total, <vf64*>NULL)
-    else:
-        cross_entropy_rows(batch, scratch, i, i + 1, total, <vf64*>NULL)
+    cross_entropy_rows(&moved, scratch, i, i + 1, total, <vf64*>NULL)
+
+
+cdef struct OutputRows:         # the rows of the gradient and of the Hessian that are being computed
+    Window grad_window
+    Window hess_window
+    double* grad                # where they go; NULL if they are not wanted, or written in pieces
+    double* hess
+
+
+cdef inline void open_outputs(
+    OutputRows* rows, const Batch* batch, Py_ssize_t first, Py_ssize_t last, const vec* like
+) noexcept nogil:
+    open_window(&rows.grad_window, &batch.grad, first, last, like)
+    open_window(&rows.hess_window, &batch.hess, first, last, like)
+    rows.grad = rows.hess = NULL
+
+
+cdef inline void close_outputs(OutputRows* rows) noexcept nogil:
+    close_window(&rows.grad_window)
+    close_window(&rows.hess_window)
+
+
+cdef inline void place_outputs(
+    OutputRows* rows, const Reader* reader, Py_ssize_t i, const Traffic* traffic, vec* like
+) noexcept nogil:
+    """`place_through` for row i, if it is read whole."""
+    cdef const Batch* batch = reader.batch
+    cdef Py_ssize_t last = reader.last
+    cdef vec* buffer = <vec*>reader.scratch.grad[traffic.free_buffer]
+    if batch.grad.kind != ABSENT and reader.reads_whole_rows:
+        rows.grad = <double*>place_through(&rows.grad_window, &batch.grad, i, last, buffer)
+    if batch.hess.kind != ABSENT and reader.reads_whole_rows:
+        rows.hess = <double*>place_through(&rows.hess_window, &batch.hess, i, last, <vec*>reader.scratch.hess)
+        if rows.hess_window.most == 0:      # it needs no scratch to go around the cache
+            rows.hess = <double*>place(&batch.hess, i, 0, <vec*>reader.scratch.hess)
+
+
+cdef inline void store_hessian(
+    OutputRows* rows, const Batch* batch, Py_ssize_t i, Traffic* traffic, const vec* like
+) noexcept nogil:
+    cdef Finish as_it_is = multiply_by(1)
+    cdef vec* hess = <vec*>rows.hess
+    if hess is not NULL:
+        scatter_through(&rows.hess_window, &batch.hess, i, hess, hess, &as_it_is, traffic)
+
+
+cdef inline void store_gradient(
+    OutputRows* rows, const Batch* batch, Py_ssize_t i, const Finish* how, Traffic* traffic, const vec* like
+) noexcept nogil:
+    cdef vec* grad = <vec*>rows.grad
+    if grad is not NULL:
+        scatter_through(&rows.grad_window, &batch.grad, i, grad, grad, how, traffic)
+
+
+cdef inline void read_back(
+    OutputRows* rows, const Batch* batch, Py_ssize_t i, Traffic* traffic, vec* like
+) noexcept nogil:
+    """Fetch what another call has written of row i, where a window would overwrite it."""
+    cdef Finish as_it_is = multiply_by(1)
+    if rows.grad_window.most > 0:
+        gather(&batch.grad, i, 0, batch.grad.n, <vec*>rows.grad)
+        store_gradient(rows, batch, i, &as_it_is, traffic, like)
+    if rows.hess_window.most > 0:
+        gather(&batch.hess, i, 0, batch.hess.n, <vec*>rows.hess)
+        store_hessian(rows, batch, i, traffic, like)
 
 
 cdef void cross_entropy_rows(
     const Batch* batch, LossScratch* scratch, Py_ssize_t first, Py_ssize_t last, Pair* total, vec* like
 ) noexcept nogil:
-    """Add up the losses; write each loss and gradient where they are wanted."""
+    """Add up the losses; write each loss, gradient and Hessian where they are wanted."""
     cdef Py_ssize_t i
     cdef bint wants_grad = batch.grad.kind != ABSENT
     cdef Traffic* traffic = &scratch.traffic
     cdef Reader reader
-    cdef Window window_out
+    cdef OutputRows rows
     cdef Row row
     cdef Pair loss
     cdef double constant
     cdef Finish as_it_is = multiply_by(1)
-    cdef vec* grad = NULL
+    cdef vec* grad
+    cdef vec* hess
     cdef vec* soon_target = NULL
     open_reader(&reader, batch, scratch, first, last, like)
-    open_window(&window_out, &batch.grad, first, last if reader.reads_whole_rows else first, like)
+    open_outputs(&rows, batch, first, last if reader.reads_whole_rows else first, like)
     traffic.next = NULL
     for i in range(first, last):
         describe_row(&reader, i, weight_of(&batch.sample_weight, i), scratch, &row, like)
-        if wants_grad and reader.reads_whole_rows:
-            grad = place_through(
-                &window_out, &batch.grad, i, last, <vec*>reader.scratch.grad[traffic.free_buffer]
-            )
+        place_outputs(&rows, &reader, i, traffic, like)
+        grad, hess = <vec*>rows.grad, <vec*>rows.hess
         if row.weight.high == 0 or row.points.count < 0:
             constant = NAN if row.weight.high != 0 and row.points.count == INVALID else 0
             loss = single(constant)
-            if wants_grad:
-                write_constant(&reader, i, grad, constant, like)
+            write_constants(&reader, i, grad, hess, constant, like)
         else:
             row.shift.peak = read_peak(&reader, &row, like)
             if reader.reads_whole_rows:
@@ -1127,17 +1321,15 @@ cdef void cross_entropy_rows(
             weigh_row(&reader, &row, soon_target, like)
             if repeats_row(batch, &row, like):
                 repeat_row(batch, scratch, i, total, like)
-                if window_out.most > 0:     # the window would overwrite what the other call wrote
-                    gather(&batch.grad, i, 0, batch.grad.n, grad)
-                    scatter_through(&window_out, &batch.grad, i, grad, grad, &as_it_is, traffic)
+                read_back(&rows, batch, i, traffic, like)
                 continue
-            loss = loss_row(&reader, &row, grad, wants_grad, traffic, like)
-        if wants_grad and reader.reads_whole_rows:
-            scatter_through(&window_out, &batch.grad, i, grad, grad, &as_it_is, traffic)
+            loss = loss_row(&reader, &row, grad, hess, wants_grad, traffic, like)
+        store_hessian(&rows, batch, i, traffic, like)
+        store_gradient(&rows, batch, i, &as_it_is, traffic, like)
         write_number(&batch.loss, i, value(loss))
         add_pair(total, loss)
     close_window(&reader.window)
-    close_window(&window_out)
+    close_outputs(&rows)
 
 
 cdef bint has_loss_tiles(const Batch* batch) noexcept nogil:
@@ -1159,7 +1351,7 @@ cdef inline bint describe_label(
     """As `describe_row` and `weigh_row`; False if the row needs them."""
     cdef int64_t label = read_integer(row_of(&batch.target, i), batch.target.kind)
     row.weight = single(weight_of(&batch.sample_weight, i))
-    if not is_class(batch, label) or row.weight.high == 0 or not isfinite(peak.high):
+    if not is_class(batch, label) or not is_usual_weight(row.weight.high) or not isfinite(peak.high):
         return False
     row.only_class = label
     row.target_mass = single(class_weight_of(batch, label))
@@ -1168,20 +1360,47 @@ cdef inline bint describe_label(
     return isfinite(row.label_distance.high) and row.target_mass.high != 0
 
 
-cdef inline double scale_label_row(const Batch* batch, Row* row, Pair scale, vec* grad) noexcept nogil:
-    """The gradient of a row of terms, but for a factor, which is returned. What a factor cannot do is done here."""
+cdef inline bint has_plain_derivatives(const Batch* batch, const vec* like) noexcept nogil:
+    return is_plain(&batch.grad, like) and is_plain(&batch.hess, like)
+
+
+cdef inline void set_label(Curve* curve, Py_ssize_t label, double term, const vec* like) noexcept nogil:
+    """The Hessian of the label, whose term the gradient will replace, to the bit as the others."""
+    cdef vec hess = curved(fill(like, term), fill(like, curve.factor), fill(like, -curve.slope))
+    curve.label, curve.at_label = label, get(&hess, 0)
+
+
+cdef inline void finish_label_row(
+    const Batch* batch, Row* row, OutputRows* rows, Py_ssize_t i, Pair scale, Traffic* traffic, vec* like
+) noexcept nogil:
+    """From the terms of a row, in the place of its gradient, to gradient and Hessian: while the next row is computed, as
+    far as factors can do it."""
+    cdef vec* grad = <vec*>rows.grad
+    cdef vec* hess = <vec*>rows.hess
     cdef LabelGradient gradient = label_gradient(
         &row.sums, get(grad, row.only_class), row.has_largest, scale, grad
     )
     cdef double label_term = term_to_scale(gradient.at_label, gradient.factor, grad)
+    cdef bint is_factor = isfinite(label_term) and is_moderate(grad, gradient.factor), sends_hess = False
+    cdef Finish how = multiply_by(gradient.factor if is_factor else 1)
+    cdef Curve curve
+    if hess is not NULL:
+        curve = hessian_of(&row.sums, row.shift.peak.index, scale, gradient.factor, like)
+        sends_hess = is_factor and curve.fits_type and has_plain_derivatives(batch, like)
+        if sends_hess:
+            set_label(&curve, row.only_class, get(grad, row.only_class), like)
+        else:
+            compute_hessian(&curve, grad, hess, 0, batch.logits.n)
+            store_hessian(rows, batch, i, traffic, like)
     if isfinite(label_term):
         put(grad, row.only_class, label_term)
-        if is_moderate(grad, gradient.factor):
-            return gradient.factor
-    scale_row(grad, <vec*>NULL, batch.logits.n, gradient.factor, 0)
+    if not is_factor:
+        scale_row(grad, <vec*>NULL, batch.logits.n, gradient.factor, 0)
     if not isfinite(label_term):
         put(grad, row.only_class, gradient.at_label)
-    return 1
+    store_gradient(rows, batch, i, &how, traffic, like)
+    if sends_hess:
+        send_hessian(traffic, hess, grad, batch.logits.n, batch.hess.streams, &curve)
 
 
 cdef void label_rows(
@@ -1192,28 +1411,26 @@ cdef void label_rows(
     cdef Py_ssize_t first = claim.first, last = claim.last, block = claim.block
     cdef const Operand* x = &batch.logits
     cdef Py_ssize_t i, n = batch.logits.n
-    cdef bint wants_grad = batch.grad.kind != ABSENT
-    cdef Finish how, as_it_is = multiply_by(1)
     cdef Traffic* traffic = &scratch.traffic
     cdef Reader reader
-    cdef Window window_out
+    cdef OutputRows rows
     cdef Row row
     cdef Peak peak
     cdef Pair loss, weight, total = single(0)
     cdef vec* logits
     cdef vec* next
-    cdef vec* grad = NULL
+    cdef vec* grad
     cdef vec sums[2]
     cdef vec search[SEARCH_VECTORS]
     open_reader(&reader, batch, scratch, first, last, like)
-    open_window(&window_out, &batch.grad, first, last, like)
+    open_outputs(&rows, batch, first, last, like)
     row.z_loss = 0
     logits = read_row(&reader.window, x, first, last, reader.scratch.x, like)
     peak = find_peak_of(logits, n, True)
     for i in range(first, last):
         next = NULL
-        if wants_grad:
-            grad = place_through(&window_out, &batch.grad, i, last, <vec*>reader.scratch.grad[traffic.free_buffer])
+        place_outputs(&rows, &reader, i, traffic, like)
+        grad = <vec*>rows.grad
         if describe_label(batch, i, &peak, logits, &row):
             next = read_ahead(&reader.window, x, i + 1, last, reader.scratch.x, like)
             look_ahead(traffic, logits, next)
@@ -1223,9 +1440,8 @@ cdef void label_rows(
             add_and_search(logits, grad, n, &row.shift, sums, traffic, search)
             row.sums = sum_row(&row.shift, sums)
             weight = row_weight(&row)
-            if wants_grad:
-                how = multiply_by(scale_label_row(batch, &row, multiply(weight, reader.scale), grad))
-                scatter_through(&window_out, &batch.grad, i, grad, grad, &how, traffic)
+            if grad is not NULL:
+                finish_label_row(batch, &row, &rows, i, multiply(weight, reader.scale), traffic, like)
             loss = label_loss(&row.sums, row.label_distance, weight, like)
             write_number(&batch.loss, i, value(loss))
             add_pair(&total, loss)
@@ -1233,9 +1449,7 @@ cdef void label_rows(
             traffic.next = NULL
             finish(traffic, 0, like)
             cross_entropy_rows(batch, scratch, i, i + 1, &total, like)
-            if window_out.most > 0:         # the window would overwrite what the other call wrote
-                gather(&batch.grad, i, 0, n, grad)
-                scatter_through(&window_out, &batch.grad, i, grad, grad, &as_it_is, traffic)
+            read_back(&rows, batch, i, traffic, like)
         if i + 1 == end_of_block(claim.job, block):
             sums_of_blocks[block] = value(total)
             total = single(0)
@@ -1244,7 +1458,7 @@ cdef void label_rows(
             logits = next if next is not NULL else read_row(&reader.window, x, i + 1, last, reader.scratch.x, like)
             peak = next_peak(traffic, search, logits, n, True)
     close_window(&reader.window)
-    close_window(&window_out)
+    close_outputs(&rows)
 
 
 cdef Pair negative_log_likelihood(const Batch* batch, const LossScratch* scratch, Py_ssize_t i) noexcept nogil:
@@ -1282,7 +1496,8 @@ cdef double log_loss_rows(
     for i in range(first, last):
         weight = weight_of(&batch.sample_weight, i)
         loss = negative_log_likelihood(batch, scratch, i) if weight != 0 else single(0)
-        if batch.has_extreme_weights:
+        exponent = 0
+        if batch.has_extreme_weights or needs_own_unit(batch, weight):
             weight = frexp(weight, &exponent)
             exponent -= batch.weight_exponent
         loss = scale_pair(multiply(loss, single(weight)), exponent)
@@ -1292,6 +1507,7 @@ cdef double log_loss_rows(
 
 
 include "_core/tile_kernels.pxi"
+include "_core/distribution_tiles.pxi"
 
 
 # --- one block -------------------------------------------------------------------------------------------------------
@@ -1303,7 +1519,7 @@ cdef void logsumexp_block(
     cdef PrimitiveScratch scratch
     cdef Operand absent
     absent.kind = ABSENT
-    lay_out_primitive(&task.x, &absent, task.piece, <double*>memory, &scratch)
+    lay_out_primitive(&task.x, &task.where, &absent, task.piece, <double*>memory, &scratch)
     if fits_tile(task.x.n, task.x.kind, LOSS_TILE):
         logsumexp_tiles(task, &scratch, first, last, memory)
     elif task.piece == task.x.n:
@@ -1314,7 +1530,7 @@ cdef void logsumexp_block(
 
 cdef void softmax_block(const SoftmaxTask* task, Py_ssize_t first, Py_ssize_t last, vec* memory) noexcept nogil:
     cdef PrimitiveScratch scratch
-    lay_out_primitive(&task.x, &task.out, task.piece, <double*>memory, &scratch)
+    lay_out_primitive(&task.x, &task.where, &task.out, task.piece, <double*>memory, &scratch)
     if fits_tile(task.x.n, task.x.kind, LOG_SOFTMAX_TILE if task.logarithm else SOFTMAX_TILE):
         softmax_tiles(task, &scratch, first, last, memory)
     elif task.piece == task.x.n:
@@ -1331,6 +1547,8 @@ cdef double cross_entropy_block(
     cdef Pair total = single(0)
     if has_loss_tiles(batch):
         cross_entropy_tiles(batch, scratch, first, last, &total, like)
+    elif has_distribution_tiles(batch):
+        distribution_tiles(batch, scratch, first, last, &total, like)
     else:
         cross_entropy_rows(batch, scratch, first, last, &total, like)
     return value(total)
@@ -1343,6 +1561,7 @@ cdef double cross_entropy_block(
 # ---------------------------------------------------------------------------------------------------------------------
 
 BINARY_CHUNK = CHUNK    # elements in a unit of binary_cross_entropy
+LARGEST_USUAL_WEIGHT = largest_usual_weight()       # of a row; what is larger, or smaller than its inverse, is extreme
 
 
 def cpu_sets():
@@ -1355,7 +1574,7 @@ def cpu_sets():
 
 cdef void weighted_logsumexp_blocks(const LogsumexpTask* task, double* memory, BlockClaim* claim) noexcept nogil:
     cdef WeightedScratch scratch
-    lay_out_weighted(task.x.n, memory, &scratch)
+    lay_out_weighted(&task.x, &task.where, memory, &scratch)
     while claim_blocks(claim):
         weighted_logsumexp_rows(task, &scratch, claim.first, claim.last)
 
@@ -1375,11 +1594,12 @@ cdef void logsumexp_worker(const void* task, double* memory, BlockClaim* claim) 
         logsumexp_blocks(t, <vf32*>memory, claim)
 
 
-def logsumexp(x, weight, out, sign, int row_axes, Work work):
-    """out = logsumexp of the rows of x, its last axes, weighted or (None) not; sign (or None) = the sign of the
-    weighted sums."""
+def logsumexp(x, where, weight, out, sign, int row_axes, Work work):
+    """out = logsumexp of the rows of x, its last axes, masked and weighted or (None) not; sign (or None) = the sign of
+    the weighted sums."""
     cdef LogsumexpTask task
     bind(&task.x, x, row_axes)
+    bind(&task.where, where, row_axes)
     bind(&task.weight, weight, row_axes)
     bind(&task.out, out, 0)
     bind(&task.sign, sign, 0)
@@ -1399,10 +1619,12 @@ cdef void softmax_worker(const void* task, double* memory, BlockClaim* claim) no
         softmax_blocks(t, <vf32*>memory, claim)
 
 
-def softmax(x, out, bint logarithm, int row_axes, Work work):
-    """out = softmax or, if `logarithm`, log_softmax of the rows of x, its last axes; out may be x."""
+def softmax(x, where, out, bint logarithm, int row_axes, Work work):
+    """out = softmax or, if `logarithm`, log_softmax of the rows of x, its last axes, masked or (None) not; out may be
+    x."""
     cdef SoftmaxTask task
     bind(&task.x, x, row_axes)
+    bind(&task.where, where, row_axes)
     bind_output(&task.out, out, row_axes, &task.x)
     task.logarithm = logarithm
     work.do(softmax_worker, &task, plan_softmax(&task, work.job.threads))
@@ -1487,7 +1709,7 @@ cdef void cross_entropy_blocks(const BatchTask* task, vec* memory, BlockClaim* c
         while next_block(claim):
             task.sums[claim.block] = cross_entropy_block(&task.batch, &scratch, claim.first, claim.last, memory)
     finish(&scratch.traffic, 0, memory)
-    if task.batch.grad.streams:
+    if task.batch.grad.streams or task.batch.hess.streams:
         xent_drain()
 
 
@@ -1499,26 +1721,26 @@ cdef void cross_entropy_worker(const void* task, double* memory, BlockClaim* cla
         cross_entropy_blocks(t, <vf32*>memory, claim)
 
 
-def cross_entropy(problem, options, int weight_exponent, double divisor, loss, grad, sums, Work work):
-    """loss (or None) = the loss of each row, grad (or None; may be logits) = the gradient of their sum / divisor,
-    sums = the loss of each block, all in units of two to the weight_exponent."""
+def cross_entropy(problem, options, outputs, sums, Work work):
+    """outputs: LossOutputs of _calls/outputs.py; sums = the loss of each block, in the units of the outputs."""
     cdef BatchTask task
-    bind_batch(&task.batch, problem, options, weight_exponent)
-    task.batch.divisor = divisor
-    bind(&task.batch.loss, loss, 0)
-    bind_output(&task.batch.grad, grad, 1, &task.batch.logits)
+    bind_batch(&task.batch, problem, options, outputs.exponent)
+    task.batch.divisor = outputs.divisor
+    bind(&task.batch.loss, outputs.loss, 0)
+    bind_output(&task.batch.grad, outputs.grad, 1, &task.batch.logits)
+    bind_output(&task.batch.hess, outputs.hess, 1, &task.batch.logits)
     task.sums = data_of_blocks(sums, work, 1)
     work.do(cross_entropy_worker, &task, plan_batch(&task.batch, work.job.threads))
 
 
 cpdef Py_ssize_t batch_scratch(Py_ssize_t classes, Py_ssize_t points):
-    """The most that `plan_batch` asks for, whatever the options."""
-    cdef Py_ssize_t most_rows = sizeof(RowScratch) // sizeof(double*)
+    """The most that `plan_batch` asks for, whatever the options, without a Hessian."""
+    cdef Py_ssize_t most_rows = sizeof(RowScratch) // sizeof(double*) - 1
     cdef Py_ssize_t rows = most_rows * row_space(min(classes, PIECE_ELEMENTS))
     cdef Py_ssize_t tiles = 0
     rows = max(rows, min(most_rows * row_space(classes), SCRATCH_BYTES // sizeof(double)))
     if classes <= MAX_TILE_CLASSES:
-        tiles = 3 * row_space(classes) + 2 * tile_space(classes) + LINE_DOUBLES
+        tiles = 3 * row_space(classes) + 3 * tile_space(classes) + LINE_DOUBLES
     return rows + 7 * max(points, 1) + tiles + 4 * LINE_DOUBLES
 
 
@@ -1588,3 +1810,4 @@ include "_core/divergence_kernels.pxi"
 include "_core/measures.pxi"
 include "_core/fast_path.pxi"
 include "_core/linear.pxi"
+include "_core/temperature.pxi"

@@ -1,20 +1,21 @@
 """Measures of a classifier from its logits, in one pass or batch by batch: loss, accuracy, calibration, distance from
-another classifier. And scikit-learn's log loss from probabilities.
+another classifier. Scikit-learn's log loss from probabilities. And the temperature that calibrates a classifier.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from numpy.typing import ArrayLike
 
-from xent._calls import evaluation
+from xent._calls import evaluation, temperature
 from xent._calls.dispatch import kernels
 from xent._calls.scalars import check_integer, check_n_threads, check_positive_integers
 
-__all__ = ["Evaluation", "StreamingLoss", "evaluate", "log_loss"]
+__all__ = ["Evaluation", "StreamingLoss", "evaluate", "fit_temperature", "log_loss"]
 
 
 class Evaluation(NamedTuple):
@@ -365,3 +366,101 @@ def log_loss(
     from xent._estimator import log_loss  # here, so that importing xent does not pay for it
 
     return log_loss.log_loss(y_true, y_proba, normalize, sample_weight, labels)
+
+
+def fit_temperature(
+    logits: ArrayLike,
+    target: ArrayLike,
+    *,
+    axis: int = -1,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int = -100,
+    where: ArrayLike | None = None,
+    n_threads: int | None = None,
+) -> float:
+    """The temperature T > 0 that minimises the cross-entropy of ``logits / T``.
+
+    Dividing the logits of a trained classifier by T makes its probabilities as sure as its labels turn out to be, and
+    leaves its predictions as they are. Fit T on rows that the classifier was not trained on.
+
+    Parameters
+    ----------
+    logits : array_like
+        Real numbers, C of them along `axis`, as in :func:`cross_entropy`. Whatever their type, T is computed in
+        float64.
+    target : array_like
+        Labels: integers in [0, C) or `ignore_index`, of the shape of `logits` without `axis`.
+    axis : int, default -1
+        The class axis of `logits`.
+    sample_weight : array_like, optional
+        Weights of the rows; at least 0, broadcast to the shape of `target`. A row of weight 0 is left out. Weights
+        below 1e-290 lose digits, and their sum must stay well below the largest float64.
+    ignore_index : int, default -100
+        A label whose row is left out.
+    where : array_like of bool, optional
+        The classes that can happen, broadcast to the shape of `logits`; elsewhere a logit counts as -inf, whatever it
+        is.
+    n_threads : int, optional
+        The largest number of threads; :func:`get_num_threads` if not given. Results do not depend on it.
+
+    Returns
+    -------
+    float
+        T, to 1e-8 of its size. It is in the units of the logits: those of a model times 1e30 have 1e30 times its T.
+        2^-20 where the loss falls as T goes to 0, 2^20 where it falls as T goes to infinity. 1 where it is the same for
+        all T, as with one class. nan if the total weight is 0, or if the loss is nan or infinite whatever T is, as with
+        a NaN, or a label whose logit is -inf.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type, shape or value, such as a label out of range or a distribution.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If the loss has no minimum: every label has the largest logit of its row (T goes to 0), or the labels are no
+        likelier than by chance, to 1e-8 (T goes to infinity).
+
+    See Also
+    --------
+    cross_entropy : With ``logit_scale=1 / T``, the loss at a temperature.
+
+    Notes
+    -----
+    Temperature scaling is the calibration method of [1]_. With b = 1 / T, m the maximum of a row, p = softmax(b x) and
+    y its label, the slope of the loss with respect to log b is b times the difference of m - x_y and
+    sum(p (m - x)), both summed over the rows. It has one root, since the loss is convex in b. Newton's method finds it
+    in 3 to 8 passes over the logits, which are not copied.
+
+    References
+    ----------
+    .. [1] C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
+
+    Examples
+    --------
+    >>> import xent
+    >>> logits = [[2.0, 4.0, 0.5], [1.0, 0.0, 3.0], [5.0, 1.0, 0.0], [3.0, 0.0, 1.0]]
+    >>> T = xent.fit_temperature(logits, [1, 0, 0, 0])
+    >>> round(T, 6)
+    1.340182
+    >>> labels = [1, 0, 0, 0]
+    >>> round(xent.cross_entropy(logits, labels), 4), round(xent.cross_entropy(logits, labels, logit_scale=1 / T), 4)
+    (0.6294, 0.5995)
+    """
+    fit = temperature.fit_temperature(logits, target, axis, sample_weight, ignore_index, where, n_threads)
+    if fit.falls_towards:
+        from xent._estimator.sklearn_protocol import shared  # here, so that importing xent does not pay for it
+        from xent.logistic import ConvergenceWarning
+
+        why = {
+            "0": "every label has the largest logit of its row. Fit on rows that the model was not trained on",
+            "infinity": "the labels are no likelier than by chance. Compare their order with that of the classes",
+        }[fit.falls_towards]
+        warnings.warn(
+            f"the loss has no minimum, but falls as the temperature goes to {fit.falls_towards}; "
+            f"{fit.temperature:g} is returned: {why}",
+            shared(ConvergenceWarning),
+            stacklevel=2,
+        )
+    return fit.temperature

@@ -14,6 +14,7 @@ from xent._calls.options import (
     BinaryKeywords,
     BinaryProbaKeywords,
     GivenOptions,
+    HessKeywords,
     KLKeywords,
     LossKeywords,
     ProbaKeywords,
@@ -84,6 +85,46 @@ def cross_entropy(
 ) -> float | Array | tuple[float | Array, Array]: ...
 
 
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: Target, *,
+    reduction: Scalar = "mean", return_grad: bool = ..., grad_out: Array | None = None,
+    return_hess: Literal[True], hess_out: Array | None = None, **options: Unpack[HessKeywords],
+) -> tuple[float, Array, Array]: ...
+
+
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: Target, *,
+    reduction: Literal["none"], return_grad: bool = ..., grad_out: Array | None = None,
+    return_hess: Literal[True], hess_out: Array | None = None, **options: Unpack[HessKeywords],
+) -> tuple[Array, Array, Array]: ...
+
+
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: Target, *,
+    reduction: Scalar = "mean", return_grad: bool = ..., grad_out: Array | None = None,
+    return_hess: bool = ..., hess_out: Array, **options: Unpack[HessKeywords],
+) -> tuple[float, Array, Array]: ...
+
+
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: Target, *,
+    reduction: Literal["none"], return_grad: bool = ..., grad_out: Array | None = None,
+    return_hess: bool = ..., hess_out: Array, **options: Unpack[HessKeywords],
+) -> tuple[Array, Array, Array]: ...
+
+
+@overload
+def cross_entropy(
+    logits: ArrayLike, target: Target, *,
+    reduction: Reduction = ..., return_grad: bool = ..., grad_out: Array | None = ...,
+    return_hess: bool = ..., hess_out: Array | None = ..., **options: Unpack[HessKeywords],
+) -> float | Array | tuple[float | Array, Array] | tuple[float | Array, Array, Array]: ...
+
+
 def cross_entropy(
     logits: ArrayLike,
     target: Target,
@@ -101,16 +142,19 @@ def cross_entropy(
     focal_gamma: float = 0.0,
     reduction: Reduction = "mean",
     return_grad: bool = False,
+    return_hess: bool = False,
     grad_out: Array | None = None,
+    hess_out: Array | None = None,
     n_threads: int | None = None,
 ) -> Any:
-    """Cross-entropy between logits and a target, and its gradient in the same pass.
+    """Cross-entropy between logits and a target; its gradient and the diagonal of its Hessian in the same pass.
 
     Parameters
     ----------
     logits : array_like
         Real numbers, C of them along `axis`. float32 and float64 keep their type; integers become float64. float16 and
-        bfloat16 (of ``ml_dtypes``) are read as they are and computed in float32.
+        bfloat16 (of ``ml_dtypes``) are read as they are and computed in float32. A tensor of PyTorch or JAX is read in
+        place, here and wherever an array may be; it must be on the CPU and require no gradient.
     target : array_like, or tuple of two
         Labels: integers in [0, C) or `ignore_index`, of the shape of `logits` without `axis`. Or a distribution over
         the classes, of the shape of `logits`. Or a sparse distribution, a tuple ``(indices, probabilities)``, both of
@@ -122,13 +166,13 @@ def cross_entropy(
     class_weight : array_like of shape (C,), optional
         Multiplies the target mass of each class, after smoothing; at least 0.
     sample_weight : array_like, optional
-        Multiplies each loss; at least 0, broadcast to the shape of the unreduced loss. Where it is 0 the loss and the
-        gradient are 0, whatever the logits.
+        Multiplies each loss; at least 0, broadcast to the shape of the unreduced loss. Where it is 0 the loss, the
+        gradient and the Hessian are 0, whatever the logits.
     label_smoothing : float, default 0.0
         In [0, 1]: a target t becomes (1 - label_smoothing) t + label_smoothing / C, over the C classes that `where`
         leaves.
     ignore_index : int, default -100
-        Rows with this label have loss and gradient 0, and so do sparse distributions that are all padding.
+        Rows with this label have loss, gradient and Hessian 0, and so do sparse distributions that are all padding.
     where : array_like of bool, optional
         True for the classes that can occur, broadcast to the shape of `logits`; other logits count as -inf, whatever
         they are.
@@ -147,12 +191,17 @@ def cross_entropy(
         target mass of each row must be on one class; there can be neither smoothing nor a `z_loss`.
     reduction : {"mean", "sum", "none"}, default "mean"
         ``"mean"`` divides the sum by the total weight: the sum of sample weight times the (class-weighted) target mass
-        before smoothing. Without any weight it is nan, and the gradient 0.
+        before smoothing. Without any weight it is nan, and its derivatives are 0.
     return_grad : bool, default False
         Also return the gradient of the result (of the sum, if ``reduction="none"``) with respect to `logits`.
+    return_hess : bool, default False
+        Also return the gradient and the diagonal of the Hessian: the second derivative with respect to each logit. Then
+        `softcap`, `z_loss`, `poly_epsilon` and `focal_gamma` must have their defaults.
     grad_out : ndarray, optional
         Where to put the gradient: of the shape and type of `logits`, which it may be; or of float32 for logits of half
         precision. Implies `return_grad`.
+    hess_out : ndarray, optional
+        Where to put the diagonal of the Hessian: as `grad_out`, but with memory of its own. Implies `return_hess`.
     n_threads : int, optional
         The largest number of threads; :func:`get_num_threads` if not given. Results do not depend on it.
 
@@ -162,9 +211,11 @@ def cross_entropy(
         A Python float, accumulated in float64; with ``reduction="none"`` an array of the type of `logits` (float32 for
         half precision).
     grad : ndarray
-        Of the shape and type of `logits`, or `grad_out`; only with `return_grad` or `grad_out`. The gradient of a mean
-        over many rows underflows in float16 (at 65,536 rows most of it does): pass a float32 `grad_out`, or use
+        Of the shape and type of `logits`, or `grad_out`; only with `return_grad` or what implies it. The gradient of a
+        mean over many rows underflows in float16 (at 65,536 rows most of it does): pass a float32 `grad_out`, or use
         ``reduction="sum"``.
+    hess : ndarray
+        Of the shape and type of `grad`, or `hess_out`; only with `return_hess` or `hess_out`.
 
     Raises
     ------
@@ -176,16 +227,18 @@ def cross_entropy(
     With m the maximum of a row x, r the sum of exp(x - m) over everything else, t the target mass and T its sum, the
     loss is sum(t (m - x)) + T log1p(r), a sum of terms that are all >= 0, and its gradient T softmax(x) - t [1]_. At a
     label that gradient is formed as minus the probability of the other classes. So a confident row keeps its digits:
-    losses of 1e-18 come out as such. Smoothing is from [2]_, the squared logsumexp from [3]_, the cap from [4]_,
-    `poly_epsilon` from [5]_ and `focal_gamma` from [6]_.
+    losses of 1e-18 come out as such. The diagonal of the Hessian is T p (1 - p) with p = softmax(x) [1]_; at the
+    maximum, 1 - p is formed as the probability of the other classes. Smoothing is from [2]_, the squared logsumexp from
+    [3]_, the cap from [4]_, `poly_epsilon` from [5]_ and `focal_gamma` from [6]_.
 
-    A logit of -inf is a class that cannot occur; a NaN, or a logit of +inf without a cap, makes the loss and gradient
-    of its row NaN. Finite logits, scales and weights may have any size and ratio: a row whose scaled logits overflow
-    float32 is computed in float64, and weights are summed with their exponents. Beside its results a call allocates at
-    most 1 MiB with up to two threads, however long a row is (and up to 56 bytes a point of a sparse row).
+    A logit of -inf is a class that cannot occur; a NaN, or a logit of +inf without a cap, makes the loss and the
+    derivatives of its row NaN. Finite logits, scales and weights may have any size and ratio: a row whose scaled logits
+    overflow float32 is computed in float64, and weights are summed with their exponents. Beside its results a call
+    allocates at most 1 MiB with up to two threads, however long a row is (and up to 56 bytes a point of a sparse row).
 
-    A loss is within 2 units in the last place (1 + `focal_gamma` times as many with that); the gradient of a label or
-    one-hot target within 4, of other targets within 4 of the larger of T softmax(x) and t, whose difference may cancel.
+    A loss is within 2 units in the last place (1 + `focal_gamma` times as many with that); the Hessian within 4; the
+    gradient of a label or one-hot target within 4, of other targets within 4 of the larger of T softmax(x) and t, whose
+    difference may cancel.
 
     References
     ----------
@@ -204,6 +257,9 @@ def cross_entropy(
     >>> loss, grad = xent.cross_entropy([[2.0, 4.0, 0.5]], [1], return_grad=True)
     >>> grad.round(4)
     array([[ 0.1161, -0.142 ,  0.0259]])
+    >>> loss, grad, hess = xent.cross_entropy([[2.0, 4.0, 0.5]], [1], return_hess=True)
+    >>> hess.round(4)
+    array([[0.1026, 0.1219, 0.0252]])
 
     Three quarters of the mass on class 1 and a quarter on class 0, without the dense distribution:
 
@@ -214,8 +270,8 @@ def cross_entropy(
         class_weight, sample_weight, where, logit_scale, softcap, label_smoothing, z_loss, poly_epsilon, focal_gamma
     )
     result = kernels.plain_cross_entropy(
-        logits, target, axis, ignore_index, options, DEFAULTS, reduction, return_grad, grad_out, n_threads,
-        threads.THREAD_ELEMENTS, threads.BLOCK_ELEMENTS,
+        logits, target, axis, ignore_index, options, DEFAULTS, reduction, return_grad, return_hess, grad_out, hess_out,
+        n_threads, threads.THREAD_ELEMENTS, threads.BLOCK_ELEMENTS,
     )
     if isinstance(result, kernels.PlainCall):
         return threads.run_checked_call(result, n_threads)
@@ -223,7 +279,7 @@ def cross_entropy(
         return result
     return losses.cross_entropy(
         logits, target, GivenOptions(*options), axis=axis, ignore_index=ignore_index, reduction=reduction,
-        return_grad=return_grad, grad_out=grad_out, n_threads=n_threads,
+        return_grad=return_grad, return_hess=return_hess, grad_out=grad_out, hess_out=hess_out, n_threads=n_threads,
     )
 
 

@@ -17,22 +17,24 @@ __all__ = ["log_softmax", "logsumexp", "softmax"]
 @overload
 def logsumexp(
     x: ArrayLike, axis: Axes = -1, *,
-    b: ArrayLike | None = None, keepdims: bool = False, return_sign: Literal[False] = False,
-    n_threads: int | None = None,
+    b: ArrayLike | None = None, where: ArrayLike | None = None, keepdims: bool = False,
+    return_sign: Literal[False] = False, n_threads: int | None = None,
 ) -> Array: ...
 
 
 @overload
 def logsumexp(
     x: ArrayLike, axis: Axes = -1, *,
-    b: ArrayLike | None = None, keepdims: bool = False, return_sign: Literal[True], n_threads: int | None = None,
+    b: ArrayLike | None = None, where: ArrayLike | None = None, keepdims: bool = False,
+    return_sign: Literal[True], n_threads: int | None = None,
 ) -> tuple[Array, Array]: ...
 
 
 @overload
 def logsumexp(
     x: ArrayLike, axis: Axes = -1, *,
-    b: ArrayLike | None = None, keepdims: bool = False, return_sign: bool, n_threads: int | None = None,
+    b: ArrayLike | None = None, where: ArrayLike | None = None, keepdims: bool = False,
+    return_sign: bool, n_threads: int | None = None,
 ) -> Array | tuple[Array, Array]: ...
 
 
@@ -41,6 +43,7 @@ def logsumexp(
     axis: Axes = -1,
     *,
     b: ArrayLike | None = None,
+    where: ArrayLike | None = None,
     keepdims: bool = False,
     return_sign: bool = False,
     n_threads: int | None = None,
@@ -56,6 +59,8 @@ def logsumexp(
     b : array_like, optional
         Factors of the exponentials, finite and of any sign, broadcast against `x`. Where `b` is 0, a NaN or infinite
         `x` is ignored. With `b`, sums are computed in float64, since they may cancel.
+    where : array_like of bool, optional
+        The elements to sum, broadcast to the shape of `x` (and `b`). Elsewhere both are ignored, whatever they are.
     keepdims : bool, default False
         Keep the axes that were summed over, with length 1.
     return_sign : bool, default False
@@ -67,14 +72,15 @@ def logsumexp(
     -------
     result : ndarray or scalar
         The shape of `x` without the summed axes, and the type of `x` (or the common type of `x` and `b`). -inf for an
-        empty sum or if all `x` are -inf; nan for a negative sum without `return_sign`.
+        empty sum, or if all `x` are -inf or left out by `where`; nan for a negative sum without `return_sign`.
     sign : ndarray or scalar
         -1, 0 or 1, or nan, in the type of the result; only with `return_sign`.
 
     Raises
     ------
     TypeError, ValueError
-        If `x` or `b` does not hold real numbers, they do not broadcast, or an axis is out of range or repeated.
+        If `x` or `b` does not hold real numbers or `where` booleans, they do not broadcast, or an axis is out of range
+        or repeated.
 
     Notes
     -----
@@ -94,22 +100,25 @@ def logsumexp(
     1000.693147
     >>> xent.logsumexp(np.zeros((2, 3)), axis=0)
     array([0.69314718, 0.69314718, 0.69314718])
+    >>> round(float(xent.logsumexp([1000.0, np.nan, 1000.0], where=[True, False, True])), 6)
+    1000.693147
     >>> log_size, sign = xent.logsumexp([1.0, 2.0], b=[1.0, -1.0], return_sign=True)
     >>> round(float(log_size), 6), float(sign)
     (1.541325, -1.0)
     """
-    result = kernels.plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, threads.THREAD_ELEMENTS)
+    result = kernels.plain_logsumexp(x, axis, b, where, keepdims, return_sign, n_threads, threads.THREAD_ELEMENTS)
     if isinstance(result, kernels.PlainCall):
         return threads.run_checked_call(result, n_threads)
     if result is not None:
         return result
-    return calls.logsumexp(x, axis, b, keepdims, return_sign, n_threads)
+    return calls.logsumexp(x, axis, b, where, keepdims, return_sign, n_threads)
 
 
 def softmax(
     x: ArrayLike,
     axis: Axes = -1,
     *,
+    where: ArrayLike | None = None,
     out: Array | None = None,
     n_threads: int | None = None,
 ) -> Array:
@@ -122,6 +131,9 @@ def softmax(
         float64.
     axis : int, tuple of int, or None, default -1
         The axis or axes along which the result sums to 1; None is all of them.
+    where : array_like of bool, optional
+        The classes that can happen, broadcast to the shape of `x`. Elsewhere `x` counts as -inf, whatever it is (NaN or
+        +inf as well), so that the result is 0 there.
     out : ndarray, optional
         Array for the result, with the shape and type of `x`; it may be `x` itself.
     n_threads : int, optional
@@ -131,12 +143,13 @@ def softmax(
     -------
     ndarray
         The shape and type of `x` (a scalar for a scalar); `out` if it was given. A row that holds NaN or +inf, or only
-        -inf, becomes all NaN.
+        -inf, or of which `where` leaves nothing, becomes all NaN.
 
     Raises
     ------
     TypeError, ValueError
-        If `x` does not hold real numbers, an axis is out of range or repeated, or `out` has a wrong shape or type.
+        If `x` does not hold real numbers or `where` booleans, `where` does not broadcast to the shape of `x`, an axis
+        is out of range or repeated, or `out` has a wrong shape or type.
 
     Notes
     -----
@@ -148,14 +161,17 @@ def softmax(
     >>> import xent
     >>> xent.softmax([2.0, 4.0, 0.5]).round(4)
     array([0.1161, 0.858 , 0.0259])
+    >>> xent.softmax([2.0, 4.0, 0.5], where=[True, False, True]).round(4)
+    array([0.8176, 0.    , 0.1824])
     """
-    return calls.normalize(x, axis, out, n_threads, False)
+    return calls.normalize(x, axis, where, out, n_threads, False)
 
 
 def log_softmax(
     x: ArrayLike,
     axis: Axes = -1,
     *,
+    where: ArrayLike | None = None,
     out: Array | None = None,
     n_threads: int | None = None,
 ) -> Array:
@@ -168,6 +184,9 @@ def log_softmax(
         float64.
     axis : int, tuple of int, or None, default -1
         The axis or axes along which the probabilities sum to 1; None is all of them.
+    where : array_like of bool, optional
+        The classes that can happen, broadcast to the shape of `x`. Elsewhere `x` counts as -inf, whatever it is (NaN or
+        +inf as well), so that the result is -inf there.
     out : ndarray, optional
         Array for the result, with the shape and type of `x`; it may be `x` itself.
     n_threads : int, optional
@@ -177,12 +196,13 @@ def log_softmax(
     -------
     ndarray
         The shape and type of `x` (a scalar for a scalar); `out` if it was given. A row that holds NaN or +inf, or only
-        -inf, becomes all NaN.
+        -inf, or of which `where` leaves nothing, becomes all NaN.
 
     Raises
     ------
     TypeError, ValueError
-        If `x` does not hold real numbers, an axis is out of range or repeated, or `out` has a wrong shape or type.
+        If `x` does not hold real numbers or `where` booleans, `where` does not broadcast to the shape of `x`, an axis
+        is out of range or repeated, or `out` has a wrong shape or type.
 
     Notes
     -----
@@ -194,5 +214,7 @@ def log_softmax(
     >>> import xent
     >>> xent.log_softmax([0.0, 50.0])
     array([-5.00000000e+01, -1.92874985e-22])
+    >>> xent.log_softmax([0.0, 50.0, 0.0], where=[True, False, True]).round(4)
+    array([-0.6931,    -inf, -0.6931])
     """
-    return calls.normalize(x, axis, out, n_threads, True)
+    return calls.normalize(x, axis, where, out, n_threads, True)

@@ -5,6 +5,7 @@ import dask.dataframe as dd
 import numpy as np
 import pytest
 from dask_data import CONTAINERS, TABLE, F, columns, shuffled
+from good_arguments import Tensor
 
 import xent
 import xent.dask
@@ -25,6 +26,14 @@ def test_evaluate(both, axis):
     expected = xent.evaluate(logits, target, reference=ref, **given)
     for other in (da.from_array(ref, chunks=(23, *blocks[2:], 7)[: ref.ndim]), ref):
         assert xent.dask.evaluate(*data, reference=other, **given) == expected
+
+
+@pytest.mark.parametrize("shape", [(60, 7), (60, 3, 7)])
+def test_evaluate_tensors_in_memory(engine, shape):
+    random = np.random.default_rng(0)
+    logits, target, weight = random.normal(size=shape), random.integers(7, size=shape[:-1]), random.random(shape[:-1])
+    result = xent.dask.evaluate(da.from_array(logits, chunks=20), Tensor(target), sample_weight=Tensor(weight))
+    assert result == xent.evaluate(logits, target, sample_weight=weight)
 
 
 def test_evaluate_columns_of_one_frame(both):

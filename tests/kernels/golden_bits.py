@@ -62,6 +62,10 @@ def results(dtype, layout):
             yield "logsumexp", xent.logsumexp(x, n_threads=threads)
             yield "softmax", xent.softmax(x, n_threads=threads)
             yield "log_softmax", xent.log_softmax(x, n_threads=threads)
+            mask = numbers((rows, n), 11) < 3
+            yield "masked logsumexp", xent.logsumexp(x, where=mask, n_threads=threads)
+            yield "masked softmax", xent.softmax(x, where=mask, n_threads=threads)
+            yield "masked log_softmax", xent.log_softmax(x, where=mask, n_threads=threads)
         if x.dtype.itemsize > 2:
             yield "logsumexp of factors", xent.logsumexp(x, b=numbers((n,), 7), return_sign=True)[0]
         for target_name, target in targets_of(n, rows):
@@ -70,8 +74,18 @@ def results(dtype, layout):
                     yield f"cross_entropy, {target_name}, {name}", xent.cross_entropy(
                         x, target, reduction=reduction, return_grad=True, **options
                     )
-        evaluation = xent.evaluate(x, np.arange(rows) % n)
-        yield "evaluate", (evaluation.loss, evaluation.entropy, *evaluation.topk.values())
+        for target_name, target in targets_of(n, rows):
+            for name, options in (("plain", {}), ("smoothing", {"label_smoothing": 0.125}), ("mask", {"where": mask})):
+                yield f"Hessian, {target_name}, {name}", xent.cross_entropy(x, target, return_hess=True, **options)
+        ref = LAYOUTS[layout]((x.astype(np.float64) + numbers((rows, n), 12, -1, 1)).astype(DTYPES[dtype]))
+        for name, options in (("plain", {}), ("scale, mask", {"logit_scale": 0.75, "where": mask})):
+            for reduction in ("mean", "none"):
+                yield f"kl_divergence, {name}", xent.kl_divergence(
+                    x, ref, reduction=reduction, return_grad=True, **options
+                )
+        for name, reference in (("evaluate", None), ("evaluate, reference", ref)):
+            measures = xent.evaluate(x, np.arange(rows) % n, reference=reference)
+            yield name, (*measures.topk.values(), *(x for x in measures if not isinstance(x, dict)))
         p = LAYOUTS[layout](numbers((rows, n), 8, 0, 1).astype(DTYPES[dtype]))
         y = numbers((rows, n), 9, 0, 1)
         for reduction in ("mean", "none"):

@@ -18,6 +18,7 @@ LOSS = 2
 LOGSUMEXP = 2       # of the larger of |maximum| and |result|, since their sum may cancel
 PROBABILITY = 4
 GRADIENT = 4        # of the result if all mass is on one class, else of the larger of T p and t, which cancel
+HESSIAN = 4
 DIVERGENCE = 16
 DIVERGENCE_GRADIENT = 8     # of the larger of p and q, which cancel
 
@@ -74,6 +75,10 @@ class Cell:
         result[self.rows, labels] = self.dropped
         return result
 
+    def dropped_hess(self):
+        """The same for a Hessian, where it is all of the row at the maximum."""
+        return np.where(self.logits == self.maximum, self.dropped[:, None], self.dropped_softmax)
+
     def soft_targets(self):
         """Distributions with some mass on every class, and most of it on a few."""
         t = self.rng.dirichlet(np.ones(self.classes), len(self.rows)) * 0.5
@@ -116,7 +121,7 @@ def test_reference():
         grads = [[p - (c == label) for c, p in enumerate(row)] for row, label in zip(softmax, labels, strict=True)]
         sigmoids = [[1 / (1 + mpmath.exp(-mpmath.mpf(v))) for v in row] for row in x[:20].tolist()]
         softplus = [[-mpmath.log(p) for p in row] for row in sigmoids]
-        loss, grad = reference.cross_entropy(x, labels, reduction="none")
+        loss, grad, hess = reference.cross_entropy(x, labels, reduction="none", return_hess=True)
         other = x + np.resize([1e-3, 1, 30], (len(x), 1)) * np.random.default_rng(0).normal(size=x.shape) + 100
         others = [[mpmath.exp(mpmath.mpf(v)) for v in row] for row in other.tolist()]
         others = [[e / mpmath.fsum(row) for e in row] for row in others]
@@ -131,6 +136,7 @@ def test_reference():
             (-reference.log_softmax(x)[range(len(x)), labels], losses),
             (loss, losses),
             (grad, grads),
+            (hess, [[p * (1 - p) for p in row] for row in softmax]),
             (divergence, divergences),
             (binary_loss, softplus),
             (binary_grad, [[p - 1 for p in row] for row in sigmoids]),
@@ -154,6 +160,23 @@ def test_softmax(cell):
 def test_log_softmax(cell):
     exact = reference.log_softmax(cell.logits)
     assert_ulp(xent.log_softmax(cell.logits), exact, PROBABILITY, dropped=cell.dropped[:, None])
+
+
+def test_masked(cell):
+    """What is hidden is larger than everything else."""
+    where = np.resize([True, True, False], cell.logits.shape)
+    where[:, 0] = True
+    logits = np.where(where, cell.logits, cell.dtype(1e30))
+    _, maximum, e, _ = reference.parts(reference.masked(logits, where), -1)
+    dropped = np.where(e < cell.smallest, e, 0).sum(-1)
+    assert_ulp(xent.softmax(logits, where=where), reference.softmax(logits, where=where), PROBABILITY)
+    exact = reference.log_softmax(logits, where=where)
+    actual = xent.log_softmax(logits, where=where)
+    np.testing.assert_array_equal(actual == -np.inf, ~where)
+    assert_ulp(actual[where], exact[where], PROBABILITY, dropped=np.broadcast_to(dropped[:, None], where.shape)[where])
+    exact = reference.logsumexp(logits, where=where)
+    at = np.maximum(np.abs(exact), np.abs(maximum[:, 0]))
+    assert_ulp(xent.logsumexp(logits, where=where), exact, LOGSUMEXP, at=at, dropped=dropped)
 
 
 # --- cross_entropy ---------------------------------------------------------------------------------------------------
@@ -220,6 +243,34 @@ def check_options(cell, labels, options):
     of_others = np.where(e.t > 0, dropped[:, None], np.where(e.p < cell.smallest, e.p, 0) * e.slope_of_logsumexp)
     one_hot = not {"label_smoothing", "z_loss"} & set(options)
     assert_ulp(grad, exact_grad, GRADIENT, at=exact_grad if one_hot else at, dropped=e.slope * of_others)
+
+
+def test_hessian(cell):
+    """Of every kind of target, with the options that it allows; in small cells two of them, in turns."""
+    labels, other = cell.labels, (cell.labels + 1) % cell.classes
+    three = (cell.labels[:, None] + [0, 1, 2]) % cell.classes, cell.rng.random((len(cell.labels), 3)).astype(cell.dtype)
+    calls = [
+        (labels, {}),
+        (other, {"reduction": "mean"}),
+        (cell.soft_targets(), {}),
+        (labels, {"label_smoothing": 0.125}),
+        (labels, {"logit_scale": 0.6875}),
+        (three, {"logit_scale": -1.75}),
+        (labels, {**cell.weights(), "reduction": "mean"}),
+        (cell.soft_targets(), cell.weights()),
+    ]
+    for target, options in calls if cell.is_large else calls[sum(cell.seed) % 4 :: 4]:
+        options = {"reduction": "none", **options}
+        hess = xent.cross_entropy(cell.logits, target, return_hess=True, **options)[2]
+        _, _, exact = reference.cross_entropy(cell.logits, target, return_hess=True, **options)
+        x, m, e, rest = reference.parts(options.get("logit_scale", 1) * cell.logits.astype(EXTENDED), -1)
+        p = e / (1 + rest)
+        # What multiplies p (1 - p), from a class in the middle of the range; and what may be taken as 0 of each p.
+        with np.errstate(all="ignore"):
+            mass = np.nanmax(exact / (p * np.where(x == m, rest, 1 + rest - e) / (1 + rest)), -1, keepdims=True)
+        dropped = np.where(p < cell.smallest, p, 0)
+        dropped = np.where(x == m, np.where(e < cell.smallest, e, 0).sum(-1, keepdims=True), dropped)
+        assert_ulp(hess, exact, HESSIAN, dropped=mass * dropped)
 
 
 def test_sparse_targets(cell):
@@ -396,9 +447,9 @@ def test_a_dense_line_of_distances(dtype):
     assert_ulp(xent.softmax(x), reference.softmax(x), PROBABILITY)
     for label in (0, 1):
         labels = np.full(len(d), label)
-        exact = reference.cross_entropy(x, labels, reduction="none")
-        actual = xent.cross_entropy(x, labels, reduction="none", return_grad=True)
-        for a, b, bound in zip(actual, exact, (LOSS, GRADIENT), strict=True):
+        exact = reference.cross_entropy(x, labels, reduction="none", return_hess=True)
+        actual = xent.cross_entropy(x, labels, reduction="none", return_hess=True)
+        for a, b, bound in zip(actual, exact, (LOSS, GRADIENT, HESSIAN), strict=True):
             assert_ulp(a, b, bound)
         exact = reference.binary_cross_entropy_with_logits(d, labels, reduction="none")
         actual = xent.binary_cross_entropy_with_logits(d, labels, reduction="none", return_grad=True)
@@ -410,11 +461,11 @@ def test_a_dense_line_of_distances(dtype):
 
 
 def peers():
-    """For each installed library, a function of logits and labels that returns logsumexp, softmax, log_softmax, loss
-    and gradient."""
+    """For each installed library, a function of logits and labels that returns logsumexp, softmax, log_softmax, loss,
+    gradient and the diagonal of the Hessian."""
     yield "xent", lambda x, y: (
         xent.logsumexp(x), xent.softmax(x), xent.log_softmax(x),
-        *xent.cross_entropy(x, y, reduction="none", return_grad=True),
+        *xent.cross_entropy(x, y, reduction="none", return_hess=True),
     )
     rows = np.arange(10**6)
     if find_spec("scipy"):
@@ -424,7 +475,7 @@ def peers():
             p, log_p = special.softmax(x, 1), special.log_softmax(x, 1)
             grad = p.copy()
             grad[rows[: len(x)], y] -= 1
-            return special.logsumexp(x, 1), p, log_p, -log_p[rows[: len(x)], y], grad
+            return special.logsumexp(x, 1), p, log_p, -log_p[rows[: len(x)], y], grad, p * (1 - p)
 
         yield "SciPy", with_scipy
     if find_spec("torch"):
@@ -434,15 +485,18 @@ def peers():
             leaf = torch.tensor(x, requires_grad=True)
             loss = torch.nn.functional.cross_entropy(leaf, torch.tensor(y), reduction="none")
             loss.sum().backward()
-            primitives = torch.logsumexp(leaf, 1), torch.softmax(leaf, 1), torch.log_softmax(leaf, 1)
-            return (*(result.detach().numpy() for result in (*primitives, loss)), leaf.grad.numpy())
+            p = torch.softmax(leaf, 1)
+            results = torch.logsumexp(leaf, 1), p, torch.log_softmax(leaf, 1), loss, leaf.grad, p * (1 - p)
+            return tuple(result.detach().numpy() for result in results)
 
         yield "PyTorch", with_torch
 
 
 def largest_errors(cell):
     """For each function and library, the largest error in ulp."""
-    exact_loss, exact_grad = reference.cross_entropy(cell.logits, cell.labels, reduction="none")
+    exact_loss, exact_grad, exact_hess = reference.cross_entropy(
+        cell.logits, cell.labels, reduction="none", return_hess=True
+    )
     logsumexp, log_softmax = reference.logsumexp(cell.logits), reference.log_softmax(cell.logits)
     exact = {
         "logsumexp": (logsumexp, np.maximum(np.abs(logsumexp), np.abs(cell.maximum[:, 0])), cell.dropped),
@@ -450,6 +504,7 @@ def largest_errors(cell):
         "log_softmax": (log_softmax, np.abs(log_softmax), cell.dropped[:, None]),
         "loss": (exact_loss, exact_loss, cell.dropped),
         "gradient": (exact_grad, np.abs(exact_grad), cell.dropped_grad(cell.labels)),
+        "Hessian": (exact_hess, exact_hess, cell.dropped_hess()),
     }
     for peer, call in peers():
         for (name, (result, at, dropped)), actual in zip(exact.items(), call(cell.logits, cell.labels), strict=True):

@@ -1,5 +1,7 @@
-"""Every way through the kernels gives a row the same bits: tiles of few classes, rows apart in memory, whole calls on
-plain arrays, rows longer than the scratch, and outputs that are stored around the cache."""
+"""The ways through the kernels agree: tiles of few classes and the rows that these leave out, whole calls on plain
+arrays, long rows of half precision, and outputs that are stored around the cache. Rows alone and in batches, in every
+layout, are in tests/losses/test_batch_invariance.py.
+"""
 
 import inspect
 
@@ -15,16 +17,8 @@ from xent._calls.options import GivenOptions
 
 INF, NAN = np.inf, np.nan
 CLASSES = [1, 2, 3, 4, 5, 7, 8, 10, 16, 33, 63, 64, 65]
-MORE_CLASSES = [100, 1000, 5000, 40_000]
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
-
-
-def results(x, y, axis=-1, **options):
-    """Loss, logsumexp, gradient, softmax and log_softmax; classes last."""
-    loss, grad = xent.cross_entropy(x, y, axis=axis, reduction="none", return_grad=True, **options)
-    primitives = (f(x, axis) for f in (xent.softmax, xent.log_softmax))
-    return [loss, xent.logsumexp(x, axis), *(np.moveaxis(a, axis, -1) for a in (grad, *primitives))]
 
 
 def strange_rows(n, dtype, rows=75):
@@ -55,48 +49,49 @@ def assert_same(actual, expected):
         assert_same_bits(np.asarray(actual), np.asarray(expected))
 
 
-# --- tiles, and rows apart in memory ---------------------------------------------------------------------------------
+# --- tiles -----------------------------------------------------------------------------------------------------------
 
 
 @each_dtype
 @pytest.mark.parametrize("n", CLASSES)
-def test_alone_and_together(n, dtype):
-    """With rows beside them that fill a vector, and a whole tile, or do not; together they are the twin's."""
-    x, y, weight = strange_rows(n, dtype)
-    weights = {"class_weight": np.random.default_rng(n).integers(0, 3, n) / 2}
-    together = results(x, y, sample_weight=weight, **weights)
-    for first in (0, 1, 5, 16, 60):
-        for count in (1, 2, 3, 4, 5, 7, 8, 9, 15):
-            k = slice(first, first + count)
-            for a, b in zip(results(x[k], y[k], sample_weight=weight[k], **weights), together, strict=True):
-                assert_same_bits(a, b[k])
-    loss, grad = reference.cross_entropy(x, y, reduction="none")
-    twin = loss, reference.logsumexp(x), grad, reference.softmax(x), reference.log_softmax(x)
-    for a, b in zip(results(x, y), twin, strict=True):
-        assert_close(a, b, dtype)
+def test_strange_rows(n, dtype):
+    """Tiles leave some of their rows to the kernels of rows."""
+    x, y, _ = strange_rows(n, dtype)
+    twin = reference.cross_entropy(x, y, reduction="none")
+    for actual, expected in zip(xent.cross_entropy(x, y, reduction="none", return_grad=True), twin, strict=True):
+        assert_close(actual, expected, dtype)
+    for name in ("logsumexp", "softmax", "log_softmax"):
+        assert_close(getattr(xent, name)(x), getattr(reference, name)(x), dtype)
 
 
 @each_dtype
-@pytest.mark.parametrize("n", [*CLASSES, *MORE_CLASSES])
-def test_wherever_the_classes_are(n, dtype):
-    """Last, first and between, neighbours in memory or not; tiles reach over the end of an image."""
-    shapes = ((75,), (3, 25), (25, 3), (1, 75), (5, 15)) if n in CLASSES else ((15,), (3, 5))
-    x, y, weight = strange_rows(n, dtype, rows=shapes[0][0])
-    options = {"label_smoothing": 0.25} if n in MORE_CLASSES else {}
-    for given in ({}, options):
-        expected = results(x, y, sample_weight=weight, **given)
-        for shape in shapes:
+@pytest.mark.parametrize("n", [*CLASSES, 300])
+def test_masked_rows_alone_and_together(n, dtype):
+    """In tiles and apart, with a mask that lies in memory as the logits do or otherwise, or is the same for all."""
+    x, y, _ = strange_rows(n, dtype)
+    own = np.random.default_rng(n).random(x.shape) < 0.7
+    own[2::7] = False
+    for where in (own, own[1], own[:, :1]):
+        rows = np.broadcast_to(where, x.shape)
+        expected = masked_results(x, y, rows)
+        for first, count in ((0, 1), (1, 2), (5, 9), (16, 15), (60, 15)):
+            k = slice(first, first + count)
+            for a, b in zip(masked_results(x[k], y[k], rows[k]), expected, strict=True):
+                assert_same_bits(a, b[k])
+        for shape in ((75,), (3, 25), (5, 15)):
             axis = min(1, len(shape) - 1)
-            images = np.ascontiguousarray(np.moveaxis(x.reshape(*shape, n), -1, axis))
-            labels, weights = y.reshape(shape), weight.reshape(shape)
-            for moved in (images, np.asfortranarray(images), np.repeat(images, 2, axis=-1)[..., ::2]):
-                for a, b in zip(results(moved, labels, axis, sample_weight=weights, **given), expected, strict=True):
-                    assert_same_bits(a.reshape(b.shape), b)
-                inside = moved.copy("K")
-                xent.cross_entropy(
-                    inside, labels, axis=axis, sample_weight=weights, reduction="sum", grad_out=inside, **given
-                )
-                assert_same_bits(np.moveaxis(inside, axis, -1).reshape(len(y), n), expected[2])
+            images, masks = (np.ascontiguousarray(np.moveaxis(a.reshape(*shape, n), -1, axis)) for a in (x, rows))
+            for mask in (masks, np.asfortranarray(masks), np.repeat(masks, 2, axis=-1)[..., ::2]):
+                for moved in (images, np.asfortranarray(images)):
+                    actual = masked_results(moved, y.reshape(shape), mask, axis)
+                    for a, b in zip(actual, expected, strict=True):
+                        assert_same_bits(a.reshape(b.shape), b)
+
+
+def masked_results(x, y, where, axis=-1):
+    loss, grad = xent.cross_entropy(x, y, axis=axis, where=where, reduction="none", return_grad=True)
+    primitives = (f(x, axis, where=where) for f in (xent.softmax, xent.log_softmax))
+    return [loss, xent.logsumexp(x, axis, where=where), *(np.moveaxis(a, axis, -1) for a in (grad, *primitives))]
 
 
 @each_dtype
@@ -154,6 +149,9 @@ def test_the_fast_path_is_the_general_one(shape, dtype, n_threads, general):
             yield xent.cross_entropy(x, y, return_grad=True, **options)
             inside = x.copy()
             yield xent.cross_entropy(inside, y, grad_out=inside, **options)
+            yield xent.cross_entropy(x, y, return_hess=True, **options)
+            inside = x.copy()
+            yield xent.cross_entropy(inside, y, grad_out=inside, hess_out=np.full_like(x, 7), **options)
         for labels in (np.int8, np.int16, np.int32, np.uint8, np.uint16, np.uint32):
             small = np.where((y < 0) | (y > 100), 3, y).astype(labels)
             yield xent.cross_entropy(x, small, ignore_index=3, return_grad=True, n_threads=n_threads)
@@ -194,17 +192,7 @@ def test_a_call_with_an_option_is_not_plain(name, general):
 
 # --- rows that do not fit the scratch --------------------------------------------------------------------------------
 
-PIECES = 40_003         # float64 elements with a few options: more than the scratch of a thread
 LONGER = 150_001        # more than the scratch of anything that is copied
-OPTIONS = {
-    "plain": {},
-    "softcap": {"softcap": 20.0, "z_loss": 0.01},
-    "poly": {"poly_epsilon": 1.5, "label_smoothing": 0.1},
-    "scale": {"logit_scale": -0.75, "label_smoothing": 0.1},
-    "class weights": {"class_weight": lambda n: np.linspace(0.5, 2, n), "label_smoothing": 0.2},
-    "mask": {"where": lambda n: np.arange(n) % 7 != 5, "label_smoothing": 0.1, "softcap": 9.0},
-    "extreme weights": {"class_weight": lambda n: np.where(np.arange(n) % 2, 1e300, 1e-300), "z_loss": 0.01},
-}
 
 
 def long_rows(n, dtype):
@@ -221,27 +209,6 @@ def long_targets(n):
 
 
 @each_dtype
-@pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.parametrize("n", [PIECES, LONGER])
-def test_losses_of_long_rows(n, dtype, name):
-    """A row in another layout is copied, which needs more scratch than a row that is used in place: more pieces."""
-    x = long_rows(n, dtype)
-    options = {key: make(n) if callable(make) else make for key, make in OPTIONS[name].items()}
-    options |= {"return_grad": True, "reduction": "none"}
-    apart = np.full((len(x), 2 * n), 99, dtype)[:, ::2]
-    apart[...] = x
-    for target in long_targets(n):
-        expected = xent.cross_entropy(x, target, n_threads=1, **options)
-        for array, threads, in_place in (
-            (apart, 1, False), (apart, 2, False), (np.asfortranarray(x), 2, True), (x.copy(), 2, True)
-        ):
-            out = array if in_place else None
-            assert_same(xent.cross_entropy(array, target, n_threads=threads, grad_out=out, **options), expected)
-        one = tuple(t[1:2] for t in target) if isinstance(target, tuple) else target[1:2]
-        assert_same(xent.cross_entropy(x[1:2], one, **options), tuple(a[1:2] for a in expected))
-
-
-@each_dtype
 @pytest.mark.parametrize("function", [xent.softmax, xent.log_softmax, xent.logsumexp])
 def test_primitives_of_long_rows(function, dtype):
     for special in (0, INF, -INF, NAN):
@@ -252,7 +219,14 @@ def test_primitives_of_long_rows(function, dtype):
         apart[...] = x
         assert_same(function(apart, n_threads=1), expected)
         assert_same(function(np.asfortranarray(x)), expected)
+        where = np.arange(3 * LONGER).reshape(x.shape) % 11 < 8
+        masked = function(np.where(where, x, dtype(-INF)))
+        for array in (x, apart, np.asfortranarray(x)):
+            for mask in (where, np.asfortranarray(where), np.repeat(where, 2, axis=1)[:, ::2]):
+                assert_same(function(array, where=mask, n_threads=1), masked)
         if function is not xent.logsumexp:
+            assert_same(function(apart.copy("K"), where=where, out=apart), masked)
+            apart[...] = x
             assert_same(function(apart, out=apart), expected)
         half = x.astype(np.float16)
         exact = function(half.astype(np.float32)).astype(np.float16)
@@ -264,6 +238,8 @@ def test_long_rows_of_half_precision(half):
     """They are the rows in float32."""
     x = long_rows(LONGER, np.float32).astype(half)
     wide = x.astype(np.float32)
+    for function in (xent.softmax, xent.log_softmax, xent.logsumexp):
+        assert_same(function(x).astype(np.float32), function(wide).astype(half).astype(np.float32))
     for options in ({}, {"softcap": 5.0}):
         options |= {"return_grad": True, "reduction": "none"}
         for target in long_targets(LONGER):
@@ -280,6 +256,12 @@ AROUND_BYTES = 18_000_000
 FUNCTIONS = {
     "softmax": lambda x, target, out, n_threads, **_: xent.softmax(x, out=out, n_threads=n_threads),
     "log_softmax": lambda x, target, out, n_threads, **_: xent.log_softmax(x, out=out, n_threads=n_threads),
+    "masked softmax": lambda x, target, out, n_threads, **_: xent.softmax(
+        x, where=x > -9, out=out, n_threads=n_threads
+    ),
+    "masked log_softmax": lambda x, target, out, n_threads, **_: xent.log_softmax(
+        x, where=x > -9, out=out, n_threads=n_threads
+    ),
     "cross_entropy": lambda x, target, out, n_threads, **options: xent.cross_entropy(
         x, target, grad_out=out, reduction="sum", n_threads=n_threads, **options
     )[1],

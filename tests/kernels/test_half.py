@@ -340,14 +340,3 @@ def test_mean_of_many_rows(half):
     assert (wide != 0).all()
     assert ((grad == 0).mean() > 0.5) == (half is np.float16)
     np.testing.assert_allclose(wide.astype(float) * rows, total.astype(float), rtol=2**-8, atol=2**-25)
-
-
-@each_half
-@each_target
-def test_number_of_threads(kind, half):
-    x, target, options = everything((600, 1000), half, kind)
-    for given in ({"ignore_index": options["ignore_index"]}, options):
-        results = [xent.cross_entropy(x, target, n_threads=n, return_grad=True, **given) for n in (1, 2, 8)]
-        for result in results[1:]:
-            for one, other in zip(result, results[0], strict=True):
-                assert_same(one, other)

@@ -87,6 +87,14 @@ def evaluate(move, at="last axis, few classes", options=None, compares=False):
     return partial(xent.evaluate, x, labels, axis=axis, reference=ref, n_threads=2, **given), None
 
 
+def fit_temperature(move, at="last axis, few classes", dtype=np.float32, options=None):
+    axis, shape = SHAPES[at]
+    x, labels = filled(shape, dtype, times=8), target_for("labels", shape, axis, None, move)
+    np.moveaxis(x, axis, -1)[..., labels.flat[0]] = 7       # likelier than by chance, so that there is a minimum
+    given = {name: make(shape, axis, move) for name, make in (options or {}).items()}
+    return partial(xent.fit_temperature, move(x), labels, axis=axis, n_threads=2, **given), None
+
+
 def binary(move, function, target=np.float32, grad=None, weights=(), shape=(1000, 2000), dtype=np.float32, **options):
     x, y = move(filled(shape, dtype)), move(filled(shape, target))
     given = {name: move(filled(shape)) for name in weights}
@@ -94,16 +102,18 @@ def binary(move, function, target=np.float32, grad=None, weights=(), shape=(1000
     return partial(function, x, y, grad_out=out, n_threads=2, **given, **options), out
 
 
-def probabilities(move, function, axis, shape, dtype=np.float32, in_place=False):
+def probabilities(move, function, axis, shape, dtype=np.float32, in_place=False, mask=None):
     x = move(filled(shape, dtype, times=8))
     out = x if in_place else move(np.zeros(shape, dtype))
-    return partial(function, x, axis, out=out, n_threads=2), out
+    where = None if mask is None else mask(filled(shape) < 0.9)
+    return partial(function, x, axis, where=where, out=out, n_threads=2), out
 
 
-def logsumexp(move, axis, shape, dtype=np.float32, factors=None):
+def logsumexp(move, axis, shape, dtype=np.float32, factors=None, mask=None):
     x = move(filled(shape, dtype, times=8))
     b = None if factors is None else move(filled(factors))
-    return partial(xent.logsumexp, x, axis, b=b, n_threads=2), None
+    where = None if mask is None else mask(filled(shape) < 0.9)
+    return partial(xent.logsumexp, x, axis, b=b, where=where, n_threads=2), None
 
 
 # --- the options -----------------------------------------------------------------------------------------------------
@@ -132,6 +142,9 @@ OPTIONS = {
     "poly_epsilon": lambda *_: 1.5,
 }
 KL_OPTIONS = ("sample_weight", "where", "logit_scale")
+HESSIAN = {"return_hess": lambda *_: True}
+NO_HESSIAN = ("softcap", "z_loss", "poly_epsilon")
+WITH_HESSIAN = HESSIAN | {name: make for name, make in OPTIONS.items() if name not in NO_HESSIAN}
 WEIGHTED = {"sample_weight": row_weights}
 UNREDUCED = {"reduction": lambda *_: "none"}
 
@@ -166,7 +179,12 @@ def table():
             yield f"cross_entropy, {at}, {form}, gradient", row
             yield f"cross_entropy, {at}, {form}, gradient, every option", partial(row, options=OPTIONS)
             yield f"categorical_cross_entropy, {at}, {form}", partial(categorical_cross_entropy, form=form, at=at)
+        hess = partial(cross_entropy, at=at, grad=np.float32, options=WITH_HESSIAN if "many" in at else HESSIAN)
+        yield f"cross_entropy, {at}, Hessian", hess
         yield f"evaluate, {at}", partial(evaluate, at=at)
+        masked = {"where": OPTIONS["where"], "sample_weight": row_weights}
+        yield f"fit_temperature, {at}", partial(fit_temperature, at=at)
+        yield f"fit_temperature, {at}, float64, options", partial(fit_temperature, at=at, dtype=float, options=masked)
         yield f"evaluate, {at}, reference", partial(evaluate, at=at, compares=True)
         yield f"kl_divergence, {at}", partial(kl_divergence, at=at)
         yield f"kl_divergence, {at}, gradient, every option", partial(
@@ -179,7 +197,9 @@ def table():
     for grad in (None, np.float16, np.float32):
         options = {"options": OPTIONS, "dtype": np.float16, "grad": grad, "at": "last axis, a vocabulary"}
         yield f"cross_entropy, a vocabulary, float16, every option, {grad}", partial(cross_entropy, **options)
-    for name, make in {**OPTIONS, "where, broadcast": mask_of_classes, **UNREDUCED}.items():
+        options["options"] = HESSIAN
+        yield f"cross_entropy, a vocabulary, float16, Hessian, {grad}", partial(cross_entropy, **options)
+    for name, make in {**OPTIONS, "where, broadcast": mask_of_classes, **UNREDUCED, **HESSIAN}.items():
         options = {name.split(",")[0]: make}
         yield f"cross_entropy, {name}", partial(cross_entropy, grad=np.float32, options=options)
     for options in (WEIGHTED, UNREDUCED):
@@ -208,6 +228,13 @@ def table():
         yield f"logsumexp, {at}", row
         factors = (*(1 for _ in shape[1:]), shape[-1])
         yield f"logsumexp, {at}, b broadcast", partial(row, factors=factors)
+        yield f"logsumexp, {at}, where", partial(row, mask=LAYOUTS["C"])
+        for layout in LAYOUTS:
+            row = partial(probabilities, function=xent.softmax, axis=axis, shape=shape, mask=LAYOUTS[layout])
+            yield f"softmax, {at}, where {layout}", row
+    yield "logsumexp, b and where", partial(logsumexp, axis=-1, shape=(1000, 2000), factors=(2000,), mask=np.copy)
+    row = partial(probabilities, function=xent.softmax, axis=-1, shape=(15, 128_256), mask=LAYOUTS["every other"])
+    yield "softmax, a vocabulary, where, float16", partial(row, dtype=np.float16)
     axis, shape = AXES["last axis"]
     row = partial(probabilities, function=xent.softmax, axis=axis, shape=shape)
     yield "softmax, float16", partial(row, dtype=np.float16)

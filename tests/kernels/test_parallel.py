@@ -59,6 +59,8 @@ def calls(shape, dtype):
         "logsumexp": lambda n: xent.logsumexp(x, n_threads=n),
         "logsumexp with factors": lambda n: xent.logsumexp(x, b=x, return_sign=True, n_threads=n),
         "softmax": lambda n: xent.softmax(x, n_threads=n),
+        "masked softmax": lambda n: xent.softmax(x, where=target > 0.25, n_threads=n),
+        "masked logsumexp": lambda n: xent.logsumexp(x, where=target > 0.25, n_threads=n),
         "softmax of the last two axes": lambda n: xent.softmax(x.reshape(-1, 1, *shape[-1:]), axis=(1, 2), n_threads=n),
         "log_softmax of the first axis": lambda n: xent.log_softmax(x, axis=0, n_threads=n),
         "labels, mean": lambda n: xent.cross_entropy(x, labels, n_threads=n, **options),
@@ -67,6 +69,7 @@ def calls(shape, dtype):
         "distribution, none": lambda n: xent.cross_entropy(x, target, reduction="none", n_threads=n, **options),
         "sparse": lambda n: xent.cross_entropy(x, sparse, n_threads=n, **options),
         "evaluate": evaluate,
+        "fit_temperature": lambda n: xent.fit_temperature(x, labels, sample_weight=weight, n_threads=n),
         "evaluate, reference": lambda n: evaluate(n, target),
         "divergence, mean": lambda n: xent.kl_divergence(x, target, n_threads=n, **options),
         "divergence, none": lambda n: xent.kl_divergence(x, target, reduction="none", n_threads=n, **options),
@@ -79,8 +82,9 @@ def calls(shape, dtype):
     }
 
 
-UNREDUCED = ["logsumexp", "logsumexp with factors", "softmax", "log_softmax of the first axis", "labels, none",
-             "distribution, none", "divergence, none", "binary, none"]      # fmt: skip
+UNREDUCED = ["logsumexp", "logsumexp with factors", "softmax", "masked softmax", "masked logsumexp",
+             "log_softmax of the first axis", "labels, none", "distribution, none", "divergence, none",
+             "binary, none"]      # fmt: skip
 
 
 def assert_equal_results(a, b):
@@ -140,7 +144,7 @@ def sums_of_rows(n_threads):
     """A kernel's results for 20 blocks of one row."""
     x = np.random.default_rng(0).normal(size=(20, 50_000))
     out = np.full(20, np.nan)
-    threads.Blocks(20, 1, n_threads).run(kernels.logsumexp, x, None, out, None, 1)
+    threads.Blocks(20, 1, n_threads).run(kernels.logsumexp, x, None, None, out, None, 1)
     return out
 
 
@@ -233,7 +237,7 @@ def test_time_of_a_run(threads):
     x = np.random.default_rng(0).normal(size=(2000, 4000))
     work = scheduler.Work(2000, 10, threads)
     start = time.perf_counter()
-    kernels.softmax(x, x, False, 1, work)
+    kernels.softmax(x, None, x, False, 1, work)
     elapsed = time.perf_counter() - start
     assert work.threads == threads
     if threads == 1:

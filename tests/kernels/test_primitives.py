@@ -277,6 +277,184 @@ def test_no_probability_exceeds_1(n, dtype):
         np.testing.assert_array_equal(p.max(axis=1), p[np.arange(len(x)), x.argmax(axis=1)])
 
 
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+def mask_of(shape, seed=5):
+    return np.random.default_rng(seed).random(shape) < 0.7
+
+
+def check_mask(name, x, where, axis=-1, **options):
+    """The bits are those of -inf in the masked places, which may hold anything."""
+    strange, never = x.copy("K"), x.copy("K")       # several axes are read in the order of memory
+    hidden = ~np.broadcast_to(where, x.shape)
+    never[hidden] = -INF
+    strange[hidden] = np.resize(np.array([NAN, INF, 7, -INF, np.finfo(x.dtype).max], x.dtype), hidden.sum())
+    before = strange.copy()
+    actual = getattr(xent, name)(strange, axis, where=where, **options)
+    expected = getattr(xent, name)(never, axis, **options)
+    np.testing.assert_array_equal(strange, before)
+    assert_same_bits(np.asarray(actual), np.asarray(expected))
+    return actual
+
+
+@each
+@pytest.mark.parametrize("layout", LAYOUTS)
+@each_dtype
+def test_masks_layouts_and_axes(name, layout, dtype):
+    for shape in SHAPES:
+        x, where = normal(shape, dtype), mask_of(shape)
+        moved, moved_mask = LAYOUTS[layout](x), LAYOUTS[layout](where)
+        for axis in every_axis(len(shape)):
+            expected = getattr(reference, name)(x, axis, where=where)
+            for array, mask in ((moved, moved_mask), (x, moved_mask), (moved, where)):
+                assert_close(getattr(xent, name)(array, axis, where=mask), expected, dtype)
+            check_mask(name, x, where, axis)
+        np.testing.assert_array_equal(moved_mask, where)
+
+
+@each
+@each_dtype
+def test_masks_broadcast(name, dtype):
+    x = normal((3, 4, 5), dtype)
+    for shape in [(3, 4, 5), (5,), (4, 1), (1, 4, 5), (3, 1, 1), (3, 1, 5), (1, 1, 1), ()]:
+        for axis in every_axis(3):
+            check_mask(name, x, mask_of(shape), axis)
+    for where in (True, False, np.True_, [True, False, True, False, True]):
+        check_mask(name, x, where)
+
+
+@each
+@pytest.mark.parametrize("layout", LAYOUTS)
+@each_dtype
+def test_masks_of_several_axes(name, layout, dtype):
+    """Rows of many elements, whose masks lie in memory as the logits do or in another order."""
+    x = normal((3, 20, 4, 70), dtype)
+    for mask in (LAYOUTS[layout](mask_of(x.shape)), mask_of((20, 1, 70)), mask_of((4, 70)), mask_of((3, 1, 1, 1))):
+        for axis in [(1, 3), (3, 1), (0, 2), (0, 1, 3), (0, 3), None]:
+            check_mask(name, LAYOUTS[layout](x) if layout in WRITEABLE_LAYOUTS else x, mask, axis)
+
+
+@each
+@each_dtype
+@pytest.mark.parametrize("lengths", [SHORT_LENGTHS, EDGE_LENGTHS], ids=["short", "edge"])
+def test_masks_row_lengths(name, lengths, dtype):
+    """The largest logit may be hidden, and all others; rows have masks of their own, or one for all."""
+    for n in lengths:
+        x = rows_with_every_maximum(n, dtype)
+        where = mask_of(x.shape, n)
+        where[:, n // 2] = True
+        actual = check_mask(name, x, where)
+        assert_close(actual, getattr(reference, name)(x, where=where), dtype)
+        for mask in (where, where[:1], np.arange(n) == n // 2, where[:, :1]):
+            check_mask(name, x, mask)
+            check_mask(name, np.asfortranarray(x), mask)
+            check_mask(name, x.T.copy(), mask.T if mask.ndim == 2 else mask[:, None], 0)
+
+
+@each
+@each_dtype
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 16, 40, 200, 3000])
+def test_nothing_left_by_a_mask(name, n, dtype):
+    """logsumexp -inf, all else NaN, as of a row of -inf; the neighbours keep their bits."""
+    x, where = normal((40, n), dtype), mask_of((40, n))
+    where[:, 0] = True
+    where[::3] = False
+    for axis, rows, mask in ((-1, x, where), (0, x.T.copy(), where.T.copy()), (0, x.T, where.T)):
+        actual = np.asarray(check_mask(name, rows, mask, axis))
+        actual = actual if axis == -1 or name == "logsumexp" else actual.T
+        np.testing.assert_array_equal(actual[::3], -INF if name == "logsumexp" else NAN)
+        others = np.delete(actual, np.s_[::3], axis=0)
+        assert np.isfinite(others if name == "logsumexp" else others[:, 0]).all()
+
+
+@each
+@each_dtype
+@pytest.mark.parametrize("n", [3, 20, 300, 3000])
+def test_infinities_that_are_not_masked(name, n, dtype):
+    x, where = normal((5, n), dtype), mask_of((5, n))
+    where[:, :3] = True
+    x[0, 0], x[1, 1], x[2, 2], x[3], x[4, :2] = INF, NAN, -INF, -INF, (INF, NAN)
+    actual = check_mask(name, x, where)
+    assert_close(actual, getattr(reference, name)(x, where=where), dtype)
+
+
+@each
+def test_masks_of_scalars_and_of_nothing(name):
+    for x in (1.5, np.float32(2)):
+        for where in (True, np.array(False)):
+            for axis in (None, ()):
+                check_mask(name, np.asarray(x), where, axis)
+    for shape in [(0,), (0, 3), (3, 0), (2, 0, 3)]:
+        for axis in every_axis(len(shape)):
+            check_mask(name, np.zeros(shape), np.zeros(shape, bool), axis)
+            check_mask(name, np.zeros(shape), True, axis)
+    assert type(xent.softmax(1.5, None, where=True)) is np.float64
+
+
+@outputs
+@each_dtype
+@pytest.mark.parametrize("layout", WRITEABLE_LAYOUTS)
+def test_masks_and_out(name, layout, dtype):
+    for shape in [(3, 5), (2, 3, 4), (40, 3), (20, 300)]:
+        x, where = normal(shape, dtype), mask_of(shape)
+        for axis in every_axis(len(shape)):
+            out = WRITEABLE_LAYOUTS[layout](np.full(shape, 77, dtype))
+            assert getattr(xent, name)(x, axis, where=where, out=out) is out
+            assert_same_bits(out, getattr(xent, name)(x, axis, where=where))
+            own = WRITEABLE_LAYOUTS[layout](x)
+            expected = getattr(xent, name)(own.copy("K"), axis, where=where)
+            assert getattr(xent, name)(own, axis, where=where, out=own) is own
+            assert_same_bits(own, expected)
+
+
+def test_masks_and_keepdims():
+    for shape in [*SHAPES, (2, 0, 3)]:
+        x, where = normal(shape), mask_of(shape)
+        for axis in every_axis(len(shape)):
+            actual = xent.logsumexp(x, axis, where=where, keepdims=True)
+            assert_close(actual, reference.logsumexp(x, axis, keepdims=True, where=where), np.float64)
+
+
+@each_dtype
+def test_masks_and_factors(dtype):
+    """A mask is a factor of 0, which hides a NaN or infinite factor as well; the sign of nothing is 0."""
+    shapes = [((5,), (5,), (5,)), ((3, 5), (5,), (3, 1)), ((4, 1), (1, 6), (4, 6)), ((3, 4, 70), (3, 4, 70), (4, 70))]
+    shapes += [((2, 5000), (2, 5000), (2, 5000)), ((2, 50, 100), (2, 50, 100), (50, 1))]
+    for of_x, of_b, of_mask in shapes:
+        x, b, where = normal(of_x, dtype), factors(of_b, dtype), mask_of(of_mask)
+        shape = np.broadcast_shapes(of_x, of_b)
+        b_all, hidden = np.broadcast_to(b, shape).copy(), ~np.broadcast_to(where, shape)
+        masked = np.where(hidden, dtype(0), b_all)
+        b_all[hidden] = np.resize(np.array([NAN, INF, -INF, 3], dtype), hidden.sum())
+        for axis in every_axis(len(shape)):
+            expected = xent.logsumexp(x, axis, b=masked, return_sign=True, keepdims=True)
+            for given_b in (b, b_all):
+                actual = xent.logsumexp(x, axis, b=given_b, where=where, return_sign=True, keepdims=True)
+                for one, other in zip(actual, expected, strict=True):
+                    assert_same_bits(one, other)
+            _, sign = reference.weighted_logsumexp(x, b, axis, where=where)
+            np.testing.assert_array_equal(actual[1].reshape(sign.shape), sign)
+            single = xent.logsumexp(x, axis, b=b, where=where)
+            np.testing.assert_array_equal(np.isnan(single), sign < 0)
+    np.testing.assert_array_equal(xent.logsumexp([[NAN, 1.0]], b=2, where=False, return_sign=True), [[-INF], [0]])
+    actual, sign = xent.logsumexp(normal((3, 4), dtype), where=np.array([[True], [False], [True]]), return_sign=True)
+    np.testing.assert_array_equal(sign, [1, 0, 1])
+    assert actual[1] == -INF
+
+
+@each
+@given(x=arrays(), data=st.data())
+def test_any_mask(name, x, data):
+    axis = data.draw(st.integers(-x.ndim, x.ndim - 1))
+    shape = [n if data.draw(st.booleans()) else 1 for n in x.shape]
+    where = mask_of(shape, data.draw(st.integers(0, 99)))
+    actual = check_mask(name, x, where, axis)
+    eps = np.finfo(x.dtype).eps
+    expected = getattr(reference, name)(x, axis, where=where)
+    np.testing.assert_allclose(actual, expected, rtol=8 * eps, atol=8 * eps * np.abs(x).max())
+
+
 # --- half precision --------------------------------------------------------------------------------------------------
 
 
@@ -299,6 +477,11 @@ def test_half_precision(name, scale, half):
             assert (np.where(np.abs(exact) <= info.max, error <= bound, actual == np.copysign(INF, exact))).all()
             if name in OUTPUTS:
                 assert_same_bits(getattr(xent, name)(x, axis, out=x.copy()), actual)
+            where = mask_of(shape)
+            hidden = np.where(where, x, np.array(-INF, dtype))
+            actual, expected = getattr(xent, name)(x, axis, where=where), getattr(xent, name)(hidden, axis)
+            assert actual.dtype == dtype
+            assert_same_bits(actual.astype(np.float32), expected.astype(np.float32))
 
 
 # --- factors and signs -----------------------------------------------------------------------------------------------
@@ -556,14 +739,6 @@ def test_order_of_the_classes(name, x, data):
     expected = getattr(xent, name)(x)
     moved = expected if name == "logsumexp" else expected[..., order]
     np.testing.assert_allclose(getattr(xent, name)(x[..., order]), moved, rtol=1e-14, atol=1e-14)
-
-
-@each
-@given(x=arrays(min_dims=2), data=st.data())
-def test_cut_of_the_batch(name, x, data):
-    i = data.draw(st.integers(0, len(x)))
-    parts = [getattr(xent, name)(x[:i]), getattr(xent, name)(x[i:])]
-    assert_same_bits(np.concatenate(parts), getattr(xent, name)(x))
 
 
 @given(x=arrays(scales=(1, 10, 30)))

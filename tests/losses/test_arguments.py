@@ -287,28 +287,36 @@ def test_shape_of_class_and_positive_weights():
         fails(ValueError, message, xent.binary_cross_entropy_with_logits, X, X, pos_weight=np.ones(bad))
 
 
+WITH_WHERE = [(name, args) for name, args in EVERY if name in ("cross_entropy", "kl_divergence", *PRIMITIVES)]
+each_mask = pytest.mark.parametrize(("name", "args"), WITH_WHERE, ids=[name for name, _ in WITH_WHERE])
+
+
+@each_mask
 @pytest.mark.parametrize("dtype", ["i1", "i8", "u1", *HALVES, "f8", "O", "U4", "c16"])
-def test_where_is_bool(dtype):
+def test_where_is_bool(dtype, name, args):
     message = f"where has dtype {np.dtype(dtype)}; it must be bool"
     for bad in (np.ones((3, 4), dtype), np.ones(5, dtype)):
-        fails(TypeError, message, xent.cross_entropy, X, LABELS, where=bad)
-        fails(TypeError, message, xent.kl_divergence, X, X, where=bad)
+        fails(TypeError, message, getattr(xent, name), *args, where=bad)
 
 
-def test_shape_of_where():
+@each_mask
+def test_shape_of_where(name, args):
     """It is that of the logits, whatever the axis."""
     for bad in ((3,), (2, 4), (4, 1), (4, 3), (1, 3, 4), (0,)):
-        message = f"where has shape {bad}; it must broadcast to (3, 4), the shape of logits"
+        message = f"where has shape {bad}; it must broadcast to (3, 4), the shape of {FIRST.get(name, 'x')}"
         for axis, labels in ((1, LABELS), (0, [0, 1, 2, 0])):
-            fails(ValueError, message, xent.cross_entropy, X, labels, axis=axis, where=np.ones(bad, bool))
-            fails(ValueError, message, xent.kl_divergence, X, X, axis=axis, where=np.ones(bad, bool))
+            given = (X, labels) if name == "cross_entropy" else args
+            fails(ValueError, message, getattr(xent, name), *given, axis=axis, where=np.ones(bad, bool))
+    message = "where has shape (3,); it must broadcast to (3, 4), the shape of x and b"
+    fails(ValueError, message, xent.logsumexp, np.zeros((3, 1)), b=np.ones(4), where=np.ones(3, bool))
 
 
-def test_masked_and_ragged_where():
+@each_mask
+def test_masked_and_ragged_where(name, args):
     with pytest.raises(TypeError, match=r"^where is a masked array, .*where\.filled\(\.\.\.\)$"):
-        xent.cross_entropy(X, LABELS, where=np.ma.ones((3, 4), bool))
+        getattr(xent, name)(*args, where=np.ma.ones((3, 4), bool))
     with pytest.raises(ValueError, match=r"^where is not a rectangular array: "):
-        xent.cross_entropy(X, LABELS, where=[[True], [True, False]])
+        getattr(xent, name)(*args, where=[[True], [True, False]])
 
 
 @pytest.mark.parametrize("dtype", [*HALVES, np.float32, np.float64])

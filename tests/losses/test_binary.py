@@ -328,24 +328,6 @@ def test_gradient_by_finite_differences(name, x, seed, reduction):
         assert slope == pytest.approx(np.vdot(grad, direction), rel=1e-6, abs=1e-7 * (1 + np.abs(grad).sum()))
 
 
-@each
-@given(x=arrays(scales=(1, 10)), data=st.data())
-def test_cut_of_the_batch(name, x, data):
-    """Unreduced losses and gradients of a batch are those of its parts, to the last bit."""
-    p = Problem(name, x.shape, x.dtype)
-    i = data.draw(st.integers(0, len(x)))
-    x = x if name == NAMES[0] else p.x
-    whole = getattr(xent, name)(x, p.target, reduction="none", return_grad=True, **p.weights)
-    parts = [
-        getattr(xent, name)(
-            x[k], p.target[k], reduction="none", return_grad=True, **{key: w[k] for key, w in p.weights.items()}
-        )
-        for k in (slice(i), slice(i, None))
-    ]
-    for a, b, c in zip(*parts, whole, strict=True):
-        assert_same_bits(np.concatenate([a, b]), c)
-
-
 @given(x=arrays(), labels=st.booleans())
 def test_symmetry(x, labels):
     """The loss of 1 at x is that of 0 at -x."""

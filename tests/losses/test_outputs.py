@@ -202,7 +202,20 @@ def test_no_gradient_is_written_for_one_bad_label_among_many():
 
 
 @pytest.mark.parametrize("name", PRIMITIVES[1:])
-@pytest.mark.parametrize("bad", [{"axis": 2}, {"axis": (0, 0)}, {"axis": 0.5}, {"n_threads": 0}])
+def test_probabilities_over_their_mask(name):
+    out = np.zeros((4, 4))
+    message = "out overlaps where in memory; it must be x itself or not overlap it"
+    for x in (out, np.zeros((4, 4))):
+        for where in (out.view(bool)[:, 5:9], out.view(bool)[2, 8:12]):
+            fails(ValueError, message, getattr(xent, name), x, where=where, out=out)
+    assert (out == 0).all()
+
+
+@pytest.mark.parametrize("name", PRIMITIVES[1:])
+@pytest.mark.parametrize(
+    "bad",
+    [{"axis": 2}, {"axis": (0, 0)}, {"axis": 0.5}, {"n_threads": 0}, {"where": [1, 0, 1, 1]}, {"where": [True] * 3}],
+)
 def test_no_probability_is_written(bad, name):
     out = np.full((3, 4), 77.0)
     with pytest.raises((ValueError, TypeError)):

@@ -10,11 +10,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
+import boosting
 import builds
 import fit
 import fit_data
 import limits
 import ops
+import temperature
 from harness import cases, numpy_ops, peers, report
 from harness.cases import Layout
 from harness.timing import Result, Spread, check_and_time
@@ -178,3 +180,24 @@ def test_the_objective_is_as_exact_for_coefficients_of_float32():
     intercept = np.zeros(20, np.float32)
     expected = fit_data.compute_objective(text.X, text.y, coef.astype(np.float64), intercept.astype(np.float64))
     assert fit_data.compute_objective(text.X, text.y, coef, intercept) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", boosting.TARGETS)
+def test_objectives_of_boosting_are_right(kind):
+    data = boosting.make_data((300, 5, 4))
+    np.testing.assert_allclose(data.soft.sum(axis=1), 1, rtol=1e-6)
+    rows = boosting.Labelled(data.labels.astype(np.float32))
+    for library, factor, dtype, order in (("xgboost", 2, np.float32, "C"), ("lightgbm", 4 / 3, np.float64, "F")):
+        scores, expected = data.scores.astype(dtype, order), boosting.compute_answer(data, kind, factor)
+        for objective in boosting.make_objectives(data, kind).values():
+            grad, hess = getattr(objective, library)(scores, rows)
+            assert boosting.check_derivatives(expected, (grad, hess)) is None
+            assert "Hessian is off" in boosting.check_derivatives(expected, (grad, 2 * hess))
+
+
+def test_temperatures_are_checked():
+    logits, labels = temperature.make_problem((500, 5), "float64")
+    right = temperature.find_minimum(logits, labels)
+    assert xent.fit_temperature(logits, labels) == pytest.approx(right, rel=1e-8)
+    assert temperature.check(right, xent.fit_temperature(logits, labels)) is None
+    assert temperature.check(right, 1.0).startswith("T is ")

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from typing_extensions import assert_type
 
 import xent
+from xent.boosting import Multiclass
 
 Array = NDArray[Any]
 Gradients = tuple[Array, Array, Array | None]
@@ -22,6 +23,16 @@ assert_type(xent.cross_entropy(x, y, grad_out=x), tuple[float, Array])
 assert_type(xent.cross_entropy(x, y, return_grad=True, reduction="none"), tuple[Array, Array])
 assert_type(xent.cross_entropy(x, y, grad_out=x, reduction="none"), tuple[Array, Array])
 assert_type(xent.cross_entropy(x, y, return_grad=flag), float | Array | tuple[float | Array, Array])
+assert_type(xent.cross_entropy(x, y, return_hess=True), tuple[float, Array, Array])
+assert_type(xent.cross_entropy(x, y, return_grad=True, return_hess=True, reduction="none"), tuple[Array, Array, Array])
+assert_type(xent.cross_entropy(x, y, grad_out=x, hess_out=x), tuple[float, Array, Array])
+assert_type(xent.cross_entropy(x, y, hess_out=x, reduction="none"), tuple[Array, Array, Array])
+assert_type(xent.cross_entropy(x, y, return_grad=True, return_hess=False), tuple[float, Array])
+assert_type(xent.cross_entropy(x, y, return_hess=False, hess_out=None), float)
+assert_type(
+    xent.cross_entropy(x, y, return_hess=flag),
+    float | Array | tuple[float | Array, Array] | tuple[float | Array, Array, Array],
+)
 xent.cross_entropy(x, y, reduction="median")  # type: ignore[call-overload]
 xent.cross_entropy(x, y, smoothing=0.1)  # type: ignore[call-overload]
 
@@ -40,7 +51,13 @@ assert_type(xent.linear_cross_entropy(x, x, y, return_grad=flag), float | Array 
 
 assert_type(xent.softmax(x), Array)
 assert_type(xent.log_softmax(x, out=x), Array)
+assert_type(xent.softmax(x, where=[True, True, False]), Array)
+assert_type(xent.logsumexp(x, where=x > 0, return_sign=True), tuple[Array, Array])
 assert_type(xent.logsumexp(x), Array)
 assert_type(xent.logsumexp(x, b=[1.0, -1.0, 1.0], return_sign=True), tuple[Array, Array])
 assert_type(xent.log_loss(["a", "b"], x), float)
 assert_type(xent.evaluate(x, y).topk, dict[int, float])
+
+objective = Multiclass(3, target=x, class_weight=[1, 2, 3], label_smoothing=0.1)
+assert_type(objective.xgboost_sklearn(y, x, sample_weight=y), tuple[NDArray[np.float32], NDArray[np.float32]])
+assert_type(xent.fit_temperature(x, y, where=x > 0, sample_weight=[1.0, 2.0]), float)

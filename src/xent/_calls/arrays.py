@@ -1,6 +1,6 @@
 """Converts arguments to arrays that the kernels can read (type, byte order, alignment) and checks their values.
 
-Arrays that a kernel can read directly are not copied.
+Arrays and tensors that a kernel can read directly are not copied.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent._calls import frames
+from xent._calls import frames, tensors
 
 Array = NDArray[Any]
 
@@ -28,10 +28,13 @@ def to_array(name: str, value: ArrayLike) -> Array:
     """An array of any type."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be ignored; fill it with {name}.filled(...)")
+    if isinstance(value, np.ndarray):
+        return np.asarray(value)
     if hasattr(value, "toarray"):
         raise TypeError(f"{name} is a sparse {type(value).__name__}; it must be dense: use {name}.toarray()")
+    given = tensors.to_arrays(name, frames.arrow_to_array(name, value))
     try:
-        array = np.asarray(value if isinstance(value, np.ndarray) else frames.arrow_to_array(name, value))
+        array = np.asarray(given)
     except ValueError as error:
         raise ValueError(f"{name} is not a rectangular array: {error}") from None
     return _convert_pandas(value, array) if array.dtype == object and hasattr(value, "iloc") else array
@@ -99,11 +102,13 @@ def to_floats(name: str, value: ArrayLike, *, halves: bool = True, given: object
         return array.astype(np.float64)
     if (dtype.kind == "f" and dtype.itemsize in (4, 8)) or (halves and is_half(dtype)):
         return to_native(array)
+    given = value if given is None else given
     allowed = _FLOATS if halves else _WIDE
     if dtype.kind == "f" or is_half(dtype):
-        to = "float32" if is_half(dtype) else "float64"
-        raise TypeError(f"{name} has dtype {dtype}; it must be {allowed}: convert it with {name}.astype(np.{to})")
-    found = describe_type(value if given is None else given, array)
+        to = f"astype(np.{'float32' if is_half(dtype) else 'float64'})"
+        to = "float()" if hasattr(given, "float") else to       # of a tensor of PyTorch
+        raise TypeError(f"{name} has dtype {dtype}; it must be {allowed}: convert it with {name}.{to}")
+    found = describe_type(given, array)
     raise TypeError(f"{name} has {found}; it must be real numbers, {allowed}")
 
 
@@ -171,10 +176,20 @@ def check_weights(name: str, value: ArrayLike, shape: tuple[int, ...], what: str
     return broadcast(name, array, shape, what)
 
 
+def check_mask(value: ArrayLike, shape: tuple[int, ...], what: str) -> Array:
+    """Check the argument `where`, and broadcast it to a shape; `what` names that shape in errors."""
+    mask = to_array("where", value)
+    if mask.dtype != bool:
+        raise TypeError(f"where has {describe_type(value, mask)}; it must be bool")
+    return broadcast("where", mask, shape, what)
+
+
 # --- shapes ----------------------------------------------------------------------------------------------------------
 
 
 def broadcast(name: str, array: Array, shape: tuple[int, ...], what: str) -> Array:
+    if array.shape == shape:
+        return array
     try:
         return np.broadcast_to(array, shape)
     except ValueError:

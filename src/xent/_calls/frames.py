@@ -22,14 +22,14 @@ _INDEX = re.compile(r"__index_level_\d+__")
 _NUMBERS = "real numbers (bools, integers, floats or decimals)"
 
 
-def _is(value: Any, library: str, *names: str) -> bool:
+def is_instance(value: Any, library: str, *names: str) -> bool:
     """Whether a value is an instance of one of these classes of a library, without importing it."""
     module = sys.modules.get(library)
     return module is not None and any(isinstance(value, getattr(module, name, ())) for name in names)
 
 
 def _is_table(value: Any) -> bool:
-    return _is(value, "pyarrow", "Table", "RecordBatch")
+    return is_instance(value, "pyarrow", "Table", "RecordBatch")
 
 
 def is_frame(value: Any) -> bool:
@@ -37,7 +37,7 @@ def is_frame(value: Any) -> bool:
 
 
 def is_lazy(value: Any) -> bool:
-    return _is(value, "polars", "LazyFrame")
+    return is_instance(value, "polars", "LazyFrame")
 
 
 def labels_of(frame: Any) -> list[Any]:
@@ -49,9 +49,9 @@ def columns_of(frame: Any) -> list[Any] | None:
     """The columns; None for a frame of an unknown library."""
     if _is_table(frame):
         return list(frame.columns)
-    if _is(frame, "polars", "DataFrame"):
+    if is_instance(frame, "polars", "DataFrame"):
         return list(frame.get_columns())
-    if _is(frame, "pandas", "DataFrame"):
+    if is_instance(frame, "pandas", "DataFrame"):
         return [column for _, column in frame.items()]
     return None
 
@@ -124,7 +124,7 @@ def _has_one_type(frame: Any) -> bool:
     dtype = dtypes.pop()
     if isinstance(dtype, np.dtype):
         return dtype.kind in "biu" or dtype in (np.float32, np.float64)
-    return _is(frame, "polars", "DataFrame") and str(dtype) in ("Float32", "Float64")
+    return is_instance(frame, "polars", "DataFrame") and str(dtype) in ("Float32", "Float64")
 
 
 def _common_type(name: str, labels: list[Any], blocks: list[Array]) -> np.dtype[Any]:
@@ -148,7 +148,7 @@ def _numbers(name: str, place: int, label: Any, column: Any) -> Array:
     kind = values.dtype.kind
     if kind in "biuf" and values.ndim <= 2:
         return values
-    found = f"{title} has dtype {column.type if _is_arrow(column) else column.dtype}"
+    found = f"{title} has dtype {column.type if is_arrow(column) else column.dtype}"
     if kind == "c":
         raise ValueError(f"{found}; columns must be {_NUMBERS} (Complex data not supported)")
     if kind != "O" or values.ndim > 2:
@@ -188,13 +188,13 @@ def numbers_of_objects(name: str, array: Array, first: int | None = None, where:
 # --- a column as an array --------------------------------------------------------------------------------------------
 
 
-def _is_arrow(value: Any) -> bool:
-    return _is(value, "pyarrow", "Array", "ChunkedArray")
+def is_arrow(value: Any) -> bool:
+    return is_instance(value, "pyarrow", "Array", "ChunkedArray")
 
 
 def arrow_to_array(name: str, value: Any) -> Any:
     """The values of an Arrow array or table, without a stored pandas index; anything else as it is."""
-    if _is_arrow(value):
+    if is_arrow(value):
         return _from_arrow(name, value)
     if not _is_table(value):
         return value
@@ -208,11 +208,11 @@ def arrow_to_array(name: str, value: Any) -> Any:
 
 def series(name: str, value: Any) -> Any:
     """A column of pandas, polars or Arrow as a NumPy array; anything else as it is."""
-    if _is(value, "pandas", "Series", "Index") or _is(value, "pandas.api.extensions", "ExtensionArray"):
+    if is_instance(value, "pandas", "Series", "Index") or is_instance(value, "pandas.api.extensions", "ExtensionArray"):
         return _from_pandas(name, value)
-    if _is(value, "polars", "Series"):
+    if is_instance(value, "polars", "Series"):
         return _from_polars(value)
-    return _from_arrow(name, value) if _is_arrow(value) else value
+    return _from_arrow(name, value) if is_arrow(value) else value
 
 
 def _from_pandas(name: str, column: Any) -> Array:

@@ -22,6 +22,7 @@ from xent._calls.dispatch import kernels
 from xent._calls.losses import Target, gradient_divisor, reduce_loss
 from xent._calls.matmul_blocks import Products, Rows, check_operands, split
 from xent._calls.options import GivenOptions, Options, check_options
+from xent._calls.outputs import LossOutputs
 from xent._calls.scalars import check_n_threads, check_positive_integer, check_reduction
 from xent._calls.targets import Batch, check_batch, check_ignore_index, check_one_class
 from xent._calls.threads import Blocks, cut
@@ -220,23 +221,12 @@ def _padded_width(chunk: int) -> int:
 # --- both ways through the blocks ------------------------------------------------------------------------------------
 
 
-class _Outputs(NamedTuple):
-    """Where the loss of a block of rows is written."""
-
-    loss: Array | None = None
-    grad: Array | None = None
-    exponent: int = 0
-    divisor: float = 1.0
-
-
-def _compute_loss(task: _Task, plan: _Plan, batch: Batch, options: Options, outputs: _Outputs) -> list[float]:
+def _compute_loss(task: _Task, plan: _Plan, batch: Batch, options: Options, outputs: LossOutputs) -> list[float]:
     """Compute the loss and gradient of a block of rows; return the sums of losses of the kernel's blocks."""
     n, classes = batch.logits.shape
     blocks = Blocks(n, plan.kernel_rows, min(cut(n, classes, task.n_threads).threads, plan.threads))
     sums = np.empty(blocks.number)
-    blocks.run(
-        kernels.cross_entropy, batch, options, outputs.exponent, outputs.divisor, outputs.loss, outputs.grad, sums
-    )
+    blocks.run(kernels.cross_entropy, batch, options, outputs, sums)
     result: list[float] = sums.tolist()
     return result
 
@@ -255,7 +245,8 @@ def _go_by_rows(task: _Task, plan: _Plan) -> list[float]:
             products.logits(chunk, logits[:, chunk])
         loss = None if task.loss is None else task.loss[rows]
         grad = logits if products.with_grad else None
-        sums += _compute_loss(task, plan, batch, task.options, _Outputs(loss, grad, task.exponent, task.divisor))
+        outputs = LossOutputs(loss, grad, exponent=task.exponent, divisor=task.divisor)
+        sums += _compute_loss(task, plan, batch, task.options, outputs)
         if len(sums) > MAX_SUMS:
             sums = [kernels.total(sums)]
         if products.with_grad:
@@ -309,7 +300,7 @@ class _ClassBlock:
         pair = np.stack([label_logit, np.empty(len(self.label))], axis=1)       # the label against all others
         self._logsumexp(self.chunk_lse, pair[:, 1])
         batch = Batch(pair, np.minimum(self.label, 0), sample_weight=self.weight)
-        sums = _compute_loss(self.task, self.plan, batch, self.options, _Outputs(loss))
+        sums = _compute_loss(self.task, self.plan, batch, self.options, LossOutputs(loss))
         rows = np.flatnonzero(self.label >= 0)
         place = rows, self.label[rows] // self.plan.chunk
         self.chunk_lse[place] = np.logaddexp(self.chunk_lse[place], label_logit[rows])
@@ -328,7 +319,7 @@ class _ClassBlock:
             inside = (self.label >= chunk.start) & (self.label < chunk.stop)
             label = np.where(inside, self.label - chunk.start, np.where(self.label < 0, -1, width))
             batch = Batch(logits, label, sample_weight=self.weight)
-            _compute_loss(self.task, self.plan, batch, self.options, _Outputs(grad=logits, divisor=divisor))
+            _compute_loss(self.task, self.plan, batch, self.options, LossOutputs(grad=logits, divisor=divisor))
             self.task.products.backward(chunk, logits[:, :width])
 
     def _logits(self, chunk: slice) -> Array:
@@ -342,7 +333,8 @@ class _ClassBlock:
     def _logsumexp(self, x: Array, out: Array) -> None:
         """out = logsumexp of the rows of x."""
         blocks = cut(len(x), x.shape[1], self.task.n_threads)
-        blocks._replace(threads=min(blocks.threads, self.plan.threads)).run(kernels.logsumexp, x, None, out, None, 1)
+        blocks = blocks._replace(threads=min(blocks.threads, self.plan.threads))
+        blocks.run(kernels.logsumexp, x, None, None, out, None, 1)
 
 
 def _weigh_rows(task: _Task, rows: slice, label: Array) -> Array:

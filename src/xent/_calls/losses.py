@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from xent._calls.arrays import check_unit_interval, flatten, move_axis_last, to_floats, to_probabilities, widen
 from xent._calls.dispatch import kernels
-from xent._calls.options import GivenOptions, Options, check_option, check_options
-from xent._calls.outputs import choose_grad
+from xent._calls.options import GivenOptions, Options, check_option, check_options, refuse_with_hess
+from xent._calls.outputs import LossOutputs, choose_grad, choose_hess
 from xent._calls.scalars import check_n_threads, check_reduction
 from xent._calls.targets import Batch, check_batch, check_binary_batch, check_ignore_index, check_one_class, check_pair
 from xent._calls.threads import cut
@@ -55,30 +55,38 @@ def cross_entropy(
     ignore_index: int = -100,
     reduction: str = "mean",
     return_grad: bool = False,
+    return_hess: bool = False,
     grad_out: Array | None = None,
+    hess_out: Array | None = None,
     n_threads: int | None = None,
 ) -> Any:
     """`xent.cross_entropy`."""
+    wants_hess = bool(return_hess) or hess_out is not None
     batch = check_batch("logits", logits, target, axis, options.class_weight, options.sample_weight, options.where)
     checked = check_options(options, check_ignore_index(ignore_index, batch.target))
+    if wants_hess:
+        refuse_with_hess(checked)
     if checked.focal_gamma != 0:
         check_one_class(batch, ignore_index)
     check_reduction(reduction)
     *shape, classes = batch.logits.shape
     blocks = cut(math.prod(shape), classes, check_n_threads(n_threads))
-    grad = choose_grad("logits", batch, return_grad, grad_out)
+    grad = choose_grad("logits", batch, return_grad or wants_hess, grad_out)
+    hess = choose_hess(batch, grad, hess_out) if grad is not None and wants_hess else None
+    derivatives = [array for array in (grad, hess) if array is not None]
     scale = scale_weights(reduction, batch, checked, blocks, ignore_index)
     if reduction == "mean" and scale.total == 0:
-        if grad is not None:
-            grad.fill(0)
-        return math.nan if grad is None else (math.nan, grad)
+        for array in derivatives:
+            array.fill(0)
+        return (math.nan, *derivatives) if derivatives else math.nan
     loss = new_loss(reduction, tuple(shape), batch.logits)
     sums = np.empty(blocks.number)
+    grad_rows, hess_rows = (None if array is None else move_axis_last(array, batch.axis) for array in (grad, hess))
     divisor = gradient_divisor(reduction, scale.total)
-    grad_rows = None if grad is None else move_axis_last(grad, batch.axis)
-    blocks.run(kernels.cross_entropy, batch, scale.options, scale.exponent, divisor, loss, grad_rows, sums)
+    outputs = LossOutputs(loss, grad_rows, hess_rows, scale.exponent, divisor)
+    blocks.run(kernels.cross_entropy, batch, scale.options, outputs, sums)
     result = reduce_loss(reduction, sums, scale.total, loss)
-    return result if grad is None else (result, grad)
+    return (result, *derivatives) if derivatives else result
 
 
 class KLOptions(NamedTuple):

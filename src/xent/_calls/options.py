@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -47,10 +47,17 @@ class _ModelKeywords(_Threads, total=False):
     focal_gamma: float
 
 
-class LossKeywords(_ModelKeywords, total=False):
+class HessKeywords(_ModelKeywords, total=False):
     """Of `cross_entropy`, like the others below those that do not change the type of what it returns."""
 
     axis: int
+
+
+class LossKeywords(HessKeywords, total=False):
+    """The same without a Hessian."""
+
+    return_hess: Literal[False]
+    hess_out: None
 
 
 class LinearKeywords(_ModelKeywords, total=False):
@@ -120,6 +127,15 @@ def check_options(given: GivenOptions, ignored: int | None) -> Options:
             if value != 0:
                 raise ValueError(f"{name} is {value} and focal_gamma {options.focal_gamma}; one must be 0")
     return options
+
+
+def refuse_with_hess(options: Options) -> None:
+    """Raise for an option whose Hessian has another form than T p (1 - p)."""
+    for name in ("softcap", "z_loss", "poly_epsilon", "focal_gamma"):
+        value = getattr(options, name)
+        if value != 0:
+            default = GivenOptions._field_defaults[name]
+            raise ValueError(f"{name} is {value}; with return_hess or hess_out it must be {default}")
 
 
 def check_option(name: str, value: object) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,11 +38,14 @@ def check_output(
     like_name: str,
     others: dict[str, Array | None],
     widest: np.dtype[Any] | None = None,
+    *,
+    in_place: bool = True,
 ) -> Array:
-    """Check that an output has the shape of `like`, and its dtype or the `widest`. It may be `like` itself, but must
-    not overlap it in part, nor any of the others."""
+    """Check that an output has the shape of `like`, and its dtype or the `widest`. With `in_place` it may be `like`
+    itself, but it must not overlap it in part, nor any of the others."""
     if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name} is a {type(value).__name__}; it must be a NumPy array")
+        view = f": pass {name}.numpy(), which has the same memory" if hasattr(value, "numpy") else ""
+        raise TypeError(f"{name} is a {type(value).__name__}; it must be a NumPy array{view}")
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, whose mask would be ignored; it must be a plain array")
     if not value.dtype.isnative:
@@ -58,11 +61,49 @@ def check_output(
         raise ValueError(f"{name} is not aligned in memory; allocate it with NumPy, for example np.empty_like")
     if value.size and any(s == 0 and n > 1 for s, n in zip(value.strides, value.shape, strict=True)):
         raise ValueError(f"{name} has elements that share memory (a stride of 0); each must have its own memory")
+    may_be = f"it must be {like_name} itself or not overlap it" if in_place else "it must have memory of its own"
     same = value.ctypes.data == like.ctypes.data and value.strides == like.strides and value.dtype == like.dtype
+    same = same and in_place
     for other_name, other in others.items() if same else {like_name: like, **others}.items():
         if other is not None and np.may_share_memory(value, other) and np.shares_memory(value, other):
-            raise ValueError(f"{name} overlaps {other_name} in memory; it must be {like_name} itself or not overlap it")
+            raise ValueError(f"{name} overlaps {other_name} in memory; {may_be}")
     return value
+
+
+class LossOutputs(NamedTuple):
+    """Where the kernel of `cross_entropy` writes, and in which units.
+
+    Attributes
+    ----------
+    loss : ndarray of shape (...), or None
+        The loss of each row.
+    grad, hess : ndarray of shape (..., C), or None
+        The gradient of the sum of the losses and the diagonal of its Hessian; `grad` may be the logits, and goes with
+        every `hess`.
+    exponent : int
+        Losses are in units of 2^exponent.
+    divisor : float
+        Divides gradient and Hessian.
+    """
+
+    loss: Array | None = None
+    grad: Array | None = None
+    hess: Array | None = None
+    exponent: int = 0
+    divisor: float = 1.0
+
+
+def _operands(
+    batch: Batch, weight_name: str = "class_weight", target_name: str = "target"
+) -> dict[str, Array | None]:
+    """What an output must not overlap, besides the logits."""
+    return {
+        target_name if batch.target_probs is None else "target[0]": batch.target,
+        "target[1]": batch.target_probs,
+        "where": batch.where,
+        weight_name: batch.class_weight,
+        "sample_weight": batch.sample_weight,
+    }
 
 
 def choose_grad(
@@ -77,11 +118,14 @@ def choose_grad(
     logits = batch.logits_as_given()
     if grad_out is None:
         return memory.empty_like(logits) if return_grad else None
-    others = {
-        target_name if batch.target_probs is None else "target[0]": batch.target,
-        "target[1]": batch.target_probs,
-        "where": batch.where,
-        weight_name: batch.class_weight,
-        "sample_weight": batch.sample_weight,
-    }
-    return check_output("grad_out", grad_out, logits, name, others, widen(logits.dtype))
+    operands = _operands(batch, weight_name, target_name)
+    return check_output("grad_out", grad_out, logits, name, operands, widen(logits.dtype))
+
+
+def choose_hess(batch: Batch, grad: Array, hess_out: object) -> Array:
+    """The array for the Hessian: `hess_out`, or a new one like the gradient, which is chosen."""
+    if hess_out is None:
+        return memory.empty_like(grad)
+    logits = batch.logits_as_given()
+    others = _operands(batch) | {"grad_out": grad}
+    return check_output("hess_out", hess_out, logits, "logits", others, widen(logits.dtype), in_place=False)

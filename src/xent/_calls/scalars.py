@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xent._calls import cpus
+from xent._calls import cpus, tensors
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -61,6 +61,7 @@ def _count_cpus() -> int:
 def check_real(name: str, value: object) -> float:
     if type(value) is float:
         return value
+    value = tensors.to_arrays(name, value)
     kind = value.dtype.kind if isinstance(value, np.generic | np.ndarray) else ""
     if isinstance(value, (bool, str, bytes)) or (kind and kind in "bSU"):
         raise TypeError(f"{name} is {value!r}; it must be a real number")

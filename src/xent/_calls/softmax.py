@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent._calls import threads
-from xent._calls.arrays import move_axes_last, to_floats, to_numbers, widen
+from xent._calls.arrays import check_mask, move_axes_last, to_floats, to_numbers, widen
 from xent._calls.dispatch import kernels
 from xent._calls.outputs import check_output
 from xent._calls.scalars import check_axes, check_n_threads
@@ -21,44 +21,55 @@ Axes = int | tuple[int, ...] | None
 
 def softmax(x: ArrayLike, axis: Axes = -1, *, out: Array | None = None, n_threads: int | None = None) -> Array:
     """`xent.softmax`."""
-    return normalize(x, axis, out, n_threads, False)
+    return normalize(x, axis, None, out, n_threads, False)
 
 
 def log_softmax(x: ArrayLike, axis: Axes = -1, *, out: Array | None = None, n_threads: int | None = None) -> Array:
     """`xent.log_softmax`."""
-    return normalize(x, axis, out, n_threads, True)
+    return normalize(x, axis, None, out, n_threads, True)
 
 
-def normalize(x: ArrayLike, axis: Axes, out: Array | None, n_threads: int | None, logarithm: bool) -> Array:
+def normalize(
+    x: ArrayLike, axis: Axes, where: ArrayLike | None, out: Array | None, n_threads: int | None, logarithm: bool
+) -> Array:
     """The softmax or, if `logarithm`, the log_softmax."""
-    fast = kernels.plain_softmax(x, axis, out, logarithm, n_threads, threads.THREAD_ELEMENTS)
+    fast = kernels.plain_softmax(x, axis, where, out, logarithm, n_threads, threads.THREAD_ELEMENTS)
     if fast is not None:
         result: Array = threads.run_checked_call(fast, n_threads) if isinstance(fast, kernels.PlainCall) else fast
         return result
     array = to_floats("x", x)
     axes = check_axes(axis, array, "x")
+    mask = None if where is None else check_mask(where, array.shape, "x")
     n_threads = check_n_threads(n_threads)
-    result = memory.empty_like(array) if out is None else check_output("out", out, array, "x", {})
+    result = memory.empty_like(array) if out is None else check_output("out", out, array, "x", {"where": mask})
     classes = math.prod(array.shape[i] for i in axes)
     rows, result_rows = move_axes_last(array, axes, array), move_axes_last(result, axes, array)
     blocks = threads.cut(math.prod(rows.shape[: array.ndim - len(axes)]), classes, n_threads)
-    blocks.run(kernels.softmax, rows, result_rows, logarithm, len(axes))
+    row_mask = None if mask is None else move_axes_last(mask, axes, array)
+    blocks.run(kernels.softmax, rows, row_mask, result_rows, logarithm, len(axes))
     return result if result.ndim or out is not None else result[()]     # a scalar for a scalar, as in NumPy
 
 
 def logsumexp(
-    x: ArrayLike, axis: Axes, b: ArrayLike | None, keepdims: bool, return_sign: bool, n_threads: int | None
+    x: ArrayLike,
+    axis: Axes,
+    b: ArrayLike | None,
+    where: ArrayLike | None,
+    keepdims: bool,
+    return_sign: bool,
+    n_threads: int | None,
 ) -> Any:
     """`xent.logsumexp`."""
     array, factors, dtype = _check_terms(x, b)
     axes = check_axes(axis, array, "x")
+    mask = None if where is None else check_mask(where, array.shape, "x" if b is None else "x and b")
     rows = move_axes_last(array, axes, array)
-    row_factors = None if factors is None else move_axes_last(factors, axes, array)
+    row_mask, row_factors = (None if a is None else move_axes_last(a, axes, array) for a in (mask, factors))
     n_threads = check_n_threads(n_threads)
     out = memory.empty_of(rows.shape[: array.ndim - len(axes)], dtype)
     sign = memory.empty_like(out) if return_sign and factors is not None else None
     blocks = threads.cut(out.size, math.prod(array.shape[i] for i in axes), n_threads)
-    blocks.run(kernels.logsumexp, rows, row_factors, out, sign, len(axes))
+    blocks.run(kernels.logsumexp, rows, row_mask, row_factors, out, sign, len(axes))
     if return_sign and sign is None:        # a sum of exponentials has sign 1, or is 0 or nan
         sign = np.where(np.isnan(out), out, out > -math.inf).astype(dtype)
 

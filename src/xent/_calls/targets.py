@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent._calls.arrays import (
-    broadcast,
     check_between,
+    check_mask,
     check_unit_interval,
     check_weights,
     describe_first_bad,
-    describe_type,
     move_axis_last,
     to_array,
     to_floats,
@@ -23,6 +22,7 @@ from xent._calls.arrays import (
     to_numbers,
 )
 from xent._calls.scalars import check_axis, check_integer
+from xent._calls.tensors import is_tensor
 
 Array = NDArray[Any]
 
@@ -124,10 +124,7 @@ def _complete(
 ) -> Batch:
     """Check and add what does not depend on the target; `given` are the logits as the user has them."""
     if where is not None:
-        mask = to_array("where", where)
-        if mask.dtype != bool:
-            raise TypeError(f"where has {describe_type(where, mask)}; it must be bool")
-        where = move_axis_last(broadcast("where", mask, given.shape, name), axis)
+        where = move_axis_last(check_mask(where, given.shape, name), axis)
     if sample_weight is not None:
         sample_weight = check_weights("sample_weight", sample_weight, batch.logits.shape[:-1], "the unreduced loss")
     return batch._replace(
@@ -204,9 +201,10 @@ def _suggest_axis(name: str, full: tuple[int, ...], shape: tuple[int, ...], labe
 def _check_labels(name: str, array: Array, given: object, what: str) -> Array:
     if array.dtype.kind in "iu":
         return to_native(array)
-    if array.size == 0 and not isinstance(given, np.ndarray):
+    typed = isinstance(given, np.ndarray) or is_tensor(given)
+    if array.size == 0 and not typed:
         return array.astype(np.int64)       # NumPy converts an empty list to floats
-    if array.dtype.kind == "f" and not isinstance(given, np.ndarray) and np.isnan(array).any():
+    if array.dtype.kind == "f" and not typed and np.isnan(array).any():
         missing = describe_first_bad(array, ~np.isnan(array))
         raise TypeError(f"{name}{missing}; {what} must be integers, none of them missing")
     raise TypeError(f"{name} has dtype {array.dtype}; {what} must be integers")

@@ -31,9 +31,12 @@ def scale_weights(
     """Sum the weights and choose the unit of the losses. Raises for a label out of range, before any output is written.
 
     Losses under usual weights are computed in units of 1: their sums neither overflow nor vanish, even in float32.
-    Under extreme weights, a mean is computed in units of a power of two near the weight of all rows together.
+    Under extreme weights, a mean is computed in units of a power of two near the weight of all rows together. Without a
+    mean, an extreme sample weight is a matter of its row alone, which the kernels see to.
     """
-    extreme = _are_extreme(batch.class_weight, 2.0**30) or _are_extreme(batch.sample_weight, 2.0**300)
+    extreme = _are_extreme(batch.class_weight, 2.0**30)
+    if reduction == "mean":
+        extreme = extreme or _are_extreme(batch.sample_weight, kernels.LARGEST_USUAL_WEIGHT)
     options = options._replace(extreme=extreme)
     if reduction != "mean" and batch.is_dense():
         return Scale(options, 0, 1.0)       # no total is needed, and there are no labels to check

@@ -288,16 +288,17 @@ cdef inline forced_void load_four(
 
 
 cdef inline forced_void find_deltas(
-    const vec* x, const vec* x_low, const vec* r, const vec* r_low, bint has_low, const vec* constants, vec* delta
+    const vec* x, const vec* x_low, const vec* r, const vec* r_low, const vec* constants, vec* delta
 ) noexcept nogil:
-    """delta = x - ref - c of four vectors. Where the reference is -inf it is 2, with which q = 0 adds p."""
+    """delta = x - ref - c of four vectors; x_low and r_low may be NULL. Where the reference is -inf it is 2, with which
+    q = 0 adds p."""
     cdef Py_ssize_t j
     cdef vec d, part, lost, bottom = fill(x, -INFINITY), two = fill(x, 2)
     for j in range(4):
         d = x[j] - r[j]
         part = d - x[j]
         lost = finite_or_zero((x[j] - (d - part)) - (r[j] + part))
-        if has_low:
+        if x_low is not NULL:
             lost = lost + (x_low[j] - r_low[j])
         delta[j] = where_equal(r[j], bottom, two, (d - constants[CENTRE]) + (lost - constants[CENTRE_LOW]))
 
@@ -308,38 +309,63 @@ cdef inline forced_void add_excess(
     """a += q (exp(delta) - 1 - delta) and t += q delta of four vectors, in units of q. Near 0 the difference is a
     polynomial; elsewhere it is p - q - q delta."""
     cdef Py_ssize_t j
+    cdef vec one = fill(delta, 1), zero = fill(delta, 0), far
     cdef vec poly[4]
-    cdef vec one = fill(delta, 1), zero = fill(delta, 0), product, near, far
+    cdef vec product[4]
+    cdef vec term[4]
     excess_polynomials(delta, poly, 4)
     for j in range(4):
-        product = q[j] * delta[j]
-        near = product * (delta[j] * poly[j])
-        far = multiply_add(zero - q[j], delta[j], multiply_add(e[j], constants[RATIO], zero - q[j]))
-        accumulate(where_less(one, absolute(delta[j]), far, near), &a[HIGH], &a[LOW])
-        accumulate(product, &t[HIGH], &t[LOW])
+        product[j] = q[j] * delta[j]
+    for j in range(4):
+        term[j] = product[j] * (delta[j] * poly[j])
+        far = multiply_add(e[j], constants[RATIO], zero - q[j]) - product[j]
+        term[j] = where_less(one, absolute(delta[j]), far, term[j])
+    accumulate((term[0] + term[1]) + (term[2] + term[3]), &a[HIGH], &a[LOW])
+    accumulate((product[0] + product[1]) + (product[2] + product[3]), &t[HIGH], &t[LOW])
 
 
-cdef inline forced_void compare_terms(const TermPiece* piece, const vec* constants, vec* a, vec* t) noexcept nogil:
-    cdef Py_ssize_t i = 0
-    cdef bint has_low = piece.low is not NULL
+cdef inline forced_void compare_fours(
+    const TermPiece* piece, bint has_low, const vec* constants, vec* a, vec* t
+) noexcept nogil:
+    """The vectors that come in fours."""
+    cdef Py_ssize_t i
+    cdef const vec* low = <const vec*>piece.low
+    cdef const vec* ref_low = <const vec*>piece.ref_low
+    cdef vec delta[4]
+    for i in range(0, piece.n // (4 * lanes(a)) * 4, 4):
+        find_deltas(
+            <const vec*>piece.x + i, low + i if has_low else <const vec*>NULL, <const vec*>piece.ref + i,
+            ref_low + i if has_low else <const vec*>NULL, constants, delta
+        )
+        add_excess(delta, <const vec*>piece.e + i, <const vec*>piece.q + i, constants, a, t)
+
+
+cdef inline forced_void compare_rest(const TermPiece* piece, const vec* constants, vec* a, vec* t) noexcept nogil:
+    """The last vectors."""
+    cdef Py_ssize_t i = piece.n // (4 * lanes(a)) * 4
     cdef vec x[4]
     cdef vec x_low[4]
     cdef vec r[4]
     cdef vec r_low[4]
-    cdef vec e[4]
-    cdef vec q[4]
     cdef vec delta[4]
-    while i * lanes(a) < piece.n:
-        load_four(piece.x, i, piece.n, 0, x)
-        load_four(piece.ref, i, piece.n, -INFINITY, r)
-        load_four(piece.e, i, piece.n, 0, e)
-        load_four(piece.q, i, piece.n, 0, q)
-        if has_low:
-            load_four(piece.low, i, piece.n, 0, x_low)
-            load_four(piece.ref_low, i, piece.n, 0, r_low)
-        find_deltas(x, x_low, r, r_low, has_low, constants, delta)
-        add_excess(delta, e, q, constants, a, t)
-        i += 4
+    if i * lanes(a) == piece.n:
+        return
+    load_four(piece.x, i, piece.n, 0, x)
+    load_four(piece.low, i, piece.n, 0, x_low)
+    load_four(piece.ref, i, piece.n, -INFINITY, r)
+    load_four(piece.ref_low, i, piece.n, 0, r_low)
+    find_deltas(x, x_low, r, r_low, constants, delta)
+    load_four(piece.e, i, piece.n, 0, x)
+    load_four(piece.q, i, piece.n, 0, r)
+    add_excess(delta, x, r, constants, a, t)
+
+
+cdef inline forced_void compare_terms(const TermPiece* piece, const vec* constants, vec* a, vec* t) noexcept nogil:
+    if piece.low is NULL:
+        compare_fours(piece, False, constants, a, t)
+    else:
+        compare_fours(piece, True, constants, a, t)
+    compare_rest(piece, constants, a, t)
 
 
 cdef inline Pair scale_of(const RowSum* sums) noexcept nogil:

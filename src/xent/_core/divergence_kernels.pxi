@@ -105,9 +105,10 @@ cdef vec* read_mass(
 
 
 cdef void sum_mass(
-    const vec* x, const vec* low, vec* e, Py_ssize_t start, Py_ssize_t n, Mass* mass, RowSum* sums
+    const vec* x, const vec* low, vec* e, Py_ssize_t start, Py_ssize_t n, const vec* soon, Mass* mass, RowSum* sums
 ) noexcept nogil:
-    """The rest of the mass of n classes from `start` on; e = their terms, 0 if none of them can occur."""
+    """The rest of the mass of n classes from `start` on; e = their terms, 0 if none of them can occur. Prefetches what
+    is `soon`."""
     cdef Shift shift
     cdef Traffic traffic = no_traffic(e)
     cdef vec total[2]
@@ -119,11 +120,17 @@ cdef void sum_mass(
         sums.unit = sums.inverse = single(0)
         return
     set_shift(&shift, &mass.peak, x)
+    traffic.soon = <const char*>soon
     total[HIGH] = total[LOW] = fill(x, 0)
     add_exponentials(x, low, e, n, mass.peak.index - start, &shift, total, &traffic)
     sums[0] = sum_row(&shift, total)
     mass.rest = sums.rest
     mass.has_nan = isnan(mass.rest.high)
+
+
+cdef inline const vec* what_follows(const Operand* operand, Py_ssize_t i, const vec* x, Py_ssize_t n) noexcept nogil:
+    """What to prefetch while n elements at x, of row i, are computed: the next row, or the next piece."""
+    return next_row(operand, i, <vec*>x) if n == operand.n else element(x, n)
 
 
 cdef void read_terms(
@@ -134,16 +141,20 @@ cdef void read_terms(
     cdef vec* e = <vec*>readers.scratch.e
     cdef vec* q = <vec*>readers.scratch.q
     cdef Py_ssize_t n = min(PIECE_ELEMENTS, readers.logits.batch.logits.n - start)
+    cdef vec* x
+    cdef const vec* soon
     masses[0] = nothing_compared()
     piece.n = n
     piece.e, piece.q = <double*>e, <double*>q
-    piece.x = <double*>read_mass(&readers.logits, i, start, first_class, n, &masses.logits, e)
-    piece.low = readers.logits.scratch.low
-    sum_mass(<vec*>piece.x, <vec*>piece.low, e, first_class, n, &masses.logits, &piece.sums)
+    x = read_mass(&readers.logits, i, start, first_class, n, &masses.logits, e)
+    piece.x, piece.low = <double*>x, readers.logits.scratch.low
+    soon = what_follows(&readers.logits.batch.logits, i, x, n)
+    sum_mass(x, <vec*>piece.low, e, first_class, n, soon, &masses.logits, &piece.sums)
     if readers.compares:
-        piece.ref = <double*>read_mass(&readers.reference, i, start, first_class, n, &masses.reference, q)
-        piece.ref_low = readers.reference.scratch.low
-        sum_mass(<vec*>piece.ref, <vec*>piece.ref_low, q, first_class, n, &masses.reference, &piece.ref_sums)
+        x = read_mass(&readers.reference, i, start, first_class, n, &masses.reference, q)
+        piece.ref, piece.ref_low = <double*>x, readers.reference.scratch.low
+        soon = what_follows(&readers.reference.batch.logits, i, x, n)
+        sum_mass(x, <vec*>piece.ref_low, q, first_class, n, soon, &masses.reference, &piece.ref_sums)
 
 
 cdef Pair logit_of_piece(const double* x, const double* low, Py_ssize_t j, const vec* like) noexcept nogil:
@@ -404,7 +415,7 @@ cdef inline forced_void divergence_tile(
         for c in range(0, n, 4):
             take_four(x + h, c, n, n_vectors, 0, y)
             take_four(ref + h, c, n, n_vectors, -INFINITY, r)
-            find_deltas(y, nothing, r, nothing, False, constants, delta)
+            find_deltas(y, nothing, r, nothing, constants, delta)
             take_four(e + h, c, n, n_vectors, 0, y)
             take_four(q + h, c, n, n_vectors, 0, r)
             add_excess(delta, y, r, constants, a, t)
@@ -495,9 +506,15 @@ cdef inline void load_pair_of_tiles(
     const vec* like
 ) noexcept nogil:
     """The reference may be absent."""
-    load_masked_tile(batch, i, count, <vec*>scratch.tile_x, vectors_of(count, like), <vec*>scratch.e)
+    cdef Py_ssize_t n_vectors = vectors_of(count, like)
+    cdef vec* aside = <vec*>scratch.tile_e
+    load_masked_tile(
+        &batch.logits, &batch.where, i, count, <vec*>scratch.tile_x, n_vectors, aside, <vec*>scratch.e
+    )
     if reference.logits.kind != ABSENT:
-        load_masked_tile(reference, i, count, <vec*>scratch.tile_ref, vectors_of(count, like), <vec*>scratch.e)
+        load_masked_tile(
+            &reference.logits, &batch.where, i, count, <vec*>scratch.tile_ref, n_vectors, aside, <vec*>scratch.e
+        )
 
 
 cdef void kl_tiles(

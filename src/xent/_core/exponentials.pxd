@@ -19,7 +19,7 @@ from xent._core.simd cimport (
     multiply_add, store_first, vec, vf32, where_equal, where_less, without_lane,
 )
 from xent._core.streaming cimport (
-    LOG_PROBABILITIES, PROBABILITIES, SCALE, FinishKind, Traffic, finish, move_four,
+    LOG_PROBABILITIES, PROBABILITIES, SCALE, FinishKind, Traffic, curve_four, finish, move_four,
 )
 
 cdef enum:
@@ -219,6 +219,7 @@ cdef struct Terms:              # of a row, or of a piece of one
     Py_ssize_t skip             # the element that is left out of the sum, or none of them
     bint has_offset             # whether the shift's offset may be other than 0
     bint has_maximum            # whether all elements are in the sum, for probabilities
+    bint has_hess               # whether the Hessian of the row before may be stored meanwhile
 
 
 cdef inline Terms describe_terms(const vec* x, vec* e, Py_ssize_t n, Py_ssize_t skip) noexcept nogil:
@@ -227,7 +228,7 @@ cdef inline Terms describe_terms(const vec* x, vec* e, Py_ssize_t n, Py_ssize_t 
     terms.x, terms.low, terms.e = <const double*>x, NULL, <double*>e
     terms.n, terms.skip = n, skip
     terms.has_offset = False
-    terms.has_maximum = False
+    terms.has_maximum = terms.has_hess = False
     return terms
 
 
@@ -294,6 +295,10 @@ cdef inline forced_void accumulate_fours(
     cdef const vec* next = <const vec*>traffic.next
     cdef vec high = total[HIGH], low = total[LOW], rest = fill(total, 0)
     cdef vec best = rest, where = rest, counter = rest
+    cdef vec factor = rest, minus_slope = rest
+    if terms.has_hess:
+        factor = fill(total, traffic.curve.factor)
+        minus_slope = fill(total, -traffic.curve.slope)
     if next is not NULL:
         best = search[BEST]
         where = search[WHERE]
@@ -304,6 +309,8 @@ cdef inline forced_void accumulate_fours(
             compute_four(terms, i, shift, &high, &low, &rest)
             if next is not NULL:
                 search_vector(largest_of_four(next + i), finds_index, &best, &where, &counter)
+            if terms.has_hess and i < traffic.hess_fours:   # before the gradient overwrites its source
+                curve_four(traffic, i, factor, minus_slope)
             move_four(traffic, i, total)
             i += 4
         fold(&high, &low, &rest)
@@ -368,19 +375,25 @@ cdef inline forced_void accumulate_exponentials(
     Inlined with constants: see `add_exponentials` in _kernels.pyx."""
     cdef Traffic moves
     cdef FinishKind kind = LOG_PROBABILITIES if terms.e is NULL else PROBABILITIES if terms.has_maximum else SCALE
-    if traffic.finish.kind != kind:     # there is no loop for this
+    if traffic.finish.kind != kind or (traffic.hess is not NULL and not terms.has_hess):    # there is no loop for this
         finish(traffic, 0, total)
     moves = traffic[0]      # in registers: nothing that is stored meanwhile can change it
     moves.finish.kind = kind
+    if not terms.has_hess:
+        moves.hess = NULL
     # A loop for each kind of traffic, so that each has all registers.
     if moves.fours == 0:
         moves.fours = 0     # a constant in this call
         accumulate_fours(terms, shift, total, &moves, search, finds_index)
     elif moves.goes_around:
-        moves.goes_around = True
+        moves.goes_around = moves.hess_goes_around = True
+        accumulate_fours(terms, shift, total, &moves, search, finds_index)
+    elif terms.has_hess and moves.hess_goes_around:
+        moves.goes_around = False
+        moves.hess_goes_around = True
         accumulate_fours(terms, shift, total, &moves, search, finds_index)
     else:
-        moves.goes_around = False
+        moves.goes_around = moves.hess_goes_around = False
         accumulate_fours(terms, shift, total, &moves, search, finds_index)
     finish(traffic, terms.n // (4 * lanes(total)) * 4, total)
     accumulate_rest(&terms, shift, total)

@@ -87,6 +87,21 @@ cdef bint is_output_for(value, cnp.ndarray x):
     )
 
 
+cdef inline bint is_bool(value):
+    return value is True or value is False
+
+
+cdef bint is_hess_for(value, cnp.ndarray x, cnp.ndarray labels, grad):
+    """Whether it is an output for x with memory of its own."""
+    cdef cnp.ndarray array
+    if not is_output_for(value, x):
+        return False
+    array = <cnp.ndarray>value
+    return (
+        are_apart(array, x) and are_apart(array, labels) and (grad is None or are_apart(array, <cnp.ndarray>grad))
+    )
+
+
 def total(values):
     """The sum of a list of floats, rounded once."""
     try:
@@ -135,14 +150,14 @@ cdef object for_later(PlainCall call, Py_ssize_t count, Py_ssize_t n, arrays, ou
     return call
 
 
-def plain_softmax(x, axis, out, bint logarithm, n_threads, Py_ssize_t thread_elements):
+def plain_softmax(x, axis, where, out, bint logarithm, n_threads, Py_ssize_t thread_elements):
     """The result of a plain call; a PlainCall if it is large enough for several threads; None if it is not plain."""
     cdef cnp.ndarray array
     cdef SoftmaxTask task
     cdef PlainSoftmax call
     cdef Py_ssize_t count
     cdef int64_t threads = 2
-    if not are_rows(x, axis) or not is_thread_count(n_threads, &threads):
+    if where is not None or not are_rows(x, axis) or not is_thread_count(n_threads, &threads):
         return None
     array = <cnp.ndarray>x
     if out is None:
@@ -150,6 +165,7 @@ def plain_softmax(x, axis, out, bint logarithm, n_threads, Py_ssize_t thread_ele
     elif not is_output_for(out, array):
         return None
     bind(&task.x, array, 1)
+    task.where.kind = ABSENT
     bind_output(&task.out, out, 1, &task.x)
     task.logarithm = logarithm
     count = cnp.PyArray_SIZE(array) // task.x.n
@@ -161,23 +177,22 @@ def plain_softmax(x, axis, out, bint logarithm, n_threads, Py_ssize_t thread_ele
     return out
 
 
-def plain_logsumexp(x, axis, b, keepdims, return_sign, n_threads, Py_ssize_t thread_elements):
+def plain_logsumexp(x, axis, b, where, keepdims, return_sign, n_threads, Py_ssize_t thread_elements):
     """As `plain_softmax`."""
     cdef cnp.ndarray array
     cdef LogsumexpTask task
     cdef PlainLogsumexp call
     cdef Py_ssize_t count
     cdef int64_t threads = 2
-    if b is not None or keepdims is not False or return_sign is not False:
+    if b is not None or where is not None or keepdims is not False or return_sign is not False:
         return None
     if not are_rows(x, axis) or not is_thread_count(n_threads, &threads):
         return None
     array = <cnp.ndarray>x
     out = empty(array, cnp.PyArray_NDIM(array) - 1)
     bind(&task.x, array, 1)
-    bind(&task.weight, None, 1)
     bind(&task.out, out, 0)
-    bind(&task.sign, None, 0)
+    task.where.kind = task.weight.kind = task.sign.kind = ABSENT
     count = cnp.PyArray_SIZE(array) // task.x.n
     if threads > 1 and cnp.PyArray_NDIM(array) > 1 and cnp.PyArray_SIZE(array) >= 2 * thread_elements:
         call = PlainLogsumexp()
@@ -201,13 +216,13 @@ cdef int allocate_sums(LossCall* call, Py_ssize_t number) except -1:
     return 0
 
 
-cdef object result_of(const LossCall* call, loss, grad):
+cdef object result_of(const LossCall* call, loss, grad, hess):
     cdef const double* sums = call.task.sums
     if loss is None:
         loss = sums[0] if call.number == 1 else total([sums[i] for i in range(call.number)])
         if call.weight != 0:
             loss /= call.weight
-    return loss if grad is None else (loss, grad)
+    return loss if grad is None else (loss, grad) if hess is None else (loss, grad, hess)
 
 
 cdef class PlainLoss(PlainCall):
@@ -221,13 +236,24 @@ cdef class PlainLoss(PlainCall):
         work.do(cross_entropy_worker, &self.call.task, plan_batch(&self.call.task.batch, work.job.threads))
 
     def result(self):
-        loss, grad = self.output
-        return result_of(&self.call, loss, grad)
+        loss, grad, hess = self.output
+        return result_of(&self.call, loss, grad, hess)
+
+
+cdef inline Py_ssize_t weigh_labels(const Batch* batch, Py_ssize_t count, WeightSum* weight) noexcept:
+    """`weigh_rows` of labels, which needs no scratch."""
+    cdef WeightScratch unused
+    cdef Py_ssize_t bad
+    if count <= FEW_UNITS:      # to release the GIL would take longer
+        return weigh_rows(batch, &unused, 0, count, weight, <vf64*>NULL)
+    with nogil:
+        bad = weigh_rows(batch, &unused, 0, count, weight, <vf64*>NULL)
+    return bad
 
 
 def plain_cross_entropy(
-    logits, target, axis, ignore_index, tuple options, tuple defaults, reduction, return_grad, grad_out, n_threads,
-    Py_ssize_t thread_elements, Py_ssize_t block_elements
+    logits, target, axis, ignore_index, tuple options, tuple defaults, reduction, return_grad, return_hess, grad_out,
+    hess_out, n_threads, Py_ssize_t thread_elements, Py_ssize_t block_elements
 ):
     """As `plain_softmax`."""
     cdef cnp.ndarray x, labels
@@ -237,8 +263,7 @@ def plain_cross_entropy(
     cdef int64_t threads = 2, ignored
     cdef int axes
     cdef WeightSum weight
-    cdef WeightScratch unused
-    cdef Py_ssize_t bad, count, size
+    cdef Py_ssize_t count, size
     if not (are_default(options, defaults) and is_thread_count(n_threads, &threads)):
         return None
     if not (are_rows(logits, axis) and is_contiguous(target)):
@@ -249,9 +274,11 @@ def plain_cross_entropy(
         return None
     if kind_of(labels) not in (I8, I16, I32, I64, U8, U16, U32) or not is_int(ignore_index, &ignored):
         return None
-    if reduction not in ("mean", "sum", "none") or (return_grad is not True and return_grad is not False):
+    if reduction not in ("mean", "sum", "none") or not (is_bool(return_grad) and is_bool(return_hess)):
         return None
     if grad_out is not None and not (is_output_for(grad_out, x) and are_apart(<cnp.ndarray>grad_out, labels)):
+        return None
+    if hess_out is not None and not is_hess_for(hess_out, x, labels, grad_out):
         return None
     count = cnp.PyArray_SIZE(labels)
     if threads > 1 and count >= 2 * thread_elements:       # the labels alone are work for several threads
@@ -261,30 +288,28 @@ def plain_cross_entropy(
     bind(&batch.logits, x, 1)
     bind(&batch.target, labels, 0)
     batch.ignores, batch.ignore_index = True, ignored
-    if count <= FEW_UNITS:      # to release the GIL would take longer
-        bad = weigh_rows(batch, &unused, 0, count, &weight, <vf64*>NULL)     # of labels: without scratch
-    else:
-        with nogil:
-            bad = weigh_rows(batch, &unused, 0, count, &weight, <vf64*>NULL)
-    if bad >= 0 or (weight.high == 0 and reduction == "mean"):
+    if weigh_labels(batch, count, &weight) >= 0 or (weight.high == 0 and reduction == "mean"):
         return None
     call.task.sums, call.number = NULL, 0
     call.weight = weight.high if reduction == "mean" else 0
     batch.divisor = weight.high if reduction == "mean" else 1
-    grad = grad_out
-    if grad is None and return_grad:
+    grad, hess = grad_out, hess_out
+    if hess is None and return_hess:
+        hess = empty(x, axes + 1)
+    if grad is None and (return_grad or hess is not None):
         grad = empty(x, axes + 1)
     loss = empty(x, axes) if reduction == "none" else None
     bind(&batch.loss, loss, 0)
     bind_output(&batch.grad, grad, 1, &batch.logits)
+    bind_output(&batch.hess, hess, 1, &batch.logits)
     if threads > 1 and cnp.PyArray_SIZE(x) >= 2 * thread_elements:
         job = PlainLoss()
         job.call = call
-        return for_later(job, count, batch.logits.n, (x, labels), (loss, grad))
+        return for_later(job, count, batch.logits.n, (x, labels), (loss, grad, hess))
     size = block_size(count, batch.logits.n, block_elements)
     allocate_sums(&call, count_blocks(count, size))
     try:
         do_alone(cross_entropy_worker, &call.task, plan_batch(batch, 1), count, size, batch.logits.n)
-        return result_of(&call, loss, grad)
+        return result_of(&call, loss, grad, hess)
     finally:
         free(call.task.sums)

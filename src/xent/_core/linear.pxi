@@ -528,6 +528,7 @@ cdef double linear_block(
             apply_softmax_hessian(linear, tile, p, i, count)
         elif linear.task == PROBABILITIES:
             softmax.x = softmax.out = batch.logits
+            softmax.where = batch.where
             softmax.out.data = <char*>p
             softmax.logarithm, softmax.piece = False, classes
             softmax_block(&softmax, 0, count, rest)

@@ -42,43 +42,68 @@ cdef RowMeasures no_measures() noexcept nogil:
     return row
 
 
-cdef double sum_squares(vec* e, Py_ssize_t n, Py_ssize_t skip) noexcept nogil:
-    """The sum of e^2 without element `skip`, which is restored."""
-    cdef Py_ssize_t i = 0, full = n // lanes(e)
-    cdef double skipped = get(e, skip)
-    cdef vec total[2]
-    cdef vec x
-    put(e, skip, 0)
-    total[HIGH] = total[LOW] = fill(e, 0)
-    while i + 4 <= full:
-        accumulate_four(
-            e[i] * e[i], e[i + 1] * e[i + 1], e[i + 2] * e[i + 2], e[i + 3] * e[i + 3], &total[HIGH], &total[LOW]
+cdef inline forced_void add_spread_of_four(
+    const vec* x, const vec* low, const vec* e, const vec* peak, vec* spread, vec* squares
+) noexcept nogil:
+    """spread += e (m - x), squares += e^2 of four vectors; `peak` is m and its low part, and `low` may be NULL."""
+    cdef Py_ssize_t j
+    cdef vec zero = fill(x, 0), d
+    cdef vec y[4]
+    for j in range(4):
+        d = peak[0] - x[j]
+        if low is not NULL:
+            d = d + (peak[1] - low[j])
+        y[j] = where_equal(e[j], zero, zero, e[j] * d)      # the distance may be infinite
+    accumulate((y[0] + y[1]) + (y[2] + y[3]), &spread[HIGH], &spread[LOW])
+    for j in range(4):
+        y[j] = e[j] * e[j]
+    accumulate((y[0] + y[1]) + (y[2] + y[3]), &squares[HIGH], &squares[LOW])
+
+
+cdef inline forced_void add_spread(
+    const TermPiece* piece, bint has_low, const vec* peak, vec* spread, vec* squares
+) noexcept nogil:
+    cdef Py_ssize_t i, last = piece.n // (4 * lanes(peak)) * 4
+    cdef const vec* low = <const vec*>piece.low
+    cdef vec x[4]
+    cdef vec lower[4]
+    cdef vec e[4]
+    for i in range(0, last, 4):
+        add_spread_of_four(
+            <const vec*>piece.x + i, low + i if has_low else <const vec*>NULL, <const vec*>piece.e + i, peak, spread,
+            squares
         )
-        i += 4
-    for i in range(i, full):
-        accumulate(e[i] * e[i], &total[HIGH], &total[LOW])
-    if n > full * lanes(e):
-        x = load_first(e + full, n - full * lanes(e), 0)
-        accumulate(x * x, &total[HIGH], &total[LOW])
-    put(e, skip, skipped)
-    return value(sum_pairs(total[HIGH], total[LOW]))
+    if last * lanes(peak) < piece.n:
+        load_four(piece.x, last, piece.n, 0, x)
+        load_four(piece.low, last, piece.n, 0, lower)
+        load_four(piece.e, last, piece.n, 0, e)
+        add_spread_of_four(x, lower, e, peak, spread, squares)
 
 
 cdef void measure_piece(
     const TermPiece* piece, Py_ssize_t first_class, RowMeasures* part, const vec* like
 ) noexcept nogil:
     """Everything but the rank of the label, from the terms and masses of a piece."""
-    cdef const Peak* peak = &part.compared.logits.peak
-    cdef double unit = piece.sums.unit.high + piece.sums.unit.low
-    cdef vec distance[2]
+    cdef const Peak* m = &part.compared.logits.peak
+    cdef Pair unit = piece.sums.unit
+    cdef double own_term
+    cdef vec peak[2]
+    cdef vec spread[2]
+    cdef vec squares[2]
     part.spread, part.squares = single(0), 0
-    if isfinite(peak.high):
-        distance[HIGH] = distance[LOW] = fill(like, 0)
-        add_distances(
-            <vec*>piece.x, <vec*>piece.low, <vec*>piece.e, piece.n, peak, piece.n, <vec*>piece.x, distance
-        )
-        part.spread = multiply(sum_distances(distance, piece.n), piece.sums.unit)
-        part.squares = sum_squares(<vec*>piece.e, piece.n, peak.index - first_class) * unit * unit
+    if isfinite(m.high):
+        peak[0] = fill(like, m.high)
+        peak[1] = fill(like, m.low)
+        spread[HIGH] = spread[LOW] = squares[HIGH] = squares[LOW] = fill(like, 0)
+        own_term = get(<vec*>piece.e, m.index - first_class)        # left out of the squares
+        put(<vec*>piece.e, m.index - first_class, 0)
+        if piece.low is NULL:
+            add_spread(piece, False, peak, spread, squares)
+        else:
+            add_spread(piece, True, peak, spread, squares)
+        put(<vec*>piece.e, m.index - first_class, own_term)
+        part.spread = multiply(sum_pairs(spread[HIGH], spread[LOW]), unit)
+        part.squares = value(multiply(multiply(sum_pairs(squares[HIGH], squares[LOW]), unit), unit))
     compare_piece(piece, &part.compared, like)
 
 

@@ -10,7 +10,7 @@ from xent._core.rows cimport NO_CLASS, PIECE_ELEMENTS, SEVERAL, find_only_class,
 from xent._core.scratch cimport LossScratch, Points, RowScratch, lay_out_rows
 from xent._core.simd cimport element, fill, get, put, vec, vf64
 from xent._core.strided cimport (
-    ABSENT, Operand, Window, gather, gather_through, open_window, place_of, read_number, row_of,
+    ABSENT, Window, gather, gather_mask, gather_through, open_window, place_of, read_number, row_of,
 )
 from xent._core.targets cimport class_weight_of, exponent_of_row, read_points, target_mass_of
 from xent._core.transforms cimport transform_row
@@ -31,7 +31,7 @@ cdef struct Reader:
     Py_ssize_t last             # reads rows before this one
     Py_ssize_t piece            # elements read at a time
     bint reads_whole_rows
-    char* mask                  # of the last piece read
+    const char* mask            # of the last piece read
     Pair target_share           # 1 - smoothing
     Pair base_share             # smoothing / C, unless classes are masked
     Pair scale                  # of the gradient, for each unit of weight
@@ -82,14 +82,7 @@ cdef inline void open_reader(
 
 
 cdef inline void read_mask(Reader* reader, Py_ssize_t i, Py_ssize_t start, Py_ssize_t count) noexcept nogil:
-    cdef const Operand* where = &reader.batch.where
-    cdef Py_ssize_t j
-    cdef char* mask = row_of(where, i) + start * where.step
-    reader.mask = mask
-    if where.step != 1:
-        reader.mask = <char*>reader.scratch.mask
-        for j in range(count):
-            reader.mask[j] = mask[j * where.step]
+    reader.mask = gather_mask(&reader.batch.where, i, start, count, <char*>reader.scratch.mask)
 
 
 cdef inline vec* transform_piece(Reader* reader, const vec* x, Py_ssize_t count) noexcept nogil:

@@ -2,13 +2,15 @@
 # shorter last one; it may come in pieces, and a sum of vectors is an array of two (see exponentials.pxd).
 
 from libc.math cimport INFINITY, fabs, frexp, isfinite, isinf, isnan, ldexp
+from libc.string cimport memcpy, memset
 
 from xent._core.exponentials cimport HIGH, LOW, Peak
 from xent._core.pairs cimport Pair, accumulate, accumulate_four, finite_or_zero, sum_pairs
 from xent._core.simd cimport (
     all_equal, element, fill, forced_void, get, lanes, load_first, multiply_add, multiply_rest, prefetch_four, put,
-    store_first, vec, vf64, where_equal, where_less, where_true,
+    store_first, vec, vf32, vf64, where_equal, where_less, where_true,
 )
+from xent._core.streaming cimport Curve, curved
 
 cdef enum:
     MASK_BYTES = 64             # at least the lanes of any vector
@@ -174,6 +176,22 @@ cdef inline Pair sum_products(const vec* e, const vec* b, Py_ssize_t n) noexcept
     return sum_pairs(total, low)
 
 
+cdef enum:                      # the vectors of `add_moments`
+    MOMENT_VECTORS = 3          # the first moment, a pair, and the second
+
+
+cdef inline forced_void add_moments(const vec* y, const vec* e, Py_ssize_t n, vec* moments) noexcept nogil:
+    """Add the sums of -y e and y^2 e, for y <= 0; terms are 0 where e is, even if y is -inf."""
+    cdef Py_ssize_t full = n // lanes(y), tail = n - n // lanes(y) * lanes(y), i
+    cdef vec zero = fill(y, 0), term, d
+    for i in range(full + (tail > 0)):
+        term = e[i] if i < full else load_first(e + full, tail, 0)
+        d = where_equal(term, zero, zero, zero - (y[i] if i < full else load_first(y + full, tail, 0)))
+        term = term * d
+        accumulate(term, &moments[HIGH], &moments[LOW])
+        moments[2] = multiply_add(term, d, moments[2])
+
+
 # --- elementwise -----------------------------------------------------------------------------------------------------
 
 
@@ -182,6 +200,13 @@ cdef inline bint is_moderate(const vec* like, double factor) noexcept nogil:
     if vec is vf64:
         return isfinite(factor)
     return 1e-30 < fabs(factor) < 1e30 or factor == 0
+
+
+cdef inline bint fits_curve(const vec* like, double factor, double slope) noexcept nogil:
+    """Whether a Hessian of terms x may be computed as x (factor - slope x). Infinite or NaN factors do not fit."""
+    if vec is vf32:
+        return is_moderate(like, factor) and (fabs(slope) > 1e-37 or slope == 0)
+    return 1e-250 < fabs(factor) < 1e250 or factor == 0
 
 
 cdef inline bint suits_terms(const vec* like, double weight) noexcept nogil:
@@ -220,6 +245,21 @@ cdef inline forced_void scale_row(vec* x, const vec* v, Py_ssize_t n, double fac
         store_first(x + full, tail, multiply_add(load_first(x + full, tail, 0), f, load_first(v + full, tail, 0) * g))
 
 
+cdef inline forced_void curve_row(const vec* x, vec* out, Py_ssize_t n, const Curve* curve) noexcept nogil:
+    """out = the Hessian of terms x, without its exceptions."""
+    cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
+    cdef vec factor = fill(x, curve.factor), minus_slope = fill(x, -curve.slope)
+    cdef double p
+    if not curve.fits_type:
+        for i in range(n):
+            p = get(x, i) * curve.share
+            put(out, i, multiply_or_zero(p * (1 - p), curve.mass))
+        return
+    for i in range(full):
+        out[i] = curved(x[i], factor, minus_slope)
+    store_first(out + full, tail, curved(load_first(x + full, tail, 0), factor, minus_slope))
+
+
 cdef inline void fill_row(vec* row, Py_ssize_t n, double x) noexcept nogil:
     cdef Py_ssize_t full = n // lanes(row), i
     for i in range(full):
@@ -236,6 +276,19 @@ cdef inline void multiply_row(const vec* x, const vec* v, vec* out, Py_ssize_t n
         store_first(out + full, tail, load_first(x + full, tail, 0) * load_first(v + full, tail, 0))
 
 
+cdef inline void scale_distances(const vec* x, vec* y, Py_ssize_t n, double m, double b) noexcept nogil:
+    """y = b (x - m), which does not overflow before it is multiplied by b; y may be x."""
+    cdef Py_ssize_t full = n // lanes(x), tail = n - n // lanes(x) * lanes(x), i
+    cdef vec half, half_m, twice
+    half = fill(x, 0.5)
+    half_m = fill(x, 0.5 * m)
+    twice = fill(x, 2 * b)
+    for i in range(full):
+        y[i] = (x[i] * half - half_m) * twice
+    if tail:
+        store_first(y + full, tail, (load_first(x + full, tail, 0) * half - half_m) * twice)
+
+
 cdef inline void mask_row(const vec* x, const char* mask, vec* out, Py_ssize_t n, double otherwise) noexcept nogil:
     """out = x (or, if NULL, 1) where a byte of the mask is not 0, else `otherwise`."""
     cdef Py_ssize_t full = n // lanes(out), tail = n - n // lanes(out) * lanes(out), i
@@ -244,8 +297,8 @@ cdef inline void mask_row(const vec* x, const char* mask, vec* out, Py_ssize_t n
     for i in range(full):
         out[i] = where_true(mask + i * lanes(out), one if x is NULL else x[i], otherwise)
     if tail:
-        for i in range(MASK_BYTES):
-            last[i] = mask[full * lanes(out) + i] if i < tail else 0
+        memset(last, 0, MASK_BYTES)
+        memcpy(last, mask + full * lanes(out), tail)
         if x is not NULL:
             one = load_first(x + full, tail, 0)
         store_first(out + full, tail, where_true(last, one, otherwise))

@@ -3,12 +3,14 @@
 
 from libc.stdint cimport int64_t
 
-from xent._core.batch cimport Batch, DISTRIBUTION, SPARSE, needs_float64, smooths, transforms
+from xent._core.batch cimport Batch, DISTRIBUTION, LABELS, SPARSE, needs_float64, smooths, transforms
 from xent._core.pairs cimport Pair
 from xent._core.rows cimport PIECE_ELEMENTS
 from xent._core.simd cimport vf32, vf64
 from xent._core.streaming cimport Traffic, no_traffic
-from xent._core.strided cimport ABSENT, F64, Kind, Operand, WINDOW_BYTES, has_window, is_plain
+from xent._core.strided cimport (
+    ABSENT, F64, Kind, Operand, WINDOW_BYTES, has_window, is_contiguous_mask, is_plain,
+)
 
 cdef enum:
     LINE_DOUBLES = 8                    # numbers in a cache line, as in the longest vector
@@ -43,6 +45,11 @@ cdef inline Py_ssize_t row_space(Py_ssize_t n) noexcept nogil:
     return (n + LINE_DOUBLES - 1) // LINE_DOUBLES * LINE_DOUBLES + LINE_DOUBLES
 
 
+cdef inline Py_ssize_t mask_space(Py_ssize_t n) noexcept nogil:
+    """Of n bytes."""
+    return n // <Py_ssize_t>sizeof(double) + 1
+
+
 cdef inline Py_ssize_t tile_space(Py_ssize_t n) noexcept nogil:
     return MAX_TILE_VECTORS * LINE_DOUBLES * n
 
@@ -72,8 +79,9 @@ cdef inline bint is_native_in_place(const Operand* operand) noexcept nogil:
 # --- logsumexp and softmax -------------------------------------------------------------------------------------------
 
 
-cdef struct SoftmaxTask:
+cdef struct SoftmaxTask:        # (*) may be absent
     Operand x
+    Operand where               # (*) bool: the elements that count
     Operand out
     bint logarithm
     Py_ssize_t piece            # elements of a row read at a time
@@ -81,14 +89,16 @@ cdef struct SoftmaxTask:
 
 cdef struct LogsumexpTask:
     Operand x
-    Operand weight
+    Operand where               # (*)
+    Operand weight              # (*)
     Operand out
-    Operand sign
+    Operand sign                # (*)
     Py_ssize_t piece
 
 
 cdef struct PrimitiveScratch:   # of logsumexp and softmax; fields not needed are NULL
-    double* x[2]                # logits that cannot be read in place: a row and the next one
+    double* x[2]                # logits that are masked or cannot be read in place: a row and the next one
+    char* mask                  # one that cannot be read in place
     double* result[2]           # results that cannot be written in place; used alternately if they stream
     double* tile                # logits, one row per lane
     double* tile_result
@@ -100,6 +110,15 @@ cdef struct WeightedScratch:    # of a weighted logsumexp, with terms factor exp
     double* factor
     double* x
     double* weight
+    char* mask
+
+
+cdef inline bint copies_logits(const Operand* x, const Operand* where) noexcept nogil:
+    return where.kind != ABSENT or not is_native_in_place(x)
+
+
+cdef inline bint copies_mask(const Operand* where) noexcept nogil:
+    return where.kind != ABSENT and not is_contiguous_mask(where)
 
 
 cdef inline Py_ssize_t result_rows(const Operand* out) noexcept nogil:
@@ -108,36 +127,41 @@ cdef inline Py_ssize_t result_rows(const Operand* out) noexcept nogil:
 
 
 cdef inline Py_ssize_t lay_out_primitive(
-    const Operand* x, const Operand* out, Py_ssize_t piece, double* start, PrimitiveScratch* scratch
+    const Operand* x, const Operand* where, const Operand* out, Py_ssize_t piece, double* start,
+    PrimitiveScratch* scratch
 ) noexcept nogil:
     """`out` is absent if the result is one number per row."""
     cdef Memory memory
-    cdef bint in_pieces = piece < x.n, has_tiles = fits_tile(x.n, x.kind, LOSS_TILE)
+    cdef bint in_pieces = piece < x.n, has_tiles = fits_tile(x.n, x.kind, LOSS_TILE), copies = copies_logits(x, where)
     memory.start, memory.used = start, 0
     scratch.result[0] = take(&memory, result_rows(out) > 0 or (in_pieces and out.kind != ABSENT), row_space(piece))
     scratch.result[1] = take(&memory, result_rows(out) > 1, row_space(piece))
-    scratch.x[0] = take(&memory, not is_native_in_place(x) or (in_pieces and out.kind != ABSENT), row_space(piece))
-    scratch.x[1] = take(&memory, not is_native_in_place(x), row_space(piece))
+    scratch.x[0] = take(&memory, copies or (in_pieces and out.kind != ABSENT), row_space(piece))
+    scratch.x[1] = take(&memory, copies, row_space(piece))
+    scratch.mask = <char*>take(&memory, copies_mask(where), mask_space(piece))
     scratch.tile = take(&memory, has_tiles, tile_space(x.n))
     scratch.tile_result = take(&memory, has_tiles, tile_space(x.n))
     return memory.used
 
 
-cdef inline Py_ssize_t lay_out_weighted(Py_ssize_t n, double* start, WeightedScratch* scratch) noexcept nogil:
+cdef inline Py_ssize_t lay_out_weighted(
+    const Operand* x, const Operand* where, double* start, WeightedScratch* scratch
+) noexcept nogil:
     cdef Memory memory
-    cdef Py_ssize_t space = row_space(min(n, PIECE_ELEMENTS))
+    cdef Py_ssize_t space = row_space(min(x.n, PIECE_ELEMENTS))
     memory.start, memory.used = start, 0
     scratch.exponent = take(&memory, True, space)
     scratch.exponent_low = take(&memory, True, space)
     scratch.factor = take(&memory, True, space)
     scratch.x = take(&memory, True, space)
     scratch.weight = take(&memory, True, space)
+    scratch.mask = <char*>take(&memory, copies_mask(where), mask_space(min(x.n, PIECE_ELEMENTS)))
     return memory.used
 
 
 cdef inline Py_ssize_t plan_logsumexp(LogsumexpTask* task, Py_ssize_t threads) noexcept:
     """Choose the piece; return the length of the scratch of each thread."""
-    cdef Py_ssize_t n = task.x.n, rows = 2 * (not is_native_in_place(&task.x))
+    cdef Py_ssize_t n = task.x.n, rows = 2 * copies_logits(&task.x, &task.where) + copies_mask(&task.where)
     cdef Operand absent
     cdef PrimitiveScratch unused
     cdef WeightedScratch unused_weighted
@@ -146,13 +170,13 @@ cdef inline Py_ssize_t plan_logsumexp(LogsumexpTask* task, Py_ssize_t threads) n
     if n > PIECE_ELEMENTS and not fits_scratch(rows, n, task.x.kind, has_window(&task.x), threads):
         task.piece = PIECE_ELEMENTS
     if task.weight.kind != ABSENT:
-        return lay_out_weighted(n, NULL, &unused_weighted)
-    return lay_out_primitive(&task.x, &absent, task.piece, NULL, &unused)
+        return lay_out_weighted(&task.x, &task.where, NULL, &unused_weighted)
+    return lay_out_primitive(&task.x, &task.where, &absent, task.piece, NULL, &unused)
 
 
 cdef inline Py_ssize_t plan_softmax(SoftmaxTask* task, Py_ssize_t threads) noexcept:
     """Choose the piece, and whether the output streams; return the length of the scratch of each thread."""
-    cdef Py_ssize_t n = task.x.n, rows = 2 * (not is_native_in_place(&task.x))
+    cdef Py_ssize_t n = task.x.n, rows = 2 * copies_logits(&task.x, &task.where) + copies_mask(&task.where)
     cdef Py_ssize_t windows = has_window(&task.x) + has_window(&task.out)
     cdef PrimitiveScratch unused
     if not fits_scratch(rows + result_rows(&task.out), n, task.x.kind, windows, threads):
@@ -161,7 +185,7 @@ cdef inline Py_ssize_t plan_softmax(SoftmaxTask* task, Py_ssize_t threads) noexc
     task.piece = n
     if n > PIECE_ELEMENTS and not fits_scratch(rows, n, task.x.kind, windows, threads):
         task.piece = PIECE_ELEMENTS
-    return lay_out_primitive(&task.x, &task.out, task.piece, NULL, &unused)
+    return lay_out_primitive(&task.x, &task.where, &task.out, task.piece, NULL, &unused)
 
 
 # --- losses ----------------------------------------------------------------------------------------------------------
@@ -179,12 +203,14 @@ cdef struct LossScratch:
     Py_ssize_t table_size
     double* tile                # logits, one row per lane
     double* tile_grad
+    double* tile_target         # if there may be mass on several classes
     double* rows                # see `lay_out_rows`; tiles gather rows in it
     Traffic traffic
 
 
 cdef struct RowScratch:         # one piece per field; NULL if the options do not need it
     double* grad[2]             # gradients that cannot be written in place; used alternately if they stream
+    double* hess                # a Hessian that cannot be written in place
     double* x[2]                # logits that cannot be read in place: a row and the next one
     double* z                   # masked, scaled or capped
     double* low
@@ -197,6 +223,14 @@ cdef struct RowScratch:         # one piece per field; NULL if the options do no
     double* terms               # exponentials, where the gradient does not hold them
 
 
+cdef inline bint may_have_units(const Batch* batch, Py_ssize_t piece, bint in_float64) noexcept nogil:
+    """Whether rows may have units of their own: all under extreme weights; otherwise those with an extreme sample
+    weight, which are repeated in float64, in pieces."""
+    return batch.has_extreme_weights or (
+        in_float64 and piece <= PIECE_ELEMENTS and batch.sample_weight.kind != ABSENT
+    )
+
+
 cdef inline Py_ssize_t lay_out_rows(
     const Batch* batch, Py_ssize_t piece, bint in_float64, double* start, RowScratch* rows
 ) noexcept nogil:
@@ -204,13 +238,13 @@ cdef inline Py_ssize_t lay_out_rows(
     cdef Py_ssize_t space = row_space(piece if in_float64 else (piece + 1) // 2)
     cdef bint masks = batch.where.kind != ABSENT, has_class_weights = batch.class_weight.kind != ABSENT
     cdef bint is_dense = batch.form == DISTRIBUTION
-    cdef bint copies_target = has_class_weights or batch.has_extreme_weights
     cdef bint copies_grad = batch.grad.kind != ABSENT and (
         batch.grad.streams or not is_used_in_place(&batch.grad, in_float64)
     )
     memory.start, memory.used = start, 0
     rows.grad[0] = take(&memory, copies_grad, space)
     rows.grad[1] = take(&memory, copies_grad and batch.grad.streams, space)
+    rows.hess = take(&memory, batch.hess.kind != ABSENT and not is_used_in_place(&batch.hess, in_float64), space)
     rows.x[0] = take(&memory, not is_used_in_place(&batch.logits, in_float64), space)
     rows.x[1] = take(&memory, not is_used_in_place(&batch.logits, in_float64), space)
     rows.z = take(&memory, masks or transforms(batch), space)
@@ -218,12 +252,15 @@ cdef inline Py_ssize_t lay_out_rows(
     rows.cap_slope = take(&memory, batch.transform.softcap != 0, space)
     rows.mask = take(&memory, masks and batch.where.step != 1, space)
     rows.target = take(
-        &memory, is_dense and (copies_target or not is_used_in_place(&batch.target, in_float64)), space
+        &memory, is_dense and (
+            has_class_weights or may_have_units(batch, piece, in_float64)
+            or not is_used_in_place(&batch.target, in_float64)
+        ), space
     )
     rows.class_weight = take(
         &memory, has_class_weights and (smooths(batch) or is_dense) and not in_float64, space
     )
-    rows.base = take(&memory, smooths(batch) and (masks or batch.has_extreme_weights), space)
+    rows.base = take(&memory, smooths(batch) and (masks or may_have_units(batch, piece, in_float64)), space)
     rows.mass = take(&memory, batch.poly_epsilon != 0, space)
     rows.terms = take(&memory, batch.poly_epsilon != 0, space)
     return memory.used
@@ -249,7 +286,8 @@ cdef inline Py_ssize_t lay_out_loss(const Batch* batch, double* start, LossScrat
     scratch.table = <int64_t*>take(&memory, batch.form == SPARSE, scratch.table_size)
     scratch.tile = take(&memory, has_tiles, tile_space(n))
     scratch.tile_grad = take(&memory, has_tiles, tile_space(n))
-    # Rows that overflow float32 are computed again in float64, in pieces.
+    scratch.tile_target = take(&memory, has_tiles and (batch.form != LABELS or smooths(batch)), tile_space(n))
+    # Rows that overflow float32, or have an extreme sample weight, are computed again in float64, in pieces.
     rows = lay_out_rows(batch, batch.piece, needs_float64(batch), NULL, &unused)
     rows = max(rows, lay_out_rows(batch, min(n, PIECE_ELEMENTS), True, NULL, &unused))
     scratch.rows = take(&memory, True, max(rows, row_space(n)) if has_tiles else rows)
@@ -260,11 +298,11 @@ cdef inline Py_ssize_t lay_out_loss(const Batch* batch, double* start, LossScrat
 cdef inline Py_ssize_t plan_batch(Batch* batch, Py_ssize_t threads) noexcept:
     """Choose the piece, and whether the gradient streams; return the length of the scratch of each thread."""
     cdef Py_ssize_t n = batch.logits.n, most
+    cdef Py_ssize_t windows = has_window(&batch.logits) + has_window(&batch.grad) + has_window(&batch.hess)
     cdef bint in_float64 = needs_float64(batch)
     cdef RowScratch unused
     cdef LossScratch unused_loss
-    most = SCRATCH_BYTES // threads // sizeof(double)
-    most -= (has_window(&batch.logits) + has_window(&batch.grad)) * WINDOW_BYTES // sizeof(double)
+    most = (SCRATCH_BYTES // threads - windows * WINDOW_BYTES) // <Py_ssize_t>sizeof(double)
     if lay_out_rows(batch, n, in_float64, NULL, &unused) > most:
         batch.grad.streams = False
     batch.piece = n

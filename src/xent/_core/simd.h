@@ -121,6 +121,10 @@ XENT_INLINE vf64 xent_iota_f64(void) { return *(const vf64 *)xent_counting_f64; 
     XENT_INLINE vector xent_without_lane_##S(vector x, Py_ssize_t lane) {                                            \
         return xent_from_bits_##S(xent_bits_##S(x) & XENT_MASK(xent_iota_##S() != (scalar)lane));                    \
     }                                                                                                                \
+    XENT_INLINE vector xent_with_lane_##S(vector x, Py_ssize_t lane, double value) {                                 \
+        ints others = XENT_MASK(xent_iota_##S() != (scalar)lane);                                                    \
+        return xent_from_bits_##S((xent_bits_##S(x) & others) | (xent_bits_##S(xent_fill_##S(value)) & ~others));    \
+    }                                                                                                                \
     XENT_INLINE double xent_get_##S(const vector *row, Py_ssize_t i) { return ((const scalar *)row)[i]; }            \
     XENT_INLINE void xent_put_##S(vector *row, Py_ssize_t i, double x) { ((scalar *)row)[i] = (scalar)x; }
 
@@ -873,11 +877,7 @@ XENT_INLINE void xent_prefetch(const void *address) {
 #endif
 }
 XENT_INLINE void xent_prefetch_four(const void *address) {
-#if defined(__GNUC__) || defined(__clang__)
-    for (size_t i = 0; i < 4 * sizeof(vf32); i += 64) __builtin_prefetch((const char *)address + i);
-#else
-    (void)address;
-#endif
+    for (size_t i = 0; i < 4 * sizeof(vf32); i += 64) xent_prefetch((const char *)address + i);
 }
 
 /* Instruction sets that the CPU and the operating system support. */

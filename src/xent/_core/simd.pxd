@@ -45,6 +45,8 @@ cdef extern from "_core/simd.h" nogil:
     void xent_store_first_f64(vf64* target, Py_ssize_t n, vf64 x)
     vf32 xent_without_lane_f32(vf32 x, Py_ssize_t lane)
     vf64 xent_without_lane_f64(vf64 x, Py_ssize_t lane)
+    vf32 xent_with_lane_f32(vf32 x, Py_ssize_t lane, double value)
+    vf64 xent_with_lane_f64(vf64 x, Py_ssize_t lane, double value)
     double xent_sum_lanes_f32(vf32 x)
     vf64 xent_upper_f64(vf64 x, int half)
     vf64 xent_half_f32(vf32 x, bint second)
@@ -247,7 +249,8 @@ cdef inline vec flip(vec x, vec sign) noexcept nogil:
         return xent_flip_f64(x, sign)
 
 
-cdef inline void prefetch_four(const vec* x) noexcept nogil:
+cdef inline forced_void prefetch_four(const vec* x) noexcept nogil:
+    # If it is not inlined, GCC takes it for a function without effect, and removes its calls.
     xent_prefetch_four(x)
 
 
@@ -288,6 +291,14 @@ cdef inline vec without_lane(vec x, Py_ssize_t lane) noexcept nogil:
         return xent_without_lane_f32(x, lane)
     else:
         return xent_without_lane_f64(x, lane)
+
+
+cdef inline vec with_lane(vec x, Py_ssize_t lane, double value) noexcept nogil:
+    """x with one lane set to a value."""
+    if vec is vf32:
+        return xent_with_lane_f32(x, lane, value)
+    else:
+        return xent_with_lane_f64(x, lane, value)
 
 
 cdef inline double max_lanes(vec x) noexcept nogil:

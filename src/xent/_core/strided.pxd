@@ -3,12 +3,14 @@
 
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memset
 
 cimport numpy as cnp
 
 from xent._core.scheduler cimport Work
 from xent._core.simd cimport (
-    element, every_second, get, lanes, put, vec, vf32, xent_narrow_bf16, xent_narrow_f16, xent_read_bf16, xent_read_f16,
+    XENT_LANES_f32, XENT_LANES_f64, element, every_second, get, lanes, put, vec, vf32, vf64, xent_half_f32,
+    xent_narrow_bf16, xent_narrow_f16, xent_read_bf16, xent_read_f16,
     xent_transpose_rows_f32, xent_transpose_rows_f64, xent_widen_bf16, xent_widen_f16, xent_write_bf16, xent_write_f16,
 )
 from xent._core.streaming cimport Finish, Traffic, finish, send
@@ -209,6 +211,33 @@ cdef inline bint is_plain(const Operand* operand, const vec* like) noexcept nogi
     )
 
 
+cdef inline bint is_contiguous_mask(const Operand* mask) noexcept nogil:
+    """Whether the rows of a mask can be used where they are."""
+    return mask.step == 1 and mask.run == mask.n
+
+
+cdef inline Py_ssize_t widen(
+    const Operand* operand, const char* source, Py_ssize_t j, Py_ssize_t stop, vf64* scratch
+) noexcept nogil:
+    """Convert adjacent float32, float16 or bfloat16 from element j on, as long as they fill vectors; return the first
+    that is left."""
+    cdef Py_ssize_t size = 4 if operand.kind == F32 else 2, part
+    cdef vf32 narrow
+    if operand.kind not in (F32, F16, BF16) or operand.step != size:
+        return j
+    while j + XENT_LANES_f32 <= stop:
+        if operand.kind == F32:
+            narrow = (<const vf32*>(source + size * j))[0]
+        elif operand.kind == F16:
+            narrow = xent_widen_f16(source + size * j)
+        else:
+            narrow = xent_widen_bf16(source + size * j)
+        for part in range(XENT_LANES_f32 // XENT_LANES_f64):
+            (<vf64*>element(scratch, j + part * XENT_LANES_f64))[0] = xent_half_f32(narrow, part)
+        j += XENT_LANES_f32
+    return j
+
+
 cdef inline vec* gather(
     const Operand* operand, Py_ssize_t i, Py_ssize_t first, Py_ssize_t n, vec* scratch
 ) noexcept nogil:
@@ -224,6 +253,8 @@ cdef inline vec* gather(
             while j + lanes(scratch) < stop:    # what lies between the elements is read, but nothing after the last
                 (<vec*>element(scratch, j))[0] = every_second(<const vec*>(source + j * operand.step))
                 j += lanes(scratch)
+        if vec is vf64:
+            j = widen(operand, source, j, stop, scratch)
         if operand.kind == F32:
             for j in range(j, stop):
                 put(scratch, j, (<float*>(source + j * operand.step))[0])
@@ -242,6 +273,26 @@ cdef inline vec* gather(
                         j += lanes(scratch)
             for j in range(j, stop):
                 put(scratch, j, read_number(source + j * operand.step, operand.kind))
+        j = stop
+    return scratch
+
+
+cdef inline const char* gather_mask(
+    const Operand* mask, Py_ssize_t i, Py_ssize_t first, Py_ssize_t n, char* scratch
+) noexcept nogil:
+    """`gather` of a mask: n contiguous bytes."""
+    cdef char* source
+    cdef Py_ssize_t j = 0, stop
+    if is_contiguous_mask(mask):
+        return place_of(mask, i, first)
+    while j < n:
+        stop = min(n, j + run_from(mask, first + j))
+        source = place_of(mask, i, first + j) - j * mask.step
+        if mask.step == 0:
+            memset(scratch + j, source[0], stop - j)
+        else:
+            for j in range(j, stop):
+                scratch[j] = source[j * mask.step]
         j = stop
     return scratch
 

@@ -120,15 +120,29 @@ cdef struct TileResults:        # of the rows of a tile, as vectors
     double* loss                # pairs
     double* at_label            # the gradient of the label
     double* limits              # what makes gradients of terms
+    bint has_hess
+
+
+cdef void hessian_lanes(
+    vec* x, const vec* e, Py_ssize_t n, Py_ssize_t n_vectors, vec peak, vec at_peak, vec factor, vec minus_slope
+) noexcept nogil:
+    """The logits of a vector of rows become their Hessian; that of a maximum (there may be several in a row) is
+    `at_peak`."""
+    cdef Py_ssize_t c
+    for c in range(n):
+        x[c * n_vectors] = where_equal(
+            x[c * n_vectors], peak, at_peak, curved(e[c * n_vectors], factor, minus_slope)
+        )
 
 
 cdef inline forced_void loss_tile(
-    const vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, const vec* logit, const vec* weight, const vec* scale,
+    vec* x, vec* e, Py_ssize_t n, Py_ssize_t n_vectors, const vec* logit, const vec* weight, const vec* scale,
     TileResults results
 ) noexcept nogil:
     """The losses of rows with all their mass on their label, whose logits are `logit`, times `weight`. With `scale` (it
     may be NULL) e within `limits` are their gradients times `scale`, except for the label's, which are `at_label`;
-    without, e is scratch. `loss`, `weight` and `scale` are pairs; a loss without probabilities is NaN."""
+    without, e is scratch. With `results.has_hess` too, x becomes the Hessian times `scale`. `loss`, `weight` and `scale`
+    are pairs; a loss without probabilities is NaN."""
     cdef Py_ssize_t h
     cdef vec* loss = <vec*>results.loss
     cdef vec* at_label = <vec*>results.at_label
@@ -142,6 +156,8 @@ cdef inline forced_void loss_tile(
     cdef vec log_sum[2]
     cdef vec factor[2]
     cdef vec product[2]
+    cdef vec inverse[2]
+    cdef vec missed[2]
     cdef vec d, back, own
     shift_tile(x, e, n, n_vectors, m, others, unit)
     for h in range(n_vectors):
@@ -158,18 +174,29 @@ cdef inline forced_void loss_tile(
         return
 
     for h in range(n_vectors):
+        invert(total + 2 * h, inverse)
+        if results.has_hess:
+            multiply_pairs(others + 2 * h, inverse, missed)
         # The sum without the label: r where that is a maximum, else r + (1 - its own).
         label_terms(logit + h, m + h, unit + 2 * h, &own)
         d = one - own
         back = (one - d) - own
         others[2 * h + LOW] = others[2 * h + LOW] + where_equal(logit[h], m[h], zero, back)
         accumulate(where_equal(logit[h], m[h], zero, d), &others[2 * h + HIGH], &others[2 * h + LOW])
-        invert(total + 2 * h, product)
-        multiply_pairs(product, scale + 2 * h, factor)
+        multiply_pairs(inverse, scale + 2 * h, factor)
         multiply_pairs(others + 2 * h, factor, product)
         at_label[h] = zero - (product[HIGH] + product[LOW])
         multiply_pairs(factor, unit + 2 * h, product)
         limits[LIMIT_VECTORS * h + FACTOR] = product[HIGH] + product[LOW]
+        if results.has_hess:    # as `hessian_of`
+            multiply_pairs(missed, factor, product)
+            own = product[HIGH] + product[LOW]
+            factor[HIGH] = limits[LIMIT_VECTORS * h + FACTOR]
+            factor[LOW] = zero
+            multiply_pairs(inverse, unit + 2 * h, product)
+            multiply_pairs(product, factor, missed)
+            d = zero - (missed[HIGH] + missed[LOW])
+            hessian_lanes(x + h, e + h, n, n_vectors, m[h], own, factor[HIGH], d)
 
 
 cdef inline forced_void set_limits(vec* limits) noexcept nogil:
@@ -185,6 +212,83 @@ cdef inline forced_void set_limits(vec* limits) noexcept nogil:
 
 cdef inline Py_ssize_t vectors_of(Py_ssize_t count, const vec* tile) noexcept nogil:
     return 2 if count > lanes(tile) else 1
+
+
+cdef inline bint are_one_after_another(const Operand* operand, Py_ssize_t i, Py_ssize_t count) noexcept nogil:
+    """Whether rows i to i + count, contiguous each, are contiguous together."""
+    cdef int last = operand.ndim - 1
+    return count == 1 or (
+        last >= 0 and operand.strides[last] == operand.n * operand.step
+        and i % operand.shape[last] + count <= operand.shape[last]
+    )
+
+
+cdef inline Operand rows_at(vec* rows, const Operand* like, Py_ssize_t count) noexcept nogil:
+    """Contiguous rows of the length and type of `like`."""
+    cdef Operand operand
+    operand.data, operand.kind, operand.streams = <char*>rows, like.kind, False
+    operand.n = operand.run = like.n
+    operand.step = like.step
+    operand.ndim, operand.row_ndim = 1, 0
+    operand.shape[0], operand.strides[0] = count, like.n * like.step
+    return operand
+
+
+cdef void mask_tile(
+    const Operand* where, Py_ssize_t i, Py_ssize_t count, vec* tile, Py_ssize_t n_vectors, char* bytes
+) noexcept nogil:
+    """-inf where rows i to i + count are masked. `bytes` is scratch: one for each element of the tile, and a row."""
+    cdef Py_ssize_t width = n_vectors * lanes(tile), apart = n_vectors * lanes(tile), j, c, h
+    cdef const char* mask
+    cdef const char* first = bytes
+    cdef vec* x
+    if where.ndim == 0 or (where.ndim == 1 and where.strides[0] == 0):      # the same for all rows
+        for c in range(where.n):
+            if not place_of(where, 0, c)[0]:
+                for h in range(n_vectors):
+                    tile[c * n_vectors + h] = fill(tile, -INFINITY)
+        return
+    if count == width and are_adjacent(where, i, count, 1):
+        first, apart = row_of(where, i), where.step
+    else:
+        memset(bytes, 1, where.n * width)
+        for j in range(count):
+            mask = gather_mask(where, i + j, 0, where.n, bytes + where.n * width)
+            for c in range(where.n):
+                bytes[c * width + j] = mask[c]
+    for c in range(where.n):
+        for h in range(n_vectors):
+            x = &tile[c * n_vectors + h]
+            x[0] = where_true(first + c * apart + h * lanes(tile), x[0], -INFINITY)
+
+
+cdef void mask_and_load_tile(
+    const Operand* x, const Operand* where, Py_ssize_t i, Py_ssize_t count, vec* tile, Py_ssize_t n_vectors,
+    vec* scratch, vec* row_buffer
+) noexcept nogil:
+    """`load_masked_tile` where there is a mask; apart, so that calls without one have all registers."""
+    cdef Operand masked
+    if (
+        is_plain(x, tile) and are_one_after_another(x, i, count)
+        and is_contiguous_mask(where) and are_one_after_another(where, i, count)
+    ):
+        mask_row(<vec*>row_of(x, i), row_of(where, i), scratch, count * x.n, -INFINITY)
+        masked = rows_at(scratch, x, count)
+        load_tile(&masked, 0, count, tile, n_vectors, row_buffer)
+    else:
+        load_tile(x, i, count, tile, n_vectors, row_buffer)
+        mask_tile(where, i, count, tile, n_vectors, <char*>scratch)
+
+
+cdef inline void load_masked_tile(
+    const Operand* x, const Operand* where, Py_ssize_t i, Py_ssize_t count, vec* tile, Py_ssize_t n_vectors,
+    vec* scratch, vec* row_buffer
+) noexcept nogil:
+    """`load_tile` of logits, -inf where they are masked. `scratch` is as long as the tile."""
+    if where.kind == ABSENT:
+        load_tile(x, i, count, tile, n_vectors, row_buffer)
+    else:
+        mask_and_load_tile(x, where, i, count, tile, n_vectors, scratch, row_buffer)
 
 
 cdef inline bint are_numbers(const vec* x, Py_ssize_t count) noexcept nogil:
@@ -216,7 +320,9 @@ cdef void logsumexp_tiles(
     while i < last:
         count = min(last - i, MAX_TILE_VECTORS * lanes(like))
         n_vectors = vectors_of(count, like)
-        load_tile(&task.x, i, count, tile, n_vectors, <vec*>scratch.x[0])
+        load_masked_tile(
+            &task.x, &task.where, i, count, tile, n_vectors, <vec*>scratch.tile_result, <vec*>scratch.x[0]
+        )
         logsumexp_tile(tile, <vec*>scratch.tile_result, result, n, n_vectors, sums)
         if are_numbers(sums, count) and is_native(&task.out, like) and task.out.ndim == 1:
             write_numbers(&task.out, i, count, result)
@@ -244,7 +350,7 @@ cdef void softmax_tiles(
     while i < last:
         count = min(last - i, MAX_TILE_VECTORS * lanes(like))
         n_vectors = vectors_of(count, like)
-        load_tile(&task.x, i, count, tile, n_vectors, <vec*>scratch.x[0])
+        load_masked_tile(&task.x, &task.where, i, count, tile, n_vectors, result, <vec*>scratch.x[0])
         # Four calls, so that what is constant in each costs nothing in its loops.
         if task.logarithm and n_vectors == 2:
             log_softmax_tile(tile, result, n, 2, sums)
@@ -339,6 +445,12 @@ cdef inline bint find_label(
     return True
 
 
+cdef inline bint fits_scale(const vec* like, double scale) noexcept nogil:
+    """Whether a tile can compute gradients and Hessians times this: the factors of its terms must be in range, too."""
+    cdef double unit = 1.0 / (1LL << EXPONENT_HEADROOM)
+    return is_moderate(like, scale) and fits_curve(like, scale * unit, scale * unit * unit)
+
+
 cdef inline void read_weighted_labels(
     const Batch* batch, Py_ssize_t i, Py_ssize_t count, const LossScratch* scratch, Pair scale, TileTargets* targets,
     vec* like
@@ -353,31 +465,15 @@ cdef inline void read_weighted_labels(
         sample_weight = weight_of(&batch.sample_weight, i + j)
         mass = single(1)
         targets.skip[j] = (
-            not find_label(batch, i + j, scratch, &targets.label[j], &mass, like) or sample_weight == 0
+            not find_label(batch, i + j, scratch, &targets.label[j], &mass, like) or not is_usual_weight(sample_weight)
         )
         weight = multiply(single(sample_weight), mass)
         row_scale = multiply(weight, scale)
         set_lane(&targets.weight, j, weight)
         set_lane(&targets.scale, j, row_scale)
-        if not (is_moderate(like, weight.high) and suits_terms(like, row_scale.high)):
+        if not (is_moderate(like, weight.high) and fits_scale(like, row_scale.high)):
             targets.skip[j] = True
         targets.skipped += targets.skip[j]
-
-
-cdef inline void load_masked_tile(
-    const Batch* batch, Py_ssize_t i, Py_ssize_t count, vec* tile, Py_ssize_t n_vectors, vec* row_buffer
-) noexcept nogil:
-    """Logits, -inf where `where` masks them."""
-    cdef Py_ssize_t j, c
-    cdef char* mask
-    load_tile(&batch.logits, i, count, tile, n_vectors, row_buffer)
-    if batch.where.kind == ABSENT:
-        return
-    for j in range(count):
-        mask = row_of(&batch.where, i + j)
-        for c in range(batch.logits.n):
-            if not mask[c * batch.where.step]:
-                put(tile, c * n_vectors * lanes(tile) + j, -INFINITY)
 
 
 cdef inline void skip_infinite(const vec* loss, Py_ssize_t count, TileTargets* targets) noexcept nogil:
@@ -401,7 +497,7 @@ cdef inline void compute_loss_tile(
     const Batch* batch, Py_ssize_t count, const LossScratch* scratch, TileTargets* targets, const vec* weight,
     const vec* scale, TileResults results
 ) noexcept nogil:
-    cdef bint wants_grad = batch.grad.kind != ABSENT
+    cdef bint wants_grad = batch.grad.kind != ABSENT, wants_hess = batch.hess.kind != ABSENT
     cdef Py_ssize_t n = batch.logits.n, n_vectors = vectors_of(count, weight), width = n_vectors * lanes(weight), j
     cdef vec logit[MAX_TILE_VECTORS]
     cdef vec* x = <vec*>scratch.tile
@@ -410,8 +506,15 @@ cdef inline void compute_loss_tile(
         targets.label[j] = 0
     for j in range(width):
         copy_element(logit, j, x, targets.label[j] * width + j)
-    # Four calls, so that what is constant in each costs nothing in its loops.
-    if n_vectors == 2 and wants_grad:
+    # A call for each kind, so that what is constant in it costs nothing in its loops.
+    results.has_hess = False
+    if wants_hess:
+        results.has_hess = True
+        if n_vectors == 2:
+            loss_tile(x, e, n, 2, logit, weight, scale, results)
+        else:
+            loss_tile(x, e, n, 1, logit, weight, scale, results)
+    elif n_vectors == 2 and wants_grad:
         loss_tile(x, e, n, 2, logit, weight, scale, results)
     elif n_vectors == 2:
         loss_tile(x, e, n, 2, logit, weight, <vec*>NULL, results)
@@ -442,13 +545,57 @@ cdef inline void store_gradient_tile(
                 write_float(place_of(grad, i + j, targets.label[j]), grad.kind, get(at_label, j))
 
 
+cdef void store_hessian_tile(
+    const Batch* batch, Py_ssize_t i, Py_ssize_t count, const LossScratch* scratch, const TileTargets* targets,
+    const vec* like
+) noexcept nogil:
+    cdef vec limits[LIMIT_VECTORS * MAX_TILE_VECTORS]
+    set_limits(limits)
+    store_tile(
+        &batch.hess, i, count, targets.skip if targets.skipped else NULL, <vec*>scratch.tile, limits,
+        <vec*>scratch.rows
+    )
+
+
+cdef inline void write_tile_losses(
+    const Operand* out, Py_ssize_t i, Py_ssize_t count, const vec* loss, const TileTargets* targets
+) noexcept nogil:
+    cdef Py_ssize_t j
+    if out.kind != ABSENT:
+        for j in range(count):
+            if not targets.skip[j]:
+                write_number(out, i + j, value(read_lane(loss, j)))
+
+
+cdef void add_tile_losses(
+    const Batch* batch, LossScratch* scratch, Py_ssize_t i, Py_ssize_t count, const vec* loss,
+    const TileTargets* targets, Pair* total
+) noexcept nogil:
+    """Add up the losses of a tile, and those of the rows that it skipped, which are computed now."""
+    cdef Py_ssize_t j = 0, run
+    cdef vec* like = <vec*>scratch.tile
+    while j < count:
+        run = j
+        while run < count and targets.skip[run]:
+            run += 1
+        if run == j:
+            add_pair(total, read_lane(loss, j))
+            run += 1
+        elif has_distribution_tiles(batch):
+            distribution_tiles(batch, scratch, i + j, i + run, total, like)
+        else:
+            cross_entropy_rows(batch, scratch, i + j, i + run, total, like)
+        j = run
+
+
 cdef void cross_entropy_tiles(
     const Batch* batch, LossScratch* scratch, Py_ssize_t first, Py_ssize_t last, Pair* total, vec* like
 ) noexcept nogil:
-    """Add up the losses; write each loss and gradient where they are wanted. The batch `has_plain_formula`."""
-    cdef Py_ssize_t i, j, count, run
-    cdef bint wants_grad = batch.grad.kind != ABSENT, has_labels
-    cdef Pair one = single(1), grad_scale = divide(single(1), single(batch.divisor)), row_total
+    """Add up the losses; write each loss, gradient and Hessian where they are wanted. The batch
+    `has_plain_formula`."""
+    cdef Py_ssize_t i, count
+    cdef bint wants_grad = batch.grad.kind != ABSENT, wants_hess = batch.hess.kind != ABSENT, has_labels
+    cdef Pair one = single(1), grad_scale = divide(single(1), single(batch.divisor))
     cdef TileTargets targets
     cdef TileTotals totals
     cdef vec weight[2 * MAX_TILE_VECTORS]
@@ -466,7 +613,7 @@ cdef void cross_entropy_tiles(
     fill_lanes(&targets.scale, grad_scale)
     write_lanes(&targets.weight, weight)
     write_lanes(&targets.scale, scale)
-    has_labels = has_plain_labels(batch) and suits_terms(like, grad_scale.high)
+    has_labels = has_plain_labels(batch) and fits_scale(like, grad_scale.high)
     i = first
     while i < last:
         count = min(last - i, MAX_TILE_VECTORS * lanes(like))
@@ -477,28 +624,19 @@ cdef void cross_entropy_tiles(
             write_lanes(&targets.weight, weight)
             write_lanes(&targets.scale, scale)
         if targets.skipped < count:
-            load_masked_tile(batch, i, count, <vec*>scratch.tile, vectors_of(count, like), row_buffer)
+            load_masked_tile(
+                &batch.logits, &batch.where, i, count, <vec*>scratch.tile, vectors_of(count, like),
+                <vec*>scratch.tile_grad, row_buffer
+            )
             compute_loss_tile(batch, count, scratch, &targets, weight, scale, results)
+            write_tile_losses(&batch.loss, i, count, loss, &targets)
+            if wants_hess:
+                store_hessian_tile(batch, i, count, scratch, &targets, like)
+            if wants_grad:
+                store_gradient_tile(batch, i, count, scratch, &targets, limits, at_label)
         if targets.skipped == 0 and count == MAX_TILE_VECTORS * lanes(like):
             add_lanes(&totals, loss)
-        else:
-            j = 0
-            while j < count:
-                run = j
-                while run < count and targets.skip[run]:
-                    run += 1
-                if run > j:
-                    cross_entropy_rows(batch, scratch, i + j, i + run, total, like)
-                    j = run
-                else:
-                    add_pair(total, read_lane(loss, j))
-                    j += 1
-        if batch.loss.kind != ABSENT:
-            for j in range(count):
-                if not targets.skip[j]:
-                    row_total = read_lane(loss, j)
-                    write_number(&batch.loss, i + j, row_total.high + row_total.low)
-        if wants_grad and targets.skipped < count:
-            store_gradient_tile(batch, i, count, scratch, &targets, limits, at_label)
+        else:       # after the tile is stored: other rows may need its place
+            add_tile_losses(batch, scratch, i, count, loss, &targets, total)
         i += count
     add_pair(total, sum_lanes(&totals))

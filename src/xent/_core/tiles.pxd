@@ -30,13 +30,19 @@ cdef enum:                      # how the results of a vector of rows come from 
 # --- memory ----------------------------------------------------------------------------------------------------------
 
 
-cdef inline bint lie_side_by_side(const Operand* operand, Py_ssize_t i, const vec* like) noexcept nogil:
-    """Whether consecutive rows are adjacent in memory, so that a tile vector can be copied directly."""
+cdef inline bint are_adjacent(const Operand* operand, Py_ssize_t i, Py_ssize_t count, Py_ssize_t size) noexcept nogil:
+    """Whether element c of rows i to i + count, `size` bytes each, is one piece of memory, for every c."""
     cdef int last = operand.ndim - 1
     return (
-        is_native(operand, like) and last >= 0 and operand.run == operand.n
-        and operand.strides[last] == <Py_ssize_t>sizeof(vec) // lanes(like)
-        and i % operand.shape[last] + lanes(like) <= operand.shape[last]
+        last >= 0 and operand.run == operand.n and operand.strides[last] == size
+        and i % operand.shape[last] + count <= operand.shape[last]
+    )
+
+
+cdef inline bint lie_side_by_side(const Operand* operand, Py_ssize_t i, const vec* like) noexcept nogil:
+    """Whether consecutive rows are adjacent in memory, so that a tile vector can be copied directly."""
+    return is_native(operand, like) and are_adjacent(
+        operand, i, lanes(like), <Py_ssize_t>sizeof(vec) // lanes(like)
     )
 
 

@@ -83,7 +83,7 @@ def _to_dense(name: str, value: Any) -> Array:
         return frames.numbers_of_objects(name, array)
     if kind == "b":
         return array.astype(np.float64)
-    return to_floats(name, array, halves=False)
+    return to_floats(name, array, halves=False, given=value)
 
 
 def _check_dense(name: str, matrix: Array, labels: list[Any] | None) -> Array:

@@ -10,6 +10,7 @@ import dask
 import dask.array
 import numpy as np
 
+from xent._calls.arrays import to_array
 from xent._calls.scalars import check_integer
 from xent.dask import tasks
 from xent.dask.partitions import (
@@ -106,7 +107,8 @@ def _move_classes_last(logits: Any, axis: int, columns: dict[str, Any]) -> Parti
     logits = logits.rechunk({logits.ndim - 1: -1})
     given = {"logits": _split_inner_axes(logits)}
     for name, value in columns.items():
-        array = value if isinstance(value, dask.array.Array) else dask.array.from_array(np.asarray(value), chunks=-1)
+        is_dask = isinstance(value, dask.array.Array)
+        array = value if is_dask else dask.array.from_array(to_array(name, value), chunks=-1)
         wanted = logits.shape if name == "reference" else logits.shape[:-1]
         if array.ndim != len(wanted) or array.shape[1:] != wanted[1:]:
             raise ValueError(f"{name} has shape {array.shape}; it must have shape {wanted}")
@@ -119,7 +121,7 @@ def _move_reference(reference: Any, axis: int, ndim: int) -> Any:
     if not isinstance(reference, dask.array.Array):
         if is_partitioned(reference) or hasattr(reference, "iloc"):
             return reference
-        reference = np.asarray(reference)
+        reference = to_array("reference", reference)
     if reference.ndim != ndim:
         raise ValueError(f"reference has {reference.ndim} dimensions; it must have {ndim}, as logits")
     if isinstance(reference, np.ndarray):

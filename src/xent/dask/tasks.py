@@ -19,6 +19,7 @@ import numpy as np
 from dask.sizeof import sizeof
 from numpy.typing import NDArray
 
+from xent._calls.arrays import to_array
 from xent._calls.dispatch import kernels
 from xent._estimator.labels import encode_labels, to_distribution, to_target
 from xent._estimator.partitions import NamedMatrix, Partition, Plan, Summary, check_partition, prefix_errors, summarise
@@ -67,7 +68,7 @@ def stack_rows(cuts: Sequence[slice], *blocks: Any) -> Any:
         from scipy import sparse
 
         return sparse.vstack(pieces, format="csr")
-    return np.concatenate([np.asarray(piece) for piece in pieces])
+    return np.concatenate([to_array("a block", piece) for piece in pieces])
 
 
 def check_lengths(place: str, names: Sequence[str], blocks: Sequence[Any]) -> None:
