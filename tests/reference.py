@@ -235,7 +235,7 @@ def evaluate(logits, labels, *, topk=(1, 5), axis=-1, sample_weight=None, ignore
     # With s = 1 / p, p <= j / 15 is s j >= 15; s = 1 + r is exact where p is at the end of a bin.
     total = (1 + r)[..., 0]
     ends = np.sum([total * j < 15 for j in range(1, 15)], axis=0)
-    gap = np.where(np.isnan(total), np.nan, (above == 0) - 1 / total)
+    gap = np.where(above == 0, r[..., 0], -1) / total
 
     def mean(value):
         return times(s, value).sum() / s.sum()

@@ -32,6 +32,7 @@ blocks of rows for threads (scheduler.pyx). Arguments have been checked in Pytho
 arrays, which fast_path.pxi checks itself.
 """
 
+from libc.float cimport DBL_MAX, FLT_MAX
 from libc.math cimport INFINITY, NAN, ceil, fabs, frexp, isfinite, isinf, isnan, pow
 from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
@@ -62,8 +63,8 @@ from xent._core.pairs cimport (
     two_sum, value,
 )
 from xent._core.reader cimport (
-    Reader, Row, RowPiece, describe_row, logit_at, open_reader, read_logits, read_mask, read_peak, read_piece,
-    read_target_piece,
+    Reader, Row, RowPiece, describe_row, logit_at, open_reader, read_mask, read_masked_logits, read_peak, read_piece,
+    read_target_piece, transform_piece,
 )
 from xent._core.rows cimport (
     MOMENT_VECTORS, NO_CLASS, PIECE_ELEMENTS, add_distance, add_distances, add_elements, add_moments, count_ahead,
@@ -81,10 +82,10 @@ from xent._core.scratch cimport (
     lay_out_weights, mask_space, plan_batch, plan_logsumexp, plan_softmax, row_space, take, tile_space,
 )
 from xent._core.simd cimport (
-    XENT_LANES_f32, XENT_LANES_f64, absolute, all_equal, element, fill, forced_void, get, lanes, load_first, max_lanes,
-    maximum, multiply_add, put, vec, vf32, vf64, where_equal, where_less, where_true, xent_add_lanes_f32,
-    xent_add_lanes_f64, xent_are_classes, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_half_f32,
-    xent_prefetch, xent_transpose_rows_f32, xent_transpose_rows_f64,
+    XENT_LANES_f32, XENT_LANES_f64, absolute, all_equal, element, fill, forced_void, get, lanes, load_first,
+    max_lanes, maximum, multiply_add, put, store_first, vec, vf32, vf64, where_equal, where_less, where_true,
+    xent_add_lanes_f32, xent_add_lanes_f64, xent_are_classes, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain,
+    xent_half_f32, xent_prefetch, xent_transpose_rows_f32, xent_transpose_rows_f64,
 )
 from xent._core.streaming cimport (
     Curve, Finish, Traffic, curved, finish, multiply_by, no_traffic, scale_to_probabilities, send, send_hessian,
@@ -1810,6 +1811,7 @@ def binary_cross_entropy(problem, options, double divisor, loss, grad, sums, Wor
     work.do(binary_worker, &task, sizeof(BinaryScratch) // sizeof(double))
 
 
+include "_core/divergence_kernels.pxi"
 include "_core/measures.pxi"
 include "_core/fast_path.pxi"
 include "_core/linear.pxi"

@@ -18,11 +18,14 @@ def test_evaluate(both, axis):
     target = random.integers(-1, 7, size=logits[:, 0].shape)
     weight = random.uniform(size=target.shape)
     blocks = (17, 3) if axis == -1 else (17, 3, 2)
-    result = xent.dask.evaluate(
-        da.from_array(logits, chunks=blocks), da.from_array(target, chunks=20), axis=axis, ignore_index=-1,
-        sample_weight=da.from_array(weight, chunks=10), topk=2,
-    )    # fmt: skip
-    assert result == xent.evaluate(logits, target, axis=axis, ignore_index=-1, sample_weight=weight, topk=2)
+    given = {"axis": axis, "ignore_index": -1, "topk": 2}
+    data = da.from_array(logits, chunks=blocks), da.from_array(target, chunks=20)
+    result = xent.dask.evaluate(*data, sample_weight=da.from_array(weight, chunks=10), **given)
+    assert result == xent.evaluate(logits, target, sample_weight=weight, **given)
+    ref = random.normal(size=logits.shape)
+    expected = xent.evaluate(logits, target, reference=ref, **given)
+    for other in (da.from_array(ref, chunks=(23, *blocks[2:], 7)[: ref.ndim]), ref):
+        assert xent.dask.evaluate(*data, reference=other, **given) == expected
 
 
 @pytest.mark.parametrize("shape", [(60, 7), (60, 3, 7)])
@@ -35,8 +38,9 @@ def test_evaluate_tensors_in_memory(engine, shape):
 
 def test_evaluate_columns_of_one_frame(both):
     frame = dd.from_pandas(TABLE, npartitions=5).map_partitions(shuffled).shuffle("i")
-    result = xent.dask.evaluate(frame[F], frame["y"], sample_weight=frame["w"])
-    assert result == xent.evaluate(TABLE[F].to_numpy(), TABLE["y"], sample_weight=TABLE["w"])
+    result = xent.dask.evaluate(frame[F], frame["y"], sample_weight=frame["w"], reference=frame[F] * 2)
+    x = TABLE[F].to_numpy()
+    assert result == xent.evaluate(x, TABLE["y"], sample_weight=TABLE["w"], reference=2 * x)
 
 
 @pytest.mark.parametrize("kind", CONTAINERS)
@@ -78,6 +82,14 @@ def test_evaluate_what_does_not_fit(engine):
         xent.dask.evaluate(frame[F], TABLE["y"][:100])
     with pytest.raises(ValueError, match=r"target has shape \(60, 3\); it must have shape \(60, 2\)"):
         xent.dask.evaluate(da.zeros((60, 2, 4), chunks=20), np.zeros((60, 3), int))
+    for shape, message in (
+        ((60, 2), "reference has 2 dimensions; it must have 3, as logits"),
+        ((60, 2, 3), r"reference has shape \(60, 2, 3\); it must have shape \(60, 2, 4\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            xent.dask.evaluate(da.zeros((60, 2, 4), chunks=20), np.zeros((60, 2), int), reference=np.zeros(shape))
+    with pytest.raises(ValueError, match=r"^partition \d: reference has shape \(\d+, 3\); it must have shape"):
+        xent.dask.evaluate(da.zeros((60, 4), chunks=(20, 4)), np.zeros(60, int), reference=np.zeros((60, 3)))
     with pytest.raises(ValueError, match="axis is 0; it must be -1 or 1"):
         xent.dask.evaluate(frame[F], frame["y"], axis=0)
     assert xent.dask.evaluate(da.from_array([1.0, 2.0], chunks=1), 1).accuracy == 1

@@ -169,7 +169,7 @@ def _measure_blocks(task: _Task, plan: _Plan) -> Iterator[Array]:
         blocks = cut(count, len(so_far[0]), 1)
         sums = new_sums(blocks, task.topk)
         blocks.run(
-            kernels.sum_chunks, task.data.at(rows, logits), len(task.heads) > 1, task.options, task.topk, so_far,
-            task.most, sums,
+            kernels.sum_chunks, task.data.at(rows, buffers[0][:count]), len(task.heads) > 1, task.options, task.topk,
+            so_far, task.most, sums,
         )
         yield sums

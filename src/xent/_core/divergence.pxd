@@ -4,19 +4,18 @@
 #
 #     KL(q || p) = sum of q (exp(delta) - 1 - delta) where q > 0, + sum of p where q = 0
 #
-# (a) Every term is >= 0. The usual sum of q (log q - log p) is the same number, but its terms have both signs and cancel:
-#     what is left of them is noise if p and q are close.
-# (b) An estimate c0 of c is enough. Let A be the sum above with delta = d - c0, and B the sum of p exp(c - c0), minus 1,
-#     computed as the sum of q (exp(delta) - 1), + p where q = 0. Then c = c0 + log1p(B), and
-#     KL = A - (B - log1p(B)), where the second term is about B^2 / 2. B is as small as c0 is good. If the second term is
-#     not small beside A, as for rows that agree but for classes of hardly any probability, all is repeated with the
+# (a) Every term is >= 0. The usual sum of q (log q - log p) is the same number, but its terms have both signs and
+#     cancel: what is left of them is noise if p and q are close.
+# (b) An estimate c0 of c is enough. Let A be the sum above with delta = d - c0, and B the sum of p exp(c - c0),
+#     minus 1, computed as the sum of q (exp(delta) - 1), + p where q = 0. Then c = c0 + log1p(B), and
+#     KL = A - (B - log1p(B)), where the second term is about B^2 / 2. B is as small as c0 is good. If the second term
+#     is not small beside A, as for rows that agree but for classes of hardly any probability, all is repeated with the
 #     better c.
 # (c) Classes come in pieces. Distributions over groups of classes have the same formula, with the shares of the groups
 #     in the place of q and p, and the c of each group in the place of d; the divergence within each group is added,
 #     times its share. So a row is read once, in order.
 #
-# c is kept as what is left of it without the maxima of the two rows, the logarithm of the ratio of the sums of
-# exp(x - m): differences of maxima may overflow.
+# Of c only the log ratio is kept, what is left of it without the maxima of the two rows, whose difference may overflow.
 
 from libc.math cimport INFINITY, NAN, fabs, isfinite, isnan, ldexp, log1p, rint
 
@@ -34,6 +33,7 @@ from xent._core.simd cimport (
 
 cdef struct Mass:               # of the classes of a row that were seen so far
     Peak peak                   # the largest logit; -inf if none of the classes can occur
+    double order                # by which that is the largest, however transformed logits are rounded (see `order_of`)
     Pair rest                   # sum of exp(x - m) over all but that; NaN where there are no probabilities
     bint has_nan
 
@@ -41,13 +41,13 @@ cdef struct Mass:               # of the classes of a row that were seen so far
 cdef struct Compared:           # the classes of two rows that were seen so far
     Mass logits
     Mass reference
-    Pair log_ratio              # c + (maximum of the reference) - (that of the logits), if there are both
+    Pair log_ratio              # of sum exp(x - m) to that of the reference: c without the maxima; if there are both
     double divergence           # of the distributions over these classes
 
 
 cdef inline Mass no_mass() noexcept nogil:
     cdef Mass mass
-    mass.peak, mass.rest, mass.has_nan = no_peak(), single(0), False
+    mass.peak, mass.order, mass.rest, mass.has_nan = no_peak(), -INFINITY, single(0), False
     return mass
 
 
@@ -112,9 +112,8 @@ cdef inline Pair exp_minus(Pair d) noexcept nogil:
 
 
 cdef inline bint is_larger(const Mass* a, const Mass* b) noexcept nogil:
-    """Whether the maximum of a is larger than that of b: as within a piece, the first of those that round alike counts
-    as the larger."""
-    return a.peak.high > b.peak.high
+    """Whether the maximum of a is larger than that of b."""
+    return a.order > b.order
 
 
 cdef inline Mass join_masses(const Mass* first, const Mass* second) noexcept nogil:
@@ -182,8 +181,8 @@ cdef inline double beyond_log(double b) noexcept nogil:
 
 
 cdef inline bint conclude(Compared* both, Pair log_ratio, double a, double b, double within) noexcept nogil:
-    """The divergence from A and B, with `within`, that inside groups, and a better log ratio. Returns whether so much of
-    A was cancelled that they should be computed again with that."""
+    """The divergence from A and B, with `within`, that inside groups, and a better log ratio. Returns whether so much
+    of A was cancelled that both should be computed again with that."""
     cdef double less
     if not fabs(b) < 0.5:
         b = 0           # the rounding errors of large terms
@@ -273,7 +272,9 @@ cdef enum:                      # the vectors that are the same for all classes
     COMPARE_VECTORS = 3
 
 
-cdef inline forced_void load_four(const double* row, Py_ssize_t i, Py_ssize_t n, double otherwise, vec* x) noexcept nogil:
+cdef inline forced_void load_four(
+    const double* row, Py_ssize_t i, Py_ssize_t n, double otherwise, vec* x
+) noexcept nogil:
     """Vectors i to i + 4 of a row, filled up beyond its end; 0 if there is no row."""
     cdef Py_ssize_t j, count
     for j in range(4):
@@ -323,7 +324,9 @@ cdef inline forced_void add_excess(
     accumulate((product[0] + product[1]) + (product[2] + product[3]), &t[HIGH], &t[LOW])
 
 
-cdef inline forced_void compare_fours(const TermPiece* piece, bint has_low, const vec* constants, vec* a, vec* t) noexcept nogil:
+cdef inline forced_void compare_fours(
+    const TermPiece* piece, bint has_low, const vec* constants, vec* a, vec* t
+) noexcept nogil:
     """The vectors that come in fours."""
     cdef Py_ssize_t i
     cdef const vec* low = <const vec*>piece.low
@@ -398,7 +401,8 @@ cdef inline forced_void subtract_terms(
     """out = weight (p - q), from terms and factors. Both products are rounded alike, so that equal terms give 0."""
     cdef Py_ssize_t full = n // lanes(e), tail = n - n // lanes(e) * lanes(e), i
     cdef double unit = 1.0 / (1LL << EXPONENT_HEADROOM)
-    cdef double p_factor = value(multiply(p_lifted, single(weight))), q_factor = value(multiply(q_lifted, single(weight)))
+    cdef double p_factor = value(multiply(p_lifted, single(weight)))
+    cdef double q_factor = value(multiply(q_lifted, single(weight)))
     cdef vec f = fill(e, p_factor * unit), g = fill(e, q_factor * unit)
     if not (suits_terms(e, p_factor) and suits_terms(e, q_factor)):
         for i in range(n):

@@ -155,7 +155,10 @@ cdef inline forced_void exp_polynomials(const vec* f, const vec* square, vec* q,
             add_line(&f[j], &square[j], 0.16666666666666411364, 0.50000000000000106682, &q[j])
 
 
-cdef inline forced_void step_of_excess(const vec* d, double at_f32, double at_f64, vec* q, Py_ssize_t count) noexcept nogil:
+cdef inline forced_void step_of_excess(
+    const vec* d, double at_f32, double at_f64, vec* q, Py_ssize_t count
+) noexcept nogil:
+    """q = q d + a coefficient."""
     cdef Py_ssize_t j
     for j in range(count):
         q[j] = multiply_add(q[j], d[j], fill(d, at_f32 if vec is vf32 else at_f64))

@@ -211,11 +211,11 @@ cdef inline bint fits_curve(const vec* like, double factor, double slope) noexce
 
 cdef inline bint suits_terms(const vec* like, double weight) noexcept nogil:
     """Whether a weight is moderate, and so are products of it with the unit of terms, about 2^-EXPONENT_HEADROOM, and
-    with the inverse of a sum."""
-    cdef double least = 1e-20
+    with the inverse of a sum; and whether it may be a pair (without fused operations, products of pairs overflow
+    early)."""
     if vec is vf64:
-        least = 1e-290
-    return is_moderate(like, weight) and (fabs(weight) > least or weight == 0)
+        return 1e-290 < fabs(weight) < 1e290 or weight == 0
+    return 1e-20 < fabs(weight) < 1e30 or weight == 0
 
 
 cdef inline double multiply_or_zero(double x, double factor) noexcept nogil:

@@ -8,11 +8,19 @@ from typing import Any
 
 import dask
 import dask.array
+import numpy as np
 
 from xent._calls.arrays import to_array
 from xent._calls.scalars import check_integer
 from xent.dask import tasks
-from xent.dask.partitions import Partitions, build_partitions, is_frame, join_collections, use_aligned
+from xent.dask.partitions import (
+    Partitions,
+    build_partitions,
+    is_frame,
+    is_partitioned,
+    join_collections,
+    use_aligned,
+)
 from xent.dask.rounds import add_reduction, present_engine
 from xent.evaluation import Evaluation, StreamingLoss
 
@@ -25,8 +33,9 @@ def evaluate(
     axis: int = -1,
     sample_weight: Any = None,
     ignore_index: int = -100,
+    reference: Any = None,
 ) -> Evaluation:
-    """Loss, accuracy, top-k accuracy, perplexity and entropy of logits in a dask array, in one pass.
+    """The measures of :func:`xent.evaluate`, of logits in a dask array, in one pass.
 
     Parameters
     ----------
@@ -37,6 +46,8 @@ def evaluate(
         As in :func:`xent.evaluate`.
     sample_weight : dask array or series, or array_like, optional
         Of the shape of `target`.
+    reference : dask array or dataframe, or array_like, optional
+        The logits of another model, of the shape of `logits`.
 
     Returns
     -------
@@ -65,12 +76,14 @@ def evaluate(
     engine = present_engine()
 
     def evaluate_partitions(partitions: Partitions) -> StreamingLoss:
-        n = len(partitions)
-        graph, keys = partitions.add_tasks("evaluate", tasks.evaluate_blocks, [empty] * n, partitions.places())
+        names = [column.name for column in partitions.columns]
+        same = [[value] * len(partitions) for value in (empty, names)]
+        graph, keys = partitions.add_tasks("evaluate", tasks.evaluate_blocks, *same, partitions.places())
         (stream,) = engine.compute(graph, keys, [add_reduction(graph, keys, "merge", tasks.merge_streams)])
         return stream   # type: ignore[no-any-return]
 
-    partitions = _move_classes_last(logits, axis, {"target": target, "sample_weight": sample_weight})
+    columns = {"target": target, "sample_weight": sample_weight, "reference": reference}
+    partitions = _move_classes_last(logits, axis, columns)
     return use_aligned(partitions, engine, False, evaluate_partitions).result()
 
 
@@ -81,6 +94,8 @@ def _move_classes_last(logits: Any, axis: int, columns: dict[str, Any]) -> Parti
     collection of its own, cut along the first axis only.
     """
     columns = {name: value for name, value in columns.items() if value is not None}
+    if "reference" in columns:
+        columns["reference"] = _move_reference(columns["reference"], axis, logits.ndim)
     if logits.ndim < 3:
         if isinstance(logits, dask.array.Array):
             logits = dask.array.moveaxis(logits, axis, -1).rechunk({logits.ndim - 1: -1})
@@ -94,10 +109,24 @@ def _move_classes_last(logits: Any, axis: int, columns: dict[str, Any]) -> Parti
     for name, value in columns.items():
         is_dask = isinstance(value, dask.array.Array)
         array = value if is_dask else dask.array.from_array(to_array(name, value), chunks=-1)
-        if array.ndim != logits.ndim - 1 or array.shape[1:] != logits.shape[1:-1]:
-            raise ValueError(f"{name} has shape {array.shape}; it must have shape {logits.shape[:-1]}")
+        wanted = logits.shape if name == "reference" else logits.shape[:-1]
+        if array.ndim != len(wanted) or array.shape[1:] != wanted[1:]:
+            raise ValueError(f"{name} has shape {array.shape}; it must have shape {wanted}")
         given[name] = _split_inner_axes(array.rechunk({i + 1: chunks for i, chunks in enumerate(inner)}))
     return join_collections(given)
+
+
+def _move_reference(reference: Any, axis: int, ndim: int) -> Any:
+    """The reference as the logits are: with all classes in the last axis of each block."""
+    if not isinstance(reference, dask.array.Array):
+        if is_partitioned(reference) or hasattr(reference, "iloc"):
+            return reference
+        reference = to_array("reference", reference)
+    if reference.ndim != ndim:
+        raise ValueError(f"reference has {reference.ndim} dimensions; it must have {ndim}, as logits")
+    if isinstance(reference, np.ndarray):
+        return np.moveaxis(reference, axis, -1)
+    return dask.array.moveaxis(reference, axis, -1).rechunk({ndim - 1: -1})
 
 
 def _split_inner_axes(array: Any) -> list[Any]:

@@ -287,15 +287,14 @@ def count_right(model: Any, place: str, *blocks: Any) -> tuple[float, float]:
         return model.score(X, partition.y, partition.weight) * weight, weight
 
 
-def evaluate_blocks(empty: StreamingLoss, place: str, *blocks: Any) -> StreamingLoss:
-    """A stream with the options of `empty` that has seen blocks of the logits, the target and perhaps the weights."""
-    names = ("logits", "target", "sample_weight")
-    logits, target, *weight = blocks
-    if getattr(target, "shape", ()) or getattr(logits, "ndim", 2) > 1:
+def evaluate_blocks(empty: StreamingLoss, names: Sequence[str], place: str, *blocks: Any) -> StreamingLoss:
+    """A stream with the options of `empty` that has seen blocks of the arguments of `update` that have these names."""
+    given = dict(zip(names, blocks, strict=True))
+    if getattr(given["target"], "shape", ()) or getattr(given["logits"], "ndim", 2) > 1:
         check_lengths(place, names, blocks)
     check_indexes(place, names, blocks)
     with prefix_errors(place):
-        return _new_stream(empty).update(logits, target, sample_weight=weight[0] if weight else None)
+        return _new_stream(empty).update(**given)
 
 
 def merge_streams(streams: Sequence[StreamingLoss]) -> StreamingLoss:
