@@ -105,7 +105,6 @@ def kl_divergence(
     sums: Doubles,
     work: Work,
 ) -> None: ...
-
 def evaluate(
     problem: Batch,
     reference: Array | None,

@@ -43,6 +43,13 @@ assert_type(xent.binary_cross_entropy(x, x, grad_out=x, reduction="none"), tuple
 assert_type(xent.categorical_cross_entropy(x, y), float)
 assert_type(xent.categorical_cross_entropy(x, y, reduction="none", axis=0), Array)
 
+assert_type(xent.kl_divergence(x, [[0.0, 1.0, 2.0]] * 2, where=x > 0), float)
+assert_type(xent.kl_divergence(x, x, reduction="none"), Array)
+assert_type(xent.kl_divergence(x, x, return_grad=True), tuple[float, Array])
+assert_type(xent.kl_divergence(x, x, grad_out=x, reduction="none"), tuple[Array, Array])
+assert_type(xent.kl_divergence(x, x, return_grad=flag), float | Array | tuple[float | Array, Array])
+xent.kl_divergence(x, x, softcap=5.0)  # type: ignore[call-overload]
+
 assert_type(xent.linear_cross_entropy(x, x, y, bias=y), float)
 assert_type(xent.linear_cross_entropy(x, x, y, reduction="none"), Array)
 assert_type(xent.linear_cross_entropy(x, x, y, return_grad=True), tuple[float, Gradients])
@@ -56,7 +63,8 @@ assert_type(xent.logsumexp(x, where=x > 0, return_sign=True), tuple[Array, Array
 assert_type(xent.logsumexp(x), Array)
 assert_type(xent.logsumexp(x, b=[1.0, -1.0, 1.0], return_sign=True), tuple[Array, Array])
 assert_type(xent.log_loss(["a", "b"], x), float)
-assert_type(xent.evaluate(x, y).topk, dict[int, float])
+assert_type(xent.evaluate(x, y, reference=x).topk, dict[int, float])
+assert_type(xent.linear_evaluate(x, x, y, reference=(x, x), topk=3).kl, float)
 
 objective = Multiclass(3, target=x, class_weight=[1, 2, 3], label_smoothing=0.1)
 assert_type(objective.xgboost_sklearn(y, x, sample_weight=y), tuple[NDArray[np.float32], NDArray[np.float32]])
