@@ -62,6 +62,10 @@ def results(dtype, layout):
             yield "logsumexp", xent.logsumexp(x, n_threads=threads)
             yield "softmax", xent.softmax(x, n_threads=threads)
             yield "log_softmax", xent.log_softmax(x, n_threads=threads)
+        mask = LAYOUTS[layout](numbers((rows, n), 4) < 2)
+        for name in ("logsumexp", "softmax", "log_softmax"):
+            yield f"{name}, mask", getattr(xent, name)(x, where=mask)
+            yield f"{name}, mask", getattr(xent, name)(x, where=mask[1])
         if x.dtype.itemsize > 2:
             yield "logsumexp of factors", xent.logsumexp(x, b=numbers((n,), 7), return_sign=True)[0]
         for target_name, target in targets_of(n, rows):
