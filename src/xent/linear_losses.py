@@ -216,7 +216,8 @@ def linear_evaluate(
     logit_scale : float, default 1.0
         Multiplies the logits, also those of the reference.
     softcap : float, optional
-        Above 0: logits become ``softcap * tanh(logit_scale * logits / softcap)``, also those of the reference.
+        Above 0: logits become ``softcap * tanh(logit_scale * logits / softcap)``, also those of the reference. That
+        does not make ties of them, even where they round alike.
     reference : tuple of array_like, optional
         Another model for the same rows and classes, ``(X, weight)`` or ``(X, weight, bias)``; its features may be more
         or fewer, and of another type.

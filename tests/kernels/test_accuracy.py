@@ -533,6 +533,48 @@ def test_table():
         assert all(worst[name, dtype, "xent", kind] <= bounds.get(name, PROBABILITY) for kind in KINDS)
 
 
+def peers_of_divergence():
+    """For each installed library, a function of logits and a reference that returns the divergence of each row."""
+    yield "xent", lambda x, ref: xent.kl_divergence(x, ref, reduction="none")
+    if find_spec("torch"):
+        import torch
+
+        def with_torch(x, ref):
+            log_p, log_q = (torch.log_softmax(torch.tensor(a), 1) for a in (x, ref))
+            return torch.nn.functional.kl_div(log_p, log_q, reduction="none", log_target=True).sum(1).numpy()
+
+        yield "PyTorch", with_torch
+    if find_spec("jax"):
+        import jax
+
+        def with_jax(x, ref):
+            """optax.losses.kl_divergence_with_log_targets"""
+            with jax.enable_x64(x.dtype == np.float64):
+                log_p, log_q = jax.nn.log_softmax(x), jax.nn.log_softmax(ref)
+                return np.asarray((jax.numpy.exp(log_q) * (log_q - log_p)).sum(-1))
+
+        yield "optax", with_jax
+
+
+@pytest.mark.deep       # the bound is that of test_kl_divergence
+@pytest.mark.filterwarnings("ignore")       # of the peers
+def test_table_of_divergences():
+    """The same for the divergence of rows of 1000 classes: the largest relative error, by how far the logits are from
+    those of the reference."""
+    differences = [1e-6, 1e-5, 1e-4, *DIFFERENCES]
+    print("\n| type, library | " + " | ".join(f"{d:g}" for d in differences) + " |\n|---|" + "---|" * len(differences))
+    for dtype in DTYPES:
+        cell = Cell(dtype, "N(0, 1)", 1000, 200_000)
+        noise = cell.rng.normal(size=cell.logits.shape)
+        refs = [(cell.logits.astype(np.float64) + difference * noise).astype(dtype) for difference in differences]
+        exact = [reference.kl_divergence(cell.logits, ref, reduction="none")[0] for ref in refs]
+        for peer, call in peers_of_divergence():
+            results = [call(cell.logits, ref) for ref in refs]
+            errors = [float(np.max(np.abs(a - e) / e)) for a, e in zip(results, exact, strict=True)]
+            print(f"| {dtype.__name__}, {peer} | " + " | ".join(f"{error:.0e}" for error in errors) + " |")
+            assert peer != "xent" or max(errors[3:]) <= DIVERGENCE * np.finfo(dtype).eps
+
+
 def format_error(error, dtype):
     """The error in ulp, or "all" if no digit is right."""
     if error * np.finfo(dtype).eps > 0.2:

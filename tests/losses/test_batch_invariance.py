@@ -153,6 +153,10 @@ def cross_entropy(target, option, r, **how):
     return xent.cross_entropy(r.x, TARGETS[target](r), ignore_index=IGNORED, **OPTIONS[option](r), **BOTH, **how)
 
 
+def kl_divergence(option, r, **how):
+    return xent.kl_divergence(r.x, r.b, **OPTIONS[option](r), **BOTH, **how)
+
+
 FUNCTIONS = {
     "logsumexp": lambda r, **how: xent.logsumexp(r.x, **how),
     "logsumexp with factors": lambda r, **how: xent.logsumexp(r.x, b=r.b, return_sign=True, **how),
@@ -162,6 +166,13 @@ FUNCTIONS = {
         f"cross_entropy, {target}, {option}": functools.partial(cross_entropy, target, option)
         for target in TARGETS for option in OPTIONS
     },
+    **{
+        f"kl_divergence, {option}": functools.partial(kl_divergence, option)
+        for option in ("no option", "sample_weight", "where", "logit_scale", "negative logit_scale", "huge logit_scale")
+    },
+    "divergence from a reference with strange rows": lambda r, **how: xent.kl_divergence(
+        r.b, r.x, sample_weight=r.weight, where=r.where, **BOTH, **how
+    ),
     "gradient of the sum of cross_entropy": lambda r, **how: xent.cross_entropy(
         r.x, r.labels, sample_weight=r.weight, ignore_index=IGNORED, reduction="sum", return_grad=True, **how
     )[1],
@@ -190,7 +201,9 @@ FUNCTIONS = {
         r.p, r.one_hot, sample_weight=r.p, **BOTH, **how
     ),
 }   # fmt: skip
-OUTPUTS = {"softmax": "out", "log_softmax": "out", "cross_entropy": "grad_out"}     # which may be the logits
+OUTPUTS = {     # which may be the logits
+    "softmax": "out", "log_softmax": "out", "cross_entropy": "grad_out", "kl_divergence": "grad_out"
+}
 each_function = pytest.mark.parametrize("name", FUNCTIONS)
 
 
@@ -299,16 +312,18 @@ def test_measures(dtype):
         stream = xent.StreamingLoss(**options)
         for i in range(len(rows)):
             k = slice(i, i + 1)
-            stream.update(rows.x[k], rows.labels[k], sample_weight=weight[k])
+            stream.update(rows.x[k], rows.labels[k], sample_weight=weight[k], reference=rows.b[k])
         alone = stream.result()
         assert alone.weight > 0
         assert math.isfinite(alone.loss)
+        assert math.isfinite(alone.kl)
         for moved, axis in make_moved(*problem):
-            moved_weight = weight.reshape(moved.weight.shape)
-            assert xent.evaluate(moved.x, moved.labels, axis=axis, sample_weight=moved_weight, **options) == alone
+            given = {"sample_weight": weight.reshape(moved.weight.shape), "reference": moved.b, **options}
+            assert xent.evaluate(moved.x, moved.labels, axis=axis, **given) == alone
         with small_blocks(problem[1]):
+            given = {"sample_weight": weight, "reference": rows.b, **options}
             for n_threads in (1, 2, 5):
-                assert xent.evaluate(rows.x, rows.labels, sample_weight=weight, n_threads=n_threads, **options) == alone
+                assert xent.evaluate(rows.x, rows.labels, n_threads=n_threads, **given) == alone
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

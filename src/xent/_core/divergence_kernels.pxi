@@ -166,7 +166,7 @@ cdef Pair logit_of_piece(const double* x, const double* low, Py_ssize_t j, const
 
 cdef bint compare_again(const TermPiece* piece, Pair log_ratio, Compared* compared, const vec* like) noexcept nogil:
     """`compare_piece` from this log ratio, class by class in float64. Returns whether to repeat it with a better."""
-    cdef Pair p_scale = scale_of(&piece.sums), q_scale = scale_of(&piece.ref_sums), x, ref, delta
+    cdef Pair p_scale = scale_of(&piece.sums), q_scale = scale_of(&piece.ref_sums), total = single(0), x, ref, delta
     cdef double p, q
     cdef Py_ssize_t j
     cdef ABSums sums
@@ -175,6 +175,7 @@ cdef bint compare_again(const TermPiece* piece, Pair log_ratio, Compared* compar
         x, ref = logit_of_piece(piece.x, piece.low, j, like), logit_of_piece(piece.ref, piece.ref_low, j, like)
         p = get(<const vec*>piece.e, j) * value(p_scale)
         q = get(<const vec*>piece.q, j) * value(q_scale)
+        add(&total, q)      # which is 1 but for rounding
         if ref.high == -INFINITY:
             add_class(p, 0, INFINITY, &sums)
         elif x.high == -INFINITY:
@@ -185,7 +186,7 @@ cdef bint compare_again(const TermPiece* piece, Pair log_ratio, Compared* compar
                 difference_of(x, peak_of(&compared.logits)), difference_of(ref, peak_of(&compared.reference))
             )
             add_class(p, q, value(difference_of(delta, log_ratio)), &sums)
-    return conclude(compared, log_ratio, value(sums.a), value(sums.b), 0)
+    return conclude(compared, log_ratio, value(divide(sums.a, total)), value(divide(sums.b, total)), 0)
 
 
 cdef void compare_piece(const TermPiece* piece, Compared* compared, const vec* like) noexcept nogil:
