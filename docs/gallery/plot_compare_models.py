@@ -48,9 +48,9 @@ for name, r in results.items():
     print(f"{name:8} {r.loss:6.3f} {r.accuracy:9.3f} {r.ece:7.3f} {r.agreement:10.3f} {r.kl:9.2g}")
 
 # %%
-# With 8 bits nothing has happened; the divergence says how little. It falls by about 16 for each two bits, as the square
-# of the rounding, long after accuracy and agreement have come to rest. With few bits, the model errs more, and its
-# probabilities no longer fit: the calibration error grows.
+# With 8 bits nothing has happened; the divergence says how little. It falls by about 16 for each two bits, as the
+# square of the rounding, long after accuracy and agreement have come to rest. With few bits, the model errs more, and
+# its probabilities no longer fit: the calibration error grows.
 
 names = list(results)[1:]
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.5))

@@ -1,4 +1,4 @@
-"""Every example of the gallery runs, without a screen."""
+"""The scripts of the gallery run."""
 
 import ast
 import importlib.util
@@ -11,31 +11,37 @@ import pytest
 
 import xent
 
-SCRIPTS = sorted(Path(__file__).parents[2].glob("docs/gallery/plot_*.py"))
+SCRIPTS = sorted((Path(__file__).parents[2] / "docs" / "gallery").glob("plot_*.py"))
+each_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 
 
-def find_missing(script):
-    """Libraries that a script imports and that are not installed."""
-    nodes = ast.walk(ast.parse(script.read_text("utf-8")))
-    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    nodes = ast.walk(ast.parse(script.read_text("utf-8")))
-    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
-    tops = {name.partition(".")[0] for name in names}
-    return sorted(name for name in tops if importlib.util.find_spec(name) is None)
+def imports_of(script):
+    """The packages that a script imports, by their first names."""
+    for node in ast.walk(ast.parse(script.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.partition(".")[0]
 
 
-def test_there_are_examples():
-    assert len(SCRIPTS) >= 7
-
-
-@pytest.mark.deep
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_example(script, tmp_path):
-    missing = find_missing(script)
+@pytest.mark.deep       # each takes seconds
+@each_script
+def test_script(script, tmp_path):
+    missing = [name for name in imports_of(script) if importlib.util.find_spec(name) is None]
     if missing:
         pytest.skip(f"needs {', '.join(missing)}")
-    path = os.pathsep.join([str(Path(xent.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": path}
-    command = [sys.executable, "-W", "error", str(script)]
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
+    source = str(Path(xent.__file__).parents[1])
+    environment = {**os.environ, "MPLBACKEND": "Agg", "MPLCONFIGDIR": str(tmp_path), "PYTHONPATH": source}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@each_script
+def test_a_script_has_a_title(script):
+    """The first lines of its docstring, as sphinx-gallery needs it; and text in cells."""
+    title, underline, *rest = ast.get_docstring(ast.parse(script.read_text("utf-8"))).splitlines()
+    assert underline == "=" * len(title)
+    assert any(rest)
+    assert "\n# %%\n" in script.read_text("utf-8")
