@@ -274,8 +274,8 @@ def fit_temperature(logits, labels, *, axis=-1, sample_weight=None, ignore_index
 
     def excess(log_t):
         """What the predicted distances from the maximum exceed the labels' by: the slope of the loss, times T^2."""
-        p = softmax(-d / np.exp(log_t))
-        return (s[s > 0] * times(p, d).sum(-1)).sum() - own
+        e = np.exp(-d / np.exp(log_t))
+        return (s[s > 0] * (times(e, d).sum(-1) / e.sum(-1))).sum() - own
 
     if own == 0:
         return 0.0

@@ -12,9 +12,9 @@ from xent._core.exponentials cimport EXPONENT_HEADROOM, FOLD_VECTORS, HIGH, LOW,
 from xent._core.pairs cimport MAX_LANES, Pair, accumulate, single, sum_pairs
 from xent._core.scratch cimport MAX_TILE_VECTORS
 from xent._core.simd cimport (
-    XENT_HAS_PARTS, absolute, fill, forced_void, get, lanes, maximum, minimum, multiply_add, multiply_rest, put,
-    read_columns, residual, to_columns, to_rows, vec, vf32, vf64, where_equal, where_less, write_columns,
-    xent_half_f32,
+    XENT_HAS_PARTS, XENT_LANES_f32, XENT_LANES_f64, absolute, fill, forced_void, get, lanes, maximum, minimum,
+    multiply_add, multiply_rest, put, read_columns, residual, to_columns, to_rows, vec, vf32, vf64, where_equal,
+    where_less, write_columns, xent_half_f32,
 )
 from xent._core.strided cimport Operand, gather, is_native, is_plain, place, row_of, scatter
 
@@ -208,7 +208,7 @@ cdef inline void add_lanes(TileTotals* totals, const vec* pairs) noexcept nogil:
     for h in range(MAX_TILE_VECTORS):
         pair = pairs + 2 * h
         if vec is vf32:
-            for half in range(2):
+            for half in range(XENT_LANES_f32 // XENT_LANES_f64):     # 1 where vectors are single numbers
                 accumulate(
                     xent_half_f32(pair[HIGH], half) + xent_half_f32(pair[LOW], half), &totals.high[2 * h + half],
                     &totals.low[2 * h + half]
