@@ -366,7 +366,7 @@ def test_kl_divergence(cell):
     """Large cells with every difference and two shifts, small ones with some of them, in turns."""
     for i, difference in enumerate(DIFFERENCES):
         for j, shift in enumerate(SHIFTS):
-            if (i + 2 * j + sum(cell.seed)) % (2 if cell.is_large else 8) == 0:
+            if (i + 2 * j + sum(cell.seed)) % (2 if cell.is_large else 12) == 0:
                 check_divergence(cell, difference, shift)
 
 

@@ -104,22 +104,22 @@ def test_every_option_is_that_of_the_twin(options, blocks, compares, dtype, monk
 
 
 @each_dtype
-@pytest.mark.parametrize("classes", [1, 2, 100, 300, CHUNK - 1, CHUNK, CHUNK + 1, 5000])
+@pytest.mark.parametrize("classes", [1, 2, 100, CHUNK - 1, CHUNK, CHUNK + 1, 5000])
 def test_exact_products(classes, dtype, monkeypatch):
     """Ties are ranked alike wherever the classes are cut; where they are cut as in evaluate, all bits are the same."""
-    X, weight, y, bias, ref = integers((30,), classes, dtype)
-    sample_weight = np.arange(30) % 4 / 2
+    X, weight, y, bias, ref = integers((20,), classes, dtype)
+    sample_weight = np.arange(20) % 4 / 2
     for options in ({}, {"bias": bias}, {"bias": bias, "logit_scale": -0.5}):
         scale = options.get("logit_scale", 1)
         logits, ref_logits = logits_of(X, weight, options.get("bias"), dtype) * scale, logits_of(*ref, dtype) * scale
         for reference_given, ref_given in ((None, None), (ref, ref_logits)):
-            given_options = {"topk": (1, 2, 5, classes), "sample_weight": sample_weight}
+            given_options = {"topk": (1, 2, 5, min(classes, 300)), "sample_weight": sample_weight}
             expected = xent.evaluate(logits, y, reference=ref_given, **given_options)
             actual = xent.linear_evaluate(X, weight, y, reference=reference_given, **options, **given_options)
             assert_close(actual, expected, np.finfo(dtype).eps)
             if classes > 256 and scale == 1:       # fewer come side by side in evaluate
                 np.testing.assert_equal(tuple(actual), tuple(expected))
-            for rows, chunk in ((16, 500), (30, 999)) if classes > 300 else ((7, 64),):
+            for rows, chunk in ((11, 500), (20, 999)) if classes > 300 else ((7, 64),):
                 small_blocks(monkeypatch, rows, chunk)
                 again = xent.linear_evaluate(X, weight, y, reference=reference_given, **options, **given_options)
                 assert_close(again, expected, np.finfo(dtype).eps)
@@ -291,14 +291,14 @@ CASES = {       # lead, classes, features, max_scratch, options
     "a vocabulary": ((50,), 128_256, 4, 3 << 20, {}),
     "many features": ((64,), 10, 20_000, 2 << 20, {}),
     "capped": ((100,), 5_000, 16, 2 << 20, {"softcap": 5.0}),
-    "two axes": ((20, 30), 3_000, 16, 2 << 20, {}),
-    "many ranks": ((100,), 3_000, 16, 2 << 20, {"topk": (1, 500)}),
+    "two axes": ((10, 20), 3_000, 16, 2 << 20, {}),
+    "many ranks": ((100,), 3_000, 16, 2 << 20, {"topk": (1, 300)}),
 }
 
 
 @pytest.mark.parametrize(("layout", "dtype"), [
-    ("C", np.float32), ("reversed", np.float16), *(pytest.param(*more, marks=pytest.mark.deep) for more in (
-        ("Fortran", np.float32), ("reversed", np.float64), ("every other", np.float32)
+    ("C", np.float32), *(pytest.param(*more, marks=pytest.mark.deep) for more in (
+        ("reversed", np.float16), ("Fortran", np.float32), ("reversed", np.float64), ("every other", np.float32)
     )),
 ])  # fmt: skip
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

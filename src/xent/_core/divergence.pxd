@@ -96,7 +96,7 @@ cdef inline Pair gap_between(const Mass* low, const Mass* high) noexcept nogil:
 
 
 cdef inline Pair exp_minus(Pair d) noexcept nogil:
-    """exp(-d) for d >= 0, to about 2^-57."""
+    """exp(-d) for d >= 0, or below by a rounding; to about 2^-57."""
     cdef double k = rint(d.high * LOG2_E)
     cdef Pair rest, result
     if not k < 1100:
@@ -131,6 +131,7 @@ cdef inline Mass join_masses(const Mass* first, const Mass* second) noexcept nog
 
 
 cdef inline double share_of(const Mass* part, const Mass* whole) noexcept nogil:
+    """The probability of a group of classes."""
     if is_empty(part):
         return 0
     return value(divide(
@@ -164,7 +165,8 @@ cdef inline double excess(double d) noexcept nogil:
 
 
 cdef inline void add_class(double p, double q, double delta, ABSums* sums) noexcept nogil:
-    """A class, or a group of classes as one. Where exp(delta) is no small change, p is more exact than q exp(delta)."""
+    """A += q (exp(delta) - 1 - delta), B += q (exp(delta) - 1); where q is 0, both += p. Where exp(delta) is no small
+    change, p is more exact than q exp(delta)."""
     cdef double more
     if fabs(delta) <= 1:
         more = q * excess(delta)
@@ -196,6 +198,7 @@ cdef inline bint conclude(Compared* both, Pair log_ratio, double a, double b, do
 cdef inline void add_group(
     const Compared* group, const Compared* both, Pair log_ratio, ABSums* sums, double* within
 ) noexcept nogil:
+    """A group of classes as one class, and the divergence within it, times its share."""
     cdef double p = share_of(&group.logits, &both.logits), q = share_of(&group.reference, &both.reference)
     cdef Pair delta
     if is_empty(&group.reference):

@@ -1,5 +1,6 @@
-# Part of _kernels.pyx, since functions that are not inline cannot be in a .pxd: how far rows are from those of a reference
-# (see divergence.pxd). Rows come in pieces, which are joined in order; rows of few classes are computed side by side.
+# Part of _kernels.pyx, since functions that are not inline cannot be in a .pxd: how far rows are from those of a
+# reference (see divergence.pxd). Rows come in pieces, which are joined in order; rows of few classes are computed side
+# by side.
 
 
 cdef struct PieceScratch:       # rows of a piece
@@ -22,7 +23,7 @@ cdef inline bint has_piece_tiles(const Batch* batch) noexcept nogil:
 cdef Py_ssize_t lay_out_pieces(
     const Batch* batch, const Batch* reference, double* start, PieceScratch* scratch
 ) noexcept nogil:
-    """Wide enough for float64, in which rows that overflow float32 are computed again."""
+    """Wide enough for float64, in which rows whose scaled logits overflow float32 are computed again."""
     cdef Memory memory
     cdef Py_ssize_t space = row_space(PIECE_ELEMENTS)
     cdef bint compares = reference.logits.kind != ABSENT, has_tiles = has_piece_tiles(batch)
@@ -165,7 +166,7 @@ cdef Pair logit_of_piece(const double* x, const double* low, Py_ssize_t j, const
 
 
 cdef bint compare_again(const TermPiece* piece, Pair log_ratio, Compared* compared, const vec* like) noexcept nogil:
-    """`compare_piece` from this log ratio, class by class in float64. Returns whether to repeat it with a better."""
+    """`compare_piece` from this log ratio, class by class in float64. Returns whether the new one is worth a pass."""
     cdef Pair p_scale = scale_of(&piece.sums), q_scale = scale_of(&piece.ref_sums), total = single(0), x, ref, delta
     cdef double p, q
     cdef Py_ssize_t j
