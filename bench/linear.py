@@ -161,6 +161,31 @@ def measure(shape: Shape, thread_counts: Sequence[int], **timing: Any) -> tuple[
     return measure_scratch(layer), results
 
 
+Measured = dict[Shape, tuple[float, dict[int, list[Result]]]]      # scratch in MiB, and results by threads
+
+
+def make_table(measured: Measured) -> str:
+    rows = []
+    for shape, (scratch, by_threads) in measured.items():
+        for count, results in by_threads.items():
+            for result in results:
+                seconds = report.format_seconds(result.seconds.median) if result.seconds else "WRONG"
+                own = f"{report.format_number(scratch)} MiB" if result.name == "xent" else ""
+                size = " x ".join(map(str, shape))
+                rows.append([size, str(count), result.name, seconds, report.format_spread(result.ratio), own])
+    return report.format_table(["rows x classes x features", "threads", "what", "time", "ratio", "scratch"], rows)
+
+
+def record(measured: Measured) -> tuple[list[dict[str, Any]], list[tuple[str, Result]]]:
+    """What goes to the JSON file, and every result with its setting."""
+    cells, found = [], []
+    for shape, (scratch, by_threads) in measured.items():
+        for count, results in by_threads.items():
+            cells.append({"shape": shape, "threads": count, "scratch": scratch, "results": report.record(results)})
+            found += [(f"{shape} {report.format_threads(count)}", result) for result in results]
+    return cells, found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     description = "Time the loss and gradients of a linear layer."
     parser = report.make_parser(description, quick="a small layer on one thread, in seconds", grid=False)
@@ -180,17 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         in NumPy, into given arrays. One after the other: with cross_entropy of all logits between them. Scratch: what
         xent allocates beyond its results.""",
     )
-    rows, cells, found = [], [], []
-    for shape, (scratch, by_threads) in measured.items():
-        for count, results in by_threads.items():
-            cells.append({"shape": shape, "threads": count, "scratch": scratch, "results": report.record(results)})
-            found += [(f"{shape} {report.format_threads(count)}", result) for result in results]
-            for result in results:
-                seconds = report.format_seconds(result.seconds.median) if result.seconds else "WRONG"
-                own = f"{report.format_number(scratch)} MiB" if result.name == "xent" else ""
-                size = " x ".join(map(str, shape))
-                rows.append([size, str(count), result.name, seconds, report.format_spread(result.ratio), own])
-    print(report.format_table(["rows x classes x features", "threads", "what", "time", "ratio", "scratch"], rows))
+    print(make_table(measured))
+    cells, found = record(measured)
     return int(bool(this.finish(options.json, found, cells=cells)))
 
 

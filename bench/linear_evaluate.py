@@ -20,11 +20,9 @@ import numpy as np
 from harness import report
 from harness.cases import Floats, Labels
 from harness.timing import Candidate, Result, check_and_time
-from linear import use_threads_everywhere
+from linear import Shape, make_table, record, use_threads_everywhere
 
 import xent
-
-Shape = tuple[int, int, int]    # rows, classes, features
 
 SHAPES: tuple[Shape, ...] = ((4096, 128256, 1024),)
 QUICK_SHAPES: tuple[Shape, ...] = ((1024, 16000, 256),)
@@ -133,17 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         """Time / time of the float32 products of both layers alone: median of the rounds (quartiles). Scratch: the peak
         of what xent allocates.""",
     )
-    rows, cells, found = [], [], []
-    for shape, (scratch, by_threads) in measured.items():
-        for count, results in by_threads.items():
-            cells.append({"shape": shape, "threads": count, "scratch": scratch, "results": report.record(results)})
-            found += [(f"{shape} {report.format_threads(count)}", result) for result in results]
-            for result in results:
-                seconds = report.format_seconds(result.seconds.median) if result.seconds else "WRONG"
-                own = f"{report.format_number(scratch)} MiB" if result.name == "xent" else ""
-                size = " x ".join(map(str, shape))
-                rows.append([size, str(count), result.name, seconds, report.format_spread(result.ratio), own])
-    print(report.format_table(["rows x classes x features", "threads", "what", "time", "ratio", "scratch"], rows))
+    print(make_table(measured))
+    cells, found = record(measured)
     return int(bool(this.finish(options.json, found, cells=cells)))
 
 

@@ -41,8 +41,8 @@ print(f"T = {T:.3f}: loss on the test rows {before:.3f} -> {after:.3f}")
 # %%
 # Said and done
 # -------------
-# Among the rows where the model says "70%", 70% should be right. The expected calibration error is the mean distance
-# between the two, weighted by the number of rows in each bin.
+# Among the rows where the model says "70%", 70% should be right. The calibration error, `ece` of :func:`xent.evaluate`,
+# is the mean distance between the two, in bins of such rows.
 
 
 def compare_bins(p, labels, n_bins=10):
@@ -59,13 +59,13 @@ figure, axes = plt.subplots(1, 2, figsize=(8, 4), sharey=True)
 for axis, name, scale in zip(axes, ("as fitted", f"divided by T = {T:.2f}"), (1, 1 / T), strict=True):
     p = xent.softmax(scale * logits[test])
     said, right, count = compare_bins(p, y[test])
-    error = np.average(np.abs(said - right), weights=count)
-    print(f"{name}: calibration error {error:.3f}, accuracy {np.mean(p.argmax(axis=1) == y[test]):.3f}")
+    result = xent.evaluate(scale * logits[test], y[test])
+    print(f"{name}: calibration error {result.ece:.3f}, accuracy {result.accuracy:.3f}")
     axis.plot([0, 1], [0, 1], ":", color="grey")
     many = count >= 10      # the share of a few rows says little
     axis.plot(said[many], right[many], "-", color="C0")
     axis.scatter(said[many], right[many], s=count[many], color="C0", alpha=0.6)
-    axis.set(title=f"{name}\ncalibration error {error:.3f}", xlabel="probability that the model says", xlim=(0, 1))
+    axis.set(title=f"{name}\ncalibration error {result.ece:.3f}", xlabel="probability that the model says", xlim=(0, 1))
 axes[0].set_ylabel("share of right predictions")
 figure.tight_layout()
 

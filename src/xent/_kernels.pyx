@@ -604,11 +604,6 @@ cdef inline double term_to_scale(double result, double factor, const vec* like) 
     return term if least < fabs(term) < most or term == 0 else INFINITY
 
 
-cdef inline Pair share_of(const RowSum* sums) noexcept nogil:
-    """The probability of a class for each unit of its term."""
-    return multiply(sums.unit, sums.inverse)
-
-
 cdef inline Curve hessian_of(
     const RowSum* sums, Py_ssize_t peak, Pair mass, double factor, const vec* like
 ) noexcept nogil:
@@ -616,7 +611,7 @@ cdef inline Curve hessian_of(
     `factor` what makes p mass of a term. Where p_c <= 1/2, nothing cancels in 1 - p_c; only at the maximum p_c may be
     larger, but there 1 - p_c is r / s."""
     cdef Curve curve
-    cdef Pair share = share_of(sums)
+    cdef Pair share = scale_of(sums)
     curve.peak, curve.label = peak, NO_CLASS
     curve.mass, curve.share, curve.factor = value(mass), value(share), factor
     if vec is vf32:         # numbers are enough
@@ -726,7 +721,7 @@ cdef void write_gradient(
         terms = gradient_of(batch, row, scale_pair(scale, row.result_exponent))
         if wants_hess:
             mass = curvature_mass(batch, row, scale)
-            curve = hessian_of(&row.sums, peak, mass, value(multiply(mass, share_of(&row.sums))), like)
+            curve = hessian_of(&row.sums, peak, mass, value(multiply(mass, scale_of(&row.sums))), like)
     while start < n:
         count = min(reader.piece, n - start)
         if not reader.reads_whole_rows:
@@ -827,17 +822,6 @@ cdef inline Peak find_peak(
         raise_peak(&peak, gather_masked(x, where, i, start, count, scratch, like), <vec*>NULL, start, count)
         start += count
     return peak
-
-
-cdef inline bint lacks_numbers(const Operand* x, Py_ssize_t i, Py_ssize_t piece, vec* buffer) noexcept nogil:
-    """Whether there is a NaN in a row."""
-    cdef Py_ssize_t start = 0, count
-    while start < x.n:
-        count = min(piece, x.n - start)
-        if has_nan(gather(x, i, start, count, buffer), count):
-            return True
-        start += count
-    return False
 
 
 cdef inline vec* read_row(

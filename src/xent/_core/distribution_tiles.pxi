@@ -1,5 +1,5 @@
-# Part of _kernels.pyx: losses of few classes whose target has mass on several of them, a distribution or a smoothed label,
-# with rows side by side (see tiles.pxd). Rows that a tile has no answer for are left to `cross_entropy_rows`.
+# Part of _kernels.pyx: losses of few classes whose target has mass on several of them, a distribution or a smoothed
+# label, with rows side by side (see tiles.pxd). Rows that a tile has no answer for are left to `cross_entropy_rows`.
 
 
 cdef bint has_distribution_tiles(const Batch* batch) noexcept nogil:
@@ -16,7 +16,8 @@ cdef inline vec smooth_mass(vec t, vec share, vec base, double class_weight) noe
 
 
 cdef void load_target_tile(
-    const Batch* batch, Py_ssize_t i, Py_ssize_t count, const LossScratch* scratch, TileTargets* targets, const vec* like
+    const Batch* batch, Py_ssize_t i, Py_ssize_t count, const LossScratch* scratch, TileTargets* targets,
+    const vec* like
 ) noexcept nogil:
     """The target masses of rows i to i + count. Rows without a target (ignored ones) are skipped."""
     cdef Py_ssize_t n_vectors = vectors_of(count, like), c, h, j, k
@@ -50,11 +51,11 @@ cdef inline vec unless_extreme(vec loss, vec scale) noexcept nogil:
 
 
 cdef inline forced_void distribution_tile(
-    const LossScratch* scratch, Py_ssize_t n, Py_ssize_t n_vectors, const vec* weight, const vec* scale, bint wants_grad,
-    bint wants_hess, vec* loss
+    const LossScratch* scratch, Py_ssize_t n, Py_ssize_t n_vectors, const vec* weight, const vec* scale,
+    bint wants_grad, bint wants_hess, vec* loss
 ) noexcept nogil:
-    """The losses of rows times `weight`; in place of the terms their gradients times `scale`, and in place of the logits
-    their Hessians. `weight`, `scale` and `loss` are pairs; a loss without probabilities is NaN."""
+    """The losses of rows times `weight`; in the place of the terms their gradients times `scale`, and in that of the
+    logits their Hessians. `weight`, `scale` and `loss` are pairs; a loss without probabilities is NaN."""
     cdef Py_ssize_t c, h
     cdef vec* x = <vec*>scratch.tile
     cdef vec* e = <vec*>scratch.tile_grad

@@ -20,7 +20,7 @@
 from libc.math cimport INFINITY, NAN, fabs, isfinite, isnan, ldexp, log1p, rint
 
 from xent._core.elementary cimport LN2_HIGH, LN2_LOW, LOG2_E, excess_polynomials, log_pair
-from xent._core.exponentials cimport EXPONENT_HEADROOM, HIGH, LOW, Peak, RowSum, no_peak, small_exp
+from xent._core.exponentials cimport EXPONENT_HEADROOM, HIGH, LOW, Peak, RowSum, no_peak, scale_of, small_exp
 from xent._core.pairs cimport (
     Pair, accumulate, add, add_pair, divide, finite_or_zero, multiply, one_more, single, two_sum, value,
 )
@@ -369,11 +369,6 @@ cdef inline forced_void compare_terms(const TermPiece* piece, const vec* constan
     else:
         compare_fours(piece, True, constants, a, t)
     compare_rest(piece, constants, a, t)
-
-
-cdef inline Pair scale_of(const RowSum* sums) noexcept nogil:
-    """What makes probabilities of terms."""
-    return multiply(sums.unit, sums.inverse)
 
 
 cdef inline void set_constants(

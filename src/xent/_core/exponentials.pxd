@@ -437,6 +437,11 @@ cdef inline RowSum sum_row(const Shift* shift, const vec* total) noexcept nogil:
     return row
 
 
+cdef inline Pair scale_of(const RowSum* row) noexcept nogil:
+    """What makes probabilities of terms."""
+    return multiply(row.unit, row.inverse)
+
+
 cdef inline Pair logsumexp_of(const Shift* shift, const RowSum* row) noexcept nogil:
     """m + log1p(r)"""
     cdef Pair result = single(shift.peak.high)

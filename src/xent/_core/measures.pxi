@@ -1,5 +1,5 @@
-# Part of _kernels.pyx: what `evaluate` measures of rows. They come in pieces, as in divergence_kernels.pxi; what is known
-# of the classes so far is a struct.
+# Part of _kernels.pyx: what `evaluate` measures of rows. They come in pieces, as in divergence_kernels.pxi; what is
+# known of the classes so far is a struct.
 
 
 cdef enum:
