@@ -122,6 +122,7 @@ class LogisticRegression(LinearClassifier):
     -----
     `X` may be an array of any layout, read-only or a memory map, or a matrix or array of scipy.sparse. float32 and
     float64 are never copied, and sparse matrices never made dense (formats other than CSR are converted to it once).
+    float16 and bfloat16 are copied to float32, in which they are computed: all of `X`, or block by block in `Blocks`.
     pandas and polars frames and Arrow tables become arrays; later ones must have the same column names. Their columns
     must hold numbers, bools or fixed-size lists of numbers, whose elements become features named ``name[0]``,
     ``name[1]`` and so on; strings and dates are refused. The index of a pandas frame is not a feature, even if an Arrow
@@ -199,7 +200,8 @@ class LogisticRegression(LinearClassifier):
         Parameters
         ----------
         X : array_like, sparse matrix or frame of shape (n_samples, n_features), or Blocks
-            Features; finite. float32 and float64 are used as they are, integers and bools become float64.
+            Features; finite. float32 and float64 are used as they are; float16 and bfloat16 are copied to float32,
+            integers and bools to float64.
             :class:`Blocks` include labels and weights, and are read again for each evaluation.
         y : array_like of shape (n_samples,) or (n_samples, n_classes)
             Labels: integers, bools, strings, bytes or dates; at least two different ones. Objects must be strings.

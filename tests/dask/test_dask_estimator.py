@@ -186,6 +186,19 @@ def test_predictions_of_one_frame(engine):
     assert labels.shape == (len(TABLE),)
 
 
+def test_half_precision(engine):
+    """Computed in float32, in which the results are."""
+    X, y, _ = problem(np.float16)
+    local = xent.LogisticRegression(C=0.001, tol=1e-6).fit(X.astype(np.float32), y)
+    for given in (arrays(X, y, 400)[0], dd.from_pandas(pandas.DataFrame(X, columns=list("abcdef")), npartitions=3)):
+        model = xent.dask.LogisticRegression(C=0.001, tol=1e-6).fit(given, y)
+        assert_same(model, local)
+        for method in ("decision_function", "predict_proba", "predict_log_proba"):
+            found = getattr(model, method)(given)
+            assert found.dtype == found.compute().dtype == np.float32
+        assert model.score(given, y) == pytest.approx(local.score(X, y))
+
+
 def test_save_and_load(tmp_path, two_workers):
     X, y, _ = problem()
     with two_workers.as_current():

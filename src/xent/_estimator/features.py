@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent._calls import frames
-from xent._calls.arrays import describe_first_bad, to_array, to_floats
+from xent._calls.arrays import describe_first_bad, is_half, to_array, to_floats, widen
 
 Array = NDArray[Any]
 
@@ -26,7 +26,7 @@ Matrix = Any    # an ndarray, or a matrix or array of scipy.sparse in CSR format
 
 
 class Features(NamedTuple):
-    matrix: Matrix              # (n_samples, n_features), float32 or float64, finite
+    matrix: Matrix              # (n_samples, n_features), float32 (half precision, too) or float64, finite
     names: Array | None         # of the columns, dtype object; None if the columns have no names
 
 
@@ -83,7 +83,8 @@ def _to_dense(name: str, value: Any) -> Array:
         return frames.numbers_of_objects(name, array)
     if kind == "b":
         return array.astype(np.float64)
-    return to_floats(name, array, halves=False, given=value)
+    floats = to_floats(name, array, given=value)
+    return floats.astype(widen(floats.dtype), copy=False)
 
 
 def _check_dense(name: str, matrix: Array, labels: list[Any] | None) -> Array:
@@ -110,7 +111,8 @@ def _check_sparse(name: str, value: Any, labels: list[Any] | None = None) -> Mat
         raise TypeError(f"{name} has dtype {value.dtype}; it must be real numbers, float32 or float64")
     matrix = to_csr(name, value)
     if matrix.dtype not in (np.float32, np.float64) or not matrix.dtype.isnative:
-        matrix = matrix.astype(np.float32 if matrix.dtype.itemsize == 4 and matrix.dtype.kind == "f" else np.float64)
+        single = is_half(matrix.dtype) or (matrix.dtype.itemsize == 4 and matrix.dtype.kind == "f")
+        matrix = matrix.astype(np.float32 if single else np.float64)
     if not matrix.has_canonical_format:
         if matrix is value:
             matrix = matrix.copy()

@@ -19,6 +19,7 @@ from dask._task_spec import DataNode, TaskRef
 from numpy.typing import ArrayLike, NDArray
 
 import xent.logistic
+from xent._calls.arrays import widen
 from xent._calls.scalars import check_integer, check_positive_integer
 from xent._estimator.checkpoint import Checkpoint
 from xent._estimator.labels import check_classes
@@ -236,13 +237,18 @@ class LogisticRegression(xent.logistic.LogisticRegression):
         dtype = self.classes_.dtype if method == "predict" else self.coef_.dtype
         if isinstance(X, dask.array.Array):
             (X,) = to_collections("X", X)
-            dtype = dtype if method == "predict" else np.dtype(np.float32 if X.dtype == np.float32 else np.float64)
+            dtype = dtype if method == "predict" else _dtype_of_logits(X.dtype)
             shape = {"chunks": (X.chunks[0], columns)} if wide else {"drop_axis": 1}
             meta = np.empty((0, *columns), dtype)
             given = dask.delayed(model, traverse=False)
             return X.map_blocks(_predict_block, given, method, columns, dtype, dtype=dtype, meta=meta, **shape)
         meta = np.empty((0,) * (1 + len(columns)), dtype)
         return map_partitions(X, _predict_block, model, method, columns, dtype, columns=columns, meta=meta)
+
+
+def _dtype_of_logits(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    dtype = widen(dtype)
+    return dtype if dtype == np.float32 else np.dtype(np.float64)
 
 
 def _predict_block(X: Any, model: Any, method: str, columns: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
