@@ -14,10 +14,19 @@ from numpy.typing import ArrayLike, NDArray
 from xent._calls import frames
 from xent._calls.arrays import to_array
 from xent._calls.scalars import check_positive_integer
-from xent._estimator.features import to_csr
+from xent._estimator.features import Features, check_features, to_csr
 from xent._estimator.labels import check_classes, to_target
 from xent._estimator.parquet import RowGroups
-from xent._estimator.partitions import FitData, Partition, check_partition, make_plan, prefix_errors, summarise
+from xent._estimator.partitions import (
+    FitData,
+    Partition,
+    PartitionSource,
+    check_partition,
+    has_no_rows,
+    make_plan,
+    prefix_errors,
+    summarise,
+)
 from xent._fit.partitioned import SequentialSums
 from xent._fit.row_sums import RowSums
 
@@ -27,11 +36,14 @@ Block = tuple[Any, ...]     # (X, y) or (X, y, sample_weight)
 BLOCK_BYTES = 1 << 26
 
 
-class Blocks:
+class Blocks(PartitionSource):
     """Data that need not fit in memory: blocks of rows that can be read any number of times.
 
     Pass it to :meth:`LogisticRegression.fit` in place of `X`, without `y`. Each evaluation of the objective reads every
     block once, in order. At most two blocks are in memory: the one in use and the one being read.
+
+    Prediction and `score` read every block once, and take its labels and weights for the score. What they predict is
+    one array for all rows. Blocks to predict may also be X alone, or (X,).
 
     Parameters
     ----------
@@ -48,8 +60,8 @@ class Blocks:
     TypeError
         If `source` is an iterator, which can be read only once.
     ValueError
-        In `fit`, if a block has a wrong shape or value, or if the blocks differ from those of the first pass. The
-        message names the block.
+        Where blocks are read, if one has a wrong shape or value, or if in `fit` they differ from those of the first
+        pass. The message names the block.
 
     See Also
     --------
@@ -65,6 +77,8 @@ class Blocks:
     >>> model = xent.LogisticRegression().fit(xent.Blocks(read))
     >>> bool(model.converged_), model.coef_.shape
     (True, (10, 64))
+    >>> model.predict(xent.Blocks(read)).shape, model.score(xent.Blocks(read)) > 0.9
+    ((1797,), True)
     """
 
     def __init__(
@@ -226,16 +240,35 @@ class Blocks:
         return iter(self._source() if callable(self._source) else self._source)
 
     def _read_partitions(self) -> Iterator[Partition | None]:
-        for i, block in enumerate(self):
-            place = f"block {i}"
-            origin = getattr(block[0], "origin", "") if isinstance(block, tuple) and block else ""
-            place += f" ({origin})" if origin else ""
+        for place, block in self._locate():
             if not isinstance(block, tuple | list) or len(block) not in (2, 3):
                 raise TypeError(f"{place} is a {type(block).__name__}; it must be (X, y) or (X, y, sample_weight)")
             found = check_partition(place, *block)
             del block
             yield found
             del found
+
+    def _read_features(self) -> Iterator[tuple[str, Features]]:
+        for place, block in self._locate():
+            X = block
+            if isinstance(block, tuple | list):
+                if len(block) not in (1, 2, 3):
+                    raise TypeError(f"{place} has {len(block)} elements; it must be X, (X, y) or (X, y, sample_weight)")
+                X = block[0]
+            del block
+            with prefix_errors(place):
+                found = None if has_no_rows(X) else check_features("X", X)
+            del X
+            if found is not None:
+                yield place, found
+            del found
+
+    def _locate(self) -> Iterator[tuple[str, Block]]:
+        """The blocks, and for each what errors call it."""
+        for i, block in enumerate(self):
+            origin = getattr(block[0], "origin", "") if isinstance(block, tuple) and block else ""
+            yield f"block {i}" + (f" ({origin})" if origin else ""), block
+            del block
 
     def _fit_data(self, class_weight: Any, n_threads: int | None) -> FitData:
         """Make the first pass, which summarises each block, and return the data of the fit."""

@@ -16,7 +16,7 @@ from xent._estimator.features import MatrixLike, check_features, check_no_stored
 from xent._estimator.labels import encode_target, find_classes, find_stream_classes
 from xent._estimator.parameters import check_parameters
 from xent._estimator.partitions import FitData
-from xent._estimator.prediction import LinearClassifier, NotFittedError
+from xent._estimator.prediction import LinearClassifier, NotFittedError, check_no_labels
 from xent._estimator.progress import Callback, Recorder, show_progress
 from xent._estimator.sklearn_protocol import shared
 from xent._estimator.weights import apply_class_weight, to_row_weights
@@ -228,8 +228,7 @@ class LogisticRegression(LinearClassifier):
     def _validate(self, X: Any, y: Any, sample_weight: Any) -> FitData:
         """Validate the data and bundle it."""
         if isinstance(X, Blocks):
-            if y is not None or sample_weight is not None:
-                raise ValueError("X is a Blocks, which includes y and sample_weight; both must be None")
+            check_no_labels(X, y, sample_weight)
             return X._fit_data(self.class_weight, self._n_threads())
         features = check_features("X", X)
         check_no_stored_index(features)
@@ -341,6 +340,8 @@ class LogisticRegression(LinearClassifier):
         True
         """
         check_parameters(self, SOLVERS)
+        if isinstance(X, Blocks):
+            raise TypeError("X is a Blocks; partial_fit takes one batch at a time: call it with each block")
         features = check_features("X", X)
         matrix = features.matrix
         fitted = self.__sklearn_is_fitted__()

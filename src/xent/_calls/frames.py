@@ -171,9 +171,10 @@ def numbers_of_objects(name: str, array: Array, first: int | None = None, where:
         if value is None or type(value).__name__ == "NAType":
             numbers[i] = np.nan
             continue
-        row, *columns = (int(k) for k in np.unravel_index(i, array.shape))
-        index = [row, *columns] if first is None else [row, first + sum(columns)]
-        found = f"{name}{index} is {value!r}{where}; it must be a real number"
+        index = [int(k) for k in np.unravel_index(i, array.shape)]
+        if first is not None:
+            index = [index[0], first + sum(index[1:])]
+        found = f"{name}{index or ''} is {value!r}{where}; it must be a real number"
         if isinstance(value, str | bytes):
             raise ValueError(f"{found}, not a string")
         try:

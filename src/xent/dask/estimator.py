@@ -5,7 +5,6 @@ The docstring of `xent.dask` follows a fit through the files of this package.
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 import warnings
@@ -25,6 +24,7 @@ from xent._estimator.checkpoint import Checkpoint
 from xent._estimator.labels import check_classes
 from xent._estimator.parameters import check_parameters
 from xent._estimator.partitions import FitData
+from xent._estimator.prediction import Tally, share_right
 from xent._estimator.progress import Callback
 from xent._estimator.sklearn_protocol import DataConversionWarning, shared
 from xent._fit.strategy import SOLVERS
@@ -209,17 +209,13 @@ class LogisticRegression(xent.logistic.LogisticRegression):
         model, engine = self._to_local(), present_engine()
         key = f"xent-model-{secrets.token_hex(6)}"
 
-        def count_right(partitions: Partitions) -> list[tuple[float, float]]:
+        def tally_right(partitions: Partitions) -> list[Tally | None]:
             models = [TaskRef(key)] * len(partitions)
-            graph, keys = partitions.add_tasks("score", tasks.count_right, models, partitions.places())
+            graph, keys = partitions.add_tasks("score", tasks.tally_right, models, partitions.places())
             graph[key] = DataNode(key, model)
             return engine.compute(graph, keys)
 
-        counts = use_aligned(_build_partitions(X, y, sample_weight), engine, False, count_right)
-        right, weight = (math.fsum(column) for column in zip(*counts, strict=True))
-        if not weight > 0:
-            raise ValueError("sample_weight is 0 for every sample; at least one must be greater than 0")
-        return right / weight
+        return share_right(use_aligned(_build_partitions(X, y, sample_weight), engine, False, tally_right))
 
     def _to_local(self) -> xent.logistic.LogisticRegression:
         """The same model as an estimator for one machine, for tasks."""

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from xent._calls.arrays import to_array
 from xent._calls.dispatch import kernels
-from xent._estimator.labels import encode_labels, to_distribution, to_target
-from xent._estimator.partitions import NamedMatrix, Partition, Plan, Summary, check_partition, prefix_errors, summarise
+from xent._estimator.partitions import Partition, Plan, Summary, check_partition, prefix_errors, summarise
+from xent._estimator.prediction import Tally
 from xent._estimator.weights import weigh_classes
 from xent._fit.partitioned import take_rows
 from xent._fit.row_sums import RowSums
@@ -278,20 +278,9 @@ def reread_and_sum(i: int, seen: FirstPass, task: RereadTask, *blocks: Any) -> t
 # --- scores and evaluations ------------------------------------------------------------------------------------------
 
 
-def count_right(model: Any, place: str, *blocks: Any) -> tuple[float, float]:
-    """The weight of the rows whose label is predicted, and of all rows."""
-    partition = make_partition(place, *blocks)
-    if partition is None:
-        return 0.0, 0.0
-    with prefix_errors(place):
-        target, rows = to_target("y", partition.y), partition.X.shape[0]
-        if to_distribution("y", target, rows) is None:       # also where all weights are 0
-            encode_labels("y", target, rows, model.classes_, stacklevel=2)
-        weight = float(partition.weight.sum())
-        if not weight > 0:
-            return 0.0, 0.0
-        X = partition.X if partition.names is None else NamedMatrix(partition.X, list(partition.names))
-        return model.score(X, partition.y, partition.weight) * weight, weight
+def tally_right(model: Any, place: str, *blocks: Any) -> Tally | None:
+    tally: Tally | None = model._tally_partition(make_partition(place, *blocks))
+    return tally
 
 
 def evaluate_blocks(empty: StreamingLoss, names: Sequence[str], place: str, *blocks: Any) -> StreamingLoss:
