@@ -5,10 +5,13 @@ import dask.array as da
 import dask.dataframe as dd
 import numpy as np
 import pandas
+import polars
+import pyarrow
 import pytest
 from dask_data import (
     CLASSES,
     FEATURES,
+    QUICK,
     ROWS,
     TABLE,
     TIGHT,
@@ -101,6 +104,88 @@ def test_labels_of_frames(engine, kind):
     model = fit(frame[F], labels, frame["w"])
     assert_same(model, local_fit(TABLE, "s"))
     assert model.score(frame[F], labels, frame["w"]) == local_fit(TABLE).score(TABLE[F], TABLE["y"], TABLE["w"])
+
+
+def features_of(kind, X):
+    """X in three partitions, whose lengths are known or not."""
+    array = da.from_array(X, chunks=(600, X.shape[1]))
+    if kind == "frame":
+        return dd.from_pandas(pandas.DataFrame(X, columns=list("abcdef")), npartitions=3)
+    if kind == "unknown":
+        return array[da.ones(len(X), chunks=600, dtype=bool)]
+    return list(array.to_delayed().ravel()) if kind == "delayed" else array
+
+
+IN_MEMORY = {
+    "array": np.asarray,
+    "list": list,
+    "series": pandas.Series,
+    "nullable": lambda values: pandas.Series(values).convert_dtypes(),
+    "category": lambda values: pandas.Series(pandas.Categorical(values)),
+    "polars": polars.Series,
+    "arrow": pyarrow.array,
+    "chunked": lambda values: pyarrow.chunked_array([values[:100], values[100:]]),
+}
+
+
+@pytest.mark.parametrize("kind", IN_MEMORY)
+@pytest.mark.parametrize("features", ["array", "unknown", "frame", "delayed"])
+def test_labels_and_weights_in_memory(engine, features, kind):
+    X, y, weight = problem()
+    y = np.array(["a", "b", "c", "d"])[y]
+    local = xent.LogisticRegression(**QUICK).fit(X, y, weight)
+    given, labels = features_of(features, X), IN_MEMORY[kind](y)
+    weights = IN_MEMORY["list" if kind == "category" else kind](weight)
+    model = xent.dask.LogisticRegression(**QUICK).fit(given, labels, weights)
+    np.testing.assert_allclose(model.coef_, local.coef_, rtol=0, atol=1e-6)
+    assert model.classes_.tolist() == list("abcd")
+    assert model.score(given, labels, weights) == pytest.approx(local.score(X, y, weight))
+
+
+@pytest.mark.parametrize("kind", ["array", "pandas", "polars", "arrow"])
+def test_distributions_and_tables_in_memory(engine, kind):
+    X, y, _ = problem()
+    columns = {name: np.eye(CLASSES)[y][:, k] for k, name in enumerate("pqrs")}
+    make = {
+        "array": lambda columns: np.column_stack(list(columns.values())),
+        "pandas": pandas.DataFrame,
+        "polars": polars.DataFrame,
+        "arrow": pyarrow.table,
+    }[kind]
+    local = xent.LogisticRegression(**QUICK).fit(X, y)
+    model = xent.dask.LogisticRegression(**QUICK).fit(features_of("unknown", X), make(columns))
+    np.testing.assert_allclose(model.coef_, local.coef_, rtol=0, atol=1e-6)
+    with pytest.warns(UserWarning, match="A column-vector y was passed"):
+        model.fit(features_of("unknown", X), make({"y": y}))
+    np.testing.assert_allclose(model.coef_, local.coef_, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [2.0, np.float32(2), np.array(2), da.from_array(2.0)], ids=repr)
+@pytest.mark.parametrize("persist", [True, False])
+@pytest.mark.parametrize("features", ["array", "unknown", "frame", "delayed"])
+def test_one_weight_for_every_row(engine, features, weight, persist):
+    X, y, _ = problem()
+    local = xent.LogisticRegression(**QUICK).fit(X, y, 2.0)
+    given = features_of(features, X)
+    for labels in (y, da.from_array(y, chunks=500)):
+        model = xent.dask.LogisticRegression(**QUICK).fit(given, labels, weight, persist=persist)
+        np.testing.assert_allclose(model.coef_, local.coef_, rtol=0, atol=1e-6)
+        assert model.score(given, labels, weight) == pytest.approx(local.score(X, y))
+
+
+@pytest.mark.parametrize("features", ["array", "unknown", "frame", "delayed"])
+def test_labels_in_memory_that_do_not_fit(engine, features):
+    X, y, weight = problem()
+    given, model = features_of(features, X), xent.dask.LogisticRegression(**QUICK)
+    for call in (model.fit, model.fit(given, y).score):
+        with pytest.raises(ValueError, match="y has 1499 rows, but X has 1500 rows in 3 partitions; both must"):
+            call(given, y[:-1])
+        with pytest.raises(ValueError, match="sample_weight has 1499 rows, but X has 1500 rows in 3 partitions; both"):
+            call(given, y, weight[:-1])
+        with pytest.raises(ValueError, match=r"^sample_weight is -1; weights must be finite and at least 0"):
+            call(given, y, -1)
+        with pytest.raises((TypeError, ValueError), match=r"^partition \d: y has labels"):
+            call(given, [*y[:-1], "text"])
 
 
 def test_a_table_of_one_column_is_that_column(engine):
@@ -251,9 +336,9 @@ def test_arguments_are_checked():
         model.fit(dX, dy, checkpoint_every=0)
     with pytest.raises(ValueError, match="retries is -1"):
         model.fit(dX, dy, retries=-1)
-    with pytest.raises(ValueError, match=r"must have .* rows"):
+    with pytest.raises(ValueError, match="y has 100 rows, but X has 1500 rows in 4 partitions; both must have"):
         model.fit(dX, dy[:100])
-    with pytest.raises(ValueError, match="y has 3000 rows in 2 partitions, but X has 1500 rows in 1; both must have"):
+    with pytest.raises(ValueError, match="y has 3000 rows in 2 partitions, but X has 1500 rows; both must have"):
         model.fit([dask.delayed(X)], [dask.delayed(y), dask.delayed(y)])
     with pytest.raises(TypeError, match="logits is a ndarray"):
         xent.dask.evaluate(X, y)

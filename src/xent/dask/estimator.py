@@ -21,12 +21,13 @@ import xent.logistic
 from xent._calls.arrays import widen
 from xent._calls.scalars import check_integer, check_positive_integer
 from xent._estimator.checkpoint import Checkpoint
-from xent._estimator.labels import check_classes
+from xent._estimator.labels import check_classes, to_target
 from xent._estimator.parameters import check_parameters
 from xent._estimator.partitions import FitData
 from xent._estimator.prediction import Tally, share_right
 from xent._estimator.progress import Callback
 from xent._estimator.sklearn_protocol import DataConversionWarning, shared
+from xent._estimator.weights import to_row_weights
 from xent._fit.strategy import SOLVERS
 from xent.dask import tasks
 from xent.dask.partitions import (
@@ -90,9 +91,10 @@ class LogisticRegression(xent.logistic.LogisticRegression):
             as by :class:`xent.LogisticRegression`.
         y : dask array, series or sequence of Delayed, or array_like
             Labels; or distributions, in an array or dataframe of shape (n_samples, n_classes). Rows are matched by
-            position; if both have pandas indexes, these must be equal. If the partitions differ from those of `X`,
-            unknown lengths are computed.
-        sample_weight : dask array, series or sequence of Delayed, or array_like, optional
+            position; if both have pandas indexes, these must be equal. Labels in memory are cut as `X` is. If the
+            partitions differ from those of `X`, unknown lengths are computed.
+        sample_weight : dask array, series or sequence of Delayed, or array_like, or float, optional
+            A number is the weight of every row.
         classes : array_like, optional
             All labels that may occur; if not given, those found in the data.
         persist : bool, default True
@@ -260,15 +262,19 @@ def _predict_block(X: Any, model: Any, method: str, columns: tuple[int, ...], dt
 def _build_partitions(X: Any, y: Any, sample_weight: Any) -> Partitions:
     if y is None and (sample_weight is not None or is_frame(X) or isinstance(X, dask.array.Array)):
         raise ValueError("requires y to be passed, but the target y is None: it must hold one label per row of X")
-    if isinstance(sample_weight, int | float) or getattr(sample_weight, "ndim", 1) == 0:
-        raise ValueError(f"sample_weight is {sample_weight!r}; it must have a value for each row of X")
-    return build_partitions({"X": X, "y": _to_column(y), "sample_weight": sample_weight})
+    if not isinstance(sample_weight, int | float) and getattr(sample_weight, "ndim", None) != 0:
+        return build_partitions({"X": X, "y": _to_column(y), "sample_weight": sample_weight})
+    (sample_weight,) = dask.compute(sample_weight)
+    (weight,) = to_row_weights(sample_weight, 1)
+    return build_partitions({"X": X, "y": _to_column(y)}).with_constant("sample_weight", weight)
 
 
 def _to_column(y: Any) -> Any:
-    """A table of one column as that column, with scikit-learn's warning."""
+    """A table of one column as that column, with scikit-learn's warning; labels in memory as an array, or in pandas."""
     if is_partitioned(y) and not (is_frame(y) or isinstance(y, dask.array.Array)):
         return y    # Delayed
+    if y is not None and not is_partitioned(y) and not hasattr(y, "iloc"):
+        y = to_target("y", y)
     shape: Sequence[Any] = getattr(y, "shape", ())
     if len(shape) != 2 or shape[1] != 1:
         return y

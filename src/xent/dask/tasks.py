@@ -51,6 +51,11 @@ def count_rows(name: str, block: Any) -> int:
     return int(shape[0])
 
 
+def repeat(value: float, X: Any) -> Vector:
+    """The value once for each row of X."""
+    return np.full(count_rows("X", X), value)
+
+
 def slice_rows(block: Any, rows: slice) -> Any:
     return block.iloc[rows] if hasattr(block, "iloc") else block[rows]
 
