@@ -22,7 +22,7 @@ from xent._calls.arrays import widen
 from xent._calls.scalars import check_integer, check_positive_integer
 from xent._estimator.checkpoint import Checkpoint
 from xent._estimator.labels import check_classes, to_target
-from xent._estimator.parameters import check_parameters
+from xent._estimator.parameters import check_parameters, penalty_strength
 from xent._estimator.partitions import FitData
 from xent._estimator.prediction import Tally, share_right
 from xent._estimator.progress import Callback
@@ -137,7 +137,8 @@ class LogisticRegression(xent.logistic.LogisticRegression):
         check_positive_integer("checkpoint_every", checkpoint_every)
         state = None
         if checkpoint is not None:
-            problem = {"C": float(self.C), "penalty": self.penalty, "fit_intercept": bool(self.fit_intercept)}
+            strength, l1_ratio = penalty_strength(self)
+            problem = {"1 / C": strength, "l1_ratio": l1_ratio, "fit_intercept": bool(self.fit_intercept)}
             state = Checkpoint(checkpoint, checkpoint_every, problem)
         if not is_partitioned(X):
             if classes is not None:
