@@ -61,6 +61,12 @@ class PartitionedSums:
             self._candidates = self._read_candidates()
         return self._candidates.draw(matrix)
 
+    def hessian(self, matrix: Matrix) -> Matrix:
+        return self.expand(matrix)[2]
+
+    def expand(self, matrix: Matrix) -> tuple[float, Matrix, Matrix]:
+        raise NotImplementedError
+
     def diagonal(self, matrix: Matrix) -> Matrix:
         return self._sum_diagonals(matrix) / self.weight
 
@@ -107,12 +113,15 @@ class SequentialSums(PartitionedSums):
 
         return product
 
-    def hessian(self, matrix: Matrix) -> Matrix:
-        total = np.zeros((matrix.size, matrix.size))
+    def expand(self, matrix: Matrix) -> tuple[float, Matrix, Matrix]:
+        losses, gradient, hessian = [], np.zeros(matrix.shape), np.zeros((matrix.size, matrix.size))
         for _, sums in self._partitions():
-            total += sums.hessian(matrix)
-            del sums
-        return total
+            found = sums.expand(matrix)
+            losses.append(found[0])
+            gradient += found[1]
+            hessian += found[2]
+            del sums, found
+        return math.fsum(losses), gradient, hessian
 
     def are_separated(self, coef: Array, intercept: Array) -> bool:
         return all(sums.are_separated(coef, intercept) for _, sums in self._partitions())

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from xent._fit.hessian import sum_hessian
+from xent._fit.hessian import expand
 from xent._fit.logits import are_separated
 from xent._fit.row_pass import DIAGONAL, HESSIAN_PRODUCT, LOSS, PROBABILITIES, Rows, pass_over, suits_kernels
 from xent._fit.subsample import MIN_BLOCK_ROWS, Subsample, choose_candidates
@@ -67,8 +67,11 @@ class RowSums:
 
         return product
 
+    def expand(self, matrix: Matrix) -> tuple[float, Matrix, Matrix]:
+        return expand(self.rows, matrix)
+
     def hessian(self, matrix: Matrix) -> Matrix:
-        return sum_hessian(self.rows, matrix)
+        return self.expand(matrix)[2]
 
     def subsample(self, matrix: Matrix) -> Subsample:
         rows = self.rows

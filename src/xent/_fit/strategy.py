@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 
+import numpy as np
+
 from xent._fit import preconditioners
 from xent._fit.blas_threads import limit_to_one_thread
 from xent._fit.dual_ascent import dual_ascent
 from xent._fit.lbfgs import choose_memory, lbfgs
+from xent._fit.newton import newton
 from xent._fit.newton_cg import FORCING, newton_cg
 from xent._fit.objective import Objective
 from xent._fit.solver import Progress, Result, Settings
@@ -16,6 +19,7 @@ from xent._fit.types import Vector
 
 SOLVERS = ("auto", "lbfgs", "liblinear", "newton-cg", "newton-cholesky", "sag", "saga")     # "auto", if not below
 
+FLOAT64_NOISE = float(np.finfo(np.float64).eps)
 PATIENCE = 60           # iterations of L-BFGS with a good preconditioner
 FORCING_NEAR = 0.1      # of Newton-CG near the minimum: few steps are left, each with a few more Hessian products
 
@@ -43,6 +47,15 @@ class _Relay:
                 self.objective, start, self._settings(), hessian_product_at=self.objective.hessian_product_at,
                 preconditioner_at=self.objective.preconditioner_at, at_start=at_start,
                 forcing=FORCING if at_start is None else FORCING_NEAR,
+            )
+        )  # fmt: skip
+
+    def newton(self, start: Vector) -> Result:
+        zeros = np.zeros_like(start)
+        return self._count(
+            newton(
+                self.objective.expand, start, self._settings()._replace(noise=FLOAT64_NOISE),
+                make_metric=lambda: self.objective.expand(zeros).hessian,
             )
         )  # fmt: skip
 
@@ -76,6 +89,8 @@ def minimise(objective: Objective, start: Vector, settings: Settings, solver: st
             return relay.lbfgs(start)
         if solver == "newton-cg":
             return relay.newton_cg(start)
+        if solver == "newton-cholesky":
+            return relay.newton(start)
         kind = preconditioners.choose_kind(objective.shape)
         if kind == preconditioners.DIAGONAL:
             return _minimise_wide(relay, start)

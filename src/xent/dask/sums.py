@@ -82,12 +82,13 @@ def _for_tasks(plan: Plan) -> Plan:
     return plan._replace(partition_lengths=())
 
 
-def _unpack_triangle(triangle: Vector, size: int) -> Matrix:
-    """The symmetric matrix with this upper triangle."""
+def _unpack_expansion(sums: Vector, shape: tuple[int, ...]) -> tuple[float, Matrix, Matrix]:
+    """Loss, gradient and Hessian from what `pack_expansion` returns."""
+    size = int(np.prod(shape))
     upper = np.triu_indices(size)
-    result = np.empty((size, size))
-    result[upper] = result.T[upper] = triangle
-    return result
+    hessian = np.empty((size, size))
+    hessian[upper] = hessian.T[upper] = sums[: -size - 1]
+    return float(sums[-1]), sums[-size - 1 : -1].reshape(shape), hessian
 
 
 class RereadSums(PartitionedSums):
@@ -126,8 +127,8 @@ class RereadSums(PartitionedSums):
 
         return product
 
-    def hessian(self, matrix: Matrix) -> Matrix:
-        return _unpack_triangle(self._total("hessian", tasks.hessian_triangle, matrix), matrix.size)
+    def expand(self, matrix: Matrix) -> tuple[float, Matrix, Matrix]:
+        return _unpack_expansion(self._total("expansion", tasks.pack_expansion, matrix), matrix.shape)
 
     def are_separated(self, coef: Array, intercept: Array) -> bool:
         return not self._total("separated", tasks.not_separated, coef, intercept).any()
@@ -212,9 +213,9 @@ class ClusterSums(PartitionedSums):
         made = self.cluster.submit_groups(name, tasks.make_hessian_products, groups, matrix)
         return [group._replace(prepared=curvature) for group, curvature in zip(groups, made, strict=True)]
 
-    def hessian(self, matrix: Matrix) -> Matrix:
-        triangle = self.cluster.round("hessian", tasks.hessian_triangle, self.groups, matrix)
-        return _unpack_triangle(triangle, matrix.size)
+    def expand(self, matrix: Matrix) -> tuple[float, Matrix, Matrix]:
+        sums = self.cluster.round("expansion", tasks.pack_expansion, self.groups, matrix)
+        return _unpack_expansion(sums, matrix.shape)
 
     def are_separated(self, coef: Array, intercept: Array) -> bool:
         return not self.cluster.round("separated", tasks.not_separated, self.groups, coef, intercept).any()

@@ -164,11 +164,10 @@ def apply_hessian_product(product: Callable[[Matrix], Matrix], direction: Matrix
     return product(direction)
 
 
-def hessian_triangle(sums: RowSums, matrix: Matrix) -> Vector:
-    """The upper triangle of the Hessian, row after row."""
-    hessian = sums.hessian(matrix)
-    triangle: Vector = hessian[np.triu_indices(len(hessian))]
-    return triangle
+def pack_expansion(sums: RowSums, matrix: Matrix) -> Vector:
+    """The upper triangle of the Hessian, row after row, then the gradient and the loss."""
+    loss, gradient, hessian = sums.expand(matrix)
+    return np.concatenate([hessian[np.triu_indices(len(hessian))], gradient.ravel(), [loss]])
 
 
 def not_separated(sums: RowSums, coef: Array, intercept: Array) -> Vector:
