@@ -270,9 +270,10 @@ class Blocks(PartitionSource):
             yield f"block {i}" + (f" ({origin})" if origin else ""), block
             del block
 
-    def _fit_data(self, class_weight: Any, n_threads: int | None) -> FitData:
+    def _fit_data(self, class_weight: Any, n_threads: int | None, known: Array | None = None) -> FitData:
         """Make the first pass, which summarises each block, and return the data of the fit."""
-        summaries = [p and summarise(p, self.classes) for p in self._read_partitions()]
+        known = self.classes if known is None else known
+        summaries = [p and summarise(p, known) for p in self._read_partitions()]
         plan = make_plan(summaries, class_weight)
 
         def read() -> Iterator[tuple[int, RowSums]]:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xent._calls.scalars import check_choice
 from xent._estimator import persistence
 from xent._estimator.checkpoint import Checkpoint
-from xent._estimator.features import MatrixLike, check_features, check_no_stored_index
+from xent._estimator.covariance import check_no_penalty, estimate_covariance
+from xent._estimator.features import Columns, MatrixLike, check_features, check_no_stored_index
 from xent._estimator.labels import encode_target, find_classes, find_stream_classes
 from xent._estimator.parameters import UNSET, check_parameters, penalty_strength
 from xent._estimator.parameters import Penalty as PenaltyName
@@ -21,6 +23,7 @@ from xent._estimator.prediction import LinearClassifier, NotFittedError, check_n
 from xent._estimator.progress import Callback, Recorder, show_progress
 from xent._estimator.sklearn_protocol import shared
 from xent._estimator.weights import apply_class_weight, to_row_weights
+from xent._fit.covariance import KINDS
 from xent._fit.lbfgs import choose_memory, lbfgs
 from xent._fit.objective import Objective
 from xent._fit.online import BatchObjective, remember_past
@@ -242,15 +245,98 @@ class LogisticRegression(LinearClassifier):
         check_parameters(self, SOLVERS)
         return self._fit(self._validate(X, y, sample_weight), callback)
 
-    def _validate(self, X: Any, y: Any, sample_weight: Any) -> FitData:
-        """Validate the data and bundle it."""
+    def covariance(
+        self,
+        X: MatrixLike | Blocks,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        kind: Literal["hessian", "sandwich"] = "hessian",
+    ) -> NDArray[np.float64]:
+        """The covariance matrix of the coefficients of a fit without a penalty; its diagonal has the squared errors.
+
+        For two classes it is that of ``[*coef_[0], intercept_[0]]``. For more classes, whose coefficients may all be
+        shifted by one vector without a change of any probability, it is that of the differences from the first class:
+        ``coef_[k] - coef_[0]``, then ``intercept_[k] - intercept_[0]``, for k = 1, 2, ... one after the other. Without
+        `fit_intercept` there are no intercepts.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            The data of the fit. `X` may be :class:`Blocks`, without `y`.
+        kind : {"hessian", "sandwich"}, default "hessian"
+            ``"hessian"``: H^-1, with H the Hessian of the negative log-likelihood (the weighted sum of the losses).
+            ``"sandwich"``: H^-1 (sum g_i g_i') H^-1, with g_i the gradient of the loss of row i times its weight. It is
+            right for independent rows also where the model is not (HC0).
+
+        Returns
+        -------
+        ndarray of shape (p, p), float64
+            p = max(1, n_classes - 1) * (n_features + 1).
+
+        Raises
+        ------
+        ValueError
+            If the model has a penalty, if the classes are linearly separable, or if the Hessian is singular; the
+            message names the columns that are linearly dependent. And for the errors of `fit`.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the coefficients are more than a tenth of a standard error from the minimum for these data; or if one
+            more step of Newton's method would change logits by more than 1/2, as where a column separates some rows.
+
+        Notes
+        -----
+        For ``"hessian"`` a weight of 2 is two equal rows. For ``"sandwich"`` it is one row that counts twice, as if
+        drawn with half the probability. `class_weight` multiplies the weights, as in `fit`; where the classes of a row
+        are not drawn with the inverse of these probabilities, ``"hessian"`` says nothing of the errors then.
+
+        The Hessian is computed in float64, whatever the type of `X`, by blocks of rows; it needs memory for a few
+        matrices of (n_classes * (n_features + 1))^2 numbers. Columns may have any scale. Columns whose mean is
+        more than 1e6 times their standard deviation are linearly dependent on the intercept, to rounding.
+
+        References
+        ----------
+        .. [1] W. H. Greene, "Econometric Analysis", Prentice Hall 2011, sections 14.4 and 14.8.
+        .. [2] H. White, "Maximum Likelihood Estimation of Misspecified Models", Econometrica 50(1), 1982.
+
+        Examples
+        --------
+        >>> import numpy as np, xent
+        >>> X, y = xent.datasets.load_digits()
+        >>> X, y = X[y < 3][:, [20, 27, 36]], y[y < 3]
+        >>> model = xent.LogisticRegression(C=np.inf, tol=1e-8).fit(X, y)
+        >>> covariance = model.covariance(X, y)
+        >>> errors = np.sqrt(np.diag(covariance)).reshape(2, 4)     # a row for each class but the first
+        >>> coefficients = np.c_[model.coef_, model.intercept_]
+        >>> ((coefficients[1:] - coefficients[0]) / errors).shape   # z statistics
+        (2, 4)
+        """
+        check_parameters(self, SOLVERS)
+        self._check_covariance(kind)
+        return self._covariance(self._validate(X, y, sample_weight, self._linear()[0]), kind)
+
+    def _check_covariance(self, kind: str) -> None:
+        self._check_fitted()
+        check_choice("kind", kind, KINDS)
+        check_no_penalty(self)
+
+    def _covariance(self, data: FitData, kind: str) -> NDArray[np.float64]:
+        self._check_columns(Columns(data.sums.n_features, data.names), stacklevel=3)
+        return estimate_covariance(data, self._coefficients(), self.fit_intercept, kind, shared(ConvergenceWarning))
+
+    def _validate(self, X: Any, y: Any, sample_weight: Any, known: Array | None = None) -> FitData:
+        """Validate the data and bundle it; with the known classes, if labels must be among them."""
         if isinstance(X, Blocks):
             check_no_labels(X, y, sample_weight)
-            return X._fit_data(self.class_weight, self._n_threads())
+            return X._fit_data(self.class_weight, self._n_threads(), known)
         features = check_features("X", X)
         check_no_stored_index(features)
         matrix = features.matrix
-        classes, target = find_classes("y", y, matrix.shape[0], stacklevel=3)
+        if known is None:
+            classes, target = find_classes("y", y, matrix.shape[0], stacklevel=3)
+        else:
+            classes, target = known, encode_target("y", y, matrix.shape[0], known, stacklevel=3)
         weight = to_row_weights(sample_weight, matrix.shape[0])
         target, weight = apply_class_weight(self.class_weight, classes, target, weight)
         sums = RowSums(matrix, target, len(classes), weight, self._n_threads())
@@ -363,7 +449,7 @@ class LogisticRegression(LinearClassifier):
         matrix = features.matrix
         fitted = self.__sklearn_is_fitted__()
         if fitted:
-            self._check_features(features, stacklevel=2)
+            self._check_columns(features.columns, stacklevel=2)
         else:
             check_no_stored_index(features)
         known = find_stream_classes(y, classes, self._linear()[0] if fitted else None, matrix.shape[0])

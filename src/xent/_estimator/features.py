@@ -25,9 +25,18 @@ MatrixLike = ArrayLike | _Sparse
 Matrix = Any    # an ndarray, or a matrix or array of scipy.sparse in CSR format
 
 
+class Columns(NamedTuple):
+    number: int
+    names: Array | None         # dtype object; None if the columns have no names
+
+
 class Features(NamedTuple):
     matrix: Matrix              # (n_samples, n_features), float32 (half precision, too) or float64, finite
-    names: Array | None         # of the columns, dtype object; None if the columns have no names
+    names: Array | None         # of the columns
+
+    @property
+    def columns(self) -> Columns:
+        return Columns(self.matrix.shape[1], self.names)
 
 
 def check_features(name: str, value: Any) -> Features:
@@ -178,8 +187,9 @@ def _raise_not_finite(name: str, row: int, column: int, value: Any, labels: list
     )
 
 
-def check_same_features(given: Features, number: int, names: Array | None, estimator: str, stacklevel: int) -> None:
+def check_same_columns(given: Columns, fitted: Columns, estimator: str, stacklevel: int) -> None:
     """Raise unless the number and the names of the features are those of the fit."""
+    number, names = fitted
     if names is None and given.names is not None:
         message = f"X has feature names, but {estimator} was fitted without feature names"
         warnings.warn(message, UserWarning, stacklevel=stacklevel + 1)
@@ -196,10 +206,8 @@ def check_same_features(given: Features, number: int, names: Array | None, estim
         if not unseen and not missing:
             message += "Feature names must be in the same order as they were in fit.\n"
         raise ValueError(message)
-    if given.matrix.shape[1] != number:
-        raise ValueError(
-            f"X has {given.matrix.shape[1]} features, but {estimator} is expecting {number} features as input"
-        )
+    if given.number != number:
+        raise ValueError(f"X has {given.number} features, but {estimator} is expecting {number} features as input")
 
 
 def _list_names(names: list[str], most: int = 5) -> str:

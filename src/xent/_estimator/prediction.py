@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from xent._calls.arrays import to_floats
 from xent._calls.scalars import check_n_jobs
-from xent._estimator.features import Features, MatrixLike, check_features, check_same_features
+from xent._estimator.features import Columns, MatrixLike, check_features, check_same_columns
 from xent._estimator.labels import encode_labels, to_distribution, to_target
 from xent._estimator.partitions import NO_ROWS, Partition, PartitionSource, prefix_errors
 from xent._estimator.sklearn_protocol import Estimator, shared
@@ -154,14 +154,13 @@ class LinearClassifier(Estimator):
             )
         return classes, coef, intercept
 
-    def _check_features(self, features: Features, stacklevel: int) -> None:
-        names = getattr(self, "feature_names_in_", None)
-        number = self._linear()[1].shape[1]
-        check_same_features(features, number, names, type(self).__name__, stacklevel + 1)
+    def _check_columns(self, given: Columns, stacklevel: int) -> None:
+        fitted = Columns(self._linear()[1].shape[1], getattr(self, "feature_names_in_", None))
+        check_same_columns(given, fitted, type(self).__name__, stacklevel + 1)
 
     def _matrix(self, X: MatrixLike, stacklevel: int) -> Any:
         features = check_features("X", X)
-        self._check_features(features, stacklevel + 1)
+        self._check_columns(features.columns, stacklevel + 1)
         return features.matrix
 
     def _map_rows(self, function: Callable[[Any, Array, Array], Array], X: Any) -> Array:
@@ -172,7 +171,7 @@ class LinearClassifier(Estimator):
         results = []
         for place, features in X._read_features():
             with prefix_errors(place):
-                self._check_features(features, stacklevel=3)
+                self._check_columns(features.columns, stacklevel=3)
             results.append(function(features.matrix, *self._linear()[1:]))
             del features
         if not results:
@@ -183,7 +182,7 @@ class LinearClassifier(Estimator):
         if partition is None:
             return None
         with prefix_errors(partition.place):
-            self._check_features(Features(partition.X, partition.names), stacklevel=3)
+            self._check_columns(Columns(partition.X.shape[1], partition.names), stacklevel=3)
             return self._tally(partition.X, partition.y, partition.weight, stacklevel=3)
 
     def _tally(self, matrix: Any, y: Any, sample_weight: Any, stacklevel: int) -> Tally:

@@ -36,7 +36,7 @@ def expand(rows: Rows, matrix: Matrix) -> tuple[float, Matrix, Matrix]:
     n_coef_rows, size = matrix.shape
     pairs = _Pairs(rows.n_classes, size)
     losses, gradient = [], np.zeros(matrix.shape)
-    for block, X in _blocks_of_columns(rows, pairs.block_rows):
+    for block, X in blocks_of_columns(rows, pairs.block_rows):
         logits = np.zeros((X.shape[1], rows.n_classes))
         np.matmul(X.T, matrix.T, out=logits[:, -n_coef_rows:])
         p = softmax(logits, n_threads=rows.n_threads)
@@ -114,7 +114,7 @@ def _cut_triangle(n: int, offset: int) -> Iterator[tuple[int, slice]]:
         yield i, slice(start, start := start + n - offset - i)
 
 
-def _blocks_of_columns(rows: Rows, block_rows: int) -> Iterator[tuple[slice, Matrix]]:
+def blocks_of_columns(rows: Rows, block_rows: int) -> Iterator[tuple[slice, Matrix]]:
     """Blocks of rows as columns, with a last element of 1: valid until the next one."""
     n, n_features = rows.X.shape
     buffer = np.ones((n_features + 1, block_rows))

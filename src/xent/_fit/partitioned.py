@@ -123,6 +123,16 @@ class SequentialSums(PartitionedSums):
             del sums, found
         return math.fsum(losses), gradient, hessian
 
+    def multiply_scores(self, matrix: Matrix) -> Matrix:
+        total = np.zeros((matrix.size, matrix.size))
+        for _, sums in self._partitions():
+            total += sums.multiply_scores(matrix)
+            del sums
+        return total
+
+    def count_moved(self, direction: Matrix, limit: float) -> int:
+        return sum(sums.count_moved(direction, limit) for _, sums in self._partitions())
+
     def are_separated(self, coef: Array, intercept: Array) -> bool:
         return all(sums.are_separated(coef, intercept) for _, sums in self._partitions())
 

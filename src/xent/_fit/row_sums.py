@@ -8,8 +8,9 @@ from typing import Any, Literal
 import numpy as np
 
 from xent._fit.hessian import expand
-from xent._fit.logits import are_separated
+from xent._fit.logits import are_separated, count_moved
 from xent._fit.row_pass import DIAGONAL, HESSIAN_PRODUCT, LOSS, PROBABILITIES, Rows, pass_over, suits_kernels
+from xent._fit.scores import multiply_scores
 from xent._fit.subsample import MIN_BLOCK_ROWS, Subsample, choose_candidates
 from xent._fit.types import Array, Matrix, Vector
 
@@ -72,6 +73,12 @@ class RowSums:
 
     def hessian(self, matrix: Matrix) -> Matrix:
         return self.expand(matrix)[2]
+
+    def multiply_scores(self, matrix: Matrix) -> Matrix:
+        return multiply_scores(self.rows, matrix)
+
+    def count_moved(self, direction: Matrix, limit: float) -> int:
+        return count_moved(self.rows.X, direction, self.rows.row_weight, limit)
 
     def subsample(self, matrix: Matrix) -> Subsample:
         rows = self.rows

@@ -9,7 +9,7 @@ import os
 import secrets
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import dask
 import dask.array
@@ -39,7 +39,7 @@ from xent.dask.partitions import (
     to_collections,
     use_aligned,
 )
-from xent.dask.rounds import Cluster, Timing, present_engine
+from xent.dask.rounds import Cluster, Engine, Timing, present_engine
 from xent.dask.sums import cluster_rows, local_rows, reread_rows
 
 Array = NDArray[Any]
@@ -132,8 +132,7 @@ class LogisticRegression(xent.logistic.LogisticRegression):
         themselves, or persist the dataframe first.
         """
         check_parameters(self, SOLVERS)
-        if check_integer("retries", retries) < 0:
-            raise ValueError(f"retries is {retries}; it must be at least 0")
+        _check_retries(retries)
         check_positive_integer("checkpoint_every", checkpoint_every)
         state = None
         if checkpoint is not None:
@@ -146,15 +145,7 @@ class LogisticRegression(xent.logistic.LogisticRegression):
             return self._fit(self._validate(X, *_compute_labels(X, y, sample_weight)), callback, state)
         known = None if classes is None else check_classes(classes)
         engine = present_engine(retries)
-
-        def make_fit_data(partitions: Partitions) -> FitData:
-            if not persist:
-                return reread_rows(engine, partitions, known, self.class_weight, self._n_threads() or 1)
-            if isinstance(engine, Cluster):
-                return cluster_rows(engine, partitions, known, self.class_weight, self._n_threads() or 1)
-            return local_rows(engine, partitions, known, self.class_weight, self._n_threads())
-
-        data = use_aligned(_build_partitions(X, y, sample_weight), engine, persist, make_fit_data)
+        data = self._read(_build_partitions(X, y, sample_weight), known, engine, persist)
         self._fit(data, callback, state)
         if isinstance(engine, Cluster):
             self.timing_ = engine.timing()
@@ -162,6 +153,54 @@ class LogisticRegression(xent.logistic.LogisticRegression):
                 computing = 1 - self.timing_.scheduling
                 print(f"{self.timing_.rounds} rounds; threads computed for {computing:.0%} of the time")
         return self
+
+    def _read(self, partitions: Partitions, known: Array | None, engine: Engine, persist: bool) -> FitData:
+        def make_fit_data(partitions: Partitions) -> FitData:
+            if not persist:
+                return reread_rows(engine, partitions, known, self.class_weight, self._n_threads() or 1)
+            if isinstance(engine, Cluster):
+                return cluster_rows(engine, partitions, known, self.class_weight, self._n_threads() or 1)
+            return local_rows(engine, partitions, known, self.class_weight, self._n_threads())
+
+        return use_aligned(partitions, engine, persist, make_fit_data)
+
+    def covariance(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        kind: Literal["hessian", "sandwich"] = "hessian",
+        *,
+        persist: bool = True,
+        retries: int = 2,
+    ) -> NDArray[np.float64]:
+        """The covariance matrix of the coefficients of a fit without a penalty; computed at once.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+        kind : {"hessian", "sandwich"}, default "hessian"
+            See :meth:`xent.LogisticRegression.covariance`.
+        persist, retries
+            As in `fit`. The rows are read once, and then for three or four passes.
+
+        Returns
+        -------
+        ndarray of shape (p, p), float64
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As in :meth:`xent.LogisticRegression.covariance` and `fit`.
+        """
+        if not is_partitioned(X):
+            return super().covariance(X, *_compute_labels(X, y, sample_weight), kind)
+        check_parameters(self, SOLVERS)
+        self._check_covariance(kind)
+        engine = present_engine(_check_retries(retries))
+        data = self._read(_build_partitions(X, y, sample_weight), self._linear()[0], engine, persist)
+        return self._covariance(data, kind)
 
     def decision_function(self, X: Any) -> Any:
         """Logits, as a dask array; its number of rows is unknown if that of `X` is.
@@ -243,6 +282,12 @@ class LogisticRegression(xent.logistic.LogisticRegression):
             return X.map_blocks(_predict_block, given, method, columns, dtype, dtype=dtype, meta=meta, **shape)
         meta = np.empty((0,) * (1 + len(columns)), dtype)
         return map_partitions(X, _predict_block, model, method, columns, dtype, columns=columns, meta=meta)
+
+
+def _check_retries(retries: int) -> int:
+    if check_integer("retries", retries) < 0:
+        raise ValueError(f"retries is {retries}; it must be at least 0")
+    return retries
 
 
 def _dtype_of_logits(dtype: np.dtype[Any]) -> np.dtype[Any]:

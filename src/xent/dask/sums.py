@@ -85,10 +85,15 @@ def _for_tasks(plan: Plan) -> Plan:
 def _unpack_expansion(sums: Vector, shape: tuple[int, ...]) -> tuple[float, Matrix, Matrix]:
     """Loss, gradient and Hessian from what `pack_expansion` returns."""
     size = int(np.prod(shape))
+    return float(sums[-1]), sums[-size - 1 : -1].reshape(shape), _unpack_triangle(sums[: -size - 1], size)
+
+
+def _unpack_triangle(triangle: Vector, size: int) -> Matrix:
+    """The symmetric matrix with this upper triangle."""
     upper = np.triu_indices(size)
-    hessian = np.empty((size, size))
-    hessian[upper] = hessian.T[upper] = sums[: -size - 1]
-    return float(sums[-1]), sums[-size - 1 : -1].reshape(shape), hessian
+    result = np.empty((size, size))
+    result[upper] = result.T[upper] = triangle
+    return result
 
 
 class RereadSums(PartitionedSums):
@@ -129,6 +134,12 @@ class RereadSums(PartitionedSums):
 
     def expand(self, matrix: Matrix) -> tuple[float, Matrix, Matrix]:
         return _unpack_expansion(self._total("expansion", tasks.pack_expansion, matrix), matrix.shape)
+
+    def multiply_scores(self, matrix: Matrix) -> Matrix:
+        return _unpack_triangle(self._total("scores", tasks.pack_scores, matrix), matrix.size)
+
+    def count_moved(self, direction: Matrix, limit: float) -> int:
+        return int(self._total("moved", tasks.count_moved, direction, np.array(limit))[0])
 
     def are_separated(self, coef: Array, intercept: Array) -> bool:
         return not self._total("separated", tasks.not_separated, coef, intercept).any()
@@ -216,6 +227,12 @@ class ClusterSums(PartitionedSums):
     def expand(self, matrix: Matrix) -> tuple[float, Matrix, Matrix]:
         sums = self.cluster.round("expansion", tasks.pack_expansion, self.groups, matrix)
         return _unpack_expansion(sums, matrix.shape)
+
+    def multiply_scores(self, matrix: Matrix) -> Matrix:
+        return _unpack_triangle(self.cluster.round("scores", tasks.pack_scores, self.groups, matrix), matrix.size)
+
+    def count_moved(self, direction: Matrix, limit: float) -> int:
+        return int(self.cluster.round("moved", tasks.count_moved, self.groups, direction, np.array(limit))[0])
 
     def are_separated(self, coef: Array, intercept: Array) -> bool:
         return not self.cluster.round("separated", tasks.not_separated, self.groups, coef, intercept).any()

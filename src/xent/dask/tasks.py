@@ -170,6 +170,16 @@ def pack_expansion(sums: RowSums, matrix: Matrix) -> Vector:
     return np.concatenate([hessian[np.triu_indices(len(hessian))], gradient.ravel(), [loss]])
 
 
+def pack_scores(sums: RowSums, matrix: Matrix) -> Vector:
+    """The upper triangle of the products of scores, row after row."""
+    products = sums.multiply_scores(matrix)
+    return products[np.triu_indices(len(products))]
+
+
+def count_moved(sums: RowSums, direction: Matrix, limit: Array) -> Vector:
+    return np.array([float(sums.count_moved(direction, float(limit)))])
+
+
 def not_separated(sums: RowSums, coef: Array, intercept: Array) -> Vector:
     """1 if a row is not on the side of its class, else 0: the sum is 0 if all partitions are separated."""
     return np.array([0.0 if sums.are_separated(coef, intercept) else 1.0])

@@ -1,0 +1,39 @@
+"""The scores of rows, and the sum of their outer products.
+
+The score of a row x (its last element 1, for the intercept) with weight w is the gradient of its weighted loss by the
+coefficients: w (p - t) x', with p its probabilities, t its target, and a row for each row of coefficients. Computed in
+float64, whatever the type of the rows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from xent._calls.losses import cross_entropy
+from xent._calls.options import GivenOptions
+from xent._fit.hessian import blocks_of_columns
+from xent._fit.row_pass import Rows
+from xent._fit.types import Matrix
+
+MIN_BLOCK_ROWS = 64
+MAX_BLOCK_ROWS = 512
+BLOCK_BYTES = 1 << 22       # of the scores of a block
+
+
+def multiply_scores(rows: Rows, matrix: Matrix) -> Matrix:
+    """The sum of the outer products of all scores: by the elements of the matrix, row after row."""
+    n_coef_rows, size = matrix.shape
+    result = np.zeros((matrix.size, matrix.size))
+    block_rows = min(MAX_BLOCK_ROWS, max(MIN_BLOCK_ROWS, BLOCK_BYTES // (8 * matrix.size)))
+    for block, X in blocks_of_columns(rows, block_rows):
+        logits = np.zeros((X.shape[1], rows.n_classes))
+        np.matmul(X.T, matrix.T, out=logits[:, -n_coef_rows:])
+        weight = None if rows.sample_weight is None else rows.sample_weight[block]
+        cross_entropy(      # whose gradient takes the place of the logits
+            logits, rows.target[block], GivenOptions(sample_weight=weight), reduction="sum", grad_out=logits,
+            n_threads=rows.n_threads,
+        )   # fmt: skip
+        residuals = logits.T[-n_coef_rows:]
+        scores = (residuals[:, None, :] * X).reshape(n_coef_rows * size, -1)
+        result += scores @ scores.T
+    return result
