@@ -285,6 +285,50 @@ def test_half_precision(engine):
         assert model.score(given, y) == pytest.approx(local.score(X, y))
 
 
+@pytest.mark.parametrize("persist", [True, False])
+@pytest.mark.parametrize("kind", ["hessian", "sandwich"])
+def test_covariance(both, kind, persist):
+    X, y, weight = problem()
+    local = xent.LogisticRegression(C=np.inf, **TIGHT).fit(X, y, weight)
+    expected = local.covariance(X, y, weight, kind)
+    model = xent.dask.LogisticRegression(C=np.inf, **TIGHT).fit(X, y, weight)
+    for given in (arrays(X, y, 400, weight), (features_of("unknown", X), y, pandas.Series(weight)), (X, y, weight)):
+        options = {} if given[0] is X else {"persist": persist}
+        np.testing.assert_allclose(model.covariance(*given, kind, **options), expected, rtol=1e-9, atol=1e-13)
+    delayed = [dask.delayed((X[cut], y[cut], weight[cut])) for cut in (slice(700), slice(700, ROWS))]
+    np.testing.assert_allclose(model.covariance(delayed, kind=kind, persist=persist), expected, rtol=1e-9, atol=1e-13)
+
+
+def test_where_there_is_no_covariance(engine):
+    X, y, weight = problem()
+    dX, dy, dw = arrays(X, y, 400, weight)
+    with pytest.raises(xent.NotFittedError):
+        xent.dask.LogisticRegression(C=np.inf).covariance(dX, dy)
+    model = xent.dask.LogisticRegression().fit(dX, dy)
+    with pytest.raises(ValueError, match=r"^C is 1.0, a penalty"):
+        model.covariance(dX, dy)
+    model = xent.dask.LogisticRegression(C=np.inf, **TIGHT).fit(dX, dy)
+    with pytest.raises(ValueError, match="kind is 'HC0'"):
+        model.covariance(dX, dy, kind="HC0")
+    with pytest.raises(ValueError, match="retries is -1"):
+        model.covariance(dX, dy, retries=-1)
+    with pytest.raises(ValueError, match="X has 3 features, but LogisticRegression is expecting 6"):
+        model.covariance(dX[:, :3], dy)
+    with pytest.raises(ValueError, match=r"^partition \d: y\[\d+\] is 7, which is not one of the classes"):
+        model.covariance(dX, da.where(dy > 0, dy, 7))
+    with pytest.warns(xent.ConvergenceWarning, match="coef_ is not at the minimum for these data"):
+        model.covariance(dX, dy, dw**4)
+    constant = da.concatenate([dX[:, :5], da.ones((ROWS, 1), chunks=(400, 1))], axis=1)
+    model.fit(constant, dy)
+    with pytest.raises(ValueError, match=r"the Hessian is singular: column 5, the intercept \(a column of ones\) are"):
+        model.covariance(constant, dy)
+    sign = da.from_array(((y == 0) & (X[:, 0] > 1)).astype(float)[:, None], chunks=(400, 1))
+    separated = da.concatenate([dX, sign], axis=1)
+    model.fit(separated, dy)
+    with pytest.warns(xent.ConvergenceWarning, match=r"would change the logits of \d+ rows by more than 0.5"):
+        model.covariance(separated, dy)
+
+
 def test_save_and_load(tmp_path, two_workers):
     X, y, _ = problem()
     with two_workers.as_current():

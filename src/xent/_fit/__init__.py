@@ -11,11 +11,12 @@ Each file imports only from those above it:
     subsample           rows that a preconditioner is computed from
     sums                the sums over rows that a fit needs (a protocol)
     row_pass, row_sums  the sums over rows in memory
-    hessian             the whole Hessian of rows in memory
+    hessian, scores     the whole Hessian of rows in memory; products of the rows' gradients
     partitioned         the sums over partitions
     preconditioners     rough inverses of the Hessian, from sums and a penalty
     objective           sums and a penalty as a function of a vector
     dual_ascent         a start for sparse rows
     strategy            the choice of solvers: `minimise`
     online              one batch of a stream
+    covariance          the covariance of the coefficients at a minimum
 """

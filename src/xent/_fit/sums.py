@@ -15,9 +15,11 @@ class Sums(Protocol):
     Coefficients are one matrix (W, b) of shape (n_coef_rows, n_features + 1), float64, with the intercepts b in the
     last column; so are gradients, Hessian products and diagonals. Two classes have one row of coefficients, for the
     logit of the second class (the first has logit 0); more classes have one row each. With T_i the sum of t_i (1 for a
-    label), the six methods compute with
+    label), the six methods of a fit compute with
 
         F(W, b) = sum_i s_i cross_entropy(W x_i + b, t_i)       weight = sum_i s_i T_i
+
+    Two more, `multiply_scores` and `count_moved`, are for the covariance of the coefficients.
 
     Implemented by `RowSums` for rows in memory, `SequentialSums` for partitions that are read one after the other, and
     in `xent.dask.sums` for partitions of Dask.
