@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from xent._calls.scalars import check_choice
 from xent._estimator import persistence
 from xent._estimator.checkpoint import Checkpoint
-from xent._estimator.covariance import check_no_penalty, estimate_covariance
+from xent._estimator.covariance import check_memory, check_no_penalty, estimate_covariance
 from xent._estimator.features import Columns, MatrixLike, check_features, check_no_stored_index
 from xent._estimator.labels import encode_target, find_classes, find_stream_classes
 from xent._estimator.parameters import UNSET, check_parameters, penalty_strength
@@ -278,6 +278,8 @@ class LogisticRegression(LinearClassifier):
         ValueError
             If the model has a penalty, if the classes are linearly separable, or if the Hessian is singular; the
             message names the columns that are linearly dependent. And for the errors of `fit`.
+        MemoryError
+            If there are so many coefficients that their covariance does not fit into the memory of this machine.
 
         Warns
         -----
@@ -290,10 +292,11 @@ class LogisticRegression(LinearClassifier):
         For ``"hessian"`` a weight of 2 is two equal rows. For ``"sandwich"`` it is one row that counts twice, as if
         drawn with half the probability. `class_weight` multiplies the weights, as in `fit`; where the classes of a row
         are not drawn with the inverse of these probabilities, ``"hessian"`` says nothing of the errors then.
+        Weights, ``"balanced"`` ones as well, are taken as fixed numbers.
 
         The Hessian is computed in float64, whatever the type of `X`, by blocks of rows; it needs memory for a few
-        matrices of (n_classes * (n_features + 1))^2 numbers. Columns may have any scale. Columns whose mean is
-        more than 1e6 times their standard deviation are linearly dependent on the intercept, to rounding.
+        matrices of (n_classes * (n_features + 1))^2 numbers. Columns may have any scale. Subtract the mean of columns
+        if it is more than 1e5 times their standard deviation: to rounding they depend on the intercept.
 
         References
         ----------
@@ -320,6 +323,7 @@ class LogisticRegression(LinearClassifier):
         self._check_fitted()
         check_choice("kind", kind, KINDS)
         check_no_penalty(self)
+        check_memory(self._coefficients().size)
 
     def _covariance(self, data: FitData, kind: str) -> NDArray[np.float64]:
         self._check_columns(Columns(data.sums.n_features, data.names), stacklevel=3)

@@ -196,6 +196,14 @@ def test_arguments():
         model.covariance(Blocks([(X, y)]), y)
     with pytest.raises(ValueError, match=r"block 1: X has 3 features|block 1 has 3 features, but block 0 has 4"):
         model.covariance(Blocks([(X, y), (X[:, :3], y)]))
+    with pytest.raises(ValueError, match=r"^X\[0, 0\] is nan"):
+        model.covariance(np.full_like(X, np.nan), y)
+    with pytest.raises(ValueError, match=r"^sample_weight\[0\] is -1.0"):
+        model.covariance(X, y, -np.ones(N))
+    model.C = "1"
+    with pytest.raises(TypeError, match="C is '1'"):
+        model.covariance(X, y)
+    model.C = np.inf
     before = model.coef_.copy()
     model.covariance(X, y)
     np.testing.assert_array_equal(model.coef_, before)
@@ -232,6 +240,14 @@ def test_overflow():
     model.coef_ /= 1e200
     with pytest.raises(ValueError, match="the Hessian overflows float64: scale the features or the weights down"):
         model.covariance(X * 1e200, y)
+
+
+def test_more_coefficients_than_memory():
+    sparse = pytest.importorskip("scipy.sparse")
+    model = xent.LogisticRegression(C=np.inf)
+    model.classes_, model.coef_, model.intercept_ = np.array([0, 1]), np.zeros((1, 10**6)), 0.0
+    with pytest.raises(MemoryError, match=r"^the covariance of 1000001 coefficients needs about 32000 GB, but this"):
+        model.covariance(sparse.csr_array(np.eye(2, 10**6)), [0, 1])
 
 
 def test_separable_classes():

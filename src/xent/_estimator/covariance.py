@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ Array = NDArray[Any]
 MAX_STEP = 0.1          # in standard errors: how far from the minimum the coefficients may be without a warning
 MAX_CHANGE = 0.5        # of the logits of any row, in the same step
 MAX_NAMES = 8
+MATRICES = 4            # as large as the Hessian by all coefficients, at the same time
 
 
 def check_no_penalty(model: Parameters) -> None:
@@ -25,6 +27,20 @@ def check_no_penalty(model: Parameters) -> None:
             f"C is {model.C!r}, a penalty: it draws the coefficients towards 0, and how they would vary from sample to "
             "sample is not what the Hessian says; there is a covariance of maximum-likelihood estimates only: fit with "
             "C=inf"
+        )
+
+
+def check_memory(n_coefficients: int) -> None:
+    """Raise if matrices of these coefficients would not fit the memory of this machine."""
+    needed = MATRICES * 8 * n_coefficients**2
+    try:
+        present = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):      # Windows
+        return
+    if needed > present:
+        raise MemoryError(
+            f"the covariance of {n_coefficients} coefficients needs about {needed / 1e9:.0f} GB, but this machine has "
+            f"{present / 1e9:.0f} GB: leave out features"
         )
 
 

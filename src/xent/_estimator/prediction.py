@@ -122,7 +122,11 @@ class LinearClassifier(Estimator):
         self._check_fitted()
         if isinstance(X, PartitionSource):
             check_no_labels(X, y, sample_weight)
-            return share_right([self._tally_partition(partition) for partition in X._read_partitions()])
+            tallies = []
+            for partition in X._read_partitions():
+                tallies.append(self._tally_partition(partition, stacklevel=2))
+                del partition
+            return share_right(tallies)
         return share_right([self._tally(self._matrix(X, stacklevel=2), y, sample_weight, stacklevel=2)])
 
     def _n_threads(self) -> int | None:
@@ -178,12 +182,12 @@ class LinearClassifier(Estimator):
             raise ValueError(NO_ROWS)
         return np.concatenate(results)
 
-    def _tally_partition(self, partition: Partition | None) -> Tally | None:
+    def _tally_partition(self, partition: Partition | None, stacklevel: int) -> Tally | None:
         if partition is None:
             return None
         with prefix_errors(partition.place):
-            self._check_columns(Columns(partition.X.shape[1], partition.names), stacklevel=3)
-            return self._tally(partition.X, partition.y, partition.weight, stacklevel=3)
+            self._check_columns(Columns(partition.X.shape[1], partition.names), stacklevel + 1)
+            return self._tally(partition.X, partition.y, partition.weight, stacklevel + 1)
 
     def _tally(self, matrix: Any, y: Any, sample_weight: Any, stacklevel: int) -> Tally:
         classes, coef, intercept = self._linear()

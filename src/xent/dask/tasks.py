@@ -293,7 +293,7 @@ def reread_and_sum(i: int, seen: FirstPass, task: RereadTask, *blocks: Any) -> t
 
 
 def tally_right(model: Any, place: str, *blocks: Any) -> Tally | None:
-    tally: Tally | None = model._tally_partition(make_partition(place, *blocks))
+    tally: Tally | None = model._tally_partition(make_partition(place, *blocks), stacklevel=2)
     return tally
 
 
