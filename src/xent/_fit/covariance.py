@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from xent._fit.scores import count_free
 from xent._fit.sums import Sums
 from xent._fit.types import Matrix, Vector
 
@@ -82,7 +83,8 @@ def compute_covariance(sums: Sums, matrix: Matrix, fit_intercept: bool, kind: st
     newton_step.reshape(-1)[free] = step
     error_of_step = float(np.max(np.abs(step) / np.sqrt(inverse.diagonal())))
     if kind == SANDWICH:
-        products = sums.multiply_scores(matrix)[np.ix_(free, free)]
+        others = free - (matrix.size - count_free(matrix.shape))
+        products = sums.multiply_scores(matrix)[np.ix_(others, others)]
         inverse = inverse @ products @ inverse
         inverse = (inverse + inverse.T) / 2
     return Covariance(inverse, newton_step, error_of_step)

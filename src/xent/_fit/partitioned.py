@@ -13,6 +13,7 @@ import numpy as np
 
 from xent._fit.row_pass import count_coef_rows
 from xent._fit.row_sums import RowSums
+from xent._fit.scores import count_free
 from xent._fit.subsample import Candidates, Subsample, choose_stride, count_wanted_rows
 from xent._fit.types import Array, Matrix, Vector
 
@@ -124,7 +125,8 @@ class SequentialSums(PartitionedSums):
         return math.fsum(losses), gradient, hessian
 
     def multiply_scores(self, matrix: Matrix) -> Matrix:
-        total = np.zeros((matrix.size, matrix.size))
+        size = count_free(matrix.shape)
+        total = np.zeros((size, size))
         for _, sums in self._partitions():
             total += sums.multiply_scores(matrix)
             del sums

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from xent._estimator.partitions import FitData, Plan, Summary, make_plan
 from xent._fit.partitioned import PartitionedSums, SequentialSums, concat_samples, sum_diagonal, take_rows
+from xent._fit.scores import count_free
 from xent._fit.subsample import Candidates
 from xent._fit.types import Matrix, Vector
 from xent.dask import tasks
@@ -136,7 +137,7 @@ class RereadSums(PartitionedSums):
         return _unpack_expansion(self._total("expansion", tasks.pack_expansion, matrix), matrix.shape)
 
     def multiply_scores(self, matrix: Matrix) -> Matrix:
-        return _unpack_triangle(self._total("scores", tasks.pack_scores, matrix), matrix.size)
+        return _unpack_triangle(self._total("scores", tasks.pack_scores, matrix), count_free(matrix.shape))
 
     def count_moved(self, direction: Matrix, limit: float) -> int:
         return int(self._total("moved", tasks.count_moved, direction, np.array(limit))[0])
@@ -229,7 +230,8 @@ class ClusterSums(PartitionedSums):
         return _unpack_expansion(sums, matrix.shape)
 
     def multiply_scores(self, matrix: Matrix) -> Matrix:
-        return _unpack_triangle(self.cluster.round("scores", tasks.pack_scores, self.groups, matrix), matrix.size)
+        triangle = self.cluster.round("scores", tasks.pack_scores, self.groups, matrix)
+        return _unpack_triangle(triangle, count_free(matrix.shape))
 
     def count_moved(self, direction: Matrix, limit: float) -> int:
         return int(self.cluster.round("moved", tasks.count_moved, self.groups, direction, np.array(limit))[0])
