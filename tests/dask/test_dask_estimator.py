@@ -295,6 +295,10 @@ def test_covariance(both, kind, persist):
     for given in (arrays(X, y, 400, weight), (features_of("unknown", X), y, pandas.Series(weight)), (X, y, weight)):
         options = {} if given[0] is X else {"persist": persist}
         np.testing.assert_allclose(model.covariance(*given, kind, **options), expected, rtol=1e-9, atol=1e-13)
+    blocks = xent.Blocks.from_arrays(X, y, weight, rows=400)
+    np.testing.assert_allclose(model.covariance(blocks, kind=kind), expected, rtol=1e-9, atol=1e-13)
+    assert model.score(blocks) == pytest.approx(local.score(X, y, weight))
+    np.testing.assert_array_equal(model.predict(blocks), local.predict(X))
     delayed = [dask.delayed((X[cut], y[cut], weight[cut])) for cut in (slice(700), slice(700, ROWS))]
     np.testing.assert_allclose(model.covariance(delayed, kind=kind, persist=persist), expected, rtol=1e-9, atol=1e-13)
 

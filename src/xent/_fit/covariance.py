@@ -37,7 +37,7 @@ class Covariance(NamedTuple):
     newton_step : ndarray of shape (n_coef_rows, n_features + 1)
         From the coefficients to the minimum, nearly.
     error_of_step : float
-        The largest element of the step, in standard errors (of HESSIAN).
+        The largest element of the step, in standard errors.
     """
 
     matrix: Matrix
@@ -81,13 +81,15 @@ def compute_covariance(sums: Sums, matrix: Matrix, fit_intercept: bool, kind: st
     step = -inverse @ gradient.ravel()[free]
     newton_step = np.zeros(matrix.shape)
     newton_step.reshape(-1)[free] = step
-    error_of_step = float(np.max(np.abs(step) / np.sqrt(inverse.diagonal())))
     if kind == SANDWICH:
         others = free - (matrix.size - count_free(matrix.shape))
-        products = sums.multiply_scores(matrix)[np.ix_(others, others)]
+        products = sums.multiply_scores(matrix, sums.weight)[np.ix_(others, others)]
+        inverse *= sums.weight      # of F / weight: the squares of small weights might be 0
         inverse = inverse @ products @ inverse
         inverse = (inverse + inverse.T) / 2
-    return Covariance(inverse, newton_step, error_of_step)
+    with np.errstate(divide="ignore"):
+        errors_of_step = np.abs(step) / np.sqrt(inverse.diagonal())
+    return Covariance(inverse, newton_step, float(np.max(errors_of_step, where=step != 0, initial=0)))
 
 
 def find_free(shape: tuple[int, ...], fit_intercept: bool) -> NDArray[np.intp]:

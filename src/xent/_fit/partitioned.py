@@ -124,11 +124,11 @@ class SequentialSums(PartitionedSums):
             del sums, found
         return math.fsum(losses), gradient, hessian
 
-    def multiply_scores(self, matrix: Matrix) -> Matrix:
+    def multiply_scores(self, matrix: Matrix, divisor: float) -> Matrix:
         size = count_free(matrix.shape)
         total = np.zeros((size, size))
         for _, sums in self._partitions():
-            total += sums.multiply_scores(matrix)
+            total += sums.multiply_scores(matrix, divisor)
             del sums
         return total
 

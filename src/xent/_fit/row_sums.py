@@ -74,8 +74,8 @@ class RowSums:
     def hessian(self, matrix: Matrix) -> Matrix:
         return self.expand(matrix)[2]
 
-    def multiply_scores(self, matrix: Matrix) -> Matrix:
-        return multiply_scores(self.rows, matrix)
+    def multiply_scores(self, matrix: Matrix, divisor: float) -> Matrix:
+        return multiply_scores(self.rows, matrix, divisor)
 
     def count_moved(self, direction: Matrix, limit: float) -> int:
         return count_moved(self.rows.X, direction, self.rows.row_weight, limit)

@@ -25,9 +25,9 @@ def count_free(shape: tuple[int, ...]) -> int:
     return max(1, shape[0] - 1) * shape[1]
 
 
-def multiply_scores(rows: Rows, matrix: Matrix) -> Matrix:
-    """The sum of the outer products of all scores: by the coefficients of each class but the first, one after the
-    other, each with its intercept last."""
+def multiply_scores(rows: Rows, matrix: Matrix, divisor: float) -> Matrix:
+    """The sum of the outer products of all scores, of weights over a divisor: by the coefficients of each class but the
+    first, one after the other, each with its intercept last."""
     (n_coef_rows, size), free = matrix.shape, count_free(matrix.shape)
     result = np.zeros((free, free))
     block_rows = min(MAX_BLOCK_ROWS, max(MIN_BLOCK_ROWS, BLOCK_BYTES // (8 * free)))
@@ -35,9 +35,9 @@ def multiply_scores(rows: Rows, matrix: Matrix) -> Matrix:
     for block, X in blocks_of_columns(rows, block_rows):
         logits = np.zeros((X.shape[1], rows.n_classes))
         np.matmul(X.T, matrix.T, out=logits[:, -n_coef_rows:])
-        weight = None if rows.sample_weight is None else rows.sample_weight[block]
+        weight = np.ones(X.shape[1]) if rows.sample_weight is None else rows.sample_weight[block]
         cross_entropy(      # whose gradient takes the place of the logits
-            logits, rows.target[block], GivenOptions(sample_weight=weight), reduction="sum", grad_out=logits,
+            logits, rows.target[block], GivenOptions(sample_weight=weight / divisor), reduction="sum", grad_out=logits,
             n_threads=rows.n_threads,
         )   # fmt: skip
         residuals = np.ascontiguousarray(logits.T[1:, None, :])

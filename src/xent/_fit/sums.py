@@ -43,9 +43,9 @@ class Sums(Protocol):
     def hessian(self, matrix: Matrix) -> Matrix:
         """The Hessian of F, symmetric: by the elements of the matrix row after row, each row's intercept last."""
 
-    def multiply_scores(self, matrix: Matrix) -> Matrix:
-        """The sum of g_i g_i', with g_i the gradient of the term of row i: as `hessian`, without the first of more than
-        two classes."""
+    def multiply_scores(self, matrix: Matrix, divisor: float) -> Matrix:
+        """The sum of g_i g_i', with g_i the gradient of the term of row i of F / divisor: as `hessian`, without the
+        first of more than two classes."""
 
     def count_moved(self, direction: Matrix, limit: float) -> int:
         """The number of rows with weight whose logits a step in the direction moves apart by more than the limit."""

@@ -136,8 +136,9 @@ class RereadSums(PartitionedSums):
     def expand(self, matrix: Matrix) -> tuple[float, Matrix, Matrix]:
         return _unpack_expansion(self._total("expansion", tasks.pack_expansion, matrix), matrix.shape)
 
-    def multiply_scores(self, matrix: Matrix) -> Matrix:
-        return _unpack_triangle(self._total("scores", tasks.pack_scores, matrix), count_free(matrix.shape))
+    def multiply_scores(self, matrix: Matrix, divisor: float) -> Matrix:
+        triangle = self._total("scores", tasks.pack_scores, matrix, np.array(divisor))
+        return _unpack_triangle(triangle, count_free(matrix.shape))
 
     def count_moved(self, direction: Matrix, limit: float) -> int:
         return int(self._total("moved", tasks.count_moved, direction, np.array(limit))[0])
@@ -229,8 +230,8 @@ class ClusterSums(PartitionedSums):
         sums = self.cluster.round("expansion", tasks.pack_expansion, self.groups, matrix)
         return _unpack_expansion(sums, matrix.shape)
 
-    def multiply_scores(self, matrix: Matrix) -> Matrix:
-        triangle = self.cluster.round("scores", tasks.pack_scores, self.groups, matrix)
+    def multiply_scores(self, matrix: Matrix, divisor: float) -> Matrix:
+        triangle = self.cluster.round("scores", tasks.pack_scores, self.groups, matrix, np.array(divisor))
         return _unpack_triangle(triangle, count_free(matrix.shape))
 
     def count_moved(self, direction: Matrix, limit: float) -> int:

@@ -170,9 +170,9 @@ def pack_expansion(sums: RowSums, matrix: Matrix) -> Vector:
     return np.concatenate([hessian[np.triu_indices(len(hessian))], gradient.ravel(), [loss]])
 
 
-def pack_scores(sums: RowSums, matrix: Matrix) -> Vector:
+def pack_scores(sums: RowSums, matrix: Matrix, divisor: Array) -> Vector:
     """The upper triangle of the products of scores, row after row."""
-    products = sums.multiply_scores(matrix)
+    products = sums.multiply_scores(matrix, float(divisor))
     return products[np.triu_indices(len(products))]
 
 
