@@ -295,12 +295,13 @@ class LogisticRegression(LinearClassifier):
         Weights, ``"balanced"`` ones as well, are taken as fixed numbers.
 
         The Hessian is computed in float64, whatever the type of `X`, by blocks of rows; it needs memory for a few
-        matrices of (n_classes * (n_features + 1))^2 numbers. Columns may have any scale. Subtract the mean of columns
-        if it is more than 1e5 times their standard deviation: to rounding they depend on the intercept.
+        matrices of (n_classes * (n_features + 1))^2 numbers. Columns may have any scale. Subtract the mean of a
+        column if it is more than 1e4 times its standard deviation: digits are lost there, and from about 1e6 on the
+        column counts as linearly dependent on the intercept.
 
         References
         ----------
-        .. [1] W. H. Greene, "Econometric Analysis", Prentice Hall 2011, sections 14.4 and 14.8.
+        .. [1] W. H. Greene, "Econometric Analysis", 7th edition, Prentice Hall 2011, chapter 14.
         .. [2] H. White, "Maximum Likelihood Estimation of Misspecified Models", Econometrica 50(1), 1982.
 
         Examples
