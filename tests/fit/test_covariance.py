@@ -28,9 +28,8 @@ def scores_of(X, target, n_classes, weight, matrix):
 
 
 @pytest.mark.parametrize("holder", [*HOLDERS, "partitions"])
-@pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("n_classes", [2, 3, 11])
+@pytest.mark.parametrize(("soft", "dtype"), [(False, np.float32), (False, np.float64), (True, np.float64)])
+@pytest.mark.parametrize("n_classes", [2, 3])
 def test_products_of_scores(monkeypatch, n_classes, dtype, soft, holder):
     monkeypatch.setattr(scores, "MAX_BLOCK_ROWS", 100)
     X, target, weight = make_rows(n_classes, soft)
@@ -104,7 +103,7 @@ def test_scales_of_the_columns_do_not_matter(n_classes):
         assert np.max(abs(found - plain.matrix) / errors / errors[:, None]) < 1e-12
 
 
-@pytest.mark.parametrize("n", [200, 20_000])
+@pytest.mark.parametrize("n", [200, 5000])
 @pytest.mark.parametrize("n_classes", [2, 4])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_columns_that_are_dependent(dtype, n_classes, n):
