@@ -98,7 +98,7 @@ class Blocks(PartitionSource):
     def from_arrays(
         cls,
         X: Any,
-        y: ArrayLike,
+        y: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
         *,
         rows: int | None = None,
@@ -109,8 +109,8 @@ class Blocks(PartitionSource):
         Parameters
         ----------
         X : array_like, sparse matrix or frame of shape (n_samples, n_features)
-        y, sample_weight : array_like
-            As in :meth:`LogisticRegression.fit`.
+        y, sample_weight : array_like, optional
+            As in :meth:`LogisticRegression.fit`; rows to predict need none.
         rows : int, optional
             The number of rows of a block; if not given, blocks have about 64 MB.
         classes : array_like, optional
@@ -120,7 +120,9 @@ class Blocks(PartitionSource):
         -------
         Blocks
         """
-        columns = [_to_sliceable(X), to_target("y", y)]
+        if y is None and sample_weight is not None:
+            raise ValueError("y is None, but sample_weight is not; rows with weights must have labels")
+        columns = [_to_sliceable(X), *([] if y is None else [to_target("y", y)])]
         if sample_weight is not None:
             columns.append(to_array("sample_weight", frames.series("sample_weight", sample_weight)))
         lengths = [a.shape[0] if a.shape else 0 for a in columns]
@@ -146,6 +148,7 @@ class Blocks(PartitionSource):
         path : path-like
             A folder of ``.npz`` files with arrays ``X``, ``y`` and optionally ``sample_weight``; or of ``.npy`` files
             ``<name>.X.npy``, ``<name>.y.npy`` and optionally ``<name>.sample_weight.npy``, which are memory-mapped.
+            Rows to predict need no ``y``.
         classes : array_like, optional
             As in the constructor.
 
@@ -165,12 +168,7 @@ class Blocks(PartitionSource):
             raise ValueError(f"{os.fspath(path)!r} contains no *.npz files and no *.X.npy and *.y.npy files")
         if archives and stems:
             raise ValueError(f"{os.fspath(path)!r} contains *.npz and *.X.npy files; it must contain only one kind")
-        weighted = [(folder / f"{stem}.sample_weight.npy").exists() for stem in stems]
-        for stem, has_weight in zip(stems, weighted, strict=True):
-            if not (folder / f"{stem}.y.npy").exists():
-                raise ValueError(f"{os.fspath(folder / stem)}.X.npy has no matching {stem}.y.npy")
-            if has_weight != weighted[0]:
-                raise ValueError(f"{os.fspath(folder)!r} has *.sample_weight.npy for some blocks but not for all")
+        names = _find_names(folder, stems)
 
         def read() -> Iterator[Block]:
             sizes = set()
@@ -178,10 +176,9 @@ class Blocks(PartitionSource):
                 block = _read_archive(file)
                 sizes.add(len(block))
                 if len(sizes) > 1:
-                    raise ValueError(f"{os.fspath(folder)!r} has sample_weight in some files but not in all")
+                    raise ValueError(f"{os.fspath(folder)!r} has y or sample_weight in some files but not in all")
                 yield block
             for stem in stems:
-                names = ["X", "y", *(["sample_weight"] if weighted[0] else [])]
                 with prefix_errors(repr(os.fspath(folder / stem))):
                     block = tuple(np.load(folder / f"{stem}.{name}.npy", mmap_mode="r") for name in names)
                 yield block
@@ -193,7 +190,7 @@ class Blocks(PartitionSource):
         cls,
         path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
-        target: str,
+        target: str | None = None,
         sample_weight: str | None = None,
         features: Sequence[str] | None = None,
         dtype: Any = np.float32,
@@ -205,8 +202,8 @@ class Blocks(PartitionSource):
         ----------
         path : path-like or sequence of path-like
             Files, or folders of files ``*.parquet``, which are read in the order of their names.
-        target : str
-            The column of labels.
+        target : str, optional
+            The column of labels; rows to predict need none.
         sample_weight : str, optional
             The column of weights.
         features : sequence of str, optional
@@ -242,7 +239,8 @@ class Blocks(PartitionSource):
     def _read_partitions(self) -> Iterator[Partition | None]:
         for place, block in self._locate():
             if not isinstance(block, tuple | list) or len(block) not in (2, 3):
-                raise TypeError(f"{place} is a {type(block).__name__}; it must be (X, y) or (X, y, sample_weight)")
+                what = "has no y" if isinstance(block, tuple) and len(block) == 1 else f"is a {type(block).__name__}"
+                raise TypeError(f"{place} {what}; it must be (X, y) or (X, y, sample_weight)")
             found = check_partition(place, *block)
             del block
             yield found
@@ -303,9 +301,26 @@ class Blocks(PartitionSource):
 _AGAIN = "a source must yield the same blocks every time"
 
 
+def _find_names(folder: Path, stems: list[str]) -> list[str]:
+    """What there is for each block of ``.npy`` files: X, perhaps y, perhaps sample_weight."""
+    names = ["X"]
+    for name in ("y", "sample_weight"):
+        missing = [stem for stem in stems if not (folder / f"{stem}.{name}.npy").exists()]
+        if not missing:
+            names.append(name)
+        elif len(missing) < len(stems):
+            raise ValueError(
+                f"{os.fspath(folder)!r} has *.{name}.npy for some blocks but not for all: {missing[0]}.X.npy has no "
+                f"matching {missing[0]}.{name}.npy"
+            )
+    if names == ["X", "sample_weight"]:
+        raise ValueError(f"{os.fspath(folder)!r} has *.sample_weight.npy but no *.y.npy")
+    return names
+
+
 def _read_archive(file: Path) -> Block:
     with prefix_errors(repr(os.fspath(file))), np.load(file, allow_pickle=False) as archive:
-        for name in ("X", "y"):
+        for name in ("X", *(["y"] if "sample_weight" in archive else [])):
             if name not in archive:
                 raise ValueError(f"it has no array {name!r}; available: {sorted(archive)}")
         return tuple(archive[name] for name in ("X", "y", "sample_weight") if name in archive)

@@ -141,8 +141,17 @@ def test_folders_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match="contains no"):
         Blocks.from_folder(tmp_path)
     np.save(tmp_path / "a.X.npy", np.ones((2, 2)))
-    with pytest.raises(ValueError, match=r"has no matching a\.y\.npy"):
+    np.save(tmp_path / "b.X.npy", np.ones((2, 2)))
+    for name in ("sample_weight", "y"):
+        np.save(tmp_path / f"b.{name}.npy", np.ones(2))
+        with pytest.raises(ValueError, match=rf"has no matching a\.{name}\.npy"):
+            Blocks.from_folder(tmp_path)
+        (tmp_path / f"b.{name}.npy").unlink()
+    np.save(tmp_path / "a.sample_weight.npy", np.ones(2))
+    (tmp_path / "b.X.npy").unlink()
+    with pytest.raises(ValueError, match=r"has \*\.sample_weight\.npy but no \*\.y\.npy"):
         Blocks.from_folder(tmp_path)
+    (tmp_path / "a.sample_weight.npy").unlink()
     np.save(tmp_path / "a.y.npy", np.ones(2))
     np.savez(tmp_path / "b.npz", y=np.ones(2))
     with pytest.raises(ValueError, match="only one kind"):

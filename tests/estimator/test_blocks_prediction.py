@@ -79,6 +79,36 @@ def test_parquet_files(tmp_path, model):
         fitted.score(blocks)
 
 
+@pytest.mark.parametrize("kind", ["arrays", "npz", "npy", "parquet"])
+def test_rows_without_labels(tmp_path, model, kind):
+    if kind == "arrays":
+        blocks = Blocks.from_arrays(X, rows=70)
+    elif kind == "parquet":
+        pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        table = pyarrow.table({**dict(zip("pqrs", X.T, strict=True)), "extra": WEIGHT})
+        parquet.write_table(table, tmp_path / "a.parquet", row_group_size=90)
+        model.feature_names_in_ = np.array(list("pqrs"), object)
+        blocks = Blocks.from_parquet(tmp_path, features=list("pqrs"), dtype=np.float64)
+        with pytest.raises(ValueError, match=r"^block 0 \(row group 0 of .*\): The feature names should match"):
+            model.predict(Blocks.from_parquet(tmp_path))
+        with pytest.raises(ValueError, match="target is None, but sample_weight is 'extra'"):
+            Blocks.from_parquet(tmp_path, sample_weight="extra")
+    else:
+        for i, cut in enumerate([slice(0, 200), slice(200, 300)]):
+            if kind == "npz":
+                np.savez(tmp_path / f"{i}.npz", X=X[cut])
+            else:
+                np.save(tmp_path / f"{i}.X.npy", X[cut])
+        blocks = Blocks.from_folder(tmp_path)
+    expected = model.coef_ @ X.T + model.intercept_[:, None]
+    np.testing.assert_allclose(np.atleast_2d(model.decision_function(blocks).T), expected, rtol=1e-12, atol=1e-12)
+    for call in (model.score, model.fit):
+        with pytest.raises(TypeError, match=r"^block 0 .*has no y; it must be"):
+            call(blocks)
+    with pytest.raises(ValueError, match="y is None, but sample_weight is not"):
+        Blocks.from_arrays(X, None, WEIGHT)
+
+
 def test_each_block_is_read_once_and_then_forgotten(model):
     read, alive = [], []
 
@@ -134,7 +164,7 @@ def test_errors_name_the_block(block, error, message):
         ((X[:10], np.full((10, 2), 0.5)), ValueError, "^block 1: y has 2 columns; it must have one for each class, 3"),
         ((X[:10], Y[:10], -np.ones(10)), ValueError, r"^block 1: sample_weight\[0\] is -1.0"),
         (X[:10], TypeError, r"^block 1 is a ndarray; it must be \(X, y\) or \(X, y, sample_weight\)"),
-        ((X[:10],), TypeError, r"^block 1 is a tuple; it must be \(X, y\) or \(X, y, sample_weight\)"),
+        ((X[:10],), TypeError, r"^block 1 has no y; it must be \(X, y\) or \(X, y, sample_weight\)"),
     ],
 )
 def test_errors_of_a_score(block, error, message):
