@@ -18,7 +18,7 @@ Array = NDArray[Any]
 MAX_STEP = 0.1          # in standard errors: how far from the minimum the coefficients may be without a warning
 MAX_CHANGE = 0.5        # of the logits of any row, in the same step
 MAX_NAMES = 8
-MATRICES = 4            # as large as the Hessian by all coefficients, at the same time
+MATRICES = 6            # as large as the Hessian by all coefficients, at the same time
 
 
 def check_no_penalty(model: Parameters) -> None:
