@@ -30,7 +30,7 @@ from xent._fit.online import BatchObjective, remember_past
 from xent._fit.penalties import L2, NO_PENALTY, Penalty
 from xent._fit.row_sums import RowSums
 from xent._fit.solver import MAX_ITER, NO_DESCENT, Result, Settings
-from xent._fit.strategy import SOLVERS, minimise
+from xent._fit.strategy import SOLVERS, minimise, uses_newton
 from xent.blocks import Blocks
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ Array = NDArray[Any]
 __all__ = ["ConvergenceWarning", "LogisticRegression", "NotFittedError"]
 
 BATCH_MEMORY = 30           # steps that L-BFGS remembers in a stream
+FEW_COEFFICIENTS = 3000     # up to which a whole Hessian takes little memory and time
 BATCH_ITERATIONS = 20       # for a batch of a stream: the next one corrects what is missing
 
 
@@ -51,13 +52,15 @@ class ConvergenceWarning(UserWarning):
     """
 
 
-def _advice(result: Result, dtype: np.dtype[Any]) -> str:
+def _advice(result: Result, dtype: np.dtype[Any], solver: str) -> str:
     """What a user can do about a fit that has not converged."""
-    if result.reason == MAX_ITER:
-        return "Raise max_iter or tol, or scale the features"
-    if result.reason == NO_DESCENT:
-        return "Raise tol, or scale the features" + (", or pass X as float64" if dtype == np.float32 else "")
-    return "Scale the features"
+    if result.reason not in (MAX_ITER, NO_DESCENT):
+        return "Scale the features"
+    advice = "Raise max_iter or tol, " if result.reason == MAX_ITER else "Raise tol, "
+    if not uses_newton(solver, result.x.size) and result.x.size <= FEW_COEFFICIENTS:
+        return advice + "use solver='newton-cholesky', or scale the features"
+    more = ", or pass X as float64" if result.reason == NO_DESCENT and dtype == np.float32 else ""
+    return advice + "or scale the features" + more
 
 
 def _noise(dtype: np.dtype[Any]) -> float:
@@ -95,11 +98,14 @@ class LogisticRegression(LinearClassifier):
     random_state : int, RandomState or None, default None
         Accepted for compatibility, without effect: nothing here is random.
     solver : str, default "auto"
-        ``"auto"`` chooses by the number of features; for sparse rows with many features it starts with a few sweeps of
-        dual ascent, each of which counts as an iteration. ``"lbfgs"``: L-BFGS. ``"newton-cg"``: trust-region Newton
-        with conjugate gradients. Both are preconditioned, depending on the number of features. scikit-learn's other
-        names, ``"liblinear"``, ``"newton-cholesky"``, ``"sag"`` and ``"saga"``, mean ``"auto"``: every solver minimises
-        the same objective, with any penalty and any number of classes.
+        ``"lbfgs"``: L-BFGS. ``"newton-cg"``: trust-region Newton with conjugate gradients. Both are preconditioned,
+        depending on the number of features. ``"newton-cholesky"``: trust-region Newton with the whole Hessian, which is
+        computed in float64; for up to some 3000 coefficients, however badly scaled, collinear or nearly separable the
+        data are. ``"auto"`` chooses by the number of features and classes: L-BFGS, and where it is slow or stopped by
+        rounding errors, a Newton method after it; for sparse rows with many features it starts with a few sweeps of
+        dual ascent, each of which counts as an iteration. scikit-learn's other names, ``"liblinear"``, ``"sag"`` and
+        ``"saga"``, mean ``"auto"``: every solver minimises the same objective, with any penalty and any number of
+        classes.
     max_iter : int, default 100
         Maximum number of iterations; a fit that needs more ends with a `ConvergenceWarning`.
     verbose : int, default 0
@@ -143,8 +149,9 @@ class LogisticRegression(LinearClassifier):
     table stores it as a column.
 
     Beside the data (targets and weights included), `fit` needs at most 24 times the memory of the coefficients in
-    float64, plus 64 MB, for any solver and any number of classes: 0.5 GB for 20,000 classes and 100 features.
-    (Distributions under class weights are copied once.)
+    float64, plus 64 MB, for any number of classes: 0.5 GB for 20,000 classes and 100 features. Only the solver
+    ``"newton-cholesky"``, with more than 1000 coefficients, needs up to six square matrices of that size instead: 0.4
+    GB for 3000. (Distributions under class weights are copied once.)
 
     Ctrl-C during `fit` or `partial_fit` raises `KeyboardInterrupt` and leaves the best coefficients so far in the
     estimator, with `converged_` False; a `fit` with `warm_start` continues from them. Any other error leaves the
@@ -392,7 +399,8 @@ class LogisticRegression(LinearClassifier):
         solver = "the fit" if self.solver == "auto" else self.solver
         warnings.warn(
             f"{solver} failed to converge: it stopped after {result.iterations} iterations with gradient norm "
-            f"{result.grad_norm:.2g}, over tol={self.tol:g}: {result.message}. {_advice(result, dtype)}",
+            f"{result.grad_norm:.2g}, over tol={self.tol:g}: {result.message}. "
+            f"{_advice(result, dtype, self.solver)}",
             shared(ConvergenceWarning),
             stacklevel=4,
         )

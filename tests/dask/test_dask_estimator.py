@@ -43,7 +43,7 @@ def test_partitioning(engine, rows, dtype):
     assert objective(model, X, y, weight) == pytest.approx(objective(local, X, y, weight), rel=1e-9)
 
 
-@pytest.mark.parametrize("solver", ["lbfgs", "newton-cg"])
+@pytest.mark.parametrize("solver", ["lbfgs", "newton-cg", "newton-cholesky"])
 @pytest.mark.parametrize("persist", [True, False])
 def test_solvers_and_partitions_that_are_read_again(both, solver, persist):
     X, y, _ = problem()

@@ -49,7 +49,7 @@ def test_any_cut(rows, dtype):
     assert objective(model, X, y, weight) == pytest.approx(objective(local, X, y, weight), rel=1e-9)
 
 
-@pytest.mark.parametrize("solver", ["lbfgs", "newton-cg"])
+@pytest.mark.parametrize("solver", ["lbfgs", "newton-cg", "newton-cholesky"])
 @pytest.mark.parametrize("class_weight", [None, "balanced", {0: 2.0, 3: 0.1}], ids=str)
 @pytest.mark.parametrize("soft", [False, True])
 def test_options(solver, class_weight, soft):
@@ -254,7 +254,7 @@ print(model.objective_)
 
 @pytest.mark.deep
 @pytest.mark.skipif("sys.platform != 'linux'", reason="a limit of Linux")
-@pytest.mark.parametrize("solver", ["lbfgs", "newton-cg"])
+@pytest.mark.parametrize("solver", ["lbfgs", "newton-cg", "newton-cholesky"])
 def test_data_four_times_larger_than_the_memory(tmp_path, python, solver):
     """The system refuses the process more than 128 MB, its interpreter and threads included; the files have 512 MB.
 

@@ -13,7 +13,7 @@ from xent._fit.row_sums import RowSums
 def use_way(monkeypatch, way):
     """Products of the elements of a row for all pairs of classes, or weighted rows for each pair."""
     monkeypatch.setattr(hessian, "PAIRS_PER_COLUMN", {"products": 0, "weighted rows": np.inf}[way])
-    monkeypatch.setattr(hessian, "BLOCK_ROWS", 100)
+    monkeypatch.setattr(hessian, "MAX_BLOCK_ROWS", 100)
 
 
 def in_partitions(X, target, n_classes, weight):

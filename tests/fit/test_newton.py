@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from fit_problems import D, ill_conditioned_quadratic, make_objective, make_rows, minimise, quadratic, solve
 
+from xent._fit import strategy
 from xent._fit.newton import newton
 from xent._fit.solver import NO_DESCENT, NOT_FINITE, Expansion
+from xent._fit.strategy import cost_of_expansion, uses_newton
 
 
 def expansion_of(function, hessian_at):
@@ -108,3 +110,42 @@ def test_coefficients_stay_centred_and_intercepts_that_are_not_fitted_stay_0():
     matrix = function.to_matrix(result.x)
     assert not matrix[:, -1].any()
     assert (abs(matrix.sum(axis=0)) <= 1e-10 * abs(matrix).max(axis=0)).all()
+
+
+def raw_columns(n_classes):
+    """Nearly separable classes in columns of scales from 1 to 10,000, some rows far from all others."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, n_classes, 600)
+    X = rng.normal(size=(n_classes, 7))[y] * 2 + rng.standard_t(2, size=(600, 7))
+    return X * np.logspace(0, 4, 7), y
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_classes", [2, 5])
+def test_auto_goes_on_with_the_whole_hessian_where_lbfgs_is_slow(n_classes, dtype):
+    X, y = raw_columns(n_classes)
+    function, seen = make_objective(X.astype(dtype), y, n_classes, strength=1e-6), []
+    result = minimise(function, tol=1e-8, max_iter=100, noise=float(np.finfo(dtype).eps), callback=seen.append)
+    assert result.converged
+    assert [progress.iteration for progress in seen] == list(range(result.iterations + 1))
+    least = minimise(function, solver="newton-cholesky", tol=1e-8, max_iter=100)
+    assert result.loss == pytest.approx(least.loss, rel=1e-9)
+
+
+def test_a_dear_hessian_is_left_to_the_end():
+    costs = [cost_of_expansion(shape) for shape in [(1, 5), (7, 10), (10, 65), (16, 121)]]
+    assert costs == sorted(costs)
+    assert costs[0] < 4
+    assert costs[2] < strategy.MAX_COST < costs[3]
+    assert uses_newton("auto", 1000)
+    assert not uses_newton("auto", 1001)
+    assert uses_newton("newton-cholesky", 10_000)
+    assert not uses_newton("lbfgs", 10)
+
+
+def test_where_it_is_dear_it_ends_what_rounding_stops(monkeypatch):
+    monkeypatch.setattr(strategy, "MAX_COST", 0)
+    X, y = raw_columns(3)
+    function = make_objective(X.astype(np.float32), y, 3, strength=1e-6)
+    result = minimise(function, tol=1e-8, max_iter=200, noise=float(np.finfo(np.float32).eps))
+    assert result.converged

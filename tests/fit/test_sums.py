@@ -84,7 +84,7 @@ def test_the_sums_of_rows_in_memory_are_their_definitions(n_classes):
     np.testing.assert_allclose(there.row_weight, here.row_weight)
 
 
-@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cg"])
+@pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton-cg", "newton-cholesky"])
 @pytest.mark.parametrize("n_classes", [2, 5])
 def test_a_fit_over_them(n_classes, solver):
     X, target, weight = make_rows(n_classes, soft=True)

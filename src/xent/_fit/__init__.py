@@ -3,15 +3,17 @@
 Each file imports only from those above it:
 
     types, solver       arrays; what a solver takes and returns
-    lbfgs, newton_cg    the solvers, which know nothing of classifiers
+    trust_region        how well a step agrees with its model
+    inverses            inverses and factors of nearly singular matrices
+    lbfgs, newton_cg,   the solvers, which know nothing of classifiers
+    newton
     curvature           p (1 - p) and what follows from it
-    inverses            of nearly singular matrices
     penalties           L2
     logits              the linear model, a block of rows at a time
     subsample           rows that a preconditioner is computed from
     sums                the sums over rows that a fit needs (a protocol)
-    row_pass, row_sums  the sums over rows in memory
-    hessian, scores     the whole Hessian of rows in memory; products of the rows' gradients
+    row_pass, hessian,  the sums over rows in memory
+    scores, row_sums
     partitioned         the sums over partitions
     preconditioners     rough inverses of the Hessian, from sums and a penalty
     objective           sums and a penalty as a function of a vector

@@ -25,9 +25,9 @@ from xent._calls.softmax import softmax
 from xent._fit.row_pass import Rows
 from xent._fit.types import Array, Matrix, Vector
 
-BLOCK_ROWS = 512
+MAX_BLOCK_ROWS = 1 << 12
 MIN_BLOCK_ROWS = 128
-BLOCK_BYTES = 1 << 22       # of the products of a block's elements
+BLOCK_BYTES = 1 << 21       # of what is made of a block
 PAIRS_PER_COLUMN = 1 / 3    # from which the products of elements, made once for all pairs of classes, pay
 
 
@@ -64,10 +64,9 @@ class _Pairs:
         number = n_classes * (n_classes - 1) // 2
         self.by_products = number >= PAIRS_PER_COLUMN * size
         triangle = size * (size + 1) // 2
-        self.block_rows = BLOCK_ROWS
-        if self.by_products:
-            self.block_rows = min(BLOCK_ROWS, max(MIN_BLOCK_ROWS, BLOCK_BYTES // (8 * triangle)))
-            self.products = np.empty((triangle, self.block_rows))
+        row_bytes = 8 * (number + (triangle if self.by_products else 2 * size))
+        self.block_rows = min(MAX_BLOCK_ROWS, max(MIN_BLOCK_ROWS, BLOCK_BYTES // row_bytes))
+        self.products = np.empty((triangle if self.by_products else 0, self.block_rows))
         self.weights = np.empty((number, self.block_rows))
         self.sums = np.zeros((number, triangle) if self.by_products else (number, size, size))
 
@@ -89,22 +88,27 @@ class _Pairs:
 
     def join(self) -> Matrix:
         """The Hessian."""
-        n_coef_rows = 1 if self.n_classes == 2 else self.n_classes
-        result = np.zeros((n_coef_rows, self.size, n_coef_rows, self.size))
-        upper = np.triu_indices(self.size)
-        pairs = ((k, m) for k in range(self.n_classes) for m in range(k + 1, self.n_classes))
-        for (k, m), of_pair in zip(pairs, self.sums, strict=True):
-            block = of_pair
-            if self.by_products:
-                block = np.empty((self.size, self.size))
-                block[upper] = block.T[upper] = of_pair
-            if n_coef_rows == 1:
-                result[0, :, 0] = block
-                continue
-            result[k, :, m] = result[m, :, k] = -block
-            result[k, :, k] += block
-            result[m, :, m] += block
-        return result.reshape(n_coef_rows * self.size, -1)
+        if self.n_classes == 2:
+            pair: Matrix = self._unpack(self.sums)[0]
+            return pair
+        result = np.zeros((self.n_classes, self.size, self.n_classes, self.size))
+        blocks = result.transpose(0, 2, 1, 3)
+        for k, some in _cut_triangle(self.n_classes, 1):
+            pairs = self._unpack(self.sums[some])
+            np.negative(pairs, out=blocks[k, k + 1 :])
+            np.negative(pairs, out=blocks[k + 1 :, k])
+        for k in range(self.n_classes):
+            blocks[k, k] = -np.add.reduce(blocks[k], axis=0)
+        return result.reshape(self.n_classes * self.size, -1)
+
+    def _unpack(self, sums: Matrix) -> Matrix:
+        """B_kl of some pairs, as square matrices."""
+        if not self.by_products:
+            return sums
+        result = np.empty((len(sums), self.size, self.size))
+        for i, some in _cut_triangle(self.size, 0):
+            result[:, i, i:] = result[:, i:, i] = sums[:, some]
+        return result
 
 
 def _cut_triangle(n: int, offset: int) -> Iterator[tuple[int, slice]]:
