@@ -33,6 +33,7 @@ import xent
 
 GAPS = {"float64": (1e-3, 1e-6), "float32": (1e-3, 1e-5)}     # relative: near and far in the table
 MAX_HESSIAN_BYTES = 2e9     # of newton-cholesky
+MAX_COEFFICIENTS = 3000     # of xent's newton-cholesky
 LONG = 10_000
 
 Model = tuple[Floats, Floats]       # coefficients, one row per class, and intercepts
@@ -97,13 +98,21 @@ def has_small_hessian(data: DataSet) -> bool:
     return 8 * ((data.X.shape[1] + 1) * (int(data.y.max()) + 1)) ** 2 <= MAX_HESSIAN_BYTES
 
 
+def has_few_coefficients(data: DataSet) -> bool:
+    return (data.X.shape[1] + 1) * (int(data.y.max()) + 1) <= MAX_COEFFICIENTS
+
+
 def is_dense(data: DataSet) -> bool:
     return isinstance(data.X, np.ndarray)
 
 
 def list_solvers() -> list[Solver]:
     """xent, then the peers that are installed."""
-    found = [Solver("xent", make_fit(xent.LogisticRegression, tol=1e-13))]
+    whole = make_fit(xent.LogisticRegression, tol=1e-13, solver="newton-cholesky")
+    found = [
+        Solver("xent", make_fit(xent.LogisticRegression, tol=1e-13)),
+        Solver("xent newton-cholesky", whole, has_few_coefficients),
+    ]
     if importlib.util.find_spec("sklearn"):
         from sklearn.linear_model import LogisticRegression
 
