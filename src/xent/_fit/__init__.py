@@ -11,6 +11,7 @@ Each file imports only from those above it:
     subsample           rows that a preconditioner is computed from
     sums                the sums over rows that a fit needs (a protocol)
     row_pass, row_sums  the sums over rows in memory
+    hessian             the whole Hessian of rows in memory
     partitioned         the sums over partitions
     preconditioners     rough inverses of the Hessian, from sums and a penalty
     objective           sums and a penalty as a function of a vector

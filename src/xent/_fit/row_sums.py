@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from xent._fit.hessian import sum_hessian
 from xent._fit.logits import are_separated
 from xent._fit.row_pass import DIAGONAL, HESSIAN_PRODUCT, LOSS, PROBABILITIES, Rows, pass_over, suits_kernels
 from xent._fit.subsample import MIN_BLOCK_ROWS, Subsample, choose_candidates
@@ -65,6 +66,9 @@ class RowSums:
             return result
 
         return product
+
+    def hessian(self, matrix: Matrix) -> Matrix:
+        return sum_hessian(self.rows, matrix)
 
     def subsample(self, matrix: Matrix) -> Subsample:
         rows = self.rows
