@@ -24,7 +24,7 @@ from xent._estimator.weights import apply_class_weight, to_row_weights
 from xent._fit.lbfgs import choose_memory, lbfgs
 from xent._fit.objective import Objective
 from xent._fit.online import BatchObjective, remember_past
-from xent._fit.penalties import L2, NO_PENALTY, Penalty
+from xent._fit.penalties import L2, NO_PENALTY, Penalty, make_penalty
 from xent._fit.row_sums import RowSums
 from xent._fit.solver import MAX_ITER, NO_DESCENT, Result, Settings
 from xent._fit.strategy import SOLVERS, minimise
@@ -356,6 +356,11 @@ class LogisticRegression(LinearClassifier):
         True
         """
         check_parameters(self, SOLVERS)
+        if self._penalty().kink > 0:
+            raise ValueError(
+                "l1_ratio or penalty asks for L1, which is not supported for partial_fit, whose quadratics have no "
+                "kinks; l1_ratio must be 0"
+            )
         features = check_features("X", X)
         matrix = features.matrix
         fitted = self.__sklearn_is_fitted__()
@@ -478,9 +483,7 @@ class LogisticRegression(LinearClassifier):
     def _penalty(self, weight: float = 1.0) -> Penalty:
         """The penalty on a mean over rows of this weight, or on the sum over rows."""
         strength, l1_ratio = penalty_strength(self)
-        if l1_ratio > 0:
-            raise NotImplementedError("L1")
-        return L2(strength / weight)
+        return make_penalty(strength / weight, l1_ratio)
 
     def _coefficients(self) -> NDArray[np.float64]:
         """The coefficient matrix of the objective: the intercepts are its last column."""
