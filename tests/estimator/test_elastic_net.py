@@ -38,7 +38,7 @@ def test_coefficients_are_exactly_zero(n_classes):
     assert model.converged_
     assert model.grad_norm_ <= 1e-9
     assert model.objective_ == pytest.approx(objective(model, X, y, weight), rel=1e-12)
-    assert (model.coef_[:, 6:] == 0).mean() > 0.5
+    assert (model.coef_[:, 6:] == 0).mean() >= 0.5
     assert model.coef_[:, :6].any()
     assert not xent.LogisticRegression(C=1e-4, l1_ratio=1, **TIGHT).fit(X, y, weight).coef_.any()
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from xent._fit import preconditioners
 from xent._fit.column_descent import ColumnQuadratic
-from xent._fit.penalties import Penalty, expand_curvature
+from xent._fit.penalties import Penalty, expand_curvature, least_shift
 from xent._fit.quadratics import DenseQuadratic, ProductQuadratic, Quadratic
 from xent._fit.row_sums import RowSums
 from xent._fit.solver import Operator
@@ -146,7 +146,7 @@ class Objective:
 
     def centred(self, coefficients: Vector) -> Vector:
         """A copy of the coefficients with mean 0 over the classes; of the intercepts alone, unless the penalty is least
-        there.
+        there. A penalty with a kink is least elsewhere, and the copy has the coefficients there.
 
         The loss does not see a shift of all classes, so its Hessian is singular. Gradients have mean 0 as well, and a
         solver that starts with centred coefficients keeps them so.
@@ -157,6 +157,8 @@ class Objective:
         """The same in place."""
         if self.shape[0] > 1:
             matrix = self.to_matrix(coefficients)
+            if self.penalty.kink > 0:
+                matrix[:, :-1] -= least_shift(self.penalty, matrix[:, :-1])
             if not self.penalty.is_least_centred:
                 matrix = matrix[:, -1:]
             matrix -= np.add.reduce(matrix, axis=0) / len(matrix)

@@ -94,6 +94,27 @@ def make_penalty(strength: float, l1_ratio: float) -> Penalty:
     return ElasticNet(strength, l1_ratio) if strength > 0 and l1_ratio > 0 else L2(strength)
 
 
+def least_shift(penalty: Penalty, coef: Matrix) -> Vector:
+    """For each feature the number that, taken from the coefficients of all classes, makes the penalty least.
+
+    That is the median of the coefficients and of where the slope of the quadratic part is that of the kinks of so many
+    classes more on one side than on the other.
+    """
+    n_classes = len(coef)
+    if not penalty.kink > 0:
+        return np.add.reduce(coef, axis=0) / n_classes
+    result: Vector = np.zeros(coef.shape[1])
+    dense = np.flatnonzero(np.count_nonzero(coef, axis=0) * (1 if penalty.curvature > 0 else 2) > n_classes)
+    some = coef[:, dense]
+    if penalty.curvature > 0:
+        more = np.arange(-n_classes, n_classes + 1, 2) * (penalty.kink / (penalty.curvature * n_classes))
+        some = np.vstack([some, np.add.reduce(some, axis=0) / n_classes + more[:, None]])
+    ordered = np.sort(some, axis=0)
+    low, high = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+    result[dense] = np.clip(0, low, high)
+    return result
+
+
 def expand_curvature(penalty: Penalty, n_columns: int) -> Vector:
     """The penalty's curvature for each column of a matrix of coefficients."""
     result = np.full(n_columns, penalty.curvature)

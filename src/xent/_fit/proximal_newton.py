@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from xent._fit.kinks import least_subgradient
 from xent._fit.quadratics import Quadratic
-from xent._fit.solver import NO_DESCENT, NOT_FINITE, ROUNDING, Function, Result, Settings
+from xent._fit.solver import NO_DESCENT, NOT_FINITE, ROUNDING, Function, Operator, Result, Settings
 from xent._fit.types import Vector
 
 FORCING = 0.1           # largest subgradient at the target, relative to that at the start of the iteration
@@ -37,6 +37,20 @@ LEAST_DAMPING = 1e-3    # less is none
 Free = NDArray[np.intp]
 
 
+class Damping:
+    """The present multiple of the usual curvatures."""
+
+    def __init__(self) -> None:
+        self.level = 0.0
+
+    def adapt(self, agreement: float) -> None:
+        """To the decrease of the value relative to the slope: between 1/2 and 1 where the model is right."""
+        if agreement < 0.2:
+            self.level = max(FIRST_DAMPING, (4 if agreement > -1 else 16) * self.level)
+        elif agreement > 0.4:
+            self.level = self.level / 4 if self.level > LEAST_DAMPING else 0.0
+
+
 def proximal_newton(
     function: Function,
     start: Vector,
@@ -44,6 +58,8 @@ def proximal_newton(
     *,
     kinks: Vector,
     quadratic_at: Callable[[Vector, Free], Quadratic],
+    settle: Operator = np.copy,
+    damping: Damping | None = None,
     at_start: tuple[float, Vector] | None = None,
 ) -> Result:
     """Minimise a smooth function with kinks.
@@ -58,17 +74,21 @@ def proximal_newton(
     kinks : ndarray of shape (n,)
     quadratic_at : callable
         (x, indices of elements) -> the quadratic model of the smooth part at x, in these elements.
+    settle : callable
+        x -> a point where the value is at most the same, in a new array.
+    damping : Damping, optional
+        That of an earlier call, from which this one goes on.
     at_start : tuple of float and ndarray, optional
         The value and the gradient at the start, if they are known.
     """
     x = start
     value, gradient = function(x) if at_start is None else at_start
-    iteration, hidden, least, damping = 0, 0, math.inf, 0.0
+    iteration, hidden, least, damping = 0, 0, math.inf, damping or Damping()
     quadratic: Quadratic | None = None
     while True:
         subgradient = least_subgradient(x, gradient, kinks)
         norm, reason = settings.report(iteration, x, value, subgradient)
-        if reason is None and (hidden == MAX_HIDDEN or damping > MAX_DAMPING):
+        if reason is None and (hidden == MAX_HIDDEN or damping.level > MAX_DAMPING):
             reason = NO_DESCENT
         if reason is not None:
             break
@@ -77,20 +97,21 @@ def proximal_newton(
             free = np.flatnonzero(((x != 0) | (subgradient != 0) | (kinks == 0)) & (kinks < math.inf))
             of_free = x[free], gradient[free], kinks[free]
             quadratic = quadratic_at(x, free)
-        target = quadratic.minimise(*of_free, damping, max(FORCING * norm, settings.tol / 4))
+        target = quadratic.minimise(*of_free, damping.level, max(FORCING * norm, settings.tol / 4))
         slope = _slope_to(target, *of_free)
         if not math.isfinite(slope):
             reason = NOT_FINITE
             break
         point = x.copy()
         point[free] = target
+        point = settle(point)
         there, gradient_there = function(point)
         rounding = ROUNDING * settings.noise * abs(value)
         agreement = -math.inf       # 1/2 to 1 if the function is like the model
         if there <= value + rounding and np.isfinite(gradient_there).all():
             agreement = (value - there + rounding) / (rounding - min(slope, 0))
         iteration += 1
-        damping = _next_damping(damping, agreement)
+        damping.adapt(agreement)
         if agreement > 1e-3:
             hidden = 0 if value - there > rounding else hidden + 1
             x, value, gradient, quadratic = point, there, gradient_there, None
@@ -102,9 +123,3 @@ def _slope_to(target: Vector, x: Vector, gradient: Vector, kinks: Vector) -> flo
     return float(gradient @ (target - x) + kinks @ (np.abs(target) - np.abs(x)))
 
 
-def _next_damping(damping: float, agreement: float) -> float:
-    if agreement < 0.2:
-        return max(FIRST_DAMPING, 4 * damping)
-    if agreement > 0.4:
-        damping /= 4
-    return damping if damping > LEAST_DAMPING else 0.0
