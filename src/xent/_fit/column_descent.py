@@ -15,8 +15,7 @@ from xent._calls.dispatch import kernels
 from xent._fit.row_sums import RowSums
 from xent._fit.types import Array, Matrix, Vector
 
-CYCLES = 60         # over the classes
-SWEEPS = 2          # of each class in a cycle
+SWEEPS = 2          # over the coefficients of a class, before those of the next class
 
 
 class ColumnOperands(NamedTuple):
@@ -89,14 +88,14 @@ class ColumnQuadratic:
         self.usual = variance[rows] * np.append(sums.mean_squares(), 1.0)[self.column]
         self.ridges = ridges[self.order]
 
-    def minimise(self, x: Vector, gradient: Vector, kinks: Vector, damping: float, enough: float) -> Vector:
+    def minimise(self, x: Vector, gradient: Vector, kinks: Vector, damping: float, enough: float, sweeps: int) -> Vector:
         order, n = self.order, len(self.weight)
         operands = ColumnOperands(
             self.X, self.n_features, self.weight, self.p, self.rest, self.class_starts, self.column, x[order],
             gradient[order], kinks[order], self.ridges + damping * self.usual, np.full(len(x), -1.0),
             np.zeros(self.p.shape), np.zeros(n), np.empty((3, n)),
         )  # fmt: skip
-        for _ in range(CYCLES):
+        for _ in range(0, sweeps, SWEEPS):
             if kernels.descend_columns(operands, SWEEPS) <= enough:
                 break
         result = np.empty(len(x))

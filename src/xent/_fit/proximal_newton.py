@@ -31,24 +31,37 @@ from xent._fit.types import Vector
 FORCING = 0.1           # largest subgradient at the target, relative to that at the start of the iteration
 MAX_HIDDEN = 3          # consecutive steps with a decrease below the rounding error
 MAX_DAMPING = 1e10
-FIRST_DAMPING = 0.1
+FIRST_DAMPING = 1.0
+LOW_DAMPING = 0.1       # where there was none before
 LEAST_DAMPING = 1e-3    # less is none
+FIRST_SWEEPS = 4        # over the elements, to minimise a model
+MAX_SWEEPS = 200
 
 Free = NDArray[np.intp]
 
 
-class Damping:
-    """The present multiple of the usual curvatures."""
+class Trust:
+    """How far models are trusted: much damping and little effort at first.
+
+    Attributes
+    ----------
+    damping : float
+        A multiple of the usual curvatures, which is added to that of the model.
+    sweeps : int
+        For one model.
+    """
 
     def __init__(self) -> None:
-        self.level = 0.0
+        self.damping = FIRST_DAMPING
+        self.sweeps = FIRST_SWEEPS
 
     def adapt(self, agreement: float) -> None:
         """To the decrease of the value relative to the slope: between 1/2 and 1 where the model is right."""
         if agreement < 0.2:
-            self.level = max(FIRST_DAMPING, (4 if agreement > -1 else 16) * self.level)
+            self.damping = max(LOW_DAMPING, (4 if agreement > -1 else 16) * self.damping)
         elif agreement > 0.4:
-            self.level = self.level / 4 if self.level > LEAST_DAMPING else 0.0
+            self.damping = self.damping / 4 if self.damping > LEAST_DAMPING else 0.0
+            self.sweeps = min(2 * self.sweeps, MAX_SWEEPS)
 
 
 def proximal_newton(
@@ -59,7 +72,7 @@ def proximal_newton(
     kinks: Vector,
     quadratic_at: Callable[[Vector, Free], Quadratic],
     settle: Operator = np.copy,
-    damping: Damping | None = None,
+    trust: Trust | None = None,
     at_start: tuple[float, Vector] | None = None,
 ) -> Result:
     """Minimise a smooth function with kinks.
@@ -76,19 +89,19 @@ def proximal_newton(
         (x, indices of elements) -> the quadratic model of the smooth part at x, in these elements.
     settle : callable
         x -> a point where the value is at most the same, in a new array.
-    damping : Damping, optional
+    trust : Trust, optional
         That of an earlier call, from which this one goes on.
     at_start : tuple of float and ndarray, optional
         The value and the gradient at the start, if they are known.
     """
     x = start
     value, gradient = function(x) if at_start is None else at_start
-    iteration, hidden, least, damping = 0, 0, math.inf, damping or Damping()
+    iteration, hidden, least, trust = 0, 0, math.inf, trust or Trust()
     quadratic: Quadratic | None = None
     while True:
         subgradient = least_subgradient(x, gradient, kinks)
         norm, reason = settings.report(iteration, x, value, subgradient)
-        if reason is None and (hidden == MAX_HIDDEN or damping.level > MAX_DAMPING):
+        if reason is None and (hidden == MAX_HIDDEN or trust.damping > MAX_DAMPING):
             reason = NO_DESCENT
         if reason is not None:
             break
@@ -97,7 +110,8 @@ def proximal_newton(
             free = np.flatnonzero(((x != 0) | (subgradient != 0) | (kinks == 0)) & (kinks < math.inf))
             of_free = x[free], gradient[free], kinks[free]
             quadratic = quadratic_at(x, free)
-        target = quadratic.minimise(*of_free, damping.level, max(FORCING * norm, settings.tol / 4))
+        enough = max(FORCING * norm, settings.tol / 4)
+        target = quadratic.minimise(*of_free, trust.damping, enough, trust.sweeps)
         slope = _slope_to(target, *of_free)
         if not math.isfinite(slope):
             reason = NOT_FINITE
@@ -111,7 +125,7 @@ def proximal_newton(
         if there <= value + rounding and np.isfinite(gradient_there).all():
             agreement = (value - there + rounding) / (rounding - min(slope, 0))
         iteration += 1
-        damping.adapt(agreement)
+        trust.adapt(agreement)
         if agreement > 1e-3:
             hidden = 0 if value - there > rounding else hidden + 1
             x, value, gradient, quadratic = point, there, gradient_there, None

@@ -7,7 +7,7 @@ With a point x, the gradient g and the Hessian H of a smooth function there, the
 with D diagonal, of the size of the curvatures that elements usually have.
 
 Each class knows H in another way, and finds roughly the z where the model is least: until no element of the least
-subgradient is larger than `enough`, or its budget is used up.
+subgradient is larger than `enough`, in at most so many sweeps over the elements (or products with H).
 """
 
 from __future__ import annotations
@@ -22,14 +22,12 @@ from xent._fit.kinks import least_subgradient, soft_threshold
 from xent._fit.solver import Operator
 from xent._fit.types import Matrix, Vector
 
-MAX_PRODUCTS = 200      # for one model
-ROUNDS = 20             # of sweeps and a step along the face
-SWEEPS = 20
+SWEEPS = 20             # before a step along the face
 RIDGE = 1e-10           # relative to the diagonal of H
 
 
 class Quadratic(Protocol):
-    def minimise(self, x: Vector, gradient: Vector, kinks: Vector, damping: float, enough: float) -> Vector:
+    def minimise(self, x: Vector, gradient: Vector, kinks: Vector, damping: float, enough: float, sweeps: int) -> Vector:
         """z, for the model at x."""
 
 
@@ -52,11 +50,11 @@ class DenseQuadratic:
         self.diagonal = hessian.diagonal() + ridges
         self.usual = usual
 
-    def minimise(self, x: Vector, gradient: Vector, kinks: Vector, damping: float, enough: float) -> Vector:
+    def minimise(self, x: Vector, gradient: Vector, kinks: Vector, damping: float, enough: float, sweeps: int) -> Vector:
         z, slope, hessian = x.copy(), gradient.copy(), self.hessian
         np.einsum("ii->i", hessian)[...] = self.diagonal + damping * self.usual
-        for _ in range(ROUNDS):
-            if kernels.descend_hessian(hessian, z, slope, kinks, SWEEPS, enough) <= enough:
+        for done in range(0, sweeps, SWEEPS):
+            if kernels.descend_hessian(hessian, z, slope, kinks, min(SWEEPS, sweeps - done), enough) <= enough:
                 break
             _step_on_face(hessian, z, slope, kinks)
         return z
@@ -106,14 +104,14 @@ class ProductQuadratic:
         self.diagonal = diagonal
         self.usual = usual
 
-    def minimise(self, x: Vector, gradient: Vector, kinks: Vector, damping: float, enough: float) -> Vector:
+    def minimise(self, x: Vector, gradient: Vector, kinks: Vector, damping: float, enough: float, sweeps: int) -> Vector:
         more = damping * self.usual
         diagonal = self.diagonal + more
         diagonal[~(diagonal > 0)] = 1.0     # columns of zeros
         z, slope = x, gradient                  # slope: the gradient of the model's smooth part at z
         ahead, slope_ahead = x, gradient        # z and a part of the last step
         bound, momentum = 1.0, 1.0              # bound: of the eigenvalues of H relative to the diagonal
-        for _ in range(MAX_PRODUCTS):
+        for _ in range(sweeps):
             scale = 1 / (bound * diagonal)
             point = soft_threshold(ahead - scale * slope_ahead, scale * kinks)
             step = point - ahead

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from xent._fit.kinks import least_subgradient
 from xent._fit.objective import Objective
-from xent._fit.proximal_newton import Damping, proximal_newton
+from xent._fit.proximal_newton import Trust, proximal_newton
 from xent._fit.row_sums import RowSums
 from xent._fit.solver import NO_DESCENT, NOT_FINITE, Result, Settings
 from xent._fit.types import Matrix, Vector
@@ -39,8 +39,8 @@ def minimise_kinked(objective: Objective, start: Vector, settings: Settings) -> 
         x = objective.best_intercepts(gradient)
         value, gradient = objective(x)
     if objective.shape[1] - 1 <= MIN_FEATURES or not isinstance(objective.sums, RowSums):
-        return _newton(objective, x, settings, Damping(), (value, gradient))
-    size, iteration, damping = 0, 0, Damping()
+        return _newton(objective, x, settings, Trust(), (value, gradient))
+    size, iteration, trust = 0, 0, Trust()
     while True:
         subgradient = least_subgradient(x, gradient, kinks)
         norm, reason = settings.report(iteration, x, value, subgradient)
@@ -51,9 +51,9 @@ def minimise_kinked(objective: Objective, start: Vector, settings: Settings) -> 
         tolerance = max(INNER_TOLERANCE * norm, settings.tol / 2)
         inner = Settings(tolerance, INNER_ITERATIONS, settings.noise)
         if size > LARGEST_SHARE * (objective.shape[1] - 1):
-            result = _newton(objective, x, inner, damping, (value, gradient))
+            result = _newton(objective, x, inner, trust, (value, gradient))
         else:
-            result = _minimise_selected(objective, x, features, inner, damping, (value, gradient))
+            result = _minimise_selected(objective, x, features, inner, trust, (value, gradient))
         if not result.loss < value:
             reason = NO_DESCENT if np.isfinite(result.loss) else NOT_FINITE
             break
@@ -64,11 +64,11 @@ def minimise_kinked(objective: Objective, start: Vector, settings: Settings) -> 
 
 
 def _newton(
-    objective: Objective, start: Vector, settings: Settings, damping: Damping, at_start: tuple[float, Vector]
+    objective: Objective, start: Vector, settings: Settings, trust: Trust, at_start: tuple[float, Vector]
 ) -> Result:
     return proximal_newton(
         objective, start, settings, kinks=objective.kinks, quadratic_at=objective.quadratic_at,
-        settle=objective.centred, damping=damping, at_start=at_start,
+        settle=objective.centred, trust=trust, at_start=at_start,
     )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def _choose_features(objective: Objective, x: Vector, subgradient: Vector, size:
 
 
 def _minimise_selected(
-    objective: Objective, x: Vector, features: NDArray[np.intp], settings: Settings, damping: Damping,
+    objective: Objective, x: Vector, features: NDArray[np.intp], settings: Settings, trust: Trust,
     at_start: tuple[float, Vector],
 ) -> Result:  # fmt: skip
     """The minimum for some of the features, as coefficients of all of them."""
@@ -97,7 +97,7 @@ def _minimise_selected(
     def take(vector: Vector) -> Vector:
         return selected.to_vector(np.array(objective.to_matrix(vector)[:, columns], order=selected.sums.order))
 
-    result = _newton(selected, take(x), settings, damping, (at_start[0], take(at_start[1])))
+    result = _newton(selected, take(x), settings, trust, (at_start[0], take(at_start[1])))
     matrix: Matrix = objective.to_matrix(x.copy())
     matrix[:, columns] = selected.to_matrix(result.x)
     return result._replace(x=objective.to_vector(matrix))
