@@ -96,7 +96,8 @@ class LogisticRegression(LinearClassifier):
         dual ascent, each of which counts as an iteration. ``"lbfgs"``: L-BFGS. ``"newton-cg"``: trust-region Newton
         with conjugate gradients. Both are preconditioned, depending on the number of features. scikit-learn's other
         names, ``"liblinear"``, ``"newton-cholesky"``, ``"sag"`` and ``"saga"``, mean ``"auto"``: every solver minimises
-        the same objective, with any penalty and any number of classes.
+        the same objective, with any penalty and any number of classes. With L1 all names mean a proximal Newton method,
+        on some of the features at a time if there are many.
     max_iter : int, default 100
         Maximum number of iterations; a fit that needs more ends with a `ConvergenceWarning`.
     verbose : int, default 0
@@ -125,7 +126,7 @@ class LogisticRegression(LinearClassifier):
     objective_ : float
         The objective at the coefficients.
     grad_norm_ : float
-        The largest absolute element of its gradient.
+        The largest absolute element of its gradient; with L1, of the smallest subgradient.
     converged_ : bool
         Whether `grad_norm_` is at most `tol`.
 
@@ -140,7 +141,8 @@ class LogisticRegression(LinearClassifier):
 
     Beside the data (targets and weights included), `fit` needs at most 24 times the memory of the coefficients in
     float64, plus 64 MB, for any solver and any number of classes: 0.5 GB for 20,000 classes and 100 features.
-    (Distributions under class weights are copied once.)
+    (Distributions under class weights are copied once.) With L1 it also holds a copy of the columns that it works on,
+    and 40 bytes for each row and class.
 
     Ctrl-C during `fit` or `partial_fit` raises `KeyboardInterrupt` and leaves the best coefficients so far in the
     estimator, with `converged_` False; a `fit` with `warm_start` continues from them. Any other error leaves the

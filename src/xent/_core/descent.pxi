@@ -85,7 +85,7 @@ def descend_hessian(hessian, x, gradient, kinks, Py_ssize_t sweeps, double enoug
 # with w the weight of the row, p its probabilities, and u the changes of all its logits before.
 
 cdef struct Columns:
-    char* values                # of all columns, one after the other
+    char* values                # of all columns, one after the other; float64 unless sparse
     char* rows                  # sparse: of each value
     char* starts                # sparse: places of the first values of columns, and the end; of the type of `rows`
     bint long_index             # int64, not int32
@@ -116,12 +116,48 @@ cdef inline double value_at(const element_type* values, Py_ssize_t k) noexcept n
     return 1 if values is NULL else <double>values[k]
 
 
+cdef double multiply_sums(const double* x, const double* y, Py_ssize_t n) noexcept nogil:
+    """x . y"""
+    cdef const vf64* a = <const vf64*>x
+    cdef const vf64* b = <const vf64*>y
+    cdef vf64 sum = fill(a, 0), more = fill(a, 0)
+    cdef Py_ssize_t i = 0, L = lanes(a)
+    cdef double total
+    while i + 2 * L <= n:
+        sum = multiply_add(element(a, i)[0], element(b, i)[0], sum)
+        more = multiply_add(element(a, i + L)[0], element(b, i + L)[0], more)
+        i += 2 * L
+    total = add_lanes_of(sum + more)
+    while i < n:
+        total += x[i] * y[i]
+        i += 1
+    return total
+
+
+cdef void add_products(double* sum, const double* x, const double* y, double factor, Py_ssize_t n) noexcept nogil:
+    """sum += factor x y"""
+    cdef vf64* to = <vf64*>sum
+    cdef const vf64* a = <const vf64*>x
+    cdef const vf64* b = <const vf64*>y
+    cdef vf64 factors = fill(a, factor)
+    cdef Py_ssize_t i = 0, L = lanes(a)
+    while i + L <= n:
+        from_element(to, i)[0] = multiply_add(factors * element(a, i)[0], element(b, i)[0], from_element(to, i)[0])
+        i += L
+    while i < n:
+        sum[i] += factor * x[i] * y[i]
+        i += 1
+
+
 cdef double slope_along(
     const element_type* values, const index_type* rows, Py_ssize_t first, Py_ssize_t last, const Parabolas* row
 ) noexcept nogil:
     """The slope along a column: the sum of value slope_i."""
     cdef Py_ssize_t k
     cdef double sum = 0
+    if element_type is double:
+        if rows is NULL and values is not NULL:
+            return multiply_sums(values + first, row.slope, last - first)
     for k in range(first, last):
         sum += value_at(values, k) * row.slope[row_at(rows, k, first)]
     return sum
@@ -144,6 +180,11 @@ cdef void move_along(
     """What a change along a column does to the rows."""
     cdef Py_ssize_t k, i
     cdef double step
+    if element_type is double:
+        if rows is NULL and values is not NULL:
+            add_multiple(row.change, values + first, change, last - first)
+            add_products(row.slope, values + first, row.bend, change, last - first)
+            return
     for k in range(first, last):
         i = row_at(rows, k, first)
         step = change * value_at(values, k)

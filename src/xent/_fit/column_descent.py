@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xent._calls.dispatch import kernels
+from xent._fit.quadratics import Effort
 from xent._fit.row_sums import RowSums
 from xent._fit.types import Array, Matrix, Vector
 
@@ -88,15 +89,15 @@ class ColumnQuadratic:
         self.usual = variance[rows] * np.append(sums.mean_squares(), 1.0)[self.column]
         self.ridges = ridges[self.order]
 
-    def minimise(self, x: Vector, gradient: Vector, kinks: Vector, damping: float, enough: float, sweeps: int) -> Vector:
+    def minimise(self, x: Vector, gradient: Vector, kinks: Vector, damping: float, effort: Effort) -> Vector:
         order, n = self.order, len(self.weight)
         operands = ColumnOperands(
             self.X, self.n_features, self.weight, self.p, self.rest, self.class_starts, self.column, x[order],
             gradient[order], kinks[order], self.ridges + damping * self.usual, np.full(len(x), -1.0),
             np.zeros(self.p.shape), np.zeros(n), np.empty((3, n)),
         )  # fmt: skip
-        for _ in range(0, sweeps, SWEEPS):
-            if kernels.descend_columns(operands, SWEEPS) <= enough:
+        for _ in range(0, effort.sweeps, SWEEPS):
+            if kernels.descend_columns(operands, SWEEPS) <= effort.enough:
                 break
         result = np.empty(len(x))
         result[order] = operands.x

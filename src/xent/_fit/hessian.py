@@ -13,9 +13,11 @@ coefficients, whose Hessian is B_01.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xent._calls.softmax import softmax
 from xent._fit.row_pass import Rows
@@ -44,6 +46,29 @@ def sum_hessian(rows: Rows, matrix: Matrix) -> Matrix:
                 weighted = X * root
                 of_pair += weighted @ weighted.T
     return _join_pairs(sums, rows.n_classes, size)
+
+
+def sum_hessian_among(rows: Rows, matrix: Matrix, classes: NDArray[np.intp], columns: NDArray[np.intp]) -> Matrix:
+    """The Hessian of the sum of losses by some elements of the matrix, sorted by class. 1 - p is a difference here: for
+    models, and not exact where a class is nearly certain."""
+    size = len(classes)
+    result = np.zeros((size, size))
+    starts = np.searchsorted(classes, np.arange(len(matrix) + 1))
+    of_classes = [slice(*ends) for ends in pairwise(starts)]
+    own = [np.zeros((of_class.stop - of_class.start,) * 2) for of_class in of_classes]
+    for X, p, weight in _columns_of_blocks(rows, matrix, max(BLOCK_ROWS, BLOCK_BYTES // (8 * max(1, size)))):
+        p, root = p[-len(matrix) :], np.sqrt(weight)
+        scaled = np.empty((size, len(weight)))
+        for k, of_class in enumerate(of_classes):
+            some = X[columns[of_class]]
+            np.multiply(some, root * p[k], out=scaled[of_class])
+            some *= root * np.sqrt(p[k] * (1 - p[k]))
+            own[k] += some @ some.T
+        if len(matrix) > 1:
+            result -= scaled @ scaled.T
+    for of_class, hessian in zip(of_classes, own, strict=True):
+        result[of_class, of_class] = hessian
+    return result
 
 
 def _columns_of_blocks(rows: Rows, matrix: Matrix, block_rows: int) -> Iterator[tuple[Matrix, Matrix, Vector]]:

@@ -11,21 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from xent._fit import preconditioners
-from xent._fit.column_descent import ColumnQuadratic
-from xent._fit.penalties import Penalty, expand_curvature, least_shift
-from xent._fit.quadratics import DenseQuadratic, ProductQuadratic, Quadratic
-from xent._fit.row_sums import RowSums
+from xent._fit.penalties import Penalty, least_shift
 from xent._fit.solver import Operator
 from xent._fit.sums import Sums
 from xent._fit.types import Matrix, Vector
 
-MAX_HESSIAN_SIZE = 1500     # coefficients, up to which a model has the whole Hessian
 RARE = 1e-9                 # least share of a class
-
-Places = NDArray[np.intp]
 
 
 class Objective:
@@ -93,43 +86,6 @@ class Objective:
         result = np.full(self.shape, self.penalty.kink, order=self.sums.order)
         result[:, -1] = 0.0 if self.fit_intercept else np.inf
         return self.to_vector(result)
-
-    def quadratic_at(self, coefficients: Vector, free: NDArray[np.intp]) -> Quadratic:
-        """The quadratic model of the smooth part, in some of the coefficients."""
-        matrix = self.to_matrix(coefficients)
-        places = np.unravel_index(free, self.shape, order=self.sums.order)
-        features = np.unique(places[1][places[1] < self.sums.n_features])
-        ridges = expand_curvature(self.penalty, self.shape[1])[places[1]]
-        size = len(features) if isinstance(self.sums, RowSums) else self.sums.n_features
-        is_small = self.shape[0] * (size + 1) <= MAX_HESSIAN_SIZE
-        if isinstance(self.sums, RowSums) and (self.sums.rows.csr is not None or not is_small):
-            return ColumnQuadratic(self.sums, matrix, places, ridges)
-        if is_small:
-            return DenseQuadratic(*self._hessian_among(matrix, features, places), ridges)
-        diagonal = self.sums.diagonal(matrix)
-        most = diagonal.max(axis=0)[places[1]]
-        product = self.hessian_product_at(coefficients)
-
-        def product_among(direction: Vector) -> Vector:
-            whole = np.zeros(coefficients.shape)
-            whole[free] = direction
-            return product(whole)[free]
-
-        return ProductQuadratic(product_among, diagonal[places] + ridges, most)
-
-    def _hessian_among(self, matrix: Matrix, features: Places, places: tuple[Places, Places]) -> tuple[Matrix, Vector]:
-        """The Hessian of the mean loss for some of the coefficients, all of these features or intercepts; and for each
-        of them the largest element of its diagonal, among all classes."""
-        sums, column = self.sums, places[1]
-        if isinstance(sums, RowSums) and len(features) < sums.n_features:       # other features have coefficients 0
-            sums = sums.select(features)
-            matrix = matrix[:, np.append(features, -1)]
-            column = np.searchsorted(features, column)
-        flat = places[0] * matrix.shape[1] + column
-        hessian: Matrix = sums.hessian(matrix)
-        hessian /= sums.weight
-        most = np.einsum("ii->i", hessian).reshape(matrix.shape).max(axis=0)
-        return hessian[np.ix_(flat, flat)], most[column]
 
     def preconditioner_at(self, coefficients: Vector) -> Operator:
         """Roughly the inverse of the Hessian among centred coefficients."""

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xent._fit.kinks import least_subgradient
-from xent._fit.quadratics import Quadratic
+from xent._fit.quadratics import Effort, Quadratic
 from xent._fit.solver import NO_DESCENT, NOT_FINITE, ROUNDING, Function, Operator, Result, Settings
 from xent._fit.types import Vector
 
@@ -70,7 +70,7 @@ def proximal_newton(
     settings: Settings,
     *,
     kinks: Vector,
-    quadratic_at: Callable[[Vector, Free], Quadratic],
+    quadratic_at: Callable[[Vector, Free, int], Quadratic],
     settle: Operator = np.copy,
     trust: Trust | None = None,
     at_start: tuple[float, Vector] | None = None,
@@ -86,7 +86,8 @@ def proximal_newton(
         `tol` is for the largest element of the least subgradient.
     kinks : ndarray of shape (n,)
     quadratic_at : callable
-        (x, indices of elements) -> the quadratic model of the smooth part at x, in these elements.
+        (x, indices of elements, sweeps) -> the quadratic model of the smooth part at x, in these elements, for so many
+        sweeps.
     settle : callable
         x -> a point where the value is at most the same, in a new array.
     trust : Trust, optional
@@ -109,9 +110,9 @@ def proximal_newton(
         if quadratic is None:
             free = np.flatnonzero(((x != 0) | (subgradient != 0) | (kinks == 0)) & (kinks < math.inf))
             of_free = x[free], gradient[free], kinks[free]
-            quadratic = quadratic_at(x, free)
-        enough = max(FORCING * norm, settings.tol / 4)
-        target = quadratic.minimise(*of_free, trust.damping, enough, trust.sweeps)
+            quadratic = quadratic_at(x, free, trust.sweeps)
+        effort = Effort(max(FORCING * norm, settings.tol / 4), trust.sweeps)
+        target = quadratic.minimise(*of_free, trust.damping, effort)
         slope = _slope_to(target, *of_free)
         if not math.isfinite(slope):
             reason = NOT_FINITE

@@ -6,14 +6,13 @@ With a point x, the gradient g and the Hessian H of a smooth function there, the
 
 with D diagonal, of the size of the curvatures that elements usually have.
 
-Each class knows H in another way, and finds roughly the z where the model is least: until no element of the least
-subgradient is larger than `enough`, in at most so many sweeps over the elements (or products with H).
+Each class knows H in another way, and finds roughly the z where the model is least.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,8 +25,16 @@ SWEEPS = 20             # before a step along the face
 RIDGE = 1e-10           # relative to the diagonal of H
 
 
+class Effort(NamedTuple):
+    """When to stop: no element of the least subgradient is larger than `enough`, or after so many sweeps over all
+    elements (or products with H)."""
+
+    enough: float
+    sweeps: int
+
+
 class Quadratic(Protocol):
-    def minimise(self, x: Vector, gradient: Vector, kinks: Vector, damping: float, enough: float, sweeps: int) -> Vector:
+    def minimise(self, x: Vector, gradient: Vector, kinks: Vector, damping: float, effort: Effort) -> Vector:
         """z, for the model at x."""
 
 
@@ -50,13 +57,15 @@ class DenseQuadratic:
         self.diagonal = hessian.diagonal() + ridges
         self.usual = usual
 
-    def minimise(self, x: Vector, gradient: Vector, kinks: Vector, damping: float, enough: float, sweeps: int) -> Vector:
+    def minimise(self, x: Vector, gradient: Vector, kinks: Vector, damping: float, effort: Effort) -> Vector:
         z, slope, hessian = x.copy(), gradient.copy(), self.hessian
         np.einsum("ii->i", hessian)[...] = self.diagonal + damping * self.usual
-        for done in range(0, sweeps, SWEEPS):
-            if kernels.descend_hessian(hessian, z, slope, kinks, min(SWEEPS, sweeps - done), enough) <= enough:
+        for done in range(0, effort.sweeps, SWEEPS):
+            some = min(SWEEPS, effort.sweeps - done)
+            if kernels.descend_hessian(hessian, z, slope, kinks, some, effort.enough) <= effort.enough:
                 break
-            _step_on_face(hessian, z, slope, kinks)
+            if some == SWEEPS:
+                _step_on_face(hessian, z, slope, kinks)
         return z
 
 
@@ -104,14 +113,14 @@ class ProductQuadratic:
         self.diagonal = diagonal
         self.usual = usual
 
-    def minimise(self, x: Vector, gradient: Vector, kinks: Vector, damping: float, enough: float, sweeps: int) -> Vector:
+    def minimise(self, x: Vector, gradient: Vector, kinks: Vector, damping: float, effort: Effort) -> Vector:
         more = damping * self.usual
         diagonal = self.diagonal + more
         diagonal[~(diagonal > 0)] = 1.0     # columns of zeros
         z, slope = x, gradient                  # slope: the gradient of the model's smooth part at z
         ahead, slope_ahead = x, gradient        # z and a part of the last step
         bound, momentum = 1.0, 1.0              # bound: of the eigenvalues of H relative to the diagonal
-        for _ in range(sweeps):
+        for _ in range(effort.sweeps):
             scale = 1 / (bound * diagonal)
             point = soft_threshold(ahead - scale * slope_ahead, scale * kinks)
             step = point - ahead
@@ -121,7 +130,7 @@ class ProductQuadratic:
                 bound = 1.5 * needed
                 continue
             slope_there = slope_ahead + product
-            if np.abs(least_subgradient(point, slope_there, kinks)).max(initial=0.0) <= enough:
+            if np.abs(least_subgradient(point, slope_there, kinks)).max(initial=0.0) <= effort.enough:
                 return point
             if float((ahead - point) @ (diagonal * (point - z))) > 0:
                 momentum = 1.0

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from xent._fit.hessian import sum_hessian
+from xent._fit.hessian import sum_hessian, sum_hessian_among
 from xent._fit.logits import are_separated
 from xent._fit.row_pass import DIAGONAL, HESSIAN_PRODUCT, LOSS, PROBABILITIES, Rows, cut_rows, pass_over, suits_kernels
 from xent._fit.subsample import MIN_BLOCK_ROWS, Subsample, choose_candidates
@@ -48,6 +48,7 @@ class RowSums:
         # Each element of a sparse row meets a column of the coefficients.
         self.order: Literal["C", "F"] = "C" if self.rows.csr is None else "F"
         self.needs_no_blas = by_kernels
+        self._mean_squares: Vector | None = None
         self._columns: tuple[Array, Array | None, Array | None] | None = None
 
     def loss_gradient(self, matrix: Matrix) -> tuple[float, Matrix]:
@@ -72,6 +73,10 @@ class RowSums:
     def hessian(self, matrix: Matrix) -> Matrix:
         return sum_hessian(self.rows, matrix)
 
+    def hessian_among(self, matrix: Matrix, classes: NDArray[np.intp], columns: NDArray[np.intp]) -> Matrix:
+        """The Hessian of F by some elements of the matrix, sorted by their rows, the classes."""
+        return sum_hessian_among(self.rows, matrix, classes, columns)
+
     def select(self, features: NDArray[np.intp]) -> RowSums:
         """The same sums for some of the features, in this order; X is copied."""
         rows = self.rows
@@ -79,11 +84,12 @@ class RowSums:
         return RowSums(rows.X[:, features], rows.target, rows.n_classes, weight, rows.n_threads)
 
     def columns(self) -> tuple[Array, Array | None, Array | None]:
-        """X column by column: elements, rows and column starts in CSC; of an array its elements, None, None."""
+        """X column by column: elements, rows and column starts in CSC; of an array its elements in float64, None, None.
+        """
         if self._columns is None:
             X = self.rows.X
             if self.rows.csr is None:
-                self._columns = X.ravel(order="F"), None, None
+                self._columns = X.astype(np.float64, order="F").ravel(order="F"), None, None
             else:
                 csc = X.tocsc()
                 csc.sum_duplicates()
@@ -93,6 +99,11 @@ class RowSums:
 
     def mean_squares(self) -> Vector:
         """The mean of x_ij^2 over the rows, by their weights."""
+        if self._mean_squares is None:
+            self._mean_squares = self._compute_mean_squares()
+        return self._mean_squares
+
+    def _compute_mean_squares(self) -> Vector:
         rows = self.rows
         if rows.csr is None:
             result: Vector = np.zeros(self.n_features)

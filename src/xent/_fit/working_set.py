@@ -11,10 +11,13 @@ A pass over all features is needed once in an iteration only.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from xent._fit.kinks import least_subgradient
+from xent._fit.newton_models import make_quadratic
 from xent._fit.objective import Objective
 from xent._fit.proximal_newton import Trust, proximal_newton
 from xent._fit.row_sums import RowSums
@@ -67,7 +70,7 @@ def _newton(
     objective: Objective, start: Vector, settings: Settings, trust: Trust, at_start: tuple[float, Vector]
 ) -> Result:
     return proximal_newton(
-        objective, start, settings, kinks=objective.kinks, quadratic_at=objective.quadratic_at,
+        objective, start, settings, kinks=objective.kinks, quadratic_at=partial(make_quadratic, objective),
         settle=objective.centred, trust=trust, at_start=at_start,
     )  # fmt: skip
 
