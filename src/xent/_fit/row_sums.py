@@ -73,9 +73,9 @@ class RowSums:
     def hessian(self, matrix: Matrix) -> Matrix:
         return sum_hessian(self.rows, matrix)
 
-    def hessian_among(self, matrix: Matrix, classes: NDArray[np.intp], columns: NDArray[np.intp]) -> Matrix:
-        """The Hessian of F by some elements of the matrix, sorted by their rows, the classes."""
-        return sum_hessian_among(self.rows, matrix, classes, columns)
+    def hessian_among(self, matrix: Matrix, places: tuple[NDArray[np.intp], ...], dtype: Any = np.float64) -> Matrix:
+        """The Hessian of F by some elements of the matrix, sorted by row, for models; from products of this type."""
+        return sum_hessian_among(self.rows, matrix, places, dtype)
 
     def select(self, features: NDArray[np.intp]) -> RowSums:
         """The same sums for some of the features, in this order; X is copied."""
