@@ -67,10 +67,10 @@ def sum_hessian_among(
         root = np.sqrt(weight).astype(dtype)
         X = np.divide(X, scale[:, None]).astype(dtype, copy=False)
         scaled = np.empty((len(classes), len(weight)), dtype)
-        for of_class, p_k, own_k in zip(of_classes, p[-len(matrix) :].astype(dtype, copy=False), own, strict=True):
+        for of_class, p_k, own_k in zip(of_classes, p[-len(matrix) :], own, strict=True):
             some = X[columns[of_class]]
-            np.multiply(some, root * p_k, out=scaled[of_class])
-            some *= root * np.sqrt(p_k * (1 - p_k))
+            np.multiply(some, root * p_k.astype(dtype), out=scaled[of_class])
+            some *= root * np.sqrt(p_k * (1 - p_k)).astype(dtype)
             own_k += some @ some.T
         if len(matrix) > 1:
             result -= scaled @ scaled.T

@@ -105,7 +105,7 @@ def least_shift(penalty: Penalty, coef: Matrix) -> Vector:
         mean: Vector = np.add.reduce(coef, axis=0) / n_classes
         return mean
     result: Vector = np.zeros(coef.shape[1])
-    dense = np.flatnonzero(np.count_nonzero(coef, axis=0) * (1 if penalty.curvature > 0 else 2) > n_classes)
+    dense = np.flatnonzero(np.count_nonzero(coef, axis=0) > (0 if penalty.curvature > 0 else n_classes / 2))
     some = coef[:, dense]
     if penalty.curvature > 0:
         more = np.arange(-n_classes, n_classes + 1, 2) * (penalty.kink / (penalty.curvature * n_classes))
