@@ -26,7 +26,7 @@ from xent._fit.solver import NO_DESCENT, NOT_FINITE, Result, Settings
 from xent._fit.types import Array, Matrix, Vector
 
 MIN_FEATURES = 200          # fewer are not worth a selection
-START_SHARE = 0.05          # of all features, in the first working set at least
+START_SHARE = 0.03          # of all features, in the first working set at least
 LARGEST_SHARE = 0.5         # of all features, above which a selection saves nothing
 INNER_TOLERANCE = 0.1       # largest subgradient of the inner problem, relative to that of all features
 INNER_ITERATIONS = 15
