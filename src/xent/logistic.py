@@ -10,24 +10,27 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xent._calls.scalars import check_choice
 from xent._estimator import persistence
 from xent._estimator.checkpoint import Checkpoint
-from xent._estimator.features import MatrixLike, check_features, check_no_stored_index
+from xent._estimator.covariance import check_memory, check_no_penalty, estimate_covariance
+from xent._estimator.features import Columns, MatrixLike, check_features, check_no_stored_index
 from xent._estimator.labels import encode_target, find_classes, find_stream_classes
 from xent._estimator.parameters import UNSET, check_parameters, penalty_strength
 from xent._estimator.parameters import Penalty as PenaltyName
 from xent._estimator.partitions import FitData
-from xent._estimator.prediction import LinearClassifier, NotFittedError
+from xent._estimator.prediction import LinearClassifier, NotFittedError, check_no_labels
 from xent._estimator.progress import Callback, Recorder, show_progress
 from xent._estimator.sklearn_protocol import shared
 from xent._estimator.weights import apply_class_weight, to_row_weights
+from xent._fit.covariance import KINDS
 from xent._fit.lbfgs import choose_memory, lbfgs
 from xent._fit.objective import Objective
 from xent._fit.online import BatchObjective, remember_past
 from xent._fit.penalties import L2, NO_PENALTY, Penalty, make_penalty
 from xent._fit.row_sums import RowSums
 from xent._fit.solver import MAX_ITER, NO_DESCENT, Result, Settings
-from xent._fit.strategy import SOLVERS, minimise
+from xent._fit.strategy import SOLVERS, minimise, uses_newton
 from xent.blocks import Blocks
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ Array = NDArray[Any]
 __all__ = ["ConvergenceWarning", "LogisticRegression", "NotFittedError"]
 
 BATCH_MEMORY = 30           # steps that L-BFGS remembers in a stream
+FEW_COEFFICIENTS = 3000     # up to which a whole Hessian takes little memory and time
 BATCH_ITERATIONS = 20       # for a batch of a stream: the next one corrects what is missing
 
 
@@ -48,13 +52,15 @@ class ConvergenceWarning(UserWarning):
     """
 
 
-def _advice(result: Result, dtype: np.dtype[Any]) -> str:
+def _advice(result: Result, dtype: np.dtype[Any], solver: str) -> str:
     """What a user can do about a fit that has not converged."""
-    if result.reason == MAX_ITER:
-        return "Raise max_iter or tol, or scale the features"
-    if result.reason == NO_DESCENT:
-        return "Raise tol, or scale the features" + (", or pass X as float64" if dtype == np.float32 else "")
-    return "Scale the features"
+    if result.reason not in (MAX_ITER, NO_DESCENT):
+        return "Scale the features"
+    advice = "Raise max_iter or tol, " if result.reason == MAX_ITER else "Raise tol, "
+    if not uses_newton(solver, result.x.size) and result.x.size <= FEW_COEFFICIENTS:
+        return advice + "use solver='newton-cholesky', or scale the features"
+    more = ", or pass X as float64" if result.reason == NO_DESCENT and dtype == np.float32 else ""
+    return advice + "or scale the features" + more
 
 
 def _noise(dtype: np.dtype[Any]) -> float:
@@ -92,12 +98,14 @@ class LogisticRegression(LinearClassifier):
     random_state : int, RandomState or None, default None
         Accepted for compatibility, without effect: nothing here is random.
     solver : str, default "auto"
-        ``"auto"`` chooses by the number of features; for sparse rows with many features it starts with a few sweeps of
-        dual ascent, each of which counts as an iteration. ``"lbfgs"``: L-BFGS. ``"newton-cg"``: trust-region Newton
-        with conjugate gradients. Both are preconditioned, depending on the number of features. scikit-learn's other
-        names, ``"liblinear"``, ``"newton-cholesky"``, ``"sag"`` and ``"saga"``, mean ``"auto"``: every solver minimises
-        the same objective, with any penalty and any number of classes. With L1 all names mean a proximal Newton method,
-        on some of the features at a time if there are many.
+        ``"lbfgs"``: L-BFGS. ``"newton-cg"``: trust-region Newton with conjugate gradients. Both are preconditioned,
+        depending on the number of features. ``"newton-cholesky"``: trust-region Newton with the whole Hessian, which is
+        computed in float64; for up to some 3000 coefficients, however badly scaled, collinear or nearly separable the
+        data are. ``"auto"`` chooses by the number of features and classes: L-BFGS, and where it is slow or stopped by
+        rounding errors, a Newton method after it; for sparse rows with many features it starts with a few sweeps of
+        dual ascent, each of which counts as an iteration. scikit-learn's other names, ``"liblinear"``, ``"sag"`` and
+        ``"saga"``, mean ``"auto"``: every solver minimises the same objective, with any penalty and any number of
+        classes. With L1 all names mean a proximal Newton method, on some of the features at a time if there are many.
     max_iter : int, default 100
         Maximum number of iterations; a fit that needs more ends with a `ConvergenceWarning`.
     verbose : int, default 0
@@ -134,15 +142,17 @@ class LogisticRegression(LinearClassifier):
     -----
     `X` may be an array of any layout, read-only or a memory map, or a matrix or array of scipy.sparse. float32 and
     float64 are never copied, and sparse matrices never made dense (formats other than CSR are converted to it once).
+    float16 and bfloat16 are copied to float32, in which they are computed: all of `X`, or block by block in `Blocks`.
     pandas and polars frames and Arrow tables become arrays; later ones must have the same column names. Their columns
     must hold numbers, bools or fixed-size lists of numbers, whose elements become features named ``name[0]``,
     ``name[1]`` and so on; strings and dates are refused. The index of a pandas frame is not a feature, even if an Arrow
     table stores it as a column.
 
     Beside the data (targets and weights included), `fit` needs at most 24 times the memory of the coefficients in
-    float64, plus 64 MB, for any solver and any number of classes: 0.5 GB for 20,000 classes and 100 features.
-    (Distributions under class weights are copied once.) With L1 it also holds a copy of the columns that it works on,
-    and 40 bytes for each row and class.
+    float64, plus 64 MB, for any number of classes: 0.5 GB for 20,000 classes and 100 features. Only the solver
+    ``"newton-cholesky"``, with more than 1000 coefficients, needs up to six square matrices of that size instead: 0.4
+    GB for 3000. (Distributions under class weights are copied once.) With L1 it also holds a copy of the columns
+    that it works on, and 40 bytes for each row and class.
 
     Ctrl-C during `fit` or `partial_fit` raises `KeyboardInterrupt` and leaves the best coefficients so far in the
     estimator, with `converged_` False; a `fit` with `warm_start` continues from them. Any other error leaves the
@@ -218,7 +228,8 @@ class LogisticRegression(LinearClassifier):
         Parameters
         ----------
         X : array_like, sparse matrix or frame of shape (n_samples, n_features), or Blocks
-            Features; finite. float32 and float64 are used as they are, integers and bools become float64.
+            Features; finite. float32 and float64 are used as they are; float16 and bfloat16 are copied to float32,
+            integers and bools to float64.
             :class:`Blocks` include labels and weights, and are read again for each evaluation.
         y : array_like of shape (n_samples,) or (n_samples, n_classes)
             Labels: integers, bools, strings, bytes or dates; at least two different ones. Objects must be strings.
@@ -242,16 +253,103 @@ class LogisticRegression(LinearClassifier):
         check_parameters(self, SOLVERS)
         return self._fit(self._validate(X, y, sample_weight), callback)
 
-    def _validate(self, X: Any, y: Any, sample_weight: Any) -> FitData:
-        """Validate the data and bundle it."""
+    def covariance(
+        self,
+        X: MatrixLike | Blocks,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        kind: Literal["hessian", "sandwich"] = "hessian",
+    ) -> NDArray[np.float64]:
+        """The covariance matrix of the coefficients of a fit without a penalty; its diagonal has the squared errors.
+
+        For two classes it is that of ``[*coef_[0], intercept_[0]]``. For more classes, whose coefficients may all be
+        shifted by one vector without a change of any probability, it is that of the differences from the first class:
+        ``coef_[k] - coef_[0]``, then ``intercept_[k] - intercept_[0]``, for k = 1, 2, ... one after the other. Without
+        `fit_intercept` there are no intercepts.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            The data of the fit. `X` may be :class:`Blocks`, without `y`.
+        kind : {"hessian", "sandwich"}, default "hessian"
+            ``"hessian"``: H^-1, with H the Hessian of the negative log-likelihood (the weighted sum of the losses).
+            ``"sandwich"``: H^-1 (sum g_i g_i') H^-1, with g_i the gradient of the loss of row i times its weight. It is
+            right for independent rows also where the model is not (HC0).
+
+        Returns
+        -------
+        ndarray of shape (p, p), float64
+            p = max(1, n_classes - 1) * (n_features + 1).
+
+        Raises
+        ------
+        ValueError
+            If the model has a penalty, if the classes are linearly separable, or if the Hessian is singular; the
+            message names the columns that are linearly dependent. And for the errors of `fit`.
+        MemoryError
+            If there are so many coefficients that their covariance does not fit into the memory of this machine.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the coefficients are more than a tenth of a standard error from the minimum for these data; or if one
+            more step of Newton's method would change logits by more than 1/2, as where a column separates some rows.
+
+        Notes
+        -----
+        For ``"hessian"`` a weight of 2 is two equal rows. For ``"sandwich"`` it is one row that counts twice, as if
+        drawn with half the probability. `class_weight` multiplies the weights, as in `fit`; where the classes of a row
+        are not drawn with the inverse of these probabilities, ``"hessian"`` says nothing of the errors then.
+        Weights, ``"balanced"`` ones as well, are taken as fixed numbers.
+
+        The Hessian is computed in float64, whatever the type of `X`, by blocks of rows; it needs memory for a few
+        matrices of (n_classes * (n_features + 1))^2 numbers. Columns may have any scale. Subtract the mean of a
+        column if it is more than 1e4 times its standard deviation: digits are lost there, and from about 1e6 on the
+        column counts as linearly dependent on the intercept.
+
+        References
+        ----------
+        .. [1] W. H. Greene, "Econometric Analysis", 7th edition, Prentice Hall 2011, chapter 14.
+        .. [2] H. White, "Maximum Likelihood Estimation of Misspecified Models", Econometrica 50(1), 1982.
+
+        Examples
+        --------
+        >>> import numpy as np, xent
+        >>> X, y = xent.datasets.load_digits()
+        >>> X, y = X[y < 3][:, [20, 27, 36]], y[y < 3]
+        >>> model = xent.LogisticRegression(C=np.inf, tol=1e-8).fit(X, y)
+        >>> covariance = model.covariance(X, y)
+        >>> errors = np.sqrt(np.diag(covariance)).reshape(2, 4)     # a row for each class but the first
+        >>> coefficients = np.c_[model.coef_, model.intercept_]
+        >>> ((coefficients[1:] - coefficients[0]) / errors).shape   # z statistics
+        (2, 4)
+        """
+        check_parameters(self, SOLVERS)
+        self._check_covariance(kind)
+        return self._covariance(self._validate(X, y, sample_weight, self._linear()[0]), kind)
+
+    def _check_covariance(self, kind: str) -> None:
+        self._check_fitted()
+        check_choice("kind", kind, KINDS)
+        check_no_penalty(self)
+        check_memory(self._coefficients().size)
+
+    def _covariance(self, data: FitData, kind: str) -> NDArray[np.float64]:
+        self._check_columns(Columns(data.sums.n_features, data.names), stacklevel=3)
+        return estimate_covariance(data, self._coefficients(), self.fit_intercept, kind, shared(ConvergenceWarning))
+
+    def _validate(self, X: Any, y: Any, sample_weight: Any, known: Array | None = None) -> FitData:
+        """Validate the data and bundle it; with the known classes, if labels must be among them."""
         if isinstance(X, Blocks):
-            if y is not None or sample_weight is not None:
-                raise ValueError("X is a Blocks, which includes y and sample_weight; both must be None")
-            return X._fit_data(self.class_weight, self._n_threads())
+            check_no_labels(X, y, sample_weight)
+            return X._fit_data(self.class_weight, self._n_threads(), known)
         features = check_features("X", X)
         check_no_stored_index(features)
         matrix = features.matrix
-        classes, target = find_classes("y", y, matrix.shape[0], stacklevel=3)
+        if known is None:
+            classes, target = find_classes("y", y, matrix.shape[0], stacklevel=3)
+        else:
+            classes, target = known, encode_target("y", y, matrix.shape[0], known, stacklevel=3)
         weight = to_row_weights(sample_weight, matrix.shape[0])
         target, weight = apply_class_weight(self.class_weight, classes, target, weight)
         sums = RowSums(matrix, target, len(classes), weight, self._n_threads())
@@ -302,7 +400,8 @@ class LogisticRegression(LinearClassifier):
         solver = "the fit" if self.solver == "auto" else self.solver
         warnings.warn(
             f"{solver} failed to converge: it stopped after {result.iterations} iterations with gradient norm "
-            f"{result.grad_norm:.2g}, over tol={self.tol:g}: {result.message}. {_advice(result, dtype)}",
+            f"{result.grad_norm:.2g}, over tol={self.tol:g}: {result.message}. "
+            f"{_advice(result, dtype, self.solver)}",
             shared(ConvergenceWarning),
             stacklevel=4,
         )
@@ -363,11 +462,13 @@ class LogisticRegression(LinearClassifier):
                 "l1_ratio or penalty asks for L1, which is not supported for partial_fit, whose quadratics have no "
                 "kinks; l1_ratio must be 0"
             )
+        if isinstance(X, Blocks):
+            raise TypeError("X is a Blocks; partial_fit takes one batch at a time: call it with each block")
         features = check_features("X", X)
         matrix = features.matrix
         fitted = self.__sklearn_is_fitted__()
         if fitted:
-            self._check_features(features, stacklevel=2)
+            self._check_columns(features.columns, stacklevel=2)
         else:
             check_no_stored_index(features)
         known = find_stream_classes(y, classes, self._linear()[0] if fitted else None, matrix.shape[0])

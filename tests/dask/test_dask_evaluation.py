@@ -78,7 +78,7 @@ def test_evaluate_what_does_not_fit(engine):
         xent.dask.evaluate(frame[F], frame["y"].astype(float))
     with pytest.raises(ValueError, match=r"^partition \d: target\[\d+\] is 9"):
         xent.dask.evaluate(frame[F], frame["y"].replace(0, 9))
-    with pytest.raises(ValueError, match="target has 100 rows in 1 partitions, but logits has 1200 rows in 5"):
+    with pytest.raises(ValueError, match="target has 100 rows, but logits has 1200 rows in 5"):
         xent.dask.evaluate(frame[F], TABLE["y"][:100])
     with pytest.raises(ValueError, match=r"target has shape \(60, 3\); it must have shape \(60, 2\)"):
         xent.dask.evaluate(da.zeros((60, 2, 4), chunks=20), np.zeros((60, 3), int))

@@ -177,20 +177,18 @@ def test_delayed_as_dask_returns_them(engine):
     np.testing.assert_array_equal(model.coef_, xent.dask.LogisticRegression().fit(X, y).coef_)
     lists = [dask.delayed(np.arange(40.0)[:, None].tolist())]
     np.testing.assert_array_equal(model.predict(lists).compute(), model.predict(X).compute())
-    with pytest.raises(ValueError, match=r"^sample_weight is 2.0; it must have a value for each row of X"):
-        model.fit(X, y, 2.0)
 
 
 def test_numbers_of_rows_that_differ(engine, folder):
     frame = dd.read_parquet(folder)
-    with pytest.raises(ValueError, match="y has 600 rows in 4 partitions, but X has 1200 rows in 8; both must have"):
+    with pytest.raises(ValueError, match="y has 600 rows in 4 partitions, but X has 1200 rows in 8 partitions; both"):
         fit(frame[F], frame["y"].partitions[:4])
-    with pytest.raises(ValueError, match="sample_weight has 1199 rows in 1 partitions, but X has 1200 rows in 8"):
+    with pytest.raises(ValueError, match="sample_weight has 1199 rows, but X has 1200 rows in 8"):
         fit(frame[F], frame["y"], TABLE["w"].to_numpy()[1:])
     with pytest.raises(ValueError, match=r"y has \d+ rows in 8 partitions, but X has 1200 rows in 8"):
         fit(frame[F], frame[frame.a > 0]["y"], persist=False)
     model = fit(frame[F], frame["y"])
-    with pytest.raises(ValueError, match="y has 600 rows in 4 partitions, but X has 1200 rows in 8; both must have"):
+    with pytest.raises(ValueError, match="y has 600 rows in 4 partitions, but X has 1200 rows in 8 partitions; both"):
         model.score(frame[F], frame["y"].partitions[:4])
 
 

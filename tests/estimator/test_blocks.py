@@ -49,7 +49,7 @@ def test_any_cut(rows, dtype):
     assert objective(model, X, y, weight) == pytest.approx(objective(local, X, y, weight), rel=1e-9)
 
 
-@pytest.mark.parametrize("solver", ["lbfgs", "newton-cg"])
+@pytest.mark.parametrize("solver", ["lbfgs", "newton-cg", "newton-cholesky"])
 @pytest.mark.parametrize("class_weight", [None, "balanced", {0: 2.0, 3: 0.1}], ids=str)
 @pytest.mark.parametrize("soft", [False, True])
 def test_options(solver, class_weight, soft):
@@ -141,8 +141,17 @@ def test_folders_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match="contains no"):
         Blocks.from_folder(tmp_path)
     np.save(tmp_path / "a.X.npy", np.ones((2, 2)))
-    with pytest.raises(ValueError, match=r"has no matching a\.y\.npy"):
+    np.save(tmp_path / "b.X.npy", np.ones((2, 2)))
+    for name in ("sample_weight", "y"):
+        np.save(tmp_path / f"b.{name}.npy", np.ones(2))
+        with pytest.raises(ValueError, match=rf"has no matching a\.{name}\.npy"):
+            Blocks.from_folder(tmp_path)
+        (tmp_path / f"b.{name}.npy").unlink()
+    np.save(tmp_path / "a.sample_weight.npy", np.ones(2))
+    (tmp_path / "b.X.npy").unlink()
+    with pytest.raises(ValueError, match=r"has \*\.sample_weight\.npy but no \*\.y\.npy"):
         Blocks.from_folder(tmp_path)
+    (tmp_path / "a.sample_weight.npy").unlink()
     np.save(tmp_path / "a.y.npy", np.ones(2))
     np.savez(tmp_path / "b.npz", y=np.ones(2))
     with pytest.raises(ValueError, match="only one kind"):
@@ -245,7 +254,7 @@ print(model.objective_)
 
 @pytest.mark.deep
 @pytest.mark.skipif("sys.platform != 'linux'", reason="a limit of Linux")
-@pytest.mark.parametrize("solver", ["lbfgs", "newton-cg"])
+@pytest.mark.parametrize("solver", ["lbfgs", "newton-cg", "newton-cholesky"])
 def test_data_four_times_larger_than_the_memory(tmp_path, python, solver):
     """The system refuses the process more than 128 MB, its interpreter and threads included; the files have 512 MB.
 

@@ -143,8 +143,12 @@ def test_max_iter_warns_and_says_what_to_do(blobs):
 def test_warnings_say_what_has_happened_and_what_helps(blobs):
     X, y = blobs
     X = X * np.logspace(-3, 3, 5)
+    with pytest.warns(xent.ConvergenceWarning, match=r"descent\. Raise tol, use solver='newton-cholesky', or"):
+        model = xent.LogisticRegression(tol=1e-12, max_iter=1000, solver="lbfgs").fit(X.astype(np.float32), y)
+    assert 0 < model.n_iter_[0] < 1000
+    assert xent.LogisticRegression(tol=1e-12, max_iter=1000).fit(X.astype(np.float32), y).converged_
     with pytest.warns(xent.ConvergenceWarning, match=r"descent\. Raise tol, or scale the features, or pass X as"):
-        model = xent.LogisticRegression(tol=1e-12, max_iter=1000).fit(X.astype(np.float32), y)
+        model = xent.LogisticRegression(tol=1e-300, max_iter=1000).fit(X.astype(np.float32), y)
     assert 0 < model.n_iter_[0] < 1000
     with pytest.warns(xent.ConvergenceWarning, match=r"hide the descent\. Raise tol, or scale the features$"):
         model = xent.LogisticRegression(tol=1e-300, max_iter=1000).fit(X, y)

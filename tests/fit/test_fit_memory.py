@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from fit_problems import make_objective, minimise
 
+from xent._fit.row_pass import count_coef_rows
+from xent._fit.strategy import MAX_NEWTON_SIZE
+
 sparse = pytest.importorskip("scipy.sparse")
 
 MANY = 20_000       # classes
@@ -82,3 +85,15 @@ def test_a_dense_fit_takes_little_memory(n_classes, solver):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 64e6 + 8 * 8 * np.prod(function.shape)
+
+
+@pytest.mark.parametrize("n_classes", [2, 5, pytest.param(40, marks=pytest.mark.deep)])
+def test_memory_of_a_whole_hessian(n_classes):
+    """Of as many coefficients as "auto" makes one for."""
+    rng = np.random.default_rng(14)
+    features = MAX_NEWTON_SIZE // count_coef_rows(n_classes) - 1
+    X = rng.normal(size=(1500, features)).astype(np.float32)
+    target = rng.integers(0, n_classes, 1500)
+    target[X[:, 0] > 0] = 0
+    peak, bound = peak_of_fit(X * 1000, target, n_classes, solver="newton-cholesky", max_iter=4)
+    assert peak < bound

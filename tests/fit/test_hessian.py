@@ -13,7 +13,7 @@ from xent._fit.row_sums import RowSums
 def use_way(monkeypatch, way):
     """Products of the elements of a row for all pairs of classes, or weighted rows for each pair."""
     monkeypatch.setattr(hessian, "PAIRS_PER_COLUMN", {"products": 0, "weighted rows": np.inf}[way])
-    monkeypatch.setattr(hessian, "BLOCK_ROWS", 100)
+    monkeypatch.setattr(hessian, "MAX_BLOCK_ROWS", 100)
 
 
 def in_partitions(X, target, n_classes, weight):
@@ -35,8 +35,12 @@ def test_hessian_by_finite_differences(monkeypatch, n_classes, soft, holder, way
     else:
         sums = RowSums(HOLDERS[holder](X), target, n_classes, weight)
     matrix, step = np.random.default_rng(1).normal(size=(sums.n_coef_rows, D + 1)), 1e-5
-    found = sums.hessian(matrix)
+    loss, gradient, found = sums.expand(matrix)
+    expected = sums.loss_gradient(matrix)
+    assert loss == pytest.approx(expected[0])
+    np.testing.assert_allclose(gradient, expected[1], atol=1e-11)
     np.testing.assert_array_equal(found, found.T)
+    np.testing.assert_array_equal(sums.hessian(matrix), found)
     for i in range(matrix.size):
         v = np.zeros(matrix.size)
         v[i] = step
@@ -60,7 +64,7 @@ def test_curvatures_of_separated_rows_keep_their_digits(monkeypatch, n_classes, 
     matrix[:, -1] -= 40
     if n_classes > 2:
         matrix[0, -1] += 40
-    found = RowSums(X, target, n_classes, weight).hessian(matrix)
+    found = RowSums(X, target, n_classes, weight).expand(matrix)[2]
     x = np.c_[X, np.ones(N)].astype(np.longdouble)
     logits = np.zeros((N, n_classes), np.longdouble)
     logits[:, -len(matrix) :] = x @ matrix.T
@@ -79,8 +83,8 @@ def test_curvatures_of_separated_rows_keep_their_digits(monkeypatch, n_classes, 
 def test_rows_without_weight_and_no_rows_at_all():
     X, target, weight = make_rows(3)
     matrix = np.ones((3, D + 1))
-    assert not RowSums(X, target, 3, 0 * weight).hessian(matrix).any()
-    assert RowSums(X[:0], target[:0], 3, weight[:0]).hessian(matrix).shape == (matrix.size, matrix.size)
+    assert not RowSums(X, target, 3, 0 * weight).expand(matrix)[2].any()
+    assert RowSums(X[:0], target[:0], 3, weight[:0]).expand(matrix)[2].shape == (matrix.size, matrix.size)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
 import boosting
 import builds
+import covariance
 import fit
 import fit_data
 import limits
@@ -201,3 +202,13 @@ def test_temperatures_are_checked():
     assert xent.fit_temperature(logits, labels) == pytest.approx(right, rel=1e-8)
     assert temperature.check(right, xent.fit_temperature(logits, labels)) is None
     assert temperature.check(right, 1.0).startswith("T is ")
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("kind", covariance.KINDS)
+def test_covariances_are_checked(kind, n_classes):
+    X, y, model = covariance.make_problem((300, 4, n_classes), "float64")
+    right = covariance.compute_covariance(X, y, covariance.to_parameters(model), kind)
+    for call in covariance.make_calls(X, y, model, kind).values():
+        assert covariance.check(right, call()) is None
+    assert "squared standard errors" in covariance.check(right, 1.1 * right)

@@ -69,3 +69,9 @@ assert_type(xent.linear_evaluate(x, x, y, reference=(x, x), topk=3).kl, float)
 objective = Multiclass(3, target=x, class_weight=[1, 2, 3], label_smoothing=0.1)
 assert_type(objective.xgboost_sklearn(y, x, sample_weight=y), tuple[NDArray[np.float32], NDArray[np.float32]])
 assert_type(xent.fit_temperature(x, y, where=x > 0, sample_weight=[1.0, 2.0]), float)
+
+model = xent.LogisticRegression(C=2.0).fit(x, y)
+assert_type(model.predict(xent.Blocks([(x, y)])), Array)
+assert_type(model.score(xent.Blocks([(x, y)])), float)
+assert_type(model.covariance(x, y, kind="sandwich"), NDArray[np.float64])
+model.covariance(x, y, kind="HC0")  # type: ignore[arg-type]

@@ -85,7 +85,7 @@ def stored_index(labels: Iterable[Any]) -> str | None:
 def to_matrix(name: str, frame: Any, dtype: Any = None) -> tuple[Array, list[Any]]:
     """The values of a frame, of the given type or the common one of its columns, and a label for each column.
 
-    Nothing is copied if the frame holds such a matrix.
+    The common type of float16 is float32. Nothing is copied if the frame holds such a matrix.
     """
     labels = labels_of(frame)
     columns = columns_of(frame)
@@ -131,12 +131,13 @@ def _common_type(name: str, labels: list[Any], blocks: list[Array]) -> np.dtype[
     if not blocks:
         return np.dtype(np.float64)
     dtype: np.dtype[Any] = np.result_type(*(block.dtype for block in blocks))
+    if dtype == np.float16:
+        return np.dtype(np.float32)
     if dtype.kind == "f" and dtype not in (np.float32, np.float64):
         label = next(label for label, block in zip(labels, blocks, strict=True) if block.dtype == dtype)
-        to = "float32" if dtype.itemsize == 2 else "float64"
         raise TypeError(
-            f"column {label!r} of {name} has dtype {dtype}; it must be float32 or float64: convert it with "
-            f"{name}.astype(np.{to})"
+            f"column {label!r} of {name} has dtype {dtype}; it must be float16, float32 or float64: convert it with "
+            f"{name}.astype(np.float64)"
         )
     return dtype
 
@@ -170,9 +171,10 @@ def numbers_of_objects(name: str, array: Array, first: int | None = None, where:
         if value is None or type(value).__name__ == "NAType":
             numbers[i] = np.nan
             continue
-        row, *columns = (int(k) for k in np.unravel_index(i, array.shape))
-        index = [row, *columns] if first is None else [row, first + sum(columns)]
-        found = f"{name}{index} is {value!r}{where}; it must be a real number"
+        index = [int(k) for k in np.unravel_index(i, array.shape)]
+        if first is not None:
+            index = [index[0], first + sum(index[1:])]
+        found = f"{name}{index or ''} is {value!r}{where}; it must be a real number"
         if isinstance(value, str | bytes):
             raise ValueError(f"{found}, not a string")
         try:

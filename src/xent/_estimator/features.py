@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from xent._calls import frames
-from xent._calls.arrays import describe_first_bad, to_array, to_floats
+from xent._calls.arrays import describe_first_bad, is_half, to_array, to_floats, widen
 
 Array = NDArray[Any]
 
@@ -25,9 +25,18 @@ MatrixLike = ArrayLike | _Sparse
 Matrix = Any    # an ndarray, or a matrix or array of scipy.sparse in CSR format
 
 
+class Columns(NamedTuple):
+    number: int
+    names: Array | None         # dtype object; None if the columns have no names
+
+
 class Features(NamedTuple):
-    matrix: Matrix              # (n_samples, n_features), float32 or float64, finite
-    names: Array | None         # of the columns, dtype object; None if the columns have no names
+    matrix: Matrix              # (n_samples, n_features), float32 (half precision, too) or float64, finite
+    names: Array | None         # of the columns
+
+    @property
+    def columns(self) -> Columns:
+        return Columns(self.matrix.shape[1], self.names)
 
 
 def check_features(name: str, value: Any) -> Features:
@@ -83,7 +92,8 @@ def _to_dense(name: str, value: Any) -> Array:
         return frames.numbers_of_objects(name, array)
     if kind == "b":
         return array.astype(np.float64)
-    return to_floats(name, array, halves=False, given=value)
+    floats = to_floats(name, array, given=value)
+    return floats.astype(widen(floats.dtype), copy=False)
 
 
 def _check_dense(name: str, matrix: Array, labels: list[Any] | None) -> Array:
@@ -110,7 +120,8 @@ def _check_sparse(name: str, value: Any, labels: list[Any] | None = None) -> Mat
         raise TypeError(f"{name} has dtype {value.dtype}; it must be real numbers, float32 or float64")
     matrix = to_csr(name, value)
     if matrix.dtype not in (np.float32, np.float64) or not matrix.dtype.isnative:
-        matrix = matrix.astype(np.float32 if matrix.dtype.itemsize == 4 and matrix.dtype.kind == "f" else np.float64)
+        single = is_half(matrix.dtype) or (matrix.dtype.itemsize == 4 and matrix.dtype.kind == "f")
+        matrix = matrix.astype(np.float32 if single else np.float64)
     if not matrix.has_canonical_format:
         if matrix is value:
             matrix = matrix.copy()
@@ -176,8 +187,9 @@ def _raise_not_finite(name: str, row: int, column: int, value: Any, labels: list
     )
 
 
-def check_same_features(given: Features, number: int, names: Array | None, estimator: str, stacklevel: int) -> None:
+def check_same_columns(given: Columns, fitted: Columns, estimator: str, stacklevel: int) -> None:
     """Raise unless the number and the names of the features are those of the fit."""
+    number, names = fitted
     if names is None and given.names is not None:
         message = f"X has feature names, but {estimator} was fitted without feature names"
         warnings.warn(message, UserWarning, stacklevel=stacklevel + 1)
@@ -194,10 +206,8 @@ def check_same_features(given: Features, number: int, names: Array | None, estim
         if not unseen and not missing:
             message += "Feature names must be in the same order as they were in fit.\n"
         raise ValueError(message)
-    if given.matrix.shape[1] != number:
-        raise ValueError(
-            f"X has {given.matrix.shape[1]} features, but {estimator} is expecting {number} features as input"
-        )
+    if given.number != number:
+        raise ValueError(f"X has {given.number} features, but {estimator} is expecting {number} features as input")
 
 
 def _list_names(names: list[str], most: int = 5) -> str:

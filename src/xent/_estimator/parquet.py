@@ -30,12 +30,12 @@ def _prefix_errors(place: str) -> Iterator[None]:
 
 
 class RowGroups:
-    """Blocks (X, y) or (X, y, sample_weight), one for each row group, read again at each iteration.
+    """Blocks (X,), (X, y) or (X, y, sample_weight), one for each row group, read again at each iteration.
 
     Parameters
     ----------
     path : path-like or sequence of path-like
-    target : str
+    target : str or None
     sample_weight : str or None
     features : sequence of str or None
         None: all other columns of the first file, except those that hold the index of a pandas frame.
@@ -46,7 +46,7 @@ class RowGroups:
     def __init__(
         self,
         path: PathLike | Sequence[PathLike],
-        target: str,
+        target: str | None,
         sample_weight: str | None,
         features: Sequence[str] | None,
         dtype: Any,
@@ -64,9 +64,11 @@ class RowGroups:
             raise ValueError(f"{path!r} contains no *.parquet files")
         if isinstance(features, str):
             raise TypeError(f"features is {features!r}, a string; it must be a sequence of column names")
-        if sample_weight == target:
+        if sample_weight is not None and sample_weight == target:
             raise ValueError(f"sample_weight is {sample_weight!r}, the column of labels; it must be another column")
-        self.roles = [target, *([] if sample_weight is None else [sample_weight])]
+        if sample_weight is not None and target is None:
+            raise ValueError(f"target is None, but sample_weight is {sample_weight!r}; rows with weights have labels")
+        self.roles = [name for name in (target, sample_weight) if name is not None]
         with _prefix_errors(repr(os.fspath(self.files[0]))):
             schema = self._parquet.read_schema(self.files[0])
         self.may_be_index = features is not None

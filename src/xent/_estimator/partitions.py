@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from xent._estimator.features import check_features, check_no_stored_index
+from xent._estimator.features import Features, check_features, check_no_stored_index
 from xent._estimator.labels import encode_target, find_partition_classes, kind_of
 from xent._estimator.weights import (
     apply_class_factors,
@@ -32,6 +32,9 @@ from xent._fit.sums import Sums
 
 Array = NDArray[Any]
 Vector = NDArray[np.float64]
+
+
+NO_ROWS = "there are no rows (0 sample(s)) in X; there must be at least one"
 
 
 class FitData(NamedTuple):
@@ -53,6 +56,18 @@ class Partition(NamedTuple):
     y: Any
     weight: Vector
     names: Array | None
+
+
+class PartitionSource:
+    """Rows that come in partitions, and can be read again; the base class of `xent.Blocks`."""
+
+    def _read_partitions(self) -> Iterator[Partition | None]:
+        """The partitions in order; None for those without rows."""
+        raise NotImplementedError
+
+    def _read_features(self) -> Iterator[tuple[str, Features]]:
+        """The place and the features of each partition that has rows; labels are not looked at."""
+        raise NotImplementedError
 
 
 class NamedMatrix:
@@ -95,11 +110,15 @@ def prefix_errors(place: str) -> Iterator[None]:
         raise kind(f"{place}: {error}") from error
 
 
+def has_no_rows(X: Any) -> bool:
+    shape = np.shape(X) if not hasattr(X, "shape") else X.shape
+    return len(shape) == 2 and shape[0] == 0
+
+
 def check_partition(place: str, X: Any, y: Any, sample_weight: Any = None) -> Partition | None:
     """The rows of a partition; None if there are none."""
     with prefix_errors(place):
-        shape = np.shape(X) if not hasattr(X, "shape") else X.shape
-        if len(shape) == 2 and shape[0] == 0:
+        if has_no_rows(X):
             if y is not None and len(y):
                 raise ValueError(f"y has {len(y)} rows; it must have none, as X")
             return None
@@ -165,7 +184,7 @@ def make_plan(summaries: Sequence[Summary | None], class_weight: Any) -> Plan:
     """
     filled = [s for s in summaries if s is not None]
     if not filled:
-        raise ValueError("there are no rows (0 sample(s)) in X; there must be at least one")
+        raise ValueError(NO_ROWS)
     first = filled[0]
     for s in filled[1:]:
         _check_alike(s, first)

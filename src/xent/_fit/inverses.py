@@ -1,12 +1,14 @@
-"""Inverses of positive semidefinite matrices that may be indefinite by rounding."""
+"""Inverses and factors of positive semidefinite matrices that may be indefinite by rounding."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from xent._fit.types import Matrix
+from xent._fit.types import Matrix, Vector
 
 RIDGE = 1e-9
+SMALL_RIDGE = 1e-15         # at first, of a factor: a few units in the last place
+TRIANGLE = 64               # rows of a triangular system that are solved together
 STACK_BYTES = 1 << 22       # of matrices that are inverted together
 
 
@@ -51,3 +53,35 @@ def _inverses(matrices: Matrix, ridge: float) -> Matrix:
     half *= scale[..., None, :]
     result: Matrix = np.matmul(half.swapaxes(-1, -2), half)
     return result
+
+
+class Factor:
+    """The Cholesky factor of a positive semidefinite matrix, scaled to 1 on the diagonal, with a ridge there that is
+    raised until the factor exists."""
+
+    def __init__(self, matrix: Matrix) -> None:
+        diagonal = matrix.diagonal()
+        self.scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1))
+        unit = matrix * self.scale
+        unit *= self.scale[:, None]
+        ridge = SMALL_RIDGE
+        while True:
+            np.fill_diagonal(unit, np.where(diagonal > 0, 1, 0) + ridge)
+            try:
+                self.lower = np.linalg.cholesky(unit)
+                return
+            except np.linalg.LinAlgError:
+                ridge *= 10
+
+    def solve(self, vector: Vector) -> Vector:
+        """The solution x of (matrix + ridge) x = vector."""
+        result = self.scale * vector
+        blocks = [slice(start, start + TRIANGLE) for start in range(0, len(result), TRIANGLE)]
+        for block in blocks:
+            result[block] -= self.lower[block, : block.start] @ result[: block.start]
+            result[block] = np.linalg.solve(self.lower[block, block], result[block])
+        for block in reversed(blocks):
+            result[block] -= result[block.stop :] @ self.lower[block.stop :, block]
+            result[block] = np.linalg.solve(self.lower[block, block].T, result[block])
+        result *= self.scale
+        return result

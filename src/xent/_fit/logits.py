@@ -48,6 +48,15 @@ def compute_probabilities(X: Any, coef: Array, intercept: Array, *, log: bool, n
     return result
 
 
+def count_moved(X: Any, direction: Array, weight: Array, limit: float) -> int:
+    """The number of rows with weight whose logits a step in the direction moves apart by more than the limit."""
+    count = 0
+    for block, change in logit_blocks(X, direction[:, :-1], direction[:, -1]):
+        apart = np.abs(change[:, 0]) if change.shape[1] == 1 else np.ptp(change, axis=1)
+        count += int(((apart > limit) & (weight[block] > 0)).sum())
+    return count
+
+
 def are_separated(X: Any, target: NDArray[np.int64], coef: Array, intercept: Array, weight: Array) -> bool:
     """Whether in each row with weight the logit of its class is larger than all others."""
     for block, logits in logit_blocks(X, coef, intercept):

@@ -23,13 +23,13 @@ from typing import NamedTuple
 import numpy as np
 
 from xent._fit.solver import NO_DESCENT, NOT_FINITE, ROUNDING, Function, Operator, Result, Settings
+from xent._fit.trust_region import GOOD, LEAST, MAX_HIDDEN, POOR, agreement_of, shorten
 from xent._fit.types import Vector
 
 MAX_PRODUCTS = 500      # Hessian products for one step
 FRESH = 0.95            # a preconditioner is fresh until the value is below this share of what it was
 FORCING = 0.25          # largest residual of a step, relative to the gradient
 FLAT = 1e-8             # curvature relative to the preconditioner's that may be pure rounding error
-MAX_HIDDEN = 3          # consecutive steps with a decrease below the rounding error
 
 
 class _Step(NamedTuple):
@@ -48,12 +48,6 @@ class _Step(NamedTuple):
         return _Step(
             factor * self.vector, factor * self.slope, factor * factor * self.curvature, factor * self.length, True
         )
-
-    def shortened(self, rise: float) -> _Step:
-        """The same direction up to the minimum of the parabola with this slope that ends `rise` higher."""
-        excess = rise - self.slope
-        lowest = -self.slope / (2 * excess) if math.isfinite(excess) and excess > 0 else 0.0
-        return self.times(min(0.5, max(0.1, lowest)))
 
 
 def _conjugate_gradients(
@@ -132,18 +126,10 @@ class _Preconditioner:
         return math.sqrt(max(0.0, square)) if math.isfinite(square) else square
 
 
-def _agreement(fall: float, promised: float, rounding: float, halved: bool) -> float:
-    """The decrease of the value relative to what the model promised; 1 where rounding hides it but the gradient has
-    `halved`."""
-    if halved and abs(fall) <= rounding:
-        return 1.0
-    return (fall + rounding) / (max(0.0, promised) + rounding)
-
-
 def _next_radius(radius: float, step: _Step, agreement: float) -> float:
-    if agreement > 0.75 and step.at_border:
+    if agreement > GOOD and step.at_border:
         return 3 * step.length
-    return step.length / 2 if agreement < 0.25 else radius
+    return step.length / 2 if agreement < POOR else radius
 
 
 def newton_cg(
@@ -198,15 +184,15 @@ def newton_cg(
         agreement = -math.inf
         # If H is singular, rounding may make the model wrong: never take a step that increases the value.
         if value <= loss + rounding and np.isfinite(gradient_there).all():
-            agreement = _agreement(loss - value, step.decrease, rounding, halved)
+            agreement = agreement_of(loss - value, step.decrease, rounding, halved)
         iteration += 1
-        preconditioner.misled |= step.at_border or agreement < 0.25
+        preconditioner.misled |= step.at_border or agreement < POOR
         radius = _next_radius(radius, step, agreement)
-        if agreement > 1e-4:
+        if agreement > LEAST:
             hidden = 0 if halved or loss - value > rounding else hidden + 1
             x, loss, gradient = point, value, gradient_there
             step = None
         else:
-            step = step.shortened(value - loss)
+            step = step.times(shorten(step.slope, value - loss))
             radius = step.length
     return Result(x, loss, grad_norm, iteration, reason)

@@ -13,10 +13,10 @@ from collections.abc import Callable
 import numpy as np
 
 from xent._fit import preconditioners
-from xent._fit.penalties import Penalty, least_shift
-from xent._fit.solver import Operator
+from xent._fit.penalties import Penalty, expand_curvature, least_shift
+from xent._fit.solver import Expansion, Operator
 from xent._fit.sums import Sums
-from xent._fit.types import Matrix, Vector
+from xent._fit.types import Array, Matrix, Vector
 
 RARE = 1e-9                 # least share of a class
 
@@ -85,6 +85,37 @@ class Objective:
         result = np.full(self.shape, self.penalty.kink, order=self.sums.order)
         result[:, -1] = 0.0 if self.fit_intercept else np.inf
         return self.to_vector(result)
+
+    def expand(self, coefficients: Vector) -> Expansion:
+        """Value, gradient and Hessian, computed in float64 whatever the type of the rows.
+
+        Curvature is added where there is none, along shifts of all classes that `centred` removes and for intercepts
+        that are not fitted. Neither changes the steps of Newton's method, which have no part along these.
+        """
+        matrix = self.to_matrix(coefficients)
+        loss, gradient, hessian = self.sums.expand(matrix)
+        value = loss / self.sums.weight + self.penalty.value(matrix)
+        gradient /= self.sums.weight
+        self.penalty.add_gradient(matrix, gradient)
+        hessian /= self.sums.weight
+        self._complete(hessian.reshape(self.shape * 2))
+        if self.sums.order == "F":
+            hessian = hessian.reshape(self.shape * 2).transpose(1, 0, 3, 2).reshape(hessian.shape)
+        return Expansion(value, self._zero_fixed(gradient), hessian)
+
+    def _complete(self, hessian: Array) -> None:
+        """Add the penalty and what makes the Hessian of shape (classes, columns, classes, columns) regular."""
+        n_coef_rows, n_columns = self.shape
+        columns = np.arange(n_columns)
+        if not self.fit_intercept:
+            hessian[:, -1] = 0
+            hessian[:, :, :, -1] = 0
+        if n_coef_rows > 1:
+            mean = np.einsum("kaka->a", hessian) / n_coef_rows**2
+            if not self.penalty.is_least_centred:
+                mean[:-1] = 0
+            hessian[:, columns, :, columns] += mean[:, None, None]
+        np.einsum("kaka->ka", hessian)[...] += expand_curvature(self.penalty, n_columns)
 
     def preconditioner_at(self, coefficients: Vector) -> Operator:
         """Roughly the inverse of the Hessian among centred coefficients."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from xent._fit.row_pass import count_coef_rows
 from xent._fit.row_sums import RowSums
+from xent._fit.scores import count_free
 from xent._fit.subsample import Candidates, Subsample, choose_stride, count_wanted_rows
 from xent._fit.types import Array, Matrix, Vector
 
@@ -61,6 +62,12 @@ class PartitionedSums:
             self._candidates = self._read_candidates()
         return self._candidates.draw(matrix)
 
+    def hessian(self, matrix: Matrix) -> Matrix:
+        return self.expand(matrix)[2]
+
+    def expand(self, matrix: Matrix) -> tuple[float, Matrix, Matrix]:
+        raise NotImplementedError
+
     def diagonal(self, matrix: Matrix) -> Matrix:
         return self._sum_diagonals(matrix) / self.weight
 
@@ -107,12 +114,26 @@ class SequentialSums(PartitionedSums):
 
         return product
 
-    def hessian(self, matrix: Matrix) -> Matrix:
-        total = np.zeros((matrix.size, matrix.size))
+    def expand(self, matrix: Matrix) -> tuple[float, Matrix, Matrix]:
+        losses, gradient, hessian = [], np.zeros(matrix.shape), np.zeros((matrix.size, matrix.size))
         for _, sums in self._partitions():
-            total += sums.hessian(matrix)
+            found = sums.expand(matrix)
+            losses.append(found[0])
+            gradient += found[1]
+            hessian += found[2]
+            del sums, found
+        return math.fsum(losses), gradient, hessian
+
+    def multiply_scores(self, matrix: Matrix, divisor: float) -> Matrix:
+        size = count_free(matrix.shape)
+        total = np.zeros((size, size))
+        for _, sums in self._partitions():
+            total += sums.multiply_scores(matrix, divisor)
             del sums
         return total
+
+    def count_moved(self, direction: Matrix, limit: float) -> int:
+        return sum(sums.count_moved(direction, limit) for _, sums in self._partitions())
 
     def are_separated(self, coef: Array, intercept: Array) -> bool:
         return all(sums.are_separated(coef, intercept) for _, sums in self._partitions())

@@ -8,9 +8,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from xent._fit.hessian import sum_hessian, sum_hessian_among
-from xent._fit.logits import are_separated
+from xent._fit.hessian import expand
+from xent._fit.logits import are_separated, count_moved
+from xent._fit.partial_hessian import sum_hessian_among
 from xent._fit.row_pass import DIAGONAL, HESSIAN_PRODUCT, LOSS, PROBABILITIES, Rows, cut_rows, pass_over, suits_kernels
+from xent._fit.scores import multiply_scores
 from xent._fit.subsample import MIN_BLOCK_ROWS, Subsample, choose_candidates
 from xent._fit.types import Array, Matrix, Vector
 
@@ -70,8 +72,17 @@ class RowSums:
 
         return product
 
+    def expand(self, matrix: Matrix) -> tuple[float, Matrix, Matrix]:
+        return expand(self.rows, matrix)
+
     def hessian(self, matrix: Matrix) -> Matrix:
-        return sum_hessian(self.rows, matrix)
+        return self.expand(matrix)[2]
+
+    def multiply_scores(self, matrix: Matrix, divisor: float) -> Matrix:
+        return multiply_scores(self.rows, matrix, divisor)
+
+    def count_moved(self, direction: Matrix, limit: float) -> int:
+        return count_moved(self.rows.X, direction, self.rows.row_weight, limit)
 
     def hessian_among(self, matrix: Matrix, places: tuple[NDArray[np.intp], ...], dtype: Any = np.float64) -> Matrix:
         """The Hessian of F by some elements of the matrix, sorted by row, for models; from products of this type."""

@@ -3,6 +3,7 @@
 A solver minimises a smooth function through:
 
     function            x -> (value, gradient), with x and the gradient float64 vectors
+    expand              x -> (value, gradient, Hessian)
     hessian_product_at  x -> (v -> H v), with H the Hessian at x
     preconditioner_at   x -> (g -> M g), with M roughly the inverse of H, symmetric and positive definite
 """
@@ -15,7 +16,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xent._fit.types import Vector
+from xent._fit.types import Matrix, Vector
+
+
+class Expansion(NamedTuple):
+    """A function at a point, to second order."""
+
+    value: float
+    gradient: Vector
+    hessian: Matrix
+
 
 Function = Callable[[Vector], tuple[float, Vector]]
 Operator = Callable[[Vector], Vector]       # a product with a symmetric matrix; returns a new array

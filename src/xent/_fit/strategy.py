@@ -5,20 +5,32 @@ from __future__ import annotations
 import math
 from contextlib import nullcontext
 
+import numpy as np
+
 from xent._fit import preconditioners
 from xent._fit.blas_threads import limit_to_one_thread
 from xent._fit.dual_ascent import dual_ascent
 from xent._fit.lbfgs import choose_memory, lbfgs
+from xent._fit.newton import newton
 from xent._fit.newton_cg import FORCING, newton_cg
 from xent._fit.objective import Objective
-from xent._fit.solver import Progress, Result, Settings
+from xent._fit.solver import NO_DESCENT, Progress, Result, Settings
 from xent._fit.types import Vector
 from xent._fit.working_set import minimise_kinked
 
 SOLVERS = ("auto", "lbfgs", "liblinear", "newton-cg", "newton-cholesky", "sag", "saga")     # "auto", if not below
 
-PATIENCE = 60           # iterations of L-BFGS with a good preconditioner
+FLOAT64_NOISE = float(np.finfo(np.float64).eps)
+PATIENCE = 60           # iterations of L-BFGS with a good preconditioner, at most
+NEWTON_STEPS = 5        # whose time L-BFGS has before Newton's method takes over
+MAX_COST = 60           # of an expansion, for which Newton's method is the next after L-BFGS
+MAX_NEWTON_SIZE = 1000  # coefficients for which "auto" keeps a Hessian and its factors in memory
 FORCING_NEAR = 0.1      # of Newton-CG near the minimum: few steps are left, each with a few more Hessian products
+
+
+def uses_newton(solver: str, size: int) -> bool:
+    """Whether a fit of so many coefficients ends with the whole Hessian, if nothing else brings it within tol."""
+    return solver == "newton-cholesky" or (solver not in ("lbfgs", "newton-cg") and size <= MAX_NEWTON_SIZE)
 
 
 class _Relay:
@@ -44,6 +56,20 @@ class _Relay:
                 self.objective, start, self._settings(), hessian_product_at=self.objective.hessian_product_at,
                 preconditioner_at=self.objective.preconditioner_at, at_start=at_start,
                 forcing=FORCING if at_start is None else FORCING_NEAR,
+            )
+        )  # fmt: skip
+
+    @property
+    def is_left(self) -> bool:
+        """Whether there are iterations left."""
+        return self.done < self.settings.max_iter
+
+    def newton(self, start: Vector) -> Result:
+        zeros = np.zeros_like(start)
+        return self._count(
+            newton(
+                self.objective.expand, start, self._settings()._replace(noise=FLOAT64_NOISE),
+                make_metric=lambda: self.objective.expand(zeros).hessian,
             )
         )  # fmt: skip
 
@@ -81,10 +107,11 @@ def minimise(objective: Objective, start: Vector, settings: Settings, solver: st
             return relay.lbfgs(start)
         if solver == "newton-cg":
             return relay.newton_cg(start)
-        kind = preconditioners.choose_kind(objective.shape)
-        if kind == preconditioners.DIAGONAL:
+        if solver == "newton-cholesky":
+            return relay.newton(start)
+        if preconditioners.choose_kind(objective.shape) == preconditioners.DIAGONAL:
             return _minimise_wide(relay, start)
-        return _minimise_narrow(relay, start, PATIENCE if kind == preconditioners.BLOCKS else settings.max_iter)
+        return _minimise_narrow(relay, start)
 
 
 def _minimise_wide(relay: _Relay, start: Vector) -> Result:
@@ -101,12 +128,35 @@ def _minimise_wide(relay: _Relay, start: Vector) -> Result:
     return relay.newton_cg(start)
 
 
-def _minimise_narrow(relay: _Relay, start: Vector, patience: int) -> Result:
-    """L-BFGS; then Newton-CG, if L-BFGS stops short of tol or takes more iterations than a good preconditioner allows
-    (rounding spoils it if columns differ by many orders of magnitude)."""
-    first = relay.lbfgs(start, patience)
-    if first.converged or first.iterations == relay.settings.max_iter:
-        return first
-    second = relay.newton_cg(first.x)
+def _minimise_narrow(relay: _Relay, start: Vector) -> Result:
+    """L-BFGS; then Newton's method, if L-BFGS stops short of tol or takes more iterations than it should.
+
+    With badly conditioned or nearly separated data it would go on for thousands. What then remains takes Newton's
+    method a dozen iterations or a few; so L-BFGS has as much time as these would take, or PATIENCE. Where the whole
+    Hessian is dear, Newton-CG comes first, and the whole Hessian only where rounding ends that.
+    """
+    shape = relay.objective.shape
+    cost = cost_of_expansion(shape)
+    best = relay.lbfgs(start, _patience(shape, cost, relay.settings.max_iter))
+    if cost > MAX_COST and not best.converged and relay.is_left:
+        best = _better(best, relay.newton_cg(best.x))
+    if uses_newton("auto", start.size) and relay.is_left and (cost <= MAX_COST or best.reason == NO_DESCENT):
+        best = best if best.converged else _better(best, relay.newton(best.x))
+    return best
+
+
+def cost_of_expansion(shape: tuple[int, int]) -> float:
+    """The time of `Sums.expand` in units of that of `Sums.loss_gradient`, as measured in float64."""
+    size, n_coef_rows = shape[0] * shape[1], shape[0]
+    return (size * size / 40 + 2 * size + 15 * n_coef_rows) / (size / 2 + 5 * n_coef_rows)
+
+
+def _patience(shape: tuple[int, int], cost: float, max_iter: int) -> int:
+    if preconditioners.choose_kind(shape) != preconditioners.BLOCKS:
+        return max_iter
+    return min(PATIENCE, round(NEWTON_STEPS * cost))
+
+
+def _better(first: Result, second: Result) -> Result:
     better = second if second.converged or second.loss < first.loss else first
     return better._replace(iterations=second.iterations, reason=second.reason)

@@ -15,9 +15,11 @@ class Sums(Protocol):
     Coefficients are one matrix (W, b) of shape (n_coef_rows, n_features + 1), float64, with the intercepts b in the
     last column; so are gradients, Hessian products and diagonals. Two classes have one row of coefficients, for the
     logit of the second class (the first has logit 0); more classes have one row each. With T_i the sum of t_i (1 for a
-    label), the five methods compute with
+    label), the six methods of a fit compute with
 
         F(W, b) = sum_i s_i cross_entropy(W x_i + b, t_i)       weight = sum_i s_i T_i
+
+    Two more, `multiply_scores` and `count_moved`, are for the covariance of the coefficients.
 
     Implemented by `RowSums` for rows in memory, `SequentialSums` for partitions that are read one after the other, and
     in `xent.dask.sums` for partitions of Dask.
@@ -35,8 +37,18 @@ class Sums(Protocol):
     def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
         """V -> H V, with H the Hessian of F at the matrix."""
 
+    def expand(self, matrix: Matrix) -> tuple[float, Matrix, Matrix]:
+        """F, its gradient and its Hessian, all computed in float64."""
+
     def hessian(self, matrix: Matrix) -> Matrix:
-        """The Hessian of F at the matrix, symmetric: by its elements row after row, each row's intercept last."""
+        """The Hessian of F, symmetric: by the elements of the matrix row after row, each row's intercept last."""
+
+    def multiply_scores(self, matrix: Matrix, divisor: float) -> Matrix:
+        """The sum of g_i g_i', with g_i the gradient of the term of row i of F / divisor: as `hessian`, without the
+        first of more than two classes."""
+
+    def count_moved(self, direction: Matrix, limit: float) -> int:
+        """The number of rows with weight whose logits a step in the direction moves apart by more than the limit."""
 
     def subsample(self, matrix: Matrix) -> Subsample:
         """Some of the rows, for a preconditioner at the matrix."""

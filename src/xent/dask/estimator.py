@@ -5,12 +5,11 @@ The docstring of `xent.dask` follows a fit through the files of this package.
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import dask
 import dask.array
@@ -19,13 +18,16 @@ from dask._task_spec import DataNode, TaskRef
 from numpy.typing import ArrayLike, NDArray
 
 import xent.logistic
+from xent._calls.arrays import widen
 from xent._calls.scalars import check_integer, check_positive_integer
 from xent._estimator.checkpoint import Checkpoint
-from xent._estimator.labels import check_classes
+from xent._estimator.labels import check_classes, to_target
 from xent._estimator.parameters import check_parameters, penalty_strength
 from xent._estimator.partitions import FitData
+from xent._estimator.prediction import Tally, share_right
 from xent._estimator.progress import Callback
 from xent._estimator.sklearn_protocol import DataConversionWarning, shared
+from xent._estimator.weights import to_row_weights
 from xent._fit.strategy import SOLVERS
 from xent.dask import tasks
 from xent.dask.partitions import (
@@ -37,7 +39,7 @@ from xent.dask.partitions import (
     to_collections,
     use_aligned,
 )
-from xent.dask.rounds import Cluster, Timing, present_engine
+from xent.dask.rounds import Cluster, Engine, Timing, present_engine
 from xent.dask.sums import cluster_rows, local_rows, reread_rows
 
 Array = NDArray[Any]
@@ -89,9 +91,10 @@ class LogisticRegression(xent.logistic.LogisticRegression):
             as by :class:`xent.LogisticRegression`.
         y : dask array, series or sequence of Delayed, or array_like
             Labels; or distributions, in an array or dataframe of shape (n_samples, n_classes). Rows are matched by
-            position; if both have pandas indexes, these must be equal. If the partitions differ from those of `X`,
-            unknown lengths are computed.
-        sample_weight : dask array, series or sequence of Delayed, or array_like, optional
+            position; if both have pandas indexes, these must be equal. Labels in memory are cut as `X` is. If the
+            partitions differ from those of `X`, unknown lengths are computed.
+        sample_weight : dask array, series or sequence of Delayed, or array_like, or float, optional
+            A number is the weight of every row.
         classes : array_like, optional
             All labels that may occur; if not given, those found in the data.
         persist : bool, default True
@@ -129,8 +132,7 @@ class LogisticRegression(xent.logistic.LogisticRegression):
         themselves, or persist the dataframe first.
         """
         check_parameters(self, SOLVERS)
-        if check_integer("retries", retries) < 0:
-            raise ValueError(f"retries is {retries}; it must be at least 0")
+        _check_retries(retries)
         check_positive_integer("checkpoint_every", checkpoint_every)
         state = None
         if checkpoint is not None:
@@ -143,15 +145,7 @@ class LogisticRegression(xent.logistic.LogisticRegression):
             return self._fit(self._validate(X, *_compute_labels(X, y, sample_weight)), callback, state)
         known = None if classes is None else check_classes(classes)
         engine = present_engine(retries)
-
-        def make_fit_data(partitions: Partitions) -> FitData:
-            if not persist:
-                return reread_rows(engine, partitions, known, self.class_weight, self._n_threads() or 1)
-            if isinstance(engine, Cluster):
-                return cluster_rows(engine, partitions, known, self.class_weight, self._n_threads() or 1)
-            return local_rows(engine, partitions, known, self.class_weight, self._n_threads())
-
-        data = use_aligned(_build_partitions(X, y, sample_weight), engine, persist, make_fit_data)
+        data = self._read(_build_partitions(X, y, sample_weight), known, engine, persist)
         self._fit(data, callback, state)
         if isinstance(engine, Cluster):
             self.timing_ = engine.timing()
@@ -159,6 +153,54 @@ class LogisticRegression(xent.logistic.LogisticRegression):
                 computing = 1 - self.timing_.scheduling
                 print(f"{self.timing_.rounds} rounds; threads computed for {computing:.0%} of the time")
         return self
+
+    def _read(self, partitions: Partitions, known: Array | None, engine: Engine, persist: bool) -> FitData:
+        def make_fit_data(partitions: Partitions) -> FitData:
+            if not persist:
+                return reread_rows(engine, partitions, known, self.class_weight, self._n_threads() or 1)
+            if isinstance(engine, Cluster):
+                return cluster_rows(engine, partitions, known, self.class_weight, self._n_threads() or 1)
+            return local_rows(engine, partitions, known, self.class_weight, self._n_threads())
+
+        return use_aligned(partitions, engine, persist, make_fit_data)
+
+    def covariance(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        kind: Literal["hessian", "sandwich"] = "hessian",
+        *,
+        persist: bool = True,
+        retries: int = 2,
+    ) -> NDArray[np.float64]:
+        """The covariance matrix of the coefficients of a fit without a penalty; computed at once.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in `fit`.
+        kind : {"hessian", "sandwich"}, default "hessian"
+            See :meth:`xent.LogisticRegression.covariance`.
+        persist, retries
+            As in `fit`. The rows are read once, and then for three or four passes.
+
+        Returns
+        -------
+        ndarray of shape (p, p), float64
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As in :meth:`xent.LogisticRegression.covariance` and `fit`.
+        """
+        if not is_partitioned(X):
+            return super().covariance(X, *_compute_labels(X, y, sample_weight), kind)
+        check_parameters(self, SOLVERS)
+        self._check_covariance(kind)
+        engine = present_engine(_check_retries(retries))
+        data = self._read(_build_partitions(X, y, sample_weight), self._linear()[0], engine, persist)
+        return self._covariance(data, kind)
 
     def decision_function(self, X: Any) -> Any:
         """Logits, as a dask array; its number of rows is unknown if that of `X` is.
@@ -209,17 +251,13 @@ class LogisticRegression(xent.logistic.LogisticRegression):
         model, engine = self._to_local(), present_engine()
         key = f"xent-model-{secrets.token_hex(6)}"
 
-        def count_right(partitions: Partitions) -> list[tuple[float, float]]:
+        def tally_right(partitions: Partitions) -> list[Tally | None]:
             models = [TaskRef(key)] * len(partitions)
-            graph, keys = partitions.add_tasks("score", tasks.count_right, models, partitions.places())
+            graph, keys = partitions.add_tasks("score", tasks.tally_right, models, partitions.places())
             graph[key] = DataNode(key, model)
             return engine.compute(graph, keys)
 
-        counts = use_aligned(_build_partitions(X, y, sample_weight), engine, False, count_right)
-        right, weight = (math.fsum(column) for column in zip(*counts, strict=True))
-        if not weight > 0:
-            raise ValueError("sample_weight is 0 for every sample; at least one must be greater than 0")
-        return right / weight
+        return share_right(use_aligned(_build_partitions(X, y, sample_weight), engine, False, tally_right))
 
     def _to_local(self) -> xent.logistic.LogisticRegression:
         """The same model as an estimator for one machine, for tasks."""
@@ -237,13 +275,24 @@ class LogisticRegression(xent.logistic.LogisticRegression):
         dtype = self.classes_.dtype if method == "predict" else self.coef_.dtype
         if isinstance(X, dask.array.Array):
             (X,) = to_collections("X", X)
-            dtype = dtype if method == "predict" else np.dtype(np.float32 if X.dtype == np.float32 else np.float64)
+            dtype = dtype if method == "predict" else _dtype_of_logits(X.dtype)
             shape = {"chunks": (X.chunks[0], columns)} if wide else {"drop_axis": 1}
             meta = np.empty((0, *columns), dtype)
             given = dask.delayed(model, traverse=False)
             return X.map_blocks(_predict_block, given, method, columns, dtype, dtype=dtype, meta=meta, **shape)
         meta = np.empty((0,) * (1 + len(columns)), dtype)
         return map_partitions(X, _predict_block, model, method, columns, dtype, columns=columns, meta=meta)
+
+
+def _check_retries(retries: int) -> int:
+    if check_integer("retries", retries) < 0:
+        raise ValueError(f"retries is {retries}; it must be at least 0")
+    return retries
+
+
+def _dtype_of_logits(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    dtype = widen(dtype)
+    return dtype if dtype == np.float32 else np.dtype(np.float64)
 
 
 def _predict_block(X: Any, model: Any, method: str, columns: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -259,15 +308,19 @@ def _predict_block(X: Any, model: Any, method: str, columns: tuple[int, ...], dt
 def _build_partitions(X: Any, y: Any, sample_weight: Any) -> Partitions:
     if y is None and (sample_weight is not None or is_frame(X) or isinstance(X, dask.array.Array)):
         raise ValueError("requires y to be passed, but the target y is None: it must hold one label per row of X")
-    if isinstance(sample_weight, int | float) or getattr(sample_weight, "ndim", 1) == 0:
-        raise ValueError(f"sample_weight is {sample_weight!r}; it must have a value for each row of X")
-    return build_partitions({"X": X, "y": _to_column(y), "sample_weight": sample_weight})
+    if not isinstance(sample_weight, int | float) and getattr(sample_weight, "ndim", None) != 0:
+        return build_partitions({"X": X, "y": _to_column(y), "sample_weight": sample_weight})
+    (sample_weight,) = dask.compute(sample_weight)
+    (weight,) = to_row_weights(sample_weight, 1)
+    return build_partitions({"X": X, "y": _to_column(y)}).with_constant("sample_weight", weight)
 
 
 def _to_column(y: Any) -> Any:
-    """A table of one column as that column, with scikit-learn's warning."""
+    """A table of one column as that column, with scikit-learn's warning; labels in memory as an array, or in pandas."""
     if is_partitioned(y) and not (is_frame(y) or isinstance(y, dask.array.Array)):
         return y    # Delayed
+    if y is not None and not is_partitioned(y) and not hasattr(y, "iloc"):
+        y = to_target("y", y)
     shape: Sequence[Any] = getattr(y, "shape", ())
     if len(shape) != 2 or shape[1] != 1:
         return y

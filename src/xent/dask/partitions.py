@@ -78,6 +78,13 @@ class Partitions:
         graph.update((task.key, task) for task in added)
         return graph, [task.key for task in added]
 
+    def with_constant(self, name: str, value: float) -> Partitions:
+        """With one more column, which has this value in each row of the first one."""
+        first = self.columns[0]
+        graph, keys = replace(self, columns=[first]).add_tasks(name, tasks.repeat, [value] * len(self))
+        column = Column(name, [TaskRef(key) for key in keys], first.lengths)
+        return replace(self, graph=graph, columns=[*self.columns, column])
+
     def places(self) -> list[str]:
         return [f"partition {i}" for i in range(len(self))]
 
@@ -130,12 +137,17 @@ def _align(partitions: Partitions, engine: Engine) -> Partitions:
         assert column.lengths is not None
         if sum(column.lengths) != rows:
             raise ValueError(
-                f"{column.name} has {sum(column.lengths)} rows in {len(column.blocks)} partitions, but {first.name} "
-                f"has {rows} rows in {len(first.blocks)}; both must have the same number of rows"
+                f"{column.name} has {_describe_rows(column)}, but {first.name} has {_describe_rows(first)}; both must "
+                "have the same number"
             )
     graph = dict(partitions.graph)
     columns[1:] = [_cut(graph, column, first.lengths) for column in columns[1:]]
     return replace(partitions, graph=graph, columns=columns)
+
+
+def _describe_rows(column: Column) -> str:
+    assert column.lengths is not None
+    return f"{sum(column.lengths)} rows" + (f" in {len(column.blocks)} partitions" if len(column.blocks) > 1 else "")
 
 
 def _count_rows(partitions: Partitions, column: Column, engine: Engine) -> list[int]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from xent._estimator.partitions import FitData, Plan, Summary, make_plan
 from xent._fit.partitioned import PartitionedSums, SequentialSums, concat_samples, sum_diagonal, take_rows
+from xent._fit.scores import count_free
 from xent._fit.subsample import Candidates
 from xent._fit.types import Matrix, Vector
 from xent.dask import tasks
@@ -82,6 +83,12 @@ def _for_tasks(plan: Plan) -> Plan:
     return plan._replace(partition_lengths=())
 
 
+def _unpack_expansion(sums: Vector, shape: tuple[int, ...]) -> tuple[float, Matrix, Matrix]:
+    """Loss, gradient and Hessian from what `pack_expansion` returns."""
+    size = int(np.prod(shape))
+    return float(sums[-1]), sums[-size - 1 : -1].reshape(shape), _unpack_triangle(sums[: -size - 1], size)
+
+
 def _unpack_triangle(triangle: Vector, size: int) -> Matrix:
     """The symmetric matrix with this upper triangle."""
     upper = np.triu_indices(size)
@@ -126,8 +133,15 @@ class RereadSums(PartitionedSums):
 
         return product
 
-    def hessian(self, matrix: Matrix) -> Matrix:
-        return _unpack_triangle(self._total("hessian", tasks.hessian_triangle, matrix), matrix.size)
+    def expand(self, matrix: Matrix) -> tuple[float, Matrix, Matrix]:
+        return _unpack_expansion(self._total("expansion", tasks.pack_expansion, matrix), matrix.shape)
+
+    def multiply_scores(self, matrix: Matrix, divisor: float) -> Matrix:
+        triangle = self._total("scores", tasks.pack_scores, matrix, np.array(divisor))
+        return _unpack_triangle(triangle, count_free(matrix.shape))
+
+    def count_moved(self, direction: Matrix, limit: float) -> int:
+        return int(self._total("moved", tasks.count_moved, direction, np.array(limit))[0])
 
     def are_separated(self, coef: Array, intercept: Array) -> bool:
         return not self._total("separated", tasks.not_separated, coef, intercept).any()
@@ -212,9 +226,16 @@ class ClusterSums(PartitionedSums):
         made = self.cluster.submit_groups(name, tasks.make_hessian_products, groups, matrix)
         return [group._replace(prepared=curvature) for group, curvature in zip(groups, made, strict=True)]
 
-    def hessian(self, matrix: Matrix) -> Matrix:
-        triangle = self.cluster.round("hessian", tasks.hessian_triangle, self.groups, matrix)
-        return _unpack_triangle(triangle, matrix.size)
+    def expand(self, matrix: Matrix) -> tuple[float, Matrix, Matrix]:
+        sums = self.cluster.round("expansion", tasks.pack_expansion, self.groups, matrix)
+        return _unpack_expansion(sums, matrix.shape)
+
+    def multiply_scores(self, matrix: Matrix, divisor: float) -> Matrix:
+        triangle = self.cluster.round("scores", tasks.pack_scores, self.groups, matrix, np.array(divisor))
+        return _unpack_triangle(triangle, count_free(matrix.shape))
+
+    def count_moved(self, direction: Matrix, limit: float) -> int:
+        return int(self.cluster.round("moved", tasks.count_moved, self.groups, direction, np.array(limit))[0])
 
     def are_separated(self, coef: Array, intercept: Array) -> bool:
         return not self.cluster.round("separated", tasks.not_separated, self.groups, coef, intercept).any()

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from xent._calls.arrays import to_array
 from xent._calls.dispatch import kernels
-from xent._estimator.labels import encode_labels, to_distribution, to_target
-from xent._estimator.partitions import NamedMatrix, Partition, Plan, Summary, check_partition, prefix_errors, summarise
+from xent._estimator.partitions import Partition, Plan, Summary, check_partition, prefix_errors, summarise
+from xent._estimator.prediction import Tally
 from xent._estimator.weights import weigh_classes
 from xent._fit.partitioned import take_rows
 from xent._fit.row_sums import RowSums
@@ -49,6 +49,11 @@ def count_rows(name: str, block: Any) -> int:
     if not shape:
         raise TypeError(f"{name} is a {type(block).__name__}, which has no rows")
     return int(shape[0])
+
+
+def repeat(value: float, X: Any) -> Vector:
+    """The value once for each row of X."""
+    return np.full(count_rows("X", X), value)
 
 
 def slice_rows(block: Any, rows: slice) -> Any:
@@ -159,11 +164,20 @@ def apply_hessian_product(product: Callable[[Matrix], Matrix], direction: Matrix
     return product(direction)
 
 
-def hessian_triangle(sums: RowSums, matrix: Matrix) -> Vector:
-    """The upper triangle of the Hessian, row after row."""
-    hessian = sums.hessian(matrix)
-    triangle: Vector = hessian[np.triu_indices(len(hessian))]
-    return triangle
+def pack_expansion(sums: RowSums, matrix: Matrix) -> Vector:
+    """The upper triangle of the Hessian, row after row, then the gradient and the loss."""
+    loss, gradient, hessian = sums.expand(matrix)
+    return np.concatenate([hessian[np.triu_indices(len(hessian))], gradient.ravel(), [loss]])
+
+
+def pack_scores(sums: RowSums, matrix: Matrix, divisor: Array) -> Vector:
+    """The upper triangle of the products of scores, row after row."""
+    products = sums.multiply_scores(matrix, float(divisor))
+    return products[np.triu_indices(len(products))]
+
+
+def count_moved(sums: RowSums, direction: Matrix, limit: Array) -> Vector:
+    return np.array([float(sums.count_moved(direction, float(limit)))])
 
 
 def not_separated(sums: RowSums, coef: Array, intercept: Array) -> Vector:
@@ -278,20 +292,9 @@ def reread_and_sum(i: int, seen: FirstPass, task: RereadTask, *blocks: Any) -> t
 # --- scores and evaluations ------------------------------------------------------------------------------------------
 
 
-def count_right(model: Any, place: str, *blocks: Any) -> tuple[float, float]:
-    """The weight of the rows whose label is predicted, and of all rows."""
-    partition = make_partition(place, *blocks)
-    if partition is None:
-        return 0.0, 0.0
-    with prefix_errors(place):
-        target, rows = to_target("y", partition.y), partition.X.shape[0]
-        if to_distribution("y", target, rows) is None:       # also where all weights are 0
-            encode_labels("y", target, rows, model.classes_, stacklevel=2)
-        weight = float(partition.weight.sum())
-        if not weight > 0:
-            return 0.0, 0.0
-        X = partition.X if partition.names is None else NamedMatrix(partition.X, list(partition.names))
-        return model.score(X, partition.y, partition.weight) * weight, weight
+def tally_right(model: Any, place: str, *blocks: Any) -> Tally | None:
+    tally: Tally | None = model._tally_partition(make_partition(place, *blocks), stacklevel=2)
+    return tally
 
 
 def evaluate_blocks(empty: StreamingLoss, names: Sequence[str], place: str, *blocks: Any) -> StreamingLoss:
