@@ -397,11 +397,13 @@ class LogisticRegression(LinearClassifier):
         return self
 
     def _warn_not_converged(self, result: Result, dtype: np.dtype[Any]) -> None:
-        solver = "the fit" if self.solver == "auto" else self.solver
+        has_kink = self._penalty().kink > 0         # then there is one solver for all names
+        solver = "the fit" if self.solver == "auto" or has_kink else self.solver
+        advice = _advice(result, dtype, "newton-cholesky" if has_kink else self.solver)
         warnings.warn(
             f"{solver} failed to converge: it stopped after {result.iterations} iterations with gradient norm "
             f"{result.grad_norm:.2g}, over tol={self.tol:g}: {result.message}. "
-            f"{_advice(result, dtype, self.solver)}",
+            f"{advice}",
             shared(ConvergenceWarning),
             stacklevel=4,
         )

@@ -25,7 +25,7 @@ SWEEPS_PER_SIZE = 0.1       # sweeps over dense columns, per coefficient, that c
 def make_quadratic(objective: Objective, x: Vector, free: NDArray[np.intp], trust: Trust) -> Quadratic:
     """The model of the smooth part at x, in some of the coefficients.
 
-    float32 is enough for the Hessian of a damped model.
+    float32 is enough for the Hessian of a damped model, and for rows in float32.
     """
     sums, matrix = objective.sums, objective.to_matrix(x)
     places = np.unravel_index(free, objective.shape, order=sums.order)
@@ -35,7 +35,7 @@ def make_quadratic(objective: Objective, x: Vector, free: NDArray[np.intp], trus
             return ColumnQuadratic(sums, matrix, places, ridges)
         features = np.unique(np.append(places[1], objective.shape[1] - 1))
         columns = np.searchsorted(features, places[1])
-        dtype = np.float32 if trust.damping > 0 else np.float64
+        dtype = np.float32 if trust.damping > 0 else sums.rows.X.dtype
         hessian = sums.select(features[:-1]).hessian_among(matrix[:, features], (places[0], columns), dtype)
     elif matrix.size <= MAX_HESSIAN_SIZE:
         flat = np.ravel_multi_index(places, objective.shape)
