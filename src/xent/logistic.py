@@ -152,7 +152,7 @@ class LogisticRegression(LinearClassifier):
     float64, plus 64 MB, for any number of classes: 0.5 GB for 20,000 classes and 100 features. Only the solver
     ``"newton-cholesky"``, with more than 1000 coefficients, needs up to six square matrices of that size instead: 0.4
     GB for 3000. (Distributions under class weights are copied once.) With L1 it also holds a copy of the columns
-    that it works on, and 40 bytes for each row and class.
+    that it works on, and up to 40 bytes for each row and class (2.7 GB at most).
 
     Ctrl-C during `fit` or `partial_fit` raises `KeyboardInterrupt` and leaves the best coefficients so far in the
     estimator, with `converged_` False; a `fit` with `warm_start` continues from them. Any other error leaves the

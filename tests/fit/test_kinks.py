@@ -112,6 +112,18 @@ def test_working_sets(n_classes, is_sparse, dtype):
     assert minimise(function, tol=tol, max_iter=0).reason == MAX_ITER
 
 
+@pytest.mark.parametrize("maker", [make_rows, make_text])
+def test_more_rows_and_classes_than_columns_take(monkeypatch, maker):
+    monkeypatch.setattr(newton_models, "MAX_LOGITS", 0)
+    monkeypatch.setattr(newton_models, "MAX_HESSIAN_SIZE", 0)
+    X, target, weight = maker(3)
+    function = make_objective(X, target, 3, weight, ElasticNet(0.01, 0.9))
+    result = minimise(function, tol=1e-7, max_iter=40)
+    assert result.converged
+    monkeypatch.undo()
+    np.testing.assert_allclose(result.x, minimise(function, tol=1e-9, max_iter=40).x, rtol=0, atol=1e-4)
+
+
 def test_a_start_at_the_minimum_stays_there():
     X, target, weight = make_text(3)
     function = make_objective(X, target, 3, weight, ElasticNet(0.005, 1.0))

@@ -2,7 +2,7 @@
 
     columns     sparse rows in memory; also dense ones, with many coefficients or too few sweeps for a Hessian to pay
     Hessian     few coefficients
-    products    rows elsewhere, with many coefficients
+    products    many coefficients, of rows elsewhere or of too many rows and classes for columns
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from xent._fit.row_sums import RowSums
 from xent._fit.types import Array, Matrix, Vector
 
 MAX_HESSIAN_SIZE = 1500     # coefficients
+MAX_LOGITS = 1 << 26        # of all rows, for columns: 40 bytes each
 SWEEPS_PER_SIZE = 0.1       # sweeps over dense columns, per coefficient, that cost as much as the Hessian
 
 
@@ -32,6 +33,8 @@ def make_quadratic(objective: Objective, x: Vector, free: NDArray[np.intp], trus
     ridges = expand_curvature(objective.penalty, objective.shape[1])[places[1]]
     if isinstance(sums, RowSums):
         if sums.rows.csr is not None or len(free) > min(MAX_HESSIAN_SIZE, trust.sweeps / SWEEPS_PER_SIZE):
+            if sums.rows.X.shape[0] * sums.n_coef_rows > MAX_LOGITS:
+                return _make_from_products(objective, x, free, (places, ridges))
             return ColumnQuadratic(sums, matrix, places, ridges)
         features = np.unique(np.append(places[1], objective.shape[1] - 1))
         columns = np.searchsorted(features, places[1])
