@@ -27,7 +27,7 @@ from xent._fit.covariance import KINDS
 from xent._fit.lbfgs import choose_memory, lbfgs
 from xent._fit.objective import Objective
 from xent._fit.online import BatchObjective, remember_past
-from xent._fit.penalties import L2, NO_PENALTY, Penalty
+from xent._fit.penalties import L2, NO_PENALTY, Penalty, make_penalty
 from xent._fit.row_sums import RowSums
 from xent._fit.solver import MAX_ITER, NO_DESCENT, Result, Settings
 from xent._fit.strategy import SOLVERS, minimise, uses_newton
@@ -105,7 +105,7 @@ class LogisticRegression(LinearClassifier):
         rounding errors, a Newton method after it; for sparse rows with many features it starts with a few sweeps of
         dual ascent, each of which counts as an iteration. scikit-learn's other names, ``"liblinear"``, ``"sag"`` and
         ``"saga"``, mean ``"auto"``: every solver minimises the same objective, with any penalty and any number of
-        classes.
+        classes. With L1 all names mean a proximal Newton method, on some of the features at a time if there are many.
     max_iter : int, default 100
         Maximum number of iterations; a fit that needs more ends with a `ConvergenceWarning`.
     verbose : int, default 0
@@ -134,7 +134,7 @@ class LogisticRegression(LinearClassifier):
     objective_ : float
         The objective at the coefficients.
     grad_norm_ : float
-        The largest absolute element of its gradient.
+        The largest absolute element of its gradient; with L1, of the smallest subgradient.
     converged_ : bool
         Whether `grad_norm_` is at most `tol`.
 
@@ -151,7 +151,8 @@ class LogisticRegression(LinearClassifier):
     Beside the data (targets and weights included), `fit` needs at most 24 times the memory of the coefficients in
     float64, plus 64 MB, for any number of classes: 0.5 GB for 20,000 classes and 100 features. Only the solver
     ``"newton-cholesky"``, with more than 1000 coefficients, needs up to six square matrices of that size instead: 0.4
-    GB for 3000. (Distributions under class weights are copied once.)
+    GB for 3000. (Distributions under class weights are copied once.) With L1 it also holds a copy of the columns
+    that it works on, and up to 40 bytes for each row and class (2.7 GB at most).
 
     Ctrl-C during `fit` or `partial_fit` raises `KeyboardInterrupt` and leaves the best coefficients so far in the
     estimator, with `converged_` False; a `fit` with `warm_start` continues from them. Any other error leaves the
@@ -396,11 +397,13 @@ class LogisticRegression(LinearClassifier):
         return self
 
     def _warn_not_converged(self, result: Result, dtype: np.dtype[Any]) -> None:
-        solver = "the fit" if self.solver == "auto" else self.solver
+        has_kink = self._penalty().kink > 0         # then there is one solver for all names
+        solver = "the fit" if self.solver == "auto" or has_kink else self.solver
+        advice = _advice(result, dtype, "newton-cholesky" if has_kink else self.solver)
         warnings.warn(
             f"{solver} failed to converge: it stopped after {result.iterations} iterations with gradient norm "
             f"{result.grad_norm:.2g}, over tol={self.tol:g}: {result.message}. "
-            f"{_advice(result, dtype, self.solver)}",
+            f"{advice}",
             shared(ConvergenceWarning),
             stacklevel=4,
         )
@@ -456,6 +459,11 @@ class LogisticRegression(LinearClassifier):
         True
         """
         check_parameters(self, SOLVERS)
+        if self._penalty().kink > 0:
+            raise ValueError(
+                "l1_ratio or penalty asks for L1, which is not supported for partial_fit, whose quadratics have no "
+                "kinks; l1_ratio must be 0"
+            )
         if isinstance(X, Blocks):
             raise TypeError("X is a Blocks; partial_fit takes one batch at a time: call it with each block")
         features = check_features("X", X)
@@ -580,9 +588,7 @@ class LogisticRegression(LinearClassifier):
     def _penalty(self, weight: float = 1.0) -> Penalty:
         """The penalty on a mean over rows of this weight, or on the sum over rows."""
         strength, l1_ratio = penalty_strength(self)
-        if l1_ratio > 0:
-            raise NotImplementedError("L1")
-        return L2(strength / weight)
+        return make_penalty(strength / weight, l1_ratio)
 
     def _coefficients(self) -> NDArray[np.float64]:
         """The coefficient matrix of the objective: the intercepts are its last column."""

@@ -52,6 +52,17 @@ def test_solvers_and_partitions_that_are_read_again(both, solver, persist):
     assert_same(model, local)
 
 
+@pytest.mark.parametrize("persist", [True, False])
+def test_l1(both, persist):
+    X, y, _ = problem()
+    options = {"C": 0.02, "l1_ratio": 0.9, "tol": 1e-9}
+    local = xent.LogisticRegression(**options).fit(X, y)
+    model = xent.dask.LogisticRegression(**options).fit(*arrays(X, y, 400), persist=persist)
+    assert_same(model, local)
+    np.testing.assert_array_equal(model.coef_ == 0, local.coef_ == 0)
+    assert (model.coef_ == 0).any()
+
+
 @pytest.mark.parametrize(
     "options",
     [

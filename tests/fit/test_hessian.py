@@ -85,3 +85,18 @@ def test_rows_without_weight_and_no_rows_at_all():
     matrix = np.ones((3, D + 1))
     assert not RowSums(X, target, 3, 0 * weight).expand(matrix)[2].any()
     assert RowSums(X[:0], target[:0], 3, weight[:0]).expand(matrix)[2].shape == (matrix.size, matrix.size)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_some_elements(n_classes, dtype):
+    X, target, weight = make_rows(n_classes)
+    scale = np.append(np.logspace(-30, 30, D), 1)
+    sums = RowSums(X * scale[:-1], target, n_classes, weight)
+    matrix = np.random.default_rng(1).normal(size=(sums.n_coef_rows, D + 1)) / scale
+    chosen = np.flatnonzero(np.random.default_rng(2).random(matrix.size) < 0.6)
+    expected = sums.hessian(matrix)[np.ix_(chosen, chosen)]
+    found = sums.hessian_among(matrix, np.unravel_index(chosen, matrix.shape), dtype)
+    size = np.sqrt(expected.diagonal())
+    found, expected = found / size / size[:, None], expected / size / size[:, None]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 if dtype == np.float32 else 1e-12)

@@ -7,7 +7,7 @@ import pytest
 from fit_problems import HOLDERS, PRECONDITIONERS, make_rows, minimise, use_preconditioner
 
 from xent._fit.objective import Objective
-from xent._fit.penalties import L2, NO_PENALTY, expand_curvature
+from xent._fit.penalties import L2, NO_PENALTY, ElasticNet, expand_curvature, least_shift
 from xent._fit.row_sums import RowSums
 
 
@@ -20,6 +20,10 @@ class Pull(NamedTuple):
     @property
     def curvature(self):
         return self.strength
+
+    @property
+    def kink(self):
+        return 0.0
 
     @property
     def is_least_centred(self):
@@ -35,7 +39,7 @@ class Pull(NamedTuple):
 PULL = Pull(0.3, np.arange(6.0).reshape(2, 3))
 
 
-@pytest.mark.parametrize("penalty", [L2(0.3), NO_PENALTY, PULL])
+@pytest.mark.parametrize("penalty", [L2(0.3), NO_PENALTY, PULL, ElasticNet(0.3, 0.0)])
 def test_derivatives(penalty):
     """By finite differences; the last column has the intercepts."""
     matrix = np.random.default_rng(2).normal(size=(2, 4))
@@ -64,3 +68,20 @@ def test_solvers_take_any_penalty(monkeypatch, n_classes, holder, kind, solver):
     if n_classes > 2:       # the mean over the classes is that of the centre: the loss does not see it
         mean = objective.to_matrix(result.x).mean(axis=0)
         np.testing.assert_allclose(mean, np.append(centre.mean(axis=0), 0), atol=1e-7)
+
+
+@pytest.mark.parametrize("l1_ratio", [0.1, 0.9, 1.0])
+@pytest.mark.parametrize("n_classes", [3, 4, 7])
+def test_shift_with_the_least_penalty(n_classes, l1_ratio):
+    """Against all shifts of a grid; coefficients of many kinds, zeros included."""
+    random = np.random.default_rng(1)
+    penalty = ElasticNet(0.4, l1_ratio)
+    coef = random.normal(size=(n_classes, 40)) + 2 * random.normal(size=40)
+    coef[random.random(coef.shape) < np.linspace(0, 1, 40)] = 0
+    shift = least_shift(penalty, coef)
+    for j, of_feature in enumerate(coef.T):
+        values = [penalty.value(np.append(of_feature - by, 0)[None]) for by in (shift[j], *np.linspace(-4, 4, 801))]
+        assert values[0] <= min(values[1:]) + 1e-12
+    np.testing.assert_allclose(least_shift(L2(0.3), coef), coef.mean(axis=0))
+    few = np.count_nonzero(coef, axis=0) <= n_classes // 2
+    assert l1_ratio < 1 or not shift[few].any()      # zeros stay zeros
