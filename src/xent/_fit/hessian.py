@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from xent._calls.dispatch import kernels
 from xent._calls.losses import cross_entropy
-from xent._calls.options import GivenOptions
+from xent._calls.options import GivenOptions, Options
 from xent._calls.softmax import softmax
+from xent._calls.targets import Batch
+from xent._calls.threads import THREAD_ELEMENTS, Blocks, get_num_threads
 from xent._fit.row_pass import Rows
 from xent._fit.types import Array, Matrix, Vector
 
@@ -29,10 +32,96 @@ MAX_BLOCK_ROWS = 1 << 12
 MIN_BLOCK_ROWS = 128
 BLOCK_BYTES = 1 << 21       # of what is made of a block
 PAIRS_PER_COLUMN = 1 / 3    # from which the products of elements, made once for all pairs of classes, pay
+MAX_SUMS = 16               # of the kernels: one for each block of work
+MAX_SUM_BYTES = 1 << 24     # of all of them, or one
+TILE_ROWS = 48              # that the kernels take at a time
+LINE = 8                    # float64 numbers in a cache line, to which the kernels pad rows of sums
+
+
+class ExpansionOperands(NamedTuple):
+    """Rows and coefficients as the kernel of `_core/expansion.pxi` takes them.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n, n_features), of any strides, or tuple of ndarray
+        Or the `csr` of `Rows`.
+    coef : ndarray of shape (n_coef_rows, n_features + 1), float64
+        The intercepts last.
+    zeros : ndarray of shape (n_coef_rows,), float64
+    row_weight : ndarray of shape (n,), float64
+    """
+
+    X: Array | tuple[Array, Array, Array]
+    coef: Matrix
+    zeros: Vector
+    row_weight: Vector
+
+
+class ExpansionSums(NamedTuple):
+    """What each block of work adds up, float64; last axes are padded to whole lines.
+
+    Attributes
+    ----------
+    totals : ndarray of shape (blocks,)
+        Losses.
+    gradients : ndarray of shape (blocks, n_coef_rows, n_features + 1)
+    pairs : ndarray of shape (blocks, pairs of classes, pairs of elements)
+        For classes k < l and elements i <= j, in order, B_kl[i, j].
+    """
+
+    totals: Vector
+    gradients: Vector
+    pairs: Vector
 
 
 def expand(rows: Rows, matrix: Matrix) -> tuple[float, Matrix, Matrix]:
     """The sum of the losses, its gradient, and its Hessian by the elements of the matrix, row after row."""
+    if suits_kernels(rows.n_classes, matrix.shape[1]):
+        return _expand_by_kernels(rows, matrix)
+    return _expand_by_blas(rows, matrix)
+
+
+def suits_kernels(n_classes: int, size: int) -> bool:
+    """Whether the kernels are faster than BLAS."""
+    return True
+
+
+# --- by the kernels --------------------------------------------------------------------------------------------------
+
+
+def _expand_by_kernels(rows: Rows, matrix: Matrix) -> tuple[float, Matrix, Matrix]:
+    n_coef_rows, size = matrix.shape
+    n_pairs, triangle = rows.n_classes * (rows.n_classes - 1) // 2, size * (size + 1) // 2
+    blocks = _cut_rows(rows, n_pairs * triangle)
+    sums = ExpansionSums(
+        np.zeros(blocks.number),
+        np.zeros((blocks.number, n_coef_rows, -(-size // LINE) * LINE)),
+        np.zeros((blocks.number, n_pairs, -(-triangle // LINE) * LINE)),
+    )
+    batch = Batch(np.empty((TILE_ROWS, rows.n_classes)), rows.target, sample_weight=rows.sample_weight)
+    operands = ExpansionOperands(
+        rows.X if rows.csr is None else rows.csr, np.ascontiguousarray(matrix, np.float64), np.zeros(n_coef_rows),
+        rows.row_weight,
+    )  # fmt: skip
+    blocks.run(kernels.expand_rows, batch, Options(), operands, sums)
+    gradient = sums.gradients.sum(axis=0)[:, :size]
+    pairs = sums.pairs.sum(axis=0)[:, :triangle]
+    return kernels.total(sums.totals.tolist()), gradient, _join_pairs(_unpack(pairs, size), rows.n_classes)
+
+
+def _cut_rows(rows: Rows, length: int) -> Blocks:
+    """Blocks of work, each with sums of that length: enough for all threads, but of little memory."""
+    n = rows.X.shape[0]
+    number = max(1, min(MAX_SUMS, MAX_SUM_BYTES // (8 * length), n * length // THREAD_ELEMENTS, n // TILE_ROWS))
+    size = max(1, -(-n // (number * TILE_ROWS)) * TILE_ROWS)
+    wanted = get_num_threads() if rows.n_threads is None else rows.n_threads
+    return Blocks(n, size, min(wanted, number))
+
+
+# --- by BLAS ---------------------------------------------------------------------------------------------------------
+
+
+def _expand_by_blas(rows: Rows, matrix: Matrix) -> tuple[float, Matrix, Matrix]:
     n_coef_rows, size = matrix.shape
     pairs = _Pairs(rows.n_classes, size)
     losses, gradient = [], np.zeros(matrix.shape)
@@ -88,27 +177,34 @@ class _Pairs:
 
     def join(self) -> Matrix:
         """The Hessian."""
-        if self.n_classes == 2:
-            pair: Matrix = self._unpack(self.sums)[0]
-            return pair
-        result = np.zeros((self.n_classes, self.size, self.n_classes, self.size))
-        blocks = result.transpose(0, 2, 1, 3)
-        for k, some in _cut_triangle(self.n_classes, 1):
-            pairs = self._unpack(self.sums[some])
-            np.negative(pairs, out=blocks[k, k + 1 :])
-            np.negative(pairs, out=blocks[k + 1 :, k])
-        for k in range(self.n_classes):
-            blocks[k, k] = -np.add.reduce(blocks[k], axis=0)
-        return result.reshape(self.n_classes * self.size, -1)
+        return _join_pairs(_unpack(self.sums, self.size) if self.by_products else self.sums, self.n_classes)
 
-    def _unpack(self, sums: Matrix) -> Matrix:
-        """B_kl of some pairs, as square matrices."""
-        if not self.by_products:
-            return sums
-        result = np.empty((len(sums), self.size, self.size))
-        for i, some in _cut_triangle(self.size, 0):
-            result[:, i, i:] = result[:, i:, i] = sums[:, some]
-        return result
+
+# --- both ------------------------------------------------------------------------------------------------------------
+
+
+def _join_pairs(pairs: Matrix, n_classes: int) -> Matrix:
+    """The Hessian, from B_kl of all pairs of classes."""
+    if n_classes == 2:
+        only: Matrix = pairs[0]
+        return only
+    size = pairs.shape[-1]
+    result = np.zeros((n_classes, size, n_classes, size))
+    blocks = result.transpose(0, 2, 1, 3)
+    for k, some in _cut_triangle(n_classes, 1):
+        np.negative(pairs[some], out=blocks[k, k + 1 :])
+        np.negative(pairs[some], out=blocks[k + 1 :, k])
+    for k in range(n_classes):
+        blocks[k, k] = -np.add.reduce(blocks[k], axis=0)
+    return result.reshape(n_classes * size, -1)
+
+
+def _unpack(triangles: Matrix, size: int) -> Matrix:
+    """Symmetric matrices, from their elements i <= j in order."""
+    result = np.empty((len(triangles), size, size))
+    for i, some in _cut_triangle(size, 0):
+        result[:, i, i:] = result[:, i:, i] = triangles[:, some]
+    return result
 
 
 def _cut_triangle(n: int, offset: int) -> Iterator[tuple[int, slice]]:
