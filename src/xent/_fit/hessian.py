@@ -34,8 +34,7 @@ BLOCK_BYTES = 1 << 21       # of what is made of a block
 PAIRS_PER_COLUMN = 1 / 3    # from which the products of elements, made once for all pairs of classes, pay
 MAX_SUMS = 16               # of the kernels: one for each block of work
 MAX_SUM_BYTES = 1 << 24     # of all of them, or one
-TILE_ROWS = 48              # that the kernels take at a time
-LINE = 8                    # float64 numbers in a cache line, to which the kernels pad rows of sums
+TILE_ROWS = 192             # that the kernels take at a time: whole cache lines of each column
 
 
 class ExpansionOperands(NamedTuple):
@@ -43,30 +42,28 @@ class ExpansionOperands(NamedTuple):
 
     Attributes
     ----------
-    X : ndarray of shape (n, n_features), of any strides, or tuple of ndarray
-        Or the `csr` of `Rows`.
-    coef : ndarray of shape (n_coef_rows, n_features + 1), float64
+    X : ndarray of shape (n_features, n), of any strides, or tuple of ndarray
+        Its columns; or the `csr` of `Rows`.
+    coef : ndarray of shape (n_features + 1, n_coef_rows), float64
         The intercepts last.
-    zeros : ndarray of shape (n_coef_rows,), float64
     row_weight : ndarray of shape (n,), float64
     """
 
     X: Array | tuple[Array, Array, Array]
     coef: Matrix
-    zeros: Vector
     row_weight: Vector
 
 
 class ExpansionSums(NamedTuple):
-    """What each block of work adds up, float64; last axes are padded to whole lines.
+    """What each block of work adds up, float64.
 
     Attributes
     ----------
     totals : ndarray of shape (blocks,)
         Losses.
-    gradients : ndarray of shape (blocks, n_coef_rows, n_features + 1)
-    pairs : ndarray of shape (blocks, pairs of classes, pairs of elements)
-        For classes k < l and elements i <= j, in order, B_kl[i, j].
+    gradients : ndarray of shape (blocks, n_features + 1, n_coef_rows)
+    pairs : ndarray of shape (blocks, pairs of elements, pairs of classes)
+        For elements i <= j and classes k < l, in order, B_kl[i, j].
     """
 
     totals: Vector
@@ -92,28 +89,27 @@ def suits_kernels(n_classes: int, size: int) -> bool:
 def _expand_by_kernels(rows: Rows, matrix: Matrix) -> tuple[float, Matrix, Matrix]:
     n_coef_rows, size = matrix.shape
     n_pairs, triangle = rows.n_classes * (rows.n_classes - 1) // 2, size * (size + 1) // 2
-    blocks = _cut_rows(rows, n_pairs * triangle)
+    tile_rows = min(TILE_ROWS, max(1, -(-rows.X.shape[0] // 8)) * 8)
+    blocks = _cut_rows(rows, tile_rows, n_pairs * triangle)
     sums = ExpansionSums(
         np.zeros(blocks.number),
-        np.zeros((blocks.number, n_coef_rows, -(-size // LINE) * LINE)),
-        np.zeros((blocks.number, n_pairs, -(-triangle // LINE) * LINE)),
+        np.zeros((blocks.number, size, n_coef_rows)),
+        np.zeros((blocks.number, triangle, n_pairs)),
     )
-    batch = Batch(np.empty((TILE_ROWS, rows.n_classes)), rows.target, sample_weight=rows.sample_weight)
-    operands = ExpansionOperands(
-        rows.X if rows.csr is None else rows.csr, np.ascontiguousarray(matrix, np.float64), np.zeros(n_coef_rows),
-        rows.row_weight,
-    )  # fmt: skip
+    tile = np.empty((rows.n_classes, tile_rows)).T
+    batch = Batch(tile, rows.target, sample_weight=rows.sample_weight)
+    X = rows.X.T if rows.csr is None else rows.csr
+    operands = ExpansionOperands(X, np.ascontiguousarray(matrix.T, np.float64), rows.row_weight)
     blocks.run(kernels.expand_rows, batch, Options(), operands, sums)
-    gradient = sums.gradients.sum(axis=0)[:, :size]
-    pairs = sums.pairs.sum(axis=0)[:, :triangle]
+    gradient, pairs = sums.gradients.sum(axis=0).T, sums.pairs.sum(axis=0).T
     return kernels.total(sums.totals.tolist()), gradient, _join_pairs(_unpack(pairs, size), rows.n_classes)
 
 
-def _cut_rows(rows: Rows, length: int) -> Blocks:
+def _cut_rows(rows: Rows, tile_rows: int, length: int) -> Blocks:
     """Blocks of work, each with sums of that length: enough for all threads, but of little memory."""
     n = rows.X.shape[0]
-    number = max(1, min(MAX_SUMS, MAX_SUM_BYTES // (8 * length), n * length // THREAD_ELEMENTS, n // TILE_ROWS))
-    size = max(1, -(-n // (number * TILE_ROWS)) * TILE_ROWS)
+    number = max(1, min(MAX_SUMS, MAX_SUM_BYTES // (8 * length), n * length // THREAD_ELEMENTS, n // tile_rows))
+    size = -(-max(1, n) // (number * tile_rows)) * tile_rows
     wanted = get_num_threads() if rows.n_threads is None else rows.n_threads
     return Blocks(n, size, min(wanted, number))
 
