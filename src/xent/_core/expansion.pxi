@@ -9,8 +9,9 @@
 # column, are the "gradient" of coefficients and columns; gradients and sums of pairs are "logits" of columns.
 
 cdef enum:
-    CHUNK_PRODUCTS = 128        # columns of products of elements made at a time, or those of one element
+    CHUNK_PRODUCTS = 48        # columns of products of elements made at a time, or those of one element
     CHUNK_PAIRS = 64            # of products of probabilities, or those of one class
+    FEW_PAIRS = 3               # up to which products of elements do not pay
 
 
 cdef struct Expansion:
@@ -55,7 +56,7 @@ cdef Py_ssize_t lay_out_expansion(const Expansion* task, double* start, Expansio
     cdef Memory memory
     cdef Py_ssize_t rows = task.tile_rows, classes = task.batch.logits.n
     cdef Py_ssize_t pairs = min(task.pairs, max(CHUNK_PAIRS, classes))
-    cdef Py_ssize_t products = min(task.size * (task.size + 1) // 2, max(CHUNK_PRODUCTS, task.size))
+    cdef Py_ssize_t products = max(CHUNK_PRODUCTS, task.size)
     memory.start, memory.used = start, 0
     scratch.x = take(&memory, True, task.size * rows)
     scratch.logits = take(&memory, True, classes * rows)
@@ -64,7 +65,7 @@ cdef Py_ssize_t lay_out_expansion(const Expansion* task, double* start, Expansio
     scratch.weighted = take(&memory, True, classes * rows)
     scratch.weights = take(&memory, True, pairs * rows)
     scratch.products = take(&memory, True, products * rows)
-    scratch.result = take(&memory, True, max(products * pairs, task.size * task.n_coef_rows))
+    scratch.result = take(&memory, True, max(products * max(pairs, 4), task.size * task.n_coef_rows))
     scratch.zeros = take(&memory, True, max(pairs, classes))
     scratch.rest = take(&memory, True, 0)
     return memory.used
@@ -73,21 +74,40 @@ cdef Py_ssize_t lay_out_expansion(const Expansion* task, double* start, Expansio
 # --- a tile of rows --------------------------------------------------------------------------------------------------
 
 
-cdef void read_dense_tile(const Expansion* task, double* x, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
-    cdef Py_ssize_t j, r
+cdef inline bint has_adjacent_columns(const Operand* x) noexcept nogil:
+    """Whether the elements of a row are side by side, so that 4 x 4 of them are transposed at a time."""
+    return x.ndim == 1 and x.run == x.n and (
+        (x.kind == F64 and x.strides[0] == sizeof(double)) or (x.kind == F32 and x.strides[0] == sizeof(float))
+    )
+
+
+cdef void read_dense_tile(
+    const Expansion* task, double* x, double* buffer, Py_ssize_t first, Py_ssize_t count
+) noexcept nogil:
+    """The buffer is as large as x."""
+    cdef Operand source = task.x
+    cdef Py_ssize_t n = task.size - 1, j, r
     cdef vf64* column
-    cdef const vf64* source
-    for j in range(task.size - 1):
+    cdef const vf64* values
+    source.data += first * source.step
+    source.n = source.run = count
+    if has_adjacent_columns(&task.x) and source.kind == F64:
+        xent_transpose_rows_f64(x, task.tile_rows * sizeof(double), source.data, source.step, n, count, True)
+        return
+    if has_adjacent_columns(&task.x):
+        xent_transpose_rows_f32(buffer, task.tile_rows * sizeof(float), source.data, source.step, n, count, True)
+        source.data, source.step, source.strides[0] = <char*>buffer, sizeof(float), task.tile_rows * sizeof(float)
+    for j in range(n):
         column = <vf64*>(x + j * task.tile_rows)
-        source = gather(&task.x, j, first, count, column)
-        if source == column:
+        values = gather(&source, j, 0, count, column)
+        if values == column:
             continue
         r = 0
         while r + XENT_LANES_f64 <= count:
-            from_element(column, r)[0] = element(source, r)[0]
+            from_element(column, r)[0] = element(values, r)[0]
             r += XENT_LANES_f64
         for r in range(r, count):
-            put(column, r, get(source, r))
+            put(column, r, get(values, r))
 
 
 cdef void read_sparse_tile(const Expansion* task, double* x, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
@@ -107,11 +127,14 @@ cdef void read_sparse_tile(const Expansion* task, double* x, Py_ssize_t first, P
             )
 
 
-cdef void read_tile(const Expansion* task, double* x, Py_ssize_t first, Py_ssize_t count) noexcept nogil:
+cdef void read_tile(
+    const Expansion* task, const ExpansionScratch* scratch, Py_ssize_t first, Py_ssize_t count
+) noexcept nogil:
     """A tile of rows in float64, with a last element of 1; rows after the last are 0."""
     cdef Py_ssize_t j, r
+    cdef double* x = scratch.x
     if task.x.kind != ABSENT:
-        read_dense_tile(task, x, first, count)
+        read_dense_tile(task, x, scratch.products, first, count)
     else:
         read_sparse_tile(task, x, first, count)
     for r in range(count):
@@ -121,7 +144,9 @@ cdef void read_tile(const Expansion* task, double* x, Py_ssize_t first, Py_ssize
             x[j * task.tile_rows + r] = 0
 
 
-cdef void multiply_columns(const TilePart* part, Py_ssize_t first, Py_ssize_t last, Py_ssize_t offset, Py_ssize_t n) noexcept nogil:
+cdef void multiply_columns(
+    const TilePart* part, Py_ssize_t first, Py_ssize_t last, Py_ssize_t offset, Py_ssize_t n
+) noexcept nogil:
     """out = left_i right_j, element by element, for first <= i < last and i + offset <= j < n, in order."""
     cdef Py_ssize_t length = part.length, i, j, r
     cdef const vf64* left
@@ -202,8 +227,33 @@ cdef void add_pairs(const Expansion* task, ExpansionScratch* scratch, double* su
         i = end
 
 
+cdef void add_few_pairs(const Expansion* task, ExpansionScratch* scratch, double* sums) noexcept nogil:
+    """The same, with the columns times the weight of each pair instead of the products of elements."""
+    cdef Py_ssize_t size = task.size, rows = task.tile_rows, groups = (size + 3) // 4, pair, i, j, n, g, c
+    cdef DenseRows columns
+    cdef TilePart weights, weighted
+    weights.left, weights.right = scratch.weighted, scratch.p
+    weights.out, weights.length = scratch.weights, rows
+    weighted.right, weighted.out, weighted.length = scratch.x, scratch.products, rows
+    multiply_columns(&weights, 0, task.batch.logits.n - 1, 1, task.batch.logits.n)
+    columns.x, columns.stride = <const char*>scratch.products, rows * sizeof(double)
+    columns.features, columns.ahead = rows, 0
+    for pair in range(task.pairs):
+        weighted.left = scratch.weights + pair * rows
+        multiply_columns(&weighted, 0, 1, 0, size)
+        j = 0
+        for g in range(groups):
+            n = (size - j) // (groups - g)
+            columns.count = j + n
+            multiply_tile(scratch, &columns, scratch.x + j * rows, n)
+            for i in range(j + n):
+                for c in range(max(0, i - j), n):
+                    sums[(i * (2 * size - i - 1) // 2 + j + c) * task.pairs + pair] += scratch.result[i * n + c]
+            j += n
+
+
 cdef void put_tile_logits(const Expansion* task, ExpansionScratch* scratch, DenseRows columns) noexcept nogil:
-    """The logits of the tile, and their probabilities times weight."""
+    """The logits of the tile, whose columns these are."""
     cdef Py_ssize_t rows = task.tile_rows, offset = task.batch.logits.n - task.n_coef_rows, i
     cdef double* logits = scratch.logits + offset * rows
     for i in range(task.n_coef_rows * rows):
@@ -235,7 +285,7 @@ cdef double expand_block(
     columns.count, columns.features, columns.ahead = size, rows, 0
     while i < last:
         count = min(rows, last - i)
-        read_tile(task, scratch.x, i, count)
+        read_tile(task, scratch, i, count)
         put_tile_logits(task, scratch, columns)
         softmax_block(&softmax, 0, count, rest)
         move_to(&batch.target, task.batch.target.data, i)
@@ -246,7 +296,10 @@ cdef double expand_block(
         for k in range(classes):
             for r in range(count):
                 scratch.weighted[k * rows + r] = task.row_weight[i + r] * scratch.p[k * rows + r]
-        add_pairs(task, scratch, sums)
+        if task.pairs <= FEW_PAIRS:
+            add_few_pairs(task, scratch, sums)
+        else:
+            add_pairs(task, scratch, sums)
         i += count
     return total
 
@@ -284,7 +337,8 @@ def expand_rows(problem, options, operands, sums, Work work):
     bind(&task.row_starts, operands.X[2] if is_sparse else None, 0)
     task.row_weight = doubles_of(operands.row_weight)
     task.coef = doubles_of(operands.coef)
-    task.size, task.n_coef_rows = cnp.PyArray_DIM(<cnp.ndarray>operands.coef, 0), cnp.PyArray_DIM(<cnp.ndarray>operands.coef, 1)
+    task.size = cnp.PyArray_DIM(<cnp.ndarray>operands.coef, 0)
+    task.n_coef_rows = cnp.PyArray_DIM(<cnp.ndarray>operands.coef, 1)
     task.pairs = task.batch.logits.n * (task.batch.logits.n - 1) // 2
     task.totals = data_of_blocks(sums.totals, work, 1)
     task.gradients = data_of_blocks(sums.gradients, work, task.size * task.n_coef_rows)
