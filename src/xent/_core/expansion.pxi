@@ -9,9 +9,8 @@
 # column, are the "gradient" of coefficients and columns; gradients and sums of pairs are "logits" of columns.
 
 cdef enum:
-    CHUNK_PRODUCTS = 48        # columns of products of elements made at a time, or those of one element
+    CHUNK_PRODUCTS = 128        # columns of products of elements made at a time, or those of one element
     CHUNK_PAIRS = 64            # of products of probabilities, or those of one class
-    FEW_PAIRS = 3               # up to which products of elements do not pay
 
 
 cdef struct Expansion:
@@ -28,7 +27,8 @@ cdef struct Expansion:
     Py_ssize_t tile_rows        # whole lines
     double* totals              # (blocks): sums of losses
     double* gradients           # (blocks, size, n_coef_rows)
-    double* sums                # (blocks, size (size + 1) / 2, pairs)
+    double* sums                # (blocks, size (size + 1) / 2, pairs) by products, else (blocks, pairs, the other)
+    bint by_products            # whether products of elements are made once for all pairs
 
 
 cdef struct ExpansionScratch:   # of one thread. Columns have tile_rows elements
@@ -200,7 +200,7 @@ cdef void multiply_tile(
     dense_logits(&scratch.linear, columns, <const vf64*>others, <vf64*>scratch.result, n)
 
 
-cdef void add_pairs(const Expansion* task, ExpansionScratch* scratch, double* sums) noexcept nogil:
+cdef void add_by_products(const Expansion* task, ExpansionScratch* scratch, double* sums) noexcept nogil:
     """sums += what a tile adds to them."""
     cdef Py_ssize_t size = task.size, classes = task.batch.logits.n, i = 0, k, end, last, more, place
     cdef DenseRows columns
@@ -227,8 +227,8 @@ cdef void add_pairs(const Expansion* task, ExpansionScratch* scratch, double* su
         i = end
 
 
-cdef void add_few_pairs(const Expansion* task, ExpansionScratch* scratch, double* sums) noexcept nogil:
-    """The same, with the columns times the weight of each pair instead of the products of elements."""
+cdef void add_pair_by_pair(const Expansion* task, ExpansionScratch* scratch, double* sums) noexcept nogil:
+    """The same, with columns times the weight of each pair instead of products of elements: for few pairs."""
     cdef Py_ssize_t size = task.size, rows = task.tile_rows, groups = (size + 3) // 4, pair, i, j, n, g, c
     cdef DenseRows columns
     cdef TilePart weights, weighted
@@ -248,8 +248,9 @@ cdef void add_few_pairs(const Expansion* task, ExpansionScratch* scratch, double
             multiply_tile(scratch, &columns, scratch.x + j * rows, n)
             for i in range(j + n):
                 for c in range(max(0, i - j), n):
-                    sums[(i * (2 * size - i - 1) // 2 + j + c) * task.pairs + pair] += scratch.result[i * n + c]
+                    sums[i * (2 * size - i - 1) // 2 + j + c] += scratch.result[i * n + c]
             j += n
+        sums += size * (size + 1) // 2
 
 
 cdef void put_tile_logits(const Expansion* task, ExpansionScratch* scratch, DenseRows columns) noexcept nogil:
@@ -262,12 +263,27 @@ cdef void put_tile_logits(const Expansion* task, ExpansionScratch* scratch, Dens
     add_dense_gradient(&scratch.linear, &columns, <const vf64*>task.coef, <vf64*>logits, rows)
 
 
+cdef void weigh_probabilities(
+    const Expansion* task, ExpansionScratch* scratch, Py_ssize_t first, Py_ssize_t count
+) noexcept nogil:
+    """weighted = w p"""
+    cdef Py_ssize_t r
+    cdef TilePart part
+    part.left, part.right, part.out = scratch.products, scratch.p, scratch.weighted
+    part.length = task.tile_rows
+    for r in range(count):
+        scratch.products[r] = task.row_weight[first + r]
+    for r in range(count, task.tile_rows):
+        scratch.products[r] = 0
+    multiply_columns(&part, 0, 1, 0, task.batch.logits.n)
+
+
 cdef double expand_block(
     const Expansion* task, ExpansionScratch* scratch, Py_ssize_t block, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
     """Rows first <= i < last: the gradient and the sums of the block += theirs; returns the sum of their losses."""
     cdef Batch batch = task.batch
-    cdef Py_ssize_t size = task.size, classes = batch.logits.n, i = first, rows = task.tile_rows, count, k, r
+    cdef Py_ssize_t size = task.size, classes = batch.logits.n, i = first, rows = task.tile_rows, count
     cdef double* gradient = task.gradients + block * size * task.n_coef_rows
     cdef double* sums = task.sums + block * size * (size + 1) // 2 * task.pairs
     cdef double total = 0
@@ -293,13 +309,11 @@ cdef double expand_block(
         total += cross_entropy_block(&batch, &loss_scratch, 0, count, rest)
         multiply_tile(scratch, &columns, scratch.logit_grad + (classes - task.n_coef_rows) * rows, task.n_coef_rows)
         add_rows(gradient, task.n_coef_rows, scratch.result, size, task.n_coef_rows)
-        for k in range(classes):
-            for r in range(count):
-                scratch.weighted[k * rows + r] = task.row_weight[i + r] * scratch.p[k * rows + r]
-        if task.pairs <= FEW_PAIRS:
-            add_few_pairs(task, scratch, sums)
+        weigh_probabilities(task, scratch, i, count)
+        if task.by_products:
+            add_by_products(task, scratch, sums)
         else:
-            add_pairs(task, scratch, sums)
+            add_pair_by_pair(task, scratch, sums)
         i += count
     return total
 
@@ -339,6 +353,7 @@ def expand_rows(problem, options, operands, sums, Work work):
     task.coef = doubles_of(operands.coef)
     task.size = cnp.PyArray_DIM(<cnp.ndarray>operands.coef, 0)
     task.n_coef_rows = cnp.PyArray_DIM(<cnp.ndarray>operands.coef, 1)
+    task.by_products = operands.by_products
     task.pairs = task.batch.logits.n * (task.batch.logits.n - 1) // 2
     task.totals = data_of_blocks(sums.totals, work, 1)
     task.gradients = data_of_blocks(sums.gradients, work, task.size * task.n_coef_rows)

@@ -47,11 +47,14 @@ class ExpansionOperands(NamedTuple):
     coef : ndarray of shape (n_features + 1, n_coef_rows), float64
         The intercepts last.
     row_weight : ndarray of shape (n,), float64
+    by_products : bool
+        Whether the products x_i x_j of a row's elements are made once for all pairs of classes.
     """
 
     X: Array | tuple[Array, Array, Array]
     coef: Matrix
     row_weight: Vector
+    by_products: bool
 
 
 class ExpansionSums(NamedTuple):
@@ -62,8 +65,8 @@ class ExpansionSums(NamedTuple):
     totals : ndarray of shape (blocks,)
         Losses.
     gradients : ndarray of shape (blocks, n_features + 1, n_coef_rows)
-    pairs : ndarray of shape (blocks, pairs of elements, pairs of classes)
-        For elements i <= j and classes k < l, in order, B_kl[i, j].
+    pairs : ndarray of shape (blocks, pairs of elements, pairs of classes), or with the last two axes exchanged
+        By products, or not: for elements i <= j and classes k < l, in order, B_kl[i, j].
     """
 
     totals: Vector
@@ -90,19 +93,21 @@ def _expand_by_kernels(rows: Rows, matrix: Matrix) -> tuple[float, Matrix, Matri
     n_coef_rows, size = matrix.shape
     n_pairs, triangle = rows.n_classes * (rows.n_classes - 1) // 2, size * (size + 1) // 2
     tile_rows = min(TILE_ROWS, max(1, -(-rows.X.shape[0] // 8)) * 8)
+    by_products = _pays_products(rows.n_classes, size)
     blocks = _cut_rows(rows, tile_rows, n_pairs * triangle)
     sums = ExpansionSums(
         np.zeros(blocks.number),
         np.zeros((blocks.number, size, n_coef_rows)),
-        np.zeros((blocks.number, triangle, n_pairs)),
+        np.zeros((blocks.number, triangle, n_pairs) if by_products else (blocks.number, n_pairs, triangle)),
     )
     tile = np.empty((rows.n_classes, tile_rows)).T
     batch = Batch(tile, rows.target, sample_weight=rows.sample_weight)
     X = rows.X.T if rows.csr is None else rows.csr
-    operands = ExpansionOperands(X, np.ascontiguousarray(matrix.T, np.float64), rows.row_weight)
+    operands = ExpansionOperands(X, np.ascontiguousarray(matrix.T, np.float64), rows.row_weight, by_products)
     blocks.run(kernels.expand_rows, batch, Options(), operands, sums)
-    gradient, pairs = sums.gradients.sum(axis=0).T, sums.pairs.sum(axis=0).T
-    return kernels.total(sums.totals.tolist()), gradient, _join_pairs(_unpack(pairs, size), rows.n_classes)
+    pairs = sums.pairs.sum(axis=0)
+    hessian = _join_pairs(_unpack(pairs.T if by_products else pairs, size), rows.n_classes)
+    return kernels.total(sums.totals.tolist()), sums.gradients.sum(axis=0).T, hessian
 
 
 def _cut_rows(rows: Rows, tile_rows: int, length: int) -> Blocks:
@@ -147,7 +152,7 @@ class _Pairs:
         self.n_classes = n_classes
         self.size = size
         number = n_classes * (n_classes - 1) // 2
-        self.by_products = number >= PAIRS_PER_COLUMN * size
+        self.by_products = _pays_products(n_classes, size)
         triangle = size * (size + 1) // 2
         row_bytes = 8 * (number + (triangle if self.by_products else 2 * size))
         self.block_rows = min(MAX_BLOCK_ROWS, max(MIN_BLOCK_ROWS, BLOCK_BYTES // row_bytes))
@@ -177,6 +182,11 @@ class _Pairs:
 
 
 # --- both ------------------------------------------------------------------------------------------------------------
+
+
+def _pays_products(n_classes: int, size: int) -> bool:
+    """Whether to make the products of elements of a row once for all pairs of classes."""
+    return n_classes * (n_classes - 1) // 2 >= PAIRS_PER_COLUMN * size
 
 
 def _join_pairs(pairs: Matrix, n_classes: int) -> Matrix:
