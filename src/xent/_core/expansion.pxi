@@ -227,30 +227,39 @@ cdef void add_by_products(const Expansion* task, ExpansionScratch* scratch, doub
         i = end
 
 
-cdef void add_pair_by_pair(const Expansion* task, ExpansionScratch* scratch, double* sums) noexcept nogil:
-    """The same, with columns times the weight of each pair instead of products of elements: for few pairs."""
-    cdef Py_ssize_t size = task.size, rows = task.tile_rows, groups = (size + 3) // 4, pair, i, j, n, g, c
+cdef void add_pair_of_classes(
+    const Expansion* task, ExpansionScratch* scratch, const double* weight, double* sums
+) noexcept nogil:
+    """sums += those of one pair of classes, with weights w p_k p_l: (w p_k p_l x_i) x_j, j in groups of up to four."""
+    cdef Py_ssize_t size = task.size, rows = task.tile_rows, groups = (size + 3) // 4, i, j = 0, n, g, c
     cdef DenseRows columns
-    cdef TilePart weights, weighted
-    weights.left, weights.right = scratch.weighted, scratch.p
-    weights.out, weights.length = scratch.weights, rows
-    weighted.right, weighted.out, weighted.length = scratch.x, scratch.products, rows
-    multiply_columns(&weights, 0, task.batch.logits.n - 1, 1, task.batch.logits.n)
+    cdef TilePart weighted
+    weighted.left, weighted.right = weight, scratch.x
+    weighted.out, weighted.length = scratch.products, rows
+    multiply_columns(&weighted, 0, 1, 0, size)
     columns.x, columns.stride = <const char*>scratch.products, rows * sizeof(double)
     columns.features, columns.ahead = rows, 0
-    for pair in range(task.pairs):
-        weighted.left = scratch.weights + pair * rows
-        multiply_columns(&weighted, 0, 1, 0, size)
-        j = 0
-        for g in range(groups):
-            n = (size - j) // (groups - g)
-            columns.count = j + n
-            multiply_tile(scratch, &columns, scratch.x + j * rows, n)
-            for i in range(j + n):
-                for c in range(max(0, i - j), n):
-                    sums[i * (2 * size - i - 1) // 2 + j + c] += scratch.result[i * n + c]
-            j += n
-        sums += size * (size + 1) // 2
+    for g in range(groups):
+        n = (size - j) // (groups - g)
+        columns.count = j + n
+        multiply_tile(scratch, &columns, scratch.x + j * rows, n)
+        for i in range(j + n):
+            for c in range(max(0, i - j), n):
+                sums[i * (2 * size - i - 1) // 2 + j + c] += scratch.result[i * n + c]
+        j += n
+
+
+cdef void add_pair_by_pair(const Expansion* task, ExpansionScratch* scratch, double* sums) noexcept nogil:
+    """The same without products of elements: for few pairs."""
+    cdef Py_ssize_t classes = task.batch.logits.n, k, pair
+    cdef TilePart weights
+    weights.left, weights.right = scratch.weighted, scratch.p
+    weights.out, weights.length = scratch.weights, task.tile_rows
+    for k in range(classes - 1):
+        multiply_columns(&weights, k, k + 1, 1, classes)
+        for pair in range(classes - 1 - k):
+            add_pair_of_classes(task, scratch, scratch.weights + pair * task.tile_rows, sums)
+            sums += task.size * (task.size + 1) // 2
 
 
 cdef void put_tile_logits(const Expansion* task, ExpansionScratch* scratch, DenseRows columns) noexcept nogil:
