@@ -47,7 +47,7 @@ class ConvergenceWarning(UserWarning):
     """
 
 
-def _advice(result: Result, dtype: np.dtype[Any]) -> str:
+def advise(result: Result, dtype: np.dtype[Any]) -> str:
     """What a user can do about a fit that has not converged."""
     if result.reason == MAX_ITER:
         return "Raise max_iter or tol, or scale the features"
@@ -283,7 +283,7 @@ class LogisticRegression(LinearClassifier):
         solver = "the fit" if self.solver == "auto" else self.solver
         warnings.warn(
             f"{solver} failed to converge: it stopped after {result.iterations} iterations with gradient norm "
-            f"{result.grad_norm:.2g}, over tol={self.tol:g}: {result.message}. {_advice(result, dtype)}",
+            f"{result.grad_norm:.2g}, over tol={self.tol:g}: {result.message}. {advise(result, dtype)}",
             shared(ConvergenceWarning),
             stacklevel=4,
         )
