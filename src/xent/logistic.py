@@ -14,7 +14,8 @@ from xent._estimator import persistence
 from xent._estimator.checkpoint import Checkpoint
 from xent._estimator.features import MatrixLike, check_features, check_no_stored_index
 from xent._estimator.labels import encode_target, find_classes, find_stream_classes
-from xent._estimator.parameters import check_parameters
+from xent._estimator.parameters import UNSET, check_parameters, penalty_strength
+from xent._estimator.parameters import Penalty as PenaltyName
 from xent._estimator.partitions import FitData
 from xent._estimator.prediction import LinearClassifier, NotFittedError
 from xent._estimator.progress import Callback, Recorder, show_progress
@@ -64,38 +65,48 @@ def _noise(dtype: np.dtype[Any]) -> float:
 class LogisticRegression(LinearClassifier):
     """Multinomial logistic regression, binary for two classes.
 
-    Minimises the mean cross-entropy plus abs(coef)^2 / (2 C n), which is scikit-learn's objective divided by C n, with
-    n the sum of the sample weights; the intercept is not penalised.
+    Minimises the mean cross-entropy plus (l1_ratio sum(abs(coef)) + (1 - l1_ratio) / 2 sum(coef^2)) / (C n), which is
+    scikit-learn's objective divided by C n, with n the sum of the sample weights; the intercept is not penalised.
 
     Parameters
     ----------
+    penalty : {"unset", "l1", "l2", "elasticnet", None}, default "unset"
+        An older way to choose the penalty: ``"l1"`` and ``"l2"`` stand for `l1_ratio` 1 and 0, ``"elasticnet"`` for the
+        given `l1_ratio`, None for ``C=inf``. ``"unset"`` leaves it to `C` and `l1_ratio`.
     C : float, default 1.0
         Inverse of the strength of the penalty; greater than 0. inf: no penalty.
-    penalty : {"l2", None}, default "l2"
-        None: no penalty.
+    l1_ratio : float, default 0.0
+        The share of L1 in the penalty, in [0, 1]: 0 is L2, 1 is L1, and what is between them is the elastic net.
+    dual : bool, default False
+        Accepted for compatibility, without effect.
+    tol : float, default 1e-4
+        The fit has converged when no element of the gradient of the objective is larger in absolute value; with L1,
+        no element of the smallest subgradient.
     fit_intercept : bool, default True
         Whether to add an intercept.
+    intercept_scaling : float, default 1
+        Accepted for compatibility, without effect: the intercept is not penalised.
     class_weight : dict, "balanced" or None, default None
         Weights of the classes, 1 for those that are not named; ``"balanced"`` weighs each class by
         n / (n_classes * its number of samples). A distribution counts toward each class by its probability.
-    tol : float, default 1e-4
-        The fit has converged when no element of the gradient of the objective is larger in absolute value.
+    random_state : int, RandomState or None, default None
+        Accepted for compatibility, without effect: nothing here is random.
+    solver : str, default "auto"
+        ``"auto"`` chooses by the number of features; for sparse rows with many features it starts with a few sweeps of
+        dual ascent, each of which counts as an iteration. ``"lbfgs"``: L-BFGS. ``"newton-cg"``: trust-region Newton
+        with conjugate gradients. Both are preconditioned, depending on the number of features. scikit-learn's other
+        names, ``"liblinear"``, ``"newton-cholesky"``, ``"sag"`` and ``"saga"``, mean ``"auto"``: every solver minimises
+        the same objective, with any penalty and any number of classes.
     max_iter : int, default 100
         Maximum number of iterations; a fit that needs more ends with a `ConvergenceWarning`.
-    solver : {"auto", "lbfgs", "newton-cg"}, default "auto"
-        ``"lbfgs"``: L-BFGS. ``"newton-cg"``: trust-region Newton with conjugate gradients. Both are preconditioned,
-        depending on the number of features. ``"auto"`` chooses by the number of features; for sparse rows with many
-        features it starts with a few sweeps of dual ascent, each of which counts as an iteration.
-    warm_start : bool, default False
-        Start the next fit from the present coefficients, if they are for the same classes and number of features.
-    random_state : int or None, default None
-        Accepted for compatibility: nothing here is random.
-    n_jobs : int or None, default None
-        The largest number of threads; None is :func:`get_num_threads`, -1 every CPU that the process may use, -2 all
-        but one, and so on (at least one).
     verbose : int, default 0
         If greater than 0, show the loss (the objective) and the gradient norm of each iteration: in a progress bar if
         tqdm is installed and there is a terminal or notebook to draw it in, else as text.
+    warm_start : bool, default False
+        Start the next fit from the present coefficients, if they are for the same classes and number of features.
+    n_jobs : int or None, default None
+        The largest number of threads; None is :func:`get_num_threads`, -1 every CPU that the process may use, -2 all
+        but one, and so on (at least one).
 
     Attributes
     ----------
@@ -161,30 +172,36 @@ class LogisticRegression(LinearClassifier):
 
     def __init__(
         self,
-        C: float = 1.0,
+        penalty: PenaltyName = UNSET,
         *,
-        penalty: Literal["l2"] | None = "l2",
-        fit_intercept: bool = True,
-        class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+        C: float = 1.0,
+        l1_ratio: float | None = 0.0,
+        dual: bool = False,
         tol: float = 1e-4,
+        fit_intercept: bool = True,
+        intercept_scaling: float = 1,
+        class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+        random_state: Any = None,
+        solver: str = "auto",
         max_iter: int = 100,
-        solver: Literal["auto", "lbfgs", "newton-cg"] = "auto",
-        warm_start: bool = False,
-        random_state: int | None = None,
-        n_jobs: int | None = None,
         verbose: int = 0,
+        warm_start: bool = False,
+        n_jobs: int | None = None,
     ) -> None:
-        self.C = C
         self.penalty = penalty
-        self.fit_intercept = fit_intercept
-        self.class_weight = class_weight
+        self.C = C
+        self.l1_ratio = l1_ratio
+        self.dual = dual
         self.tol = tol
-        self.max_iter = max_iter
-        self.solver = solver
-        self.warm_start = warm_start
+        self.fit_intercept = fit_intercept
+        self.intercept_scaling = intercept_scaling
+        self.class_weight = class_weight
         self.random_state = random_state
-        self.n_jobs = n_jobs
+        self.solver = solver
+        self.max_iter = max_iter
         self.verbose = verbose
+        self.warm_start = warm_start
+        self.n_jobs = n_jobs
 
     def fit(
         self,
@@ -271,7 +288,7 @@ class LogisticRegression(LinearClassifier):
         if penalty == NO_PENALTY and data.are_separated(self.coef_, self.intercept_):
             warnings.warn(
                 "the classes are linearly separable: without a penalty the objective has no minimum, and the size of "
-                "the coefficients depends only on tol and max_iter. Set C to a finite number, with penalty='l2'",
+                "the coefficients depends only on tol and max_iter. Set C to a finite number",
                 shared(ConvergenceWarning),
                 stacklevel=3,
             )
@@ -302,7 +319,7 @@ class LogisticRegression(LinearClassifier):
         After `fit`, the stream continues from its coefficients, as if the rows of that fit had been like those of the
         first batch.
 
-        Parameters may be changed between calls. A new `C` or `penalty` applies to earlier batches as well, as far as
+        Parameters may be changed between calls. A new `C` applies to earlier batches as well, as far as
         the quadratic represents them; the other parameters apply to later batches only.
 
         Parameters
@@ -460,7 +477,10 @@ class LogisticRegression(LinearClassifier):
 
     def _penalty(self, weight: float = 1.0) -> Penalty:
         """The penalty on a mean over rows of this weight, or on the sum over rows."""
-        return NO_PENALTY if self.penalty is None else L2(1 / float(self.C) / weight)
+        strength, l1_ratio = penalty_strength(self)
+        if l1_ratio > 0:
+            raise NotImplementedError("L1")
+        return L2(strength / weight)
 
     def _coefficients(self) -> NDArray[np.float64]:
         """The coefficient matrix of the objective: the intercepts are its last column."""

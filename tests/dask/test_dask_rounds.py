@@ -85,7 +85,7 @@ def test_resuming_from_a_checkpoint(engine, tmp_path):
     assert seen[0].loss < np.log(CLASSES)
     local = xent.LogisticRegression(**TIGHT).fit(X, y)
     assert_same(model, local)
-    with pytest.raises(ValueError, match="is of another fit, which differs in C"):
+    with pytest.raises(ValueError, match="is of another fit, which differs in 1 / C"):
         xent.dask.LogisticRegression(C=3).fit(*data, checkpoint=path)
     path.write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="damaged"):

@@ -30,8 +30,15 @@ def test_parameters():
         ({"C": None}, TypeError, "C is None; it must be a real number"),
         ({"C": [1.0]}, TypeError, r"C is \[1.0\]; it must be a real number"),
         ({"C": 10**400}, ValueError, "C is larger than a float can be"),
-        ({"penalty": "l1"}, ValueError, "penalty is 'l1'; it must be 'l2' or None"),
-        ({"solver": "saga"}, ValueError, "solver is 'saga'; it must be one of 'auto', 'lbfgs'"),
+        ({"penalty": "l0"}, ValueError, "penalty is 'l0'; it must be one of 'l1', 'l2', 'elasticnet', None or 'unset'"),
+        ({"penalty": 1}, ValueError, "penalty is 1; it must be one of"),
+        ({"penalty": ["l2"]}, ValueError, r"penalty is \['l2'\]; it must be one of"),
+        ({"penalty": "elasticnet", "l1_ratio": None}, ValueError, "l1_ratio must be specified when penalty is elast"),
+        ({"l1_ratio": 1.5}, ValueError, r"l1_ratio is 1.5; it must be in \[0, 1\]"),
+        ({"l1_ratio": nan}, ValueError, r"l1_ratio is nan; it must be in \[0, 1\]"),
+        ({"l1_ratio": "half"}, TypeError, "l1_ratio is 'half'; it must be a real number"),
+        ({"intercept_scaling": 0}, ValueError, "intercept_scaling is 0; it must be greater than 0 and finite"),
+        ({"solver": "adam"}, ValueError, "solver is 'adam'; it must be one of 'auto', 'lbfgs', 'liblinear'"),
         ({"tol": 0}, ValueError, "tol is 0"),
         ({"max_iter": -1}, ValueError, "max_iter is -1"),
         ({"max_iter": 1.5}, TypeError, "max_iter is 1.5; it must be an integer"),
@@ -47,6 +54,45 @@ def test_parameters():
 def test_bad_parameters(parameters, error, message):
     with pytest.raises(error, match=f"^{message}"):
         xent.LogisticRegression(**parameters).fit(FEATURES, CLASSES)
+
+
+@pytest.mark.parametrize("solver", ["auto", "lbfgs", "liblinear", "newton-cg", "newton-cholesky", "sag", "saga"])
+def test_every_solver_has_the_same_minimum(solver):
+    model = xent.LogisticRegression(solver=solver, tol=1e-8, dual=True, intercept_scaling=9.0, random_state=1)
+    want = xent.LogisticRegression(tol=1e-8).fit(FEATURES, CLASSES)
+    np.testing.assert_allclose(model.fit(FEATURES, CLASSES).coef_, want.coef_, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"penalty": None}, {"C": inf}),
+        ({"penalty": None, "l1_ratio": 0.5}, {"C": inf}),
+        ({"penalty": "l2", "C": 0.1}, {"C": 0.1}),
+        ({"penalty": "elasticnet", "l1_ratio": 0, "C": 0.1}, {"C": 0.1}),
+        ({"penalty": "deprecated", "C": 0.1}, {"C": 0.1}),      # what scikit-learn's get_params returns
+        ({"l1_ratio": None}, {}),
+    ],
+)
+def test_two_ways_to_say_the_penalty(old, new):
+    overlapping = [0, 1, 0, 1, 1, 0, 0, 1]
+    X = np.repeat(FEATURES, 2, axis=0)
+    fits = [xent.LogisticRegression(tol=1e-8, **given).fit(X, overlapping) for given in (old, new)]
+    np.testing.assert_array_equal(fits[0].coef_, fits[1].coef_)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"penalty": None, "C": 2.0}, "Setting penalty=None will ignore the C and l1_ratio parameters"),
+        ({"penalty": "l2", "l1_ratio": 0.5}, "Inconsistent values: penalty=l2 with l1_ratio=0.5, which has no"),
+    ],
+)
+def test_contradictions_are_warned_of(parameters, message):
+    X = np.repeat(FEATURES, 2, axis=0)
+    with pytest.warns(UserWarning, match=message) as caught:
+        xent.LogisticRegression(**parameters).fit(X, [0, 1, 0, 1, 1, 0, 0, 1])
+    assert caught[0].filename == __file__
 
 
 @pytest.mark.parametrize(

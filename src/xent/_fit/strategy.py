@@ -14,7 +14,7 @@ from xent._fit.objective import Objective
 from xent._fit.solver import Progress, Result, Settings
 from xent._fit.types import Vector
 
-SOLVERS = ("auto", "lbfgs", "newton-cg")
+SOLVERS = ("auto", "lbfgs", "liblinear", "newton-cg", "newton-cholesky", "sag", "saga")     # "auto", if not below
 
 PATIENCE = 60           # iterations of L-BFGS with a good preconditioner
 FORCING_NEAR = 0.1      # of Newton-CG near the minimum: few steps are left, each with a few more Hessian products

@@ -22,7 +22,7 @@ import xent.logistic
 from xent._calls.scalars import check_integer, check_positive_integer
 from xent._estimator.checkpoint import Checkpoint
 from xent._estimator.labels import check_classes
-from xent._estimator.parameters import check_parameters
+from xent._estimator.parameters import check_parameters, penalty_strength
 from xent._estimator.partitions import FitData
 from xent._estimator.progress import Callback
 from xent._estimator.sklearn_protocol import DataConversionWarning, shared
@@ -134,7 +134,8 @@ class LogisticRegression(xent.logistic.LogisticRegression):
         check_positive_integer("checkpoint_every", checkpoint_every)
         state = None
         if checkpoint is not None:
-            problem = {"C": float(self.C), "penalty": self.penalty, "fit_intercept": bool(self.fit_intercept)}
+            strength, l1_ratio = penalty_strength(self)
+            problem = {"1 / C": strength, "l1_ratio": l1_ratio, "fit_intercept": bool(self.fit_intercept)}
             state = Checkpoint(checkpoint, checkpoint_every, problem)
         if not is_partitioned(X):
             if classes is not None:
