@@ -1,0 +1,200 @@
+"""The minimum of scikit-learn's objective, found by xent where that is the same minimum.
+
+The two functions here stand in for functions of ``sklearn.linear_model._logistic``, which `LogisticRegression.fit` and
+`LogisticRegressionCV.fit` call with arguments that they have checked. The arguments are read by name: each version of
+scikit-learn has others.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import numbers
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import _logistic
+
+from xent._estimator.features import check_features
+from xent._estimator.partitions import FitData
+from xent._estimator.weights import check_total_weight, to_row_weights
+from xent._fit.row_sums import RowSums
+from xent._fit.solver import Result
+from xent.logistic import LogisticRegression
+
+Array = NDArray[Any]
+Arguments = Mapping[str, Any]
+
+logger = logging.getLogger("xent.sklearn")
+
+scikit_learn_path = _logistic._logistic_regression_path
+scikit_learn_liblinear = _logistic._fit_liblinear
+
+# What scikit-learn says if max_iter is reached: scripts look for these words.
+_NOT_CONVERGED = {
+    "lbfgs": "lbfgs failed to converge after {} iterations",
+    "liblinear": "Liblinear failed to converge, increase the number of iterations.",
+    "newton-cg": "newton-cg failed to converge after {} iterations. Increase the number of iterations.",
+    "newton-cholesky": "Newton solver did not converge after {} iterations",
+    "sag": "The max_iter was reached which means the coef_ did not converge",
+    "saga": "The max_iter was reached which means the coef_ did not converge",
+}
+
+
+class NotOffered(Exception):
+    """Why scikit-learn has to do it."""
+
+
+class _Rows(NamedTuple):
+    """The rows of a fit."""
+
+    X: Any
+    target: NDArray[np.int64]       # the index of each row's class
+    weight: NDArray[np.float64]
+    n_classes: int
+
+
+class _Model(LogisticRegression):
+    """xent's estimator, which leaves the warnings to its caller."""
+
+    def _warn_not_converged(self, result: Result, dtype: np.dtype[Any]) -> None:
+        pass
+
+
+def fit_path(*args: Any, **options: Any) -> Any:
+    """Stands in for `_logistic_regression_path`: coefficients for each C, from those of the C before."""
+    arguments = _bind(scikit_learn_path, args, options)
+    if arguments["solver"] == "liblinear":
+        return scikit_learn_path(*args, **options)      # which calls `fit_liblinear`
+    try:
+        return _fit_path(arguments)
+    except (NotOffered, TypeError, ValueError) as reason:
+        name = type(arguments.get("estimator") or _logistic.LogisticRegression()).__name__
+        logger.info("%s is fitted by scikit-learn: %s", name, reason)
+    return scikit_learn_path(*args, **options)
+
+
+def fit_liblinear(*args: Any, **options: Any) -> Any:
+    """Stands in for `_fit_liblinear`."""
+    arguments = _bind(scikit_learn_liblinear, args, options)
+    try:
+        return _fit_liblinear(arguments)
+    except (NotOffered, TypeError, ValueError) as reason:
+        logger.info("LogisticRegression is fitted by scikit-learn: %s", reason)
+    return scikit_learn_liblinear(*args, **options)
+
+
+def _bind(function: Any, args: tuple[Any, ...], options: Arguments) -> Arguments:
+    bound = inspect.signature(function).bind(*args, **options)
+    bound.apply_defaults()
+    return bound.arguments
+
+
+def _fit_path(arguments: Arguments) -> tuple[Array, Array, NDArray[np.int32]]:
+    if hasattr(arguments.get("estimator"), "_skl_callbacks"):
+        raise NotOffered("it has callbacks, which scikit-learn's solver calls")
+    X = _check_matrix(arguments["X"])
+    classes = np.asarray(arguments.get("classes", np.unique(arguments["y"])))
+    rows = _read_rows(arguments, X, classes)
+    Cs = arguments["Cs"]
+    Cs = np.logspace(-4, 4, Cs) if isinstance(Cs, numbers.Integral) else np.asarray(Cs)
+    model = _make_model(arguments)
+    _set_start(model, arguments["coef"], rows)
+    coefs, n_iter = [], np.zeros(len(Cs), np.int32)
+    for i, C in enumerate(Cs):
+        model.C = float(C)
+        n_iter[i] = _fit(model, rows, arguments)
+        coef = np.column_stack([model.coef_, model.intercept_]) if model.fit_intercept else model.coef_
+        coefs.append(coef[0] if rows.n_classes == 2 else coef)
+    return np.array(coefs), Cs, n_iter
+
+
+def _fit_liblinear(arguments: Arguments) -> tuple[Array, float, NDArray[np.int32]]:
+    if arguments["fit_intercept"]:
+        raise NotOffered("liblinear penalises the intercept")
+    classes = np.unique(arguments["y"])
+    if len(classes) != 2:
+        raise NotOffered(f"liblinear is for 2 classes, not {len(classes)}")
+    rows = _read_rows(arguments, _check_matrix(arguments["X"]), classes)
+    model = _make_model({**arguments, "solver": "liblinear"})
+    model.C = float(arguments["C"])
+    n_iter = _fit(model, rows, {**arguments, "solver": "liblinear"})
+    return model.coef_.astype(np.float64, copy=False), 0.0, np.array([n_iter], np.int32)
+
+
+def _check_matrix(X: Any) -> Any:
+    if not (isinstance(X, np.ndarray) or sparse.issparse(X)):
+        raise NotOffered(f"X is a {type(X).__name__}, not an array of NumPy or a sparse matrix of SciPy")
+    return check_features("X", X).matrix
+
+
+def _read_rows(arguments: Arguments, X: Any, classes: Array) -> _Rows:
+    """Classes become indices, and class weights factors of the weights."""
+    y, sample_weight, class_weight = arguments["y"], arguments["sample_weight"], arguments["class_weight"]
+    rest = arguments.get("multi_class") == "ovr" and arguments.get("pos_class") is not None
+    if rest and len(classes) > 2 and class_weight is not None:
+        raise NotOffered("class_weight of one class against the rest")
+    if arguments.get("multi_class") == "multinomial" and len(classes) == 2:
+        raise NotOffered("multi_class='multinomial' with two classes penalises the coefficients of both")
+    weight = to_row_weights(sample_weight, X.shape[0])
+    target = _logistic.LabelEncoder().fit(classes).transform(y)
+    if class_weight is not None:
+        factors = _logistic.compute_class_weight(class_weight, classes=classes, y=y, sample_weight=sample_weight)
+        weight *= factors[target]
+    check_total_weight(float(weight.sum()))
+    if rest:
+        return _Rows(X, (y == arguments["pos_class"]).astype(np.int64), weight, 2)
+    return _Rows(X, target.astype(np.int64), weight, len(classes))
+
+
+def _make_model(arguments: Arguments) -> _Model:
+    l1_ratio = {"l1": 1.0, "elasticnet": arguments.get("l1_ratio")}.get(arguments["penalty"], 0.0)
+    if l1_ratio:
+        raise NotOffered("an L1 penalty")
+    return _Model(
+        l1_ratio=l1_ratio,
+        tol=arguments["tol"],
+        fit_intercept=arguments["fit_intercept"],
+        max_iter=arguments["max_iter"],
+        verbose=max(0, arguments["verbose"]),
+        warm_start=True,
+    )
+
+
+def _set_start(model: _Model, coef: Array | None, rows: _Rows) -> None:
+    """The coefficients to start from; scikit-learn's have the intercepts as the last column."""
+    if coef is None:
+        return
+    n_coef_rows, n_features = (1 if rows.n_classes == 2 else rows.n_classes), rows.X.shape[1]
+    coef = np.atleast_2d(coef)
+    if coef.shape != (n_coef_rows, n_features + bool(model.fit_intercept)):
+        raise NotOffered(f"coefficients to start from of shape {coef.shape}")
+    model.classes_ = np.arange(rows.n_classes)
+    model.coef_ = coef[:, :n_features]
+    model.intercept_ = coef[:, -1] if model.fit_intercept else np.zeros(n_coef_rows)
+
+
+def _fit(model: _Model, rows: _Rows, arguments: Arguments) -> int:
+    """Fit, and return the number of iterations; warn if it has not converged, as scikit-learn's solver would."""
+    sums = RowSums(rows.X, rows.target, rows.n_classes, rows.weight)
+    weight, dtype = float(rows.weight.sum()), rows.X.dtype
+    start = (model.coef_, model.intercept_) if hasattr(model, "coef_") else None
+    model._fit(FitData(sums, np.arange(rows.n_classes), weight, dtype, None, lambda coef, intercept: False), None)
+    n_iter = int(model.n_iter_[0])
+    if n_iter == 0 and start is not None:
+        model.coef_, model.intercept_ = start       # the same bits: not even rounded by centring
+    logger.debug("LogisticRegression is fitted by xent: %d iterations, gradient %g", n_iter, model.grad_norm_)
+    if n_iter >= model.max_iter and not model.converged_:
+        message = _NOT_CONVERGED[arguments["solver"]].format(n_iter)
+        warnings.warn(
+            f"{message} (xent, gradient norm {model.grad_norm_:.2g}, tol={model.tol:g}): raise max_iter or tol, or "
+            "scale the features",
+            ConvergenceWarning,
+            stacklevel=4,       # in scikit-learn's module, by whose name warnings are filtered
+        )
+    return n_iter
