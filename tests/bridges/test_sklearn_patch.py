@@ -34,6 +34,12 @@ import xent.sklearn  # noqa: E402
 from xent.sklearn import _measuring, _patching  # noqa: E402
 from xent.sklearn.__main__ import main  # noqa: E402
 
+# What older versions of scikit-learn say of the parameters, or of newer versions of SciPy.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Setting penalty=None will ignore:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*L-BFGS-B:DeprecationWarning"),
+]
+
 
 @pytest.fixture(autouse=True)
 def messages(caplog):
@@ -123,7 +129,7 @@ def test_warm_start(digits):
 def test_warnings_are_those_of_scikit_learn(digits, solver):
     with pytest.warns(ConvergenceWarning) as caught:
         LogisticRegression(solver=solver, max_iter=1, tol=1e-9).fit(*digits)
-    assert caught[0].filename.endswith("_logistic.py")      # so that filters for scikit-learn's modules apply
+    assert "sklearn" in Path(caught[0].filename).parts      # so that filters for scikit-learn's modules apply
     words = re.match(r"\w+(-\w+)?", str(caught[0].message))[0]
     with pytest.warns(ConvergenceWarning, match=words):
         outside(LogisticRegression(solver=solver, max_iter=1, tol=1e-9).fit, *digits)
@@ -133,15 +139,15 @@ def test_no_warning_where_scikit_learn_gives_none(digits, recwarn):
     X, y = digits
     LogisticRegression(tol=1e-15, max_iter=1000).fit(X, y)          # as far as rounding allows
     LogisticRegression(C=np.inf, max_iter=1000).fit(X, y)           # separable
-    assert [str(w.message) for w in recwarn] == []
+    assert [str(w.message) for w in recwarn if "penalty=None" not in str(w.message)] == []
 
 
 def test_errors_are_those_of_scikit_learn(digits):
     X, y = digits
     with pytest.raises(ValueError, match="'solver' parameter of LogisticRegression must be a str among"):
         LogisticRegression(solver="auto").fit(X, y)
-    with pytest.raises(ValueError, match="does not support multiclass"):
-        LogisticRegression(solver="liblinear").fit(X, y)
+    with pytest.raises(ValueError, match="supports only dual=False"):
+        LogisticRegression(dual=True).fit(X, y)
     with pytest.raises(ValueError, match="Input X contains NaN"):
         LogisticRegression().fit(np.full_like(X, np.nan), y)
 

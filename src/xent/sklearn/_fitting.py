@@ -34,6 +34,8 @@ logger = logging.getLogger("xent.sklearn")
 
 scikit_learn_path = _logistic._logistic_regression_path
 scikit_learn_liblinear = _logistic._fit_liblinear
+_PATH, _LIBLINEAR = inspect.signature(scikit_learn_path), inspect.signature(scikit_learn_liblinear)
+_KNOWS_SAMPLE_WEIGHT = "sample_weight" in inspect.signature(_logistic.compute_class_weight).parameters     # since 1.7
 
 # What scikit-learn says if max_iter is reached: scripts look for these words.
 _NOT_CONVERGED = {
@@ -68,7 +70,7 @@ class _Model(LogisticRegression):
 
 def fit_path(*args: Any, **options: Any) -> Any:
     """Stands in for `_logistic_regression_path`: coefficients for each C, from those of the C before."""
-    arguments = _bind(scikit_learn_path, args, options)
+    arguments = _bind(_PATH, args, options)
     if arguments["solver"] == "liblinear":
         return scikit_learn_path(*args, **options)      # which calls `fit_liblinear`
     try:
@@ -81,7 +83,7 @@ def fit_path(*args: Any, **options: Any) -> Any:
 
 def fit_liblinear(*args: Any, **options: Any) -> Any:
     """Stands in for `_fit_liblinear`."""
-    arguments = _bind(scikit_learn_liblinear, args, options)
+    arguments = _bind(_LIBLINEAR, args, options)
     try:
         return _fit_liblinear(arguments)
     except (NotOffered, TypeError, ValueError) as reason:
@@ -89,8 +91,8 @@ def fit_liblinear(*args: Any, **options: Any) -> Any:
     return scikit_learn_liblinear(*args, **options)
 
 
-def _bind(function: Any, args: tuple[Any, ...], options: Arguments) -> Arguments:
-    bound = inspect.signature(function).bind(*args, **options)
+def _bind(signature: inspect.Signature, args: tuple[Any, ...], options: Arguments) -> Arguments:
+    bound = signature.bind(*args, **options)
     bound.apply_defaults()
     return bound.arguments
 
@@ -142,14 +144,24 @@ def _read_rows(arguments: Arguments, X: Any, classes: Array) -> _Rows:
     if arguments.get("multi_class") == "multinomial" and len(classes) == 2:
         raise NotOffered("multi_class='multinomial' with two classes penalises the coefficients of both")
     weight = to_row_weights(sample_weight, X.shape[0])
-    target = _logistic.LabelEncoder().fit(classes).transform(y)
+    target = _find_indices(y, classes)
     if class_weight is not None:
-        factors = _logistic.compute_class_weight(class_weight, classes=classes, y=y, sample_weight=sample_weight)
-        weight *= factors[target]
+        weighted = {"sample_weight": sample_weight} if _KNOWS_SAMPLE_WEIGHT else {}
+        weight *= _logistic.compute_class_weight(class_weight, classes=classes, y=y, **weighted)[target]
     check_total_weight(float(weight.sum()))
     if rest:
         return _Rows(X, (y == arguments["pos_class"]).astype(np.int64), weight, 2)
-    return _Rows(X, target.astype(np.int64), weight, len(classes))
+    return _Rows(X, target, weight, len(classes))
+
+
+def _find_indices(y: Array, classes: Array) -> NDArray[np.int64]:
+    """The index of each label among the classes, which are sorted."""
+    if len(classes) == 2:
+        return (y == classes[1]).astype(np.int64)
+    target = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
+    if (classes[target] != y).any():
+        raise NotOffered("y has a label that is not one of the classes")
+    return target.astype(np.int64, copy=False)
 
 
 def _make_model(arguments: Arguments) -> _Model:
