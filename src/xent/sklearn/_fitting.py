@@ -156,12 +156,14 @@ def _read_rows(arguments: Arguments, X: Any, classes: Array) -> _Rows:
 
 def _find_indices(y: Array, classes: Array) -> NDArray[np.int64]:
     """The index of each label among the classes, which are sorted."""
+    places: NDArray[np.int64]
     if len(classes) == 2:
-        return (y == classes[1]).astype(np.int64)
-    target = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
-    if (classes[target] != y).any():
+        places = (y == classes[1]).astype(np.int64)
+        return places
+    places = np.searchsorted(classes, y).astype(np.int64, copy=False)
+    if (classes[np.minimum(places, len(classes) - 1)] != y).any():
         raise NotOffered("y has a label that is not one of the classes")
-    return target.astype(np.int64, copy=False)
+    return places
 
 
 def _make_model(arguments: Arguments) -> _Model:
