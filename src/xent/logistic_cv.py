@@ -19,7 +19,7 @@ from xent._estimator.prediction import LinearClassifier
 from xent._estimator.scoring import HeldOut, Scorer, find_scorer, score_path
 from xent._estimator.sklearn_protocol import shared
 from xent._estimator.weights import apply_class_weight, to_row_weights
-from xent._fit.path import Path, Problem, fit_path
+from xent._fit.path import Path, Problem, fit_paths
 from xent._fit.row_sums import RowSums
 from xent._fit.solver import Result, Settings
 from xent._fit.strategy import SOLVERS, minimise
@@ -207,11 +207,11 @@ class LogisticRegressionCV(LinearClassifier):
         problem = self._problem(data, Cs)
         settings = Settings(self.tol, self.max_iter, float(np.finfo(data.X.dtype).eps))
         weights = None if sample_weight is None else data.sample_weight
-        paths, scores = [], np.empty((len(data.folds), len(l1_ratios), len(Cs)))
+        scores = np.empty((len(data.folds), len(l1_ratios), len(Cs)))
         with np.errstate(all="ignore"):     # overflow leads to a result that has not converged
-            for i, fold in enumerate(data.folds):
-                paths.append(fit_path(problem, fold.count_train(data.X.shape[0]), settings))
-                scores[i, 0] = self._score_fold(scorer, data, fold, paths[-1].coefficients, weights)
+            paths = fit_paths(problem, [fold.count_train(data.X.shape[0]) for fold in data.folds], settings)
+            for i, (fold, path) in enumerate(zip(data.folds, paths, strict=True)):
+                scores[i, 0] = self._score_fold(scorer, data, fold, path.coefficients, weights)
             if self.verbose:
                 show_scores(Cs, l1_ratios, scores)
             refitted = self._refit(problem, paths, scores, settings) if self.refit else None
@@ -325,9 +325,8 @@ class LogisticRegressionCV(LinearClassifier):
                 vars(self).pop(name, None)
         else:
             best = [find_best(scores)]
-            n_coef_rows, n_columns = coefficients.shape[-2:]
-            order = "C" if isinstance(data.X, np.ndarray) else "F"
-            matrix = refitted.x.reshape((n_coef_rows, n_columns), order=order)
+            shape = coefficients.shape[-2:]
+            matrix = refitted.x.reshape(shape, order="C" if isinstance(data.X, np.ndarray) else "F")
             self.objective_, self.grad_norm_, self.converged_ = refitted.loss, refitted.grad_norm, refitted.converged
         self.Cs_, self.l1_ratios_ = grid
         self.C_ = float(np.mean([self.Cs_[c] for _, c in best]))

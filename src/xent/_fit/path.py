@@ -1,22 +1,34 @@
 """Fits of several folds at several strengths of the penalty, the strongest first.
 
-A fold is a vector of weights, so no row is copied. A fit starts where the fit of the same fold with the next stronger
-penalty ended.
+A fold is a vector of weights, so no row is copied. Its fit starts from those with stronger penalties, and sees none of
+the rows that the fold leaves out: from the coefficients of all rows a fit would need fewer steps, but with a lenient
+tolerance it would stop before it had forgotten the rows that it is scored on.
+
+With L2 penalties and not too many features, all folds take their steps of L-BFGS together (`fit_together`): one pass
+over the rows for all of them, and one estimate of the curvature, of the mean of the folds, for their preconditioners.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from xent._fit import preconditioners
+from xent._fit.fold_sums import FoldSums
+from xent._fit.lbfgs import Evaluation, choose_memory, lbfgs_steps
 from xent._fit.objective import Objective
 from xent._fit.penalties import L2, Penalty
 from xent._fit.row_sums import RowSums
-from xent._fit.solver import Result, Settings
-from xent._fit.strategy import minimise
+from xent._fit.solver import Operator, Result, Settings
+from xent._fit.strategy import PATIENCE, minimise
 from xent._fit.types import Matrix, Vector
+
+MAX_TOGETHER = 1 << 9       # rows of coefficients of the folds that are fitted together
+MEMORY = 30                 # steps that L-BFGS remembers
+RENEWALS = frozenset([0, *(3 << k for k in range(40))])     # iterations that begin with another preconditioner
 
 
 class Problem(NamedTuple):
@@ -43,6 +55,11 @@ class Problem(NamedTuple):
     def objective(self, sums: RowSums, strength: float) -> Objective:
         return Objective(sums, make_penalty(strength / sums.weight), self.fit_intercept)
 
+    @property
+    def order(self) -> list[int]:
+        """The places of the strengths, the strongest first."""
+        return sorted(range(len(self.strengths)), key=lambda i: -self.strengths[i])
+
 
 class Path(NamedTuple):
     """The fits of one fold, in the order of the strengths."""
@@ -55,14 +72,160 @@ def make_penalty(strength: float) -> Penalty:
     return L2(strength)
 
 
-def fit_path(problem: Problem, counts: Vector, settings: Settings) -> Path:
-    """Fit one fold, whose rows count that often, with every penalty."""
+def fit_paths(problem: Problem, counts: Sequence[Vector], settings: Settings) -> list[Path]:
+    """Fit folds with every penalty.
+
+    Parameters
+    ----------
+    problem : Problem
+    counts : sequence of ndarray of shape (n,)
+        How often each row is in a fold.
+    settings : Settings
+    """
+    probe = problem.make_sums(problem.weight)
+    shape = probe.n_coef_rows, probe.n_features + 1
+    if problem.solver != "auto" or preconditioners.choose_kind(shape) == preconditioners.DIAGONAL:
+        return [fit_alone(problem, of_fold, settings) for of_fold in counts]
+    size = max(1, MAX_TOGETHER // shape[0])
+    return [
+        path
+        for start in range(0, len(counts), size)
+        for path in fit_together(problem, counts[start : start + size], settings)
+    ]
+
+
+def fit_alone(problem: Problem, counts: Vector, settings: Settings) -> Path:
+    """Fit one fold with every penalty."""
     sums = problem.make_sums(problem.weight * counts)
-    coefficients: Matrix = np.zeros((len(problem.strengths), sums.n_coef_rows, sums.n_features + 1))
+    track = _Track(problem, sums)
+    for i in problem.order:
+        objective, start = track.next(i)
+        track.keep(i, minimise(objective, start, settings, problem.solver))
+    return track.path()
+
+
+def fit_together(problem: Problem, counts: Sequence[Vector], settings: Settings) -> list[Path]:
+    """The same for several folds, step by step for all of them."""
+    sums = FoldSums(problem.make_sums, problem.weight * np.stack(counts))
+    tracks = [_Track(problem, of_fold) for of_fold in sums.folds]
+    shared = _SharedCurvature(problem, problem.make_sums(problem.weight * np.mean(counts, axis=0)))
+    narrow = preconditioners.choose_kind(tracks[0].shape) == preconditioners.BLOCKS
+    first = settings._replace(max_iter=min(PATIENCE, settings.max_iter)) if narrow else settings
+    for i in problem.order:
+        objectives, starts = zip(*(track.next(i) for track in tracks), strict=True)
+        shared.begin(problem.strengths[i])
+        steps = [
+            lbfgs_steps(
+                objective.centred(start), first, preconditioner_at=shared.of_fold(), renewals=RENEWALS,
+                memory=choose_memory(start.size, MEMORY),
+            )
+            for objective, start in zip(objectives, starts, strict=True)
+        ]  # fmt: skip
+        for track, objective, result in zip(tracks, objectives, _run(steps, objectives, sums), strict=True):
+            track.keep(i, _finish(objective, result, settings))
+    return [track.path() for track in tracks]
+
+
+def _run(
+    steps: Sequence[Generator[Vector, Evaluation, Result]], objectives: Sequence[Objective], sums: FoldSums
+) -> list[Result]:
+    """Run solvers that are generators side by side: what they ask for is computed in one pass."""
     results: dict[int, Result] = {}
-    matrix: Matrix = np.zeros(coefficients.shape[1:])
-    for i in sorted(range(len(problem.strengths)), key=lambda i: -problem.strengths[i]):
-        objective = problem.objective(sums, problem.strengths[i])
-        results[i] = minimise(objective, objective.to_vector(matrix), settings, problem.solver)
-        matrix = coefficients[i] = objective.to_matrix(results[i].x)
-    return Path(coefficients, [results[i] for i in range(len(results))])
+    points = {i: next(of_fold) for i, of_fold in enumerate(steps)}
+    while points:
+        folds = list(points)
+        matrices = [objectives[i].to_matrix(points[i]) for i in folds]
+        for i, found in zip(folds, sums.loss_gradients(folds, matrices), strict=True):
+            try:
+                points[i] = steps[i].send(objectives[i].complete(points[i], *found))
+            except StopIteration as stop:
+                results[i] = stop.value
+                del points[i]
+    return [results[i] for i in range(len(steps))]
+
+
+def _finish(objective: Objective, first: Result, settings: Settings) -> Result:
+    """Newton-CG, if L-BFGS stopped short of tol."""
+    left = settings.max_iter - first.iterations
+    if first.converged or left <= 0:
+        return first
+    second = minimise(objective, first.x, settings._replace(max_iter=left), "newton-cg")
+    better = second if second.converged or second.loss < first.loss else first
+    return better._replace(iterations=first.iterations + second.iterations, reason=second.reason)
+
+
+class _Track:
+    """The fits of one fold so far."""
+
+    def __init__(self, problem: Problem, sums: RowSums) -> None:
+        self.problem = problem
+        self.sums = sums
+        self.shape = sums.n_coef_rows, sums.n_features + 1
+        self.coefficients: Matrix = np.zeros((len(problem.strengths), *self.shape))
+        self.results: dict[int, Result] = {}
+        self.done: list[int] = []       # places of the strengths
+
+    def next(self, i: int) -> tuple[Objective, Vector]:
+        """The objective with the strength at place i, and where its fit starts."""
+        objective = self.problem.objective(self.sums, self.problem.strengths[i])
+        start = self._start(i) if self.done else self.coefficients[i]
+        return objective, objective.to_vector(start)
+
+    def keep(self, i: int, result: Result) -> None:
+        self.results[i] = result
+        self.coefficients[i] = result.x.reshape(self.shape, order=self.sums.order)
+        self.done.append(i)
+
+    def path(self) -> Path:
+        return Path(self.coefficients, [self.results[i] for i in range(len(self.results))])
+
+    def _start(self, i: int) -> Matrix:
+        """The last coefficients; extrapolated along the logarithm of the strength if there are two."""
+        last = self.coefficients[self.done[-1]]
+        if len(self.done) < 2:
+            return last
+        strength, one, two = (self.problem.strengths[j] for j in (i, self.done[-1], self.done[-2]))
+        if not 0 < strength < one < two:
+            return last
+        factor = min(1.0, math.log(one / strength) / math.log(two / one))
+        extrapolated: Matrix = last + factor * (last - self.coefficients[self.done[-2]])
+        return extrapolated
+
+
+class _SharedCurvature:
+    """The curvature of the mean of the folds, for the preconditioners of all of them.
+
+    An estimate is made when a fold first asks for another one; the others get the same. At the beginning of the fits
+    with another penalty the last one serves.
+    """
+
+    def __init__(self, problem: Problem, sums: RowSums) -> None:
+        self.problem = problem
+        self.sums = sums
+        self.curvature: preconditioners.Curvature | None = None
+        self.made: list[Operator] = []      # preconditioners for the present penalty
+
+    def begin(self, strength: float) -> None:
+        """Begin the fits with another penalty."""
+        self.objective = self.problem.objective(self.sums, strength)
+        self.made = []
+
+    def of_fold(self) -> Callable[[Vector], Operator]:
+        """`preconditioner_at` of one fold."""
+        asked = 0
+
+        def preconditioner_at(x: Vector) -> Operator:
+            nonlocal asked
+            if asked == len(self.made):
+                self.made.append(self._make(x, asked > 0))
+            asked += 1
+            return self.made[asked - 1]
+
+        return preconditioner_at
+
+    def _make(self, x: Vector, fresh: bool) -> Operator:
+        objective = self.objective
+        if fresh or self.curvature is None:
+            self.curvature = None       # frees the old one before the new one is made
+            self.curvature = objective.curvature_at(x)
+        return objective.preconditioner(self.curvature)

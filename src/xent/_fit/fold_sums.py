@@ -1,0 +1,92 @@
+"""Sums over the same rows under the weights of several folds, in one pass.
+
+The coefficients of all folds are multiplied with a block of dense rows at once:
+
+    logits of a block = X [W_1; W_2; ...]'      (rows, n_folds, n_coef_rows)
+
+so that the rows are read once, and BLAS has matrices of enough columns. A row that a fold leaves out has weight 0 there.
+Sparse rows are multiplied for one fold after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from xent._calls.losses import cross_entropy
+from xent._calls.options import GivenOptions
+from xent._fit.row_pass import Rows, cut_rows
+from xent._fit.row_sums import RowSums
+from xent._fit.types import Array, Matrix, Vector
+
+
+class FoldSums:
+    """The losses and gradients of several folds.
+
+    Parameters
+    ----------
+    make_sums : callable
+        The sums over all rows, from a vector of their weights.
+    weights : ndarray of shape (n_folds, n)
+        The weights of the rows in each fold.
+
+    Attributes
+    ----------
+    folds : list of RowSums
+        The sums of each fold by itself.
+    """
+
+    def __init__(self, make_sums: Callable[[Vector], RowSums], weights: Matrix) -> None:
+        self.folds = [make_sums(weight) for weight in weights]
+        self._weights = np.ascontiguousarray(weights.T)
+
+    def loss_gradients(self, folds: Sequence[int], matrices: Sequence[Matrix]) -> list[tuple[float, Matrix]]:
+        """The loss and the gradient of some folds, each at its own coefficients."""
+        rows = self.folds[0].rows
+        if rows.csr is not None or len(folds) == 1:
+            return [self.folds[i].loss_gradient(matrix) for i, matrix in zip(folds, matrices, strict=True)]
+        weights = self._weights if len(folds) == len(self.folds) else self._weights[:, list(folds)]
+        losses, gradients = _stacked_pass(rows, weights, np.stack(matrices))
+        return list(zip(losses.tolist(), gradients, strict=True))
+
+
+def _stacked_pass(rows: Rows, weights: Matrix, matrices: Matrix) -> tuple[Vector, Matrix]:
+    """The sums of all folds.
+
+    Parameters
+    ----------
+    rows : Rows
+        Dense.
+    weights : ndarray of shape (n, n_folds)
+    matrices : ndarray of shape (n_folds, n_coef_rows, n_features + 1)
+    """
+    n_folds, k, n_columns = matrices.shape
+    dtype, n_classes = rows.X.dtype, rows.n_classes
+    coef = matrices[:, :, :-1].reshape(-1, n_columns - 1).astype(dtype, copy=False)
+    intercept = matrices[:, :, -1].astype(dtype)
+    losses = np.zeros(n_folds)
+    gradients = np.zeros((n_folds * k, n_columns))
+    product = np.empty(coef.shape, dtype)
+    for block in cut_rows(rows.X, n_folds * k):
+        X = rows.X[block]
+        own = np.matmul(X, coef.T).reshape(len(X), n_folds, k)
+        own += intercept
+        logits = own if k == n_classes else np.stack([np.zeros_like(own[..., 0]), own[..., 0]], axis=-1)
+        losses += _replace_by_gradient(logits, rows.target[block], weights[block], rows.n_threads)
+        own = logits[..., -k:].reshape(len(X), n_folds * k)
+        gradients[:, :-1] += np.matmul(own.T, X, out=product)
+        gradients[:, -1] += own.sum(axis=0, dtype=np.float64)
+    return losses, gradients.reshape(matrices.shape)
+
+
+def _replace_by_gradient(logits: Array, target: Array, weights: Matrix, n_threads: int | None) -> Vector:
+    """Replace logits of shape (rows, n_folds, n_classes) by the gradients of the losses; return each fold's loss."""
+    n_folds, n_classes = logits.shape[1:]
+    flat = logits.reshape(-1, n_classes)
+    loss, _ = cross_entropy(
+        flat, np.repeat(target, n_folds, axis=0), GivenOptions(sample_weight=weights.ravel()), reduction="none",
+        grad_out=flat, n_threads=n_threads,
+    )  # fmt: skip
+    total: Vector = loss.reshape(-1, n_folds).sum(axis=0, dtype=np.float64)
+    return total
