@@ -16,9 +16,12 @@ import numpy as np
 
 from xent._calls.losses import cross_entropy
 from xent._calls.options import GivenOptions
-from xent._fit.row_pass import Rows, cut_rows
+from xent._fit.row_pass import Rows
 from xent._fit.row_sums import RowSums
+from xent._fit.subsample import MIN_BLOCK_ROWS
 from xent._fit.types import Array, Matrix, Vector
+
+BLOCK_ELEMENTS = 1 << 20        # of X and the logits: fewer, and the calls for each block take longer than its rows
 
 
 class FoldSums:
@@ -68,7 +71,9 @@ def _stacked_pass(rows: Rows, weights: Matrix, matrices: Matrix) -> tuple[Vector
     losses = np.zeros(n_folds)
     gradients = np.zeros((n_folds * k, n_columns))
     product = np.empty(coef.shape, dtype)
-    for block in cut_rows(rows.X, n_folds * k):
+    size = max(MIN_BLOCK_ROWS, BLOCK_ELEMENTS // (n_columns + n_folds * k))
+    for start in range(0, len(rows.X), size):
+        block = slice(start, start + size)
         X = rows.X[block]
         own = np.matmul(X, coef.T).reshape(len(X), n_folds, k)
         own += intercept

@@ -28,7 +28,7 @@ from xent._fit.types import Matrix, Vector
 
 MAX_TOGETHER = 1 << 9       # rows of coefficients of the folds that are fitted together
 MEMORY = 30                 # steps that L-BFGS remembers
-RENEWALS = frozenset([0, *(3 << k for k in range(40))])     # iterations that begin with another preconditioner
+RENEWALS = frozenset([0, 3, *(20 << k for k in range(40))])     # iterations that begin with another preconditioner
 
 
 class Problem(NamedTuple):
@@ -97,7 +97,7 @@ def fit_paths(problem: Problem, counts: Sequence[Vector], settings: Settings) ->
 def fit_alone(problem: Problem, counts: Vector, settings: Settings) -> Path:
     """Fit one fold with every penalty."""
     sums = problem.make_sums(problem.weight * counts)
-    track = _Track(problem, sums)
+    track = _Track(problem, sums, settings.tol)
     for i in problem.order:
         objective, start = track.next(i)
         track.keep(i, minimise(objective, start, settings, problem.solver))
@@ -107,7 +107,7 @@ def fit_alone(problem: Problem, counts: Vector, settings: Settings) -> Path:
 def fit_together(problem: Problem, counts: Sequence[Vector], settings: Settings) -> list[Path]:
     """The same for several folds, step by step for all of them."""
     sums = FoldSums(problem.make_sums, problem.weight * np.stack(counts))
-    tracks = [_Track(problem, of_fold) for of_fold in sums.folds]
+    tracks = [_Track(problem, of_fold, settings.tol) for of_fold in sums.folds]
     shared = _SharedCurvature(problem, problem.make_sums(problem.weight * np.mean(counts, axis=0)))
     narrow = preconditioners.choose_kind(tracks[0].shape) == preconditioners.BLOCKS
     first = settings._replace(max_iter=min(PATIENCE, settings.max_iter)) if narrow else settings
@@ -157,9 +157,10 @@ def _finish(objective: Objective, first: Result, settings: Settings) -> Result:
 class _Track:
     """The fits of one fold so far."""
 
-    def __init__(self, problem: Problem, sums: RowSums) -> None:
+    def __init__(self, problem: Problem, sums: RowSums, tol: float) -> None:
         self.problem = problem
         self.sums = sums
+        self.tol = tol
         self.shape = sums.n_coef_rows, sums.n_features + 1
         self.coefficients: Matrix = np.zeros((len(problem.strengths), *self.shape))
         self.results: dict[int, Result] = {}
@@ -185,7 +186,8 @@ class _Track:
         if len(self.done) < 2:
             return last
         strength, one, two = (self.problem.strengths[j] for j in (i, self.done[-1], self.done[-2]))
-        if not 0 < strength < one < two:
+        change = (one - strength) / self.sums.weight * float(np.abs(last[:, :-1]).max(initial=0.0))
+        if not 0 < strength < one < two or change <= self.tol:      # of the gradient at the last coefficients
             return last
         factor = min(1.0, math.log(one / strength) / math.log(two / one))
         extrapolated: Matrix = last + factor * (last - self.coefficients[self.done[-2]])
