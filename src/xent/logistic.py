@@ -500,10 +500,3 @@ class LogisticRegression(LinearClassifier):
         self.objective_ = result.loss
         self.grad_norm_ = result.grad_norm
         self.converged_ = result.converged
-
-    def _keep_names(self, features: int, names: Array | None) -> None:
-        self.n_features_in_ = features
-        if names is not None:
-            self.feature_names_in_ = names
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -10,19 +9,19 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent._calls.scalars import check_choice, check_integer, check_n_jobs, check_real
 from xent._estimator.features import MatrixLike, check_features, check_no_stored_index
 from xent._estimator.folds import Fold, make_folds
-from xent._estimator.grid import check_Cs, check_l1_ratios, find_best, show_scores
+from xent._estimator.grid import Grid, check_Cs, find_best, resolve_l1_ratios, show_scores
 from xent._estimator.labels import encode_target, find_classes
+from xent._estimator.parameters import UNSET, check_solver_parameters
 from xent._estimator.prediction import LinearClassifier
 from xent._estimator.scoring import HeldOut, Scorer, find_scorer, score_path
 from xent._estimator.sklearn_protocol import shared
 from xent._estimator.weights import apply_class_weight, to_row_weights
-from xent._fit.path import Path, Problem, fit_paths
+from xent._fit.path import Path, Problem, fit_all, fit_paths
 from xent._fit.row_sums import RowSums
 from xent._fit.solver import Result, Settings
-from xent._fit.strategy import SOLVERS, minimise
+from xent._fit.strategy import SOLVERS
 from xent._fit.types import Matrix, Vector
 from xent.logistic import ConvergenceWarning, LogisticRegression, advise
 
@@ -148,9 +147,9 @@ class LogisticRegressionCV(LinearClassifier):
         fit_intercept: bool = True,
         cv: Any = None,
         dual: bool = False,
-        penalty: Any = "unset",
+        penalty: Any = UNSET,
         scoring: str | Scorer | None = "neg_log_loss",
-        solver: Literal["auto", "lbfgs", "newton-cg"] = "auto",
+        solver: str = "auto",
         tol: float = 1e-4,
         max_iter: int = 100,
         class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
@@ -201,22 +200,28 @@ class LogisticRegressionCV(LinearClassifier):
         TypeError, ValueError
             If a parameter or argument has a wrong type, shape or value. The estimator is unchanged then.
         """
-        Cs, l1_ratios = self._check_parameters()
+        check_solver_parameters(self, SOLVERS)
+        if self.use_legacy_attributes:
+            raise ValueError(f"use_legacy_attributes is {self.use_legacy_attributes!r}; it must be False")
+        grid = Grid(check_Cs(self.Cs), resolve_l1_ratios(self.penalty, self.l1_ratios))
         data = self._validate(X, y, sample_weight)
         scorer = find_scorer(self.scoring, data.classes)
-        problem = self._problem(data, Cs)
-        settings = Settings(self.tol, self.max_iter, float(np.finfo(data.X.dtype).eps))
         weights = None if sample_weight is None else data.sample_weight
-        scores = np.empty((len(data.folds), len(l1_ratios), len(Cs)))
+        settings = Settings(self.tol, self.max_iter, float(np.finfo(data.X.dtype).eps))
+        counts = [fold.count_train(data.X.shape[0]) for fold in data.folds]
+        problems = [self._problem(data, grid.Cs, ratio) for ratio in grid.l1_ratios.tolist()]
         with np.errstate(all="ignore"):     # overflow leads to a result that has not converged
-            paths = fit_paths(problem, [fold.count_train(data.X.shape[0]) for fold in data.folds], settings)
-            for i, (fold, path) in enumerate(zip(data.folds, paths, strict=True)):
-                scores[i, 0] = self._score_fold(scorer, data, fold, path.coefficients, weights)
+            paths = [fit_paths(problem, counts, settings) for problem in problems]
+            scores = np.array([
+                [self._score_fold(scorer, data, fold, of_ratio[i].coefficients, weights) for of_ratio in paths]
+                for i, fold in enumerate(data.folds)
+            ])  # fmt: skip
             if self.verbose:
-                show_scores(Cs, l1_ratios, scores)
-            refitted = self._refit(problem, paths, scores, settings) if self.refit else None
-        self._keep(data, (Cs, l1_ratios), paths, scores, refitted)
-        self._warn_not_converged([result for path in paths for result in path.results], refitted, data.X.dtype)
+                show_scores(grid, scores)
+            refitted = self._refit(problems, paths, scores, settings) if self.refit else None
+        self._keep(data, grid, paths, scores, refitted)
+        fits = [path for of_ratio in paths for path in of_ratio] + ([] if refitted is None else [refitted])
+        self._warn_not_converged([result for path in fits for result in path.results], data.X.dtype)
         return self
 
     def score(self, X: MatrixLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
@@ -248,18 +253,6 @@ class LogisticRegressionCV(LinearClassifier):
         )
         return float(score_path(scorer, held_out, np.column_stack([coef, intercept])[None])[0])
 
-    def _check_parameters(self) -> tuple[Vector, Vector]:
-        Cs, l1_ratios = check_Cs(self.Cs), check_l1_ratios(self.l1_ratios)
-        check_choice("solver", self.solver, SOLVERS)
-        if not 0 < check_real("tol", self.tol) < math.inf:
-            raise ValueError(f"tol is {self.tol!r}; it must be greater than 0 and finite")
-        if check_integer("max_iter", self.max_iter) < 0:
-            raise ValueError(f"max_iter is {self.max_iter}; it must be at least 0")
-        check_n_jobs(self.n_jobs)
-        if self.use_legacy_attributes:
-            raise ValueError(f"use_legacy_attributes is {self.use_legacy_attributes!r}; it must be False")
-        return Cs, l1_ratios
-
     def _validate(self, X: Any, y: Any, sample_weight: Any) -> _Data:
         """Check the data and cut them into folds."""
         features = check_features("X", X)
@@ -276,11 +269,11 @@ class LogisticRegressionCV(LinearClassifier):
                     raise ValueError(f"cv: fold {i}: all rows {what} have weight 0; at least one must have more")
         return _Data(features.matrix, features.names, classes, target, weight, fit_target, fit_weight, folds, labels)
 
-    def _problem(self, data: _Data, Cs: Vector) -> Problem:
+    def _problem(self, data: _Data, Cs: Vector, l1_ratio: float) -> Problem:
         def make_sums(weight: Vector) -> RowSums:
             return RowSums(data.X, data.fit_target, len(data.classes), weight, self._n_threads())
 
-        return Problem(make_sums, data.fit_weight, tuple((1 / Cs).tolist()), self.fit_intercept, self.solver)
+        return Problem(make_sums, data.fit_weight, tuple((1 / Cs).tolist()), l1_ratio, self.fit_intercept, self.solver)
 
     def _score_fold(
         self, scorer: str | Scorer, data: _Data, fold: Fold, path: Matrix, sample_weight: Vector | None
@@ -301,56 +294,49 @@ class LogisticRegressionCV(LinearClassifier):
             scores[i] = scorer(model, X, y, **keywords)
         return scores
 
-    def _refit(self, problem: Problem, paths: Sequence[Path], scores: Vector, settings: Settings) -> Result:
-        _, c = find_best(scores)
-        objective = problem.objective(problem.make_sums(problem.weight), problem.strengths[c])
-        start = np.mean([path.coefficients[c] for path in paths], axis=0)
-        return minimise(objective, objective.to_vector(start), settings, self.solver)
+    def _refit(
+        self, problems: Sequence[Problem], paths: Sequence[Sequence[Path]], scores: Vector, settings: Settings
+    ) -> Path:
+        """The fit of all rows with the best of the grid."""
+        ratio, c = find_best(scores)
+        start = np.mean([path.coefficients[c] for path in paths[ratio]], axis=0)
+        return fit_all(problems[ratio], problems[ratio].strengths[c], start, settings)
 
     def _keep(
-        self,
-        data: _Data,
-        grid: tuple[Vector, Vector],
-        paths: Sequence[Path],
-        scores: Vector,
-        refitted: Result | None,
+        self, data: _Data, grid: Grid, paths: Sequence[Sequence[Path]], scores: Vector, refitted: Path | None
     ) -> None:
         """Store the results."""
         dtype = data.X.dtype
-        coefficients = np.stack([path.coefficients for path in paths])[:, None]
+        coefficients = np.stack([[path.coefficients for path in of_ratio] for of_ratio in paths], axis=1)
+        iterations = [[[r.iterations for r in path.results] for path in of_ratio] for of_ratio in paths]
         if refitted is None:
             best = [find_best(of_fold[None]) for of_fold in scores]
             matrix = np.mean([coefficients[i, ratio, c] for i, (ratio, c) in enumerate(best)], axis=0)
             for name in ("objective_", "grad_norm_", "converged_"):
                 vars(self).pop(name, None)
         else:
-            best = [find_best(scores)]
-            shape = coefficients.shape[-2:]
-            matrix = refitted.x.reshape(shape, order="C" if isinstance(data.X, np.ndarray) else "F")
-            self.objective_, self.grad_norm_, self.converged_ = refitted.loss, refitted.grad_norm, refitted.converged
+            best, matrix = [find_best(scores)], refitted.coefficients[0]
+            (result,) = refitted.results
+            self.objective_, self.grad_norm_, self.converged_ = result.loss, result.grad_norm, result.converged
         self.Cs_, self.l1_ratios_ = grid
-        self.C_ = float(np.mean([self.Cs_[c] for _, c in best]))
-        self.l1_ratio_ = float(np.mean([self.l1_ratios_[ratio] for ratio, _ in best]))
+        self.C_ = float(np.mean([grid.Cs[c] for _, c in best]))
+        self.l1_ratio_ = float(np.mean([grid.l1_ratios[ratio] for ratio, _ in best]))
         self.scores_ = scores
-        self.coefs_paths_ = (coefficients if self.fit_intercept else coefficients[..., :-1]).astype(dtype)
-        self.n_iter_ = np.array([[[r.iterations for r in path.results]] for path in paths], np.int32)
+        self.coefs_paths_ = (coefficients if self.fit_intercept else coefficients[..., :-1]).astype(dtype, copy=False)
+        self.n_iter_ = np.maximum(1, np.swapaxes(np.array(iterations, np.int32), 0, 1))
         self.coef_ = matrix[:, :-1].astype(dtype, order="C")
         self.intercept_ = matrix[:, -1].astype(dtype)
         self.classes_ = data.classes
-        self.n_features_in_ = data.X.shape[1]
-        if data.names is not None:
-            self.feature_names_in_ = data.names
-        else:
-            vars(self).pop("feature_names_in_", None)
+        self._keep_names(data.X.shape[1], data.names)
 
-    def _warn_not_converged(self, results: Sequence[Result], refitted: Result | None, dtype: np.dtype[Any]) -> None:
+    def _warn_not_converged(self, results: Sequence[Result], dtype: np.dtype[Any]) -> None:
         """One warning for all fits."""
-        missed = [result for result in (*results, *([refitted] if refitted else ())) if not result.converged]
+        missed = [result for result in results if not result.converged]
         if not missed:
             return
         worst = max(missed, key=lambda result: result.grad_norm)
         warnings.warn(
-            f"{len(missed)} of {len(results) + (refitted is not None)} fits failed to converge. The largest gradient "
+            f"{len(missed)} of {len(results)} fits failed to converge. The largest gradient "
             f"norm is {worst.grad_norm:.2g}, over tol={self.tol:g}, after {worst.iterations} iterations: "
             f"{worst.message}. {advise(worst, dtype)}",
             shared(ConvergenceWarning),

@@ -20,7 +20,7 @@ def fit_separately(X, y, train, C, weight=None, **parameters):
     return np.column_stack([model.coef_, model.intercept_])
 
 
-def make_data(n_classes, seed=0, n=240, d=6):
+def make_data(n_classes, seed=0, n=150, d=6):
     rng = np.random.default_rng(seed)
     y = np.sort(rng.integers(0, n_classes, n))
     return rng.normal(size=(n, d)) + 2 * rng.normal(size=(n_classes, d))[y], rng.permutation(n_classes)[y]
@@ -48,7 +48,7 @@ def test_each_fit_is_that_of_its_rows(n_classes, fit_intercept, storage):
             score = -xent.log_loss(y[fold.test], twin.predict_proba(X[fold.test]), labels=twin.classes_)
             np.testing.assert_allclose(model.scores_[i, 0, c], score, rtol=1e-6)
     best = CS[int(np.argmax(model.scores_.mean(axis=(0, 1))))]
-    assert model.C_ == best
+    assert best == model.C_
     assert (model.l1_ratio_, model.l1_ratios_.tolist(), model.Cs_.tolist()) == (0.0, [0.0], list(CS))
     expected = fit_separately(X, y, np.arange(len(y)), best, fit_intercept=fit_intercept)
     np.testing.assert_allclose(np.column_stack([model.coef_, model.intercept_]), expected, atol=1e-5, rtol=1e-5)
@@ -118,7 +118,7 @@ def test_without_refit_the_best_of_each_fold_is_averaged(blobs):
     model = xent.LogisticRegressionCV(Cs=CS, cv=4).fit(*blobs)
     model.set_params(refit=False).fit(*blobs)
     best = model.scores_[:, 0].argmax(axis=1)
-    assert model.C_ == pytest.approx(np.mean(np.array(CS)[best]))
+    np.testing.assert_allclose(model.C_, np.mean(np.array(CS)[best]))
     expected = np.mean([model.coefs_paths_[i, 0, c] for i, c in enumerate(best)], axis=0)
     np.testing.assert_allclose(np.column_stack([model.coef_, model.intercept_]), expected)
     assert not hasattr(model, "objective_")
@@ -199,7 +199,7 @@ BAD = {
     "cv": [
         (1, ValueError, "cv is 1; it must be at least 2"),
         (301, ValueError, "cv is 301; it must be at most the number of samples, 300"),
-        (200, ValueError, "cv is 200; it must be at most the number of members of the largest class"),
+        (200, ValueError, "cv is 200; it must be at most the number of rows of the largest class"),
         ("five", ValueError, "cv is 'five'; it must be an integer, a splitter"),
         ([], ValueError, "cv has no folds"),
         ([([0, 1], [2], [3])], ValueError, r"cv: fold 0 is .*; it must be a pair"),
@@ -212,7 +212,9 @@ BAD = {
         (1, TypeError, "scoring is 1; it must be a string, a callable or None"),
         ("log_los", ValueError, "scoring is 'log_los'; .*must be 'neg_log_loss', 'accuracy'"),
     ],
-    "solver": [("saga", ValueError, "solver is 'saga'; it must be one of")],
+    "solver": [("adam", ValueError, "solver is 'adam'; it must be one of")],
+    "penalty": [(None, ValueError, "penalty is None; it must be one of 'l1', 'l2', 'elasticnet' or 'unset'")],
+    "intercept_scaling": [(0, ValueError, "intercept_scaling is 0")],
     "tol": [(0.0, ValueError, "tol is 0.0")],
     "max_iter": [(-1, ValueError, "max_iter is -1")],
     "n_jobs": [(0, ValueError, "n_jobs is 0")],

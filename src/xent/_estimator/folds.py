@@ -78,7 +78,7 @@ def split_stratified(target: Array, n_folds: int) -> list[Fold]:
     number = np.argsort(np.argsort(first))[inverse]
     counts = np.bincount(number)
     if n_folds > counts.max():
-        raise ValueError(f"cv is {n_folds}; it must be at most the number of members of the largest class, {counts.max()}")
+        raise ValueError(f"cv is {n_folds}; it must be at most the number of rows of the largest class, {counts.max()}")
     if n_folds > counts.min():
         warnings.warn(
             f"the least populated class in y has only {counts.min()} members, which is less than the {n_folds} folds: "
@@ -105,7 +105,7 @@ def _check_fold(name: str, pair: Any, n_rows: int) -> Fold:
 def _check_rows(name: str, rows: Any, n_rows: int) -> NDArray[np.intp]:
     indices = np.asarray(rows)
     if indices.ndim != 1:
-        raise ValueError(f"{name} has shape {indices.shape}; it must be a 1d array of indices, or of a bool for each row")
+        raise ValueError(f"{name} has shape {indices.shape}; it must be a 1d array of indices or bools")
     if not len(indices):
         raise ValueError(f"{name} has no rows; it must have at least one")
     if indices.dtype.kind == "b":

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +10,13 @@ from numpy.typing import NDArray
 from xent._calls.scalars import check_real, check_real_between
 
 Vector = NDArray[np.float64]
+
+
+class Grid(NamedTuple):
+    """The values to try."""
+
+    Cs: Vector
+    l1_ratios: Vector
 
 
 def check_Cs(value: Any) -> Vector:
@@ -34,6 +40,16 @@ def check_l1_ratios(value: Any) -> Vector:
     return np.array(result)
 
 
+def resolve_l1_ratios(penalty: Any, l1_ratios: Any) -> Vector:
+    """The values of l1_ratio: those given, unless `penalty` names one."""
+    ratios = check_l1_ratios(l1_ratios)
+    if isinstance(penalty, str) and penalty in ("l1", "l2"):
+        return np.array([1.0 if penalty == "l1" else 0.0])
+    if not (isinstance(penalty, str) and penalty in ("unset", "deprecated", "elasticnet")):
+        raise ValueError(f"penalty is {penalty!r}; it must be one of 'l1', 'l2', 'elasticnet' or 'unset'")
+    return ratios
+
+
 def _to_list(name: str, value: Any, allowed: str) -> list[Any]:
     if isinstance(value, str | bytes) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) != 1:
         raise TypeError(f"{name} is {value!r}; it must be {allowed}")
@@ -52,13 +68,13 @@ def find_best(scores: NDArray[np.float64]) -> tuple[int, int]:
         The mean of a cell with NaN counts as the least.
     """
     mean = scores.mean(axis=0)
-    mean = np.where(np.isnan(mean), -math.inf, mean)
+    mean = np.where(np.isnan(mean), -np.inf, mean)
     # C first, then l1_ratio, as scikit-learn looks through them.
     c, ratio = np.unravel_index(int(np.argmax(mean.T)), mean.T.shape)
     return int(ratio), int(c)
 
 
-def show_scores(Cs: Vector, l1_ratios: Vector, scores: NDArray[np.float64]) -> None:
-    for ratio, of_ratio in zip(l1_ratios, scores.mean(axis=0), strict=True):
-        for C, score in zip(Cs, of_ratio, strict=True):
+def show_scores(grid: Grid, scores: NDArray[np.float64]) -> None:
+    for ratio, of_ratio in zip(grid.l1_ratios, scores.mean(axis=0), strict=True):
+        for C, score in zip(grid.Cs, of_ratio, strict=True):
             print(f"C = {C:g}, l1_ratio = {ratio:g}: mean score {score:.6f}")

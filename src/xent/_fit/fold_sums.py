@@ -4,8 +4,8 @@ The coefficients of all folds are multiplied with a block of dense rows at once:
 
     logits of a block = X [W_1; W_2; ...]'      (rows, n_folds, n_coef_rows)
 
-so that the rows are read once, and BLAS has matrices of enough columns. A row that a fold leaves out has weight 0 there.
-Sparse rows are multiplied for one fold after the other.
+so that the rows are read once, and BLAS has matrices of enough columns. A row that a fold leaves out has weight 0
+there. Sparse rows are multiplied for one fold after the other.
 """
 
 from __future__ import annotations

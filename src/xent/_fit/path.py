@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,6 +42,7 @@ class Problem(NamedTuple):
         The weights of all rows.
     strengths : tuple of float
         1 / C: strengths of the penalties on the sum over the rows.
+    l1_ratio : float
     fit_intercept : bool
     solver : str
     """
@@ -49,11 +50,12 @@ class Problem(NamedTuple):
     make_sums: Callable[[Vector], RowSums]
     weight: Vector
     strengths: tuple[float, ...]
+    l1_ratio: float
     fit_intercept: bool
     solver: str
 
     def objective(self, sums: RowSums, strength: float) -> Objective:
-        return Objective(sums, make_penalty(strength / sums.weight), self.fit_intercept)
+        return Objective(sums, make_penalty(strength / sums.weight, self.l1_ratio), self.fit_intercept)
 
     @property
     def order(self) -> list[int]:
@@ -68,7 +70,9 @@ class Path(NamedTuple):
     results: list[Result]
 
 
-def make_penalty(strength: float) -> Penalty:
+def make_penalty(strength: float, l1_ratio: float) -> Penalty:
+    if l1_ratio > 0:
+        raise NotImplementedError("L1")
     return L2(strength)
 
 
@@ -84,7 +88,8 @@ def fit_paths(problem: Problem, counts: Sequence[Vector], settings: Settings) ->
     """
     probe = problem.make_sums(problem.weight)
     shape = probe.n_coef_rows, probe.n_features + 1
-    if problem.solver != "auto" or preconditioners.choose_kind(shape) == preconditioners.DIAGONAL:
+    is_wide = preconditioners.choose_kind(shape) == preconditioners.DIAGONAL
+    if problem.solver != "auto" or problem.l1_ratio > 0 or is_wide:
         return [fit_alone(problem, of_fold, settings) for of_fold in counts]
     size = max(1, MAX_TOGETHER // shape[0])
     return [
@@ -92,6 +97,13 @@ def fit_paths(problem: Problem, counts: Sequence[Vector], settings: Settings) ->
         for start in range(0, len(counts), size)
         for path in fit_together(problem, counts[start : start + size], settings)
     ]
+
+
+def fit_all(problem: Problem, strength: float, start: Matrix, settings: Settings) -> Path:
+    """Fit all rows with one penalty."""
+    objective = problem.objective(problem.make_sums(problem.weight), strength)
+    result = minimise(objective, objective.to_vector(start), settings, problem.solver)
+    return Path(objective.to_matrix(result.x)[None], [result])
 
 
 def fit_alone(problem: Problem, counts: Vector, settings: Settings) -> Path:
@@ -182,7 +194,7 @@ class _Track:
 
     def _start(self, i: int) -> Matrix:
         """The last coefficients; extrapolated along the logarithm of the strength if there are two."""
-        last = self.coefficients[self.done[-1]]
+        last: Matrix = self.coefficients[self.done[-1]]
         if len(self.done) < 2:
             return last
         strength, one, two = (self.problem.strengths[j] for j in (i, self.done[-1], self.done[-2]))

@@ -65,7 +65,8 @@ def estimate_curvature(sums: Sums, penalty: Penalty, matrix: Matrix) -> Curvatur
     if kind == BLOCKS:
         return _Blocks(estimate_class_blocks(sums.subsample(matrix), matrix, sums.diagonal(matrix)))
     if kind == FACTORS:
-        return _Factors(*estimate_eigen_factors(sums.subsample(matrix), matrix, sums.diagonal(matrix), penalty), penalty)
+        basis, curvatures = estimate_eigen_factors(sums.subsample(matrix), matrix, sums.diagonal(matrix), penalty)
+        return _Factors(basis, curvatures, penalty)
     return _Diagonal(sums.diagonal(matrix))
 
 
