@@ -5,12 +5,14 @@ The coefficients of all folds are multiplied with a block of dense rows at once:
     logits of a block = X [W_1; W_2; ...]'      (rows, n_folds, n_coef_rows)
 
 so that the rows are read once, and BLAS has matrices of enough columns. A row that a fold leaves out has weight 0
-there. Sparse rows are multiplied for one fold after the other.
+there. Sparse rows are multiplied for one fold after the other. Where half the digits will do, float64 rows are
+converted to float32, a block at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +23,7 @@ from xent._fit.row_sums import RowSums
 from xent._fit.subsample import MIN_BLOCK_ROWS
 from xent._fit.types import Array, Matrix, Vector
 
+SINGLE_WORK = 1 << 26           # multiplications for which float32 pays
 BLOCK_ELEMENTS = 1 << 20        # of X and the logits: fewer, and the calls for each block take longer than its rows
 
 
@@ -44,17 +47,28 @@ class FoldSums:
         self.folds = [make_sums(weight) for weight in weights]
         self._weights = np.ascontiguousarray(weights.T)
 
-    def loss_gradients(self, folds: Sequence[int], matrices: Sequence[Matrix]) -> list[tuple[float, Matrix]]:
-        """The loss and the gradient of some folds, each at its own coefficients."""
+    @property
+    def gains_from_single(self) -> bool:
+        """Whether the sums are computed sooner in float32, beyond what another pass in float64 costs at the end."""
         rows = self.folds[0].rows
-        if rows.csr is not None or len(folds) == 1:
+        work = rows.X.shape[0] * rows.X.shape[1] * rows.n_coef_rows * len(self.folds)
+        return rows.csr is None and rows.X.dtype == np.float64 and work > SINGLE_WORK
+
+    def loss_gradients(
+        self, folds: Sequence[int], matrices: Sequence[Matrix], single: bool = False
+    ) -> list[tuple[float, Matrix]]:
+        """The loss and the gradient of some folds, each at its own coefficients; computed in float32 if `single`."""
+        rows = self.folds[0].rows
+        if rows.csr is not None or (len(folds) == 1 and not single):
             return [self.folds[i].loss_gradient(matrix) for i, matrix in zip(folds, matrices, strict=True)]
         weights = self._weights if len(folds) == len(self.folds) else self._weights[:, list(folds)]
-        losses, gradients = _stacked_pass(rows, weights, np.stack(matrices))
+        losses, gradients = _stacked_pass(
+            rows, weights, np.stack(matrices), np.dtype(np.float32) if single else rows.X.dtype
+        )
         return list(zip(losses.tolist(), gradients, strict=True))
 
 
-def _stacked_pass(rows: Rows, weights: Matrix, matrices: Matrix) -> tuple[Vector, Matrix]:
+def _stacked_pass(rows: Rows, weights: Matrix, matrices: Matrix, dtype: np.dtype[Any]) -> tuple[Vector, Matrix]:
     """The sums of all folds.
 
     Parameters
@@ -63,9 +77,10 @@ def _stacked_pass(rows: Rows, weights: Matrix, matrices: Matrix) -> tuple[Vector
         Dense.
     weights : ndarray of shape (n, n_folds)
     matrices : ndarray of shape (n_folds, n_coef_rows, n_features + 1)
+    dtype : dtype
+        Of the products.
     """
-    n_folds, k, n_columns = matrices.shape
-    dtype, n_classes = rows.X.dtype, rows.n_classes
+    (n_folds, k, n_columns), n_classes = matrices.shape, rows.n_classes
     coef = matrices[:, :, :-1].reshape(-1, n_columns - 1).astype(dtype, copy=False)
     intercept = matrices[:, :, -1].astype(dtype)
     losses = np.zeros(n_folds)
@@ -74,7 +89,7 @@ def _stacked_pass(rows: Rows, weights: Matrix, matrices: Matrix) -> tuple[Vector
     size = max(MIN_BLOCK_ROWS, BLOCK_ELEMENTS // (n_columns + n_folds * k))
     for start in range(0, len(rows.X), size):
         block = slice(start, start + size)
-        X = rows.X[block]
+        X = rows.X[block].astype(dtype, copy=False)
         own = np.matmul(X, coef.T).reshape(len(X), n_folds, k)
         own += intercept
         logits = own if k == n_classes else np.stack([np.zeros_like(own[..., 0]), own[..., 0]], axis=-1)

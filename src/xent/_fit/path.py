@@ -11,14 +11,15 @@ over the rows for all of them, and one estimate of the curvature, of the mean of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from xent._fit import preconditioners
 from xent._fit.fold_sums import FoldSums
-from xent._fit.lbfgs import Evaluation, choose_memory, lbfgs_steps
+from xent._fit.lbfgs import choose_memory, lbfgs_steps
 from xent._fit.objective import Objective
 from xent._fit.penalties import L2, Penalty
 from xent._fit.row_sums import RowSums
@@ -27,6 +28,8 @@ from xent._fit.strategy import PATIENCE, minimise
 from xent._fit.types import Matrix, Vector
 
 MAX_TOGETHER = 1 << 9       # rows of coefficients of the folds that are fitted together
+SINGLE_TOL = 1e-5           # of a gradient in float32, relative to that at zeros
+SINGLE_NOISE = 2 * float(np.finfo(np.float32).eps)
 MEMORY = 30                 # steps that L-BFGS remembers
 RENEWALS = frozenset([0, 3, *(20 << k for k in range(40))])     # iterations that begin with another preconditioner
 
@@ -126,34 +129,54 @@ def fit_together(problem: Problem, counts: Sequence[Vector], settings: Settings)
     for i in problem.order:
         objectives, starts = zip(*(track.next(i) for track in tracks), strict=True)
         shared.begin(problem.strengths[i])
-        steps = [
-            lbfgs_steps(
-                objective.centred(start), first, preconditioner_at=shared.of_fold(), renewals=RENEWALS,
-                memory=choose_memory(start.size, MEMORY),
-            )
-            for objective, start in zip(objectives, starts, strict=True)
-        ]  # fmt: skip
-        for track, objective, result in zip(tracks, objectives, _run(steps, objectives, sums), strict=True):
+        group = _Group(objectives, sums, shared)
+        results = group.solve([objective.centred(start) for objective, start in zip(objectives, starts, strict=True)], first)
+        for track, objective, result in zip(tracks, objectives, results, strict=True):
             track.keep(i, _finish(objective, result, settings))
     return [track.path() for track in tracks]
 
 
-def _run(
-    steps: Sequence[Generator[Vector, Evaluation, Result]], objectives: Sequence[Objective], sums: FoldSums
-) -> list[Result]:
-    """Run solvers that are generators side by side: what they ask for is computed in one pass."""
-    results: dict[int, Result] = {}
-    points = {i: next(of_fold) for i, of_fold in enumerate(steps)}
-    while points:
-        folds = list(points)
-        matrices = [objectives[i].to_matrix(points[i]) for i in folds]
-        for i, found in zip(folds, sums.loss_gradients(folds, matrices), strict=True):
-            try:
-                points[i] = steps[i].send(objectives[i].complete(points[i], *found))
-            except StopIteration as stop:
-                results[i] = stop.value
-                del points[i]
-    return [results[i] for i in range(len(steps))]
+class _Group(NamedTuple):
+    """The fits of several folds with one penalty."""
+
+    objectives: Sequence[Objective]
+    sums: FoldSums
+    shared: _SharedCurvature
+
+    def solve(self, points: Sequence[Vector], settings: Settings) -> list[Result]:
+        """By L-BFGS; with half the digits first where these are enough to come near the minimum."""
+        done = [0] * len(points)
+        if self.sums.gains_from_single:
+            # Errors of the gradient are of the size of its terms, hence of the gradient at the start of a path.
+            rough = max(0.8 * settings.tol, SINGLE_TOL * self.shared.scale)
+            near = self._run(points, settings._replace(tol=rough, noise=SINGLE_NOISE), done, single=True)
+            points, done = [result.x for result in near], [result.iterations for result in near]
+        results = self._run(points, settings, done)
+        return [result._replace(iterations=result.iterations + n) for result, n in zip(results, done, strict=True)]
+
+    def _run(
+        self, points: Sequence[Vector], settings: Settings, done: Sequence[int], single: bool = False
+    ) -> list[Result]:
+        """Run a solver for each fold side by side: what they ask for is computed in one pass."""
+        steps = [
+            lbfgs_steps(
+                point, settings._replace(max_iter=max(0, settings.max_iter - n)), renewals=RENEWALS,
+                preconditioner_at=self.shared.of_fold(), memory=choose_memory(point.size, MEMORY),
+            )
+            for point, n in zip(points, done, strict=True)
+        ]  # fmt: skip
+        results: dict[int, Result] = {}
+        asked = {i: next(of_fold) for i, of_fold in enumerate(steps)}
+        while asked:
+            matrices = [self.objectives[i].to_matrix(point) for i, point in asked.items()]
+            found = self.sums.loss_gradients(list(asked), matrices, single)
+            for i, of_fold in zip(list(asked), found, strict=True):
+                try:
+                    asked[i] = steps[i].send(self.objectives[i].complete(asked[i], *of_fold))
+                except StopIteration as stop:
+                    results[i] = stop.value
+                    del asked[i]
+        return [results[i] for i in range(len(steps))]
 
 
 def _finish(objective: Objective, first: Result, settings: Settings) -> Result:
@@ -224,9 +247,14 @@ class _SharedCurvature:
         self.objective = self.problem.objective(self.sums, strength)
         self.made = []
 
+    @cached_property
+    def scale(self) -> float:
+        """The largest element of the gradient at zeros."""
+        return float(np.abs(self.sums.loss_gradient(np.zeros(self.objective.shape))[1]).max()) / self.sums.weight
+
     def of_fold(self) -> Callable[[Vector], Operator]:
         """`preconditioner_at` of one fold."""
-        asked = 0
+        asked = max(0, len(self.made) - 1)      # the newest
 
         def preconditioner_at(x: Vector) -> Operator:
             nonlocal asked
