@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xent._fit import preconditioners
+from xent._fit.dual_ascent import Stronger
 from xent._fit.fold_sums import FoldSums
 from xent._fit.lbfgs import choose_memory, lbfgs_steps
 from xent._fit.objective import Objective
@@ -115,7 +116,7 @@ def fit_alone(problem: Problem, counts: Vector, settings: Settings) -> Path:
     track = _Track(problem, sums, settings.tol)
     for i in problem.order:
         objective, start = track.next(i)
-        track.keep(i, minimise(objective, start, settings, problem.solver))
+        track.keep(i, minimise(objective, start, settings, problem.solver, track.stronger(i)))
     return track.path()
 
 
@@ -207,6 +208,15 @@ class _Track:
         start = self._start(i) if self.done else self.coefficients[i]
         return objective, objective.to_vector(start)
 
+    def stronger(self, i: int) -> Stronger | None:
+        """The last minimum that a fit has looked for, unless the coefficients there will do at place i as well."""
+        moved = [j for j in self.done if self.results[j].iterations > 0]
+        if not moved or not self._matters(i):
+            return None
+        last = moved[-1]
+        strength = self.problem.strengths[last] / self.sums.weight
+        return Stronger(self.coefficients[last], strength, self.results[last].loss)
+
     def keep(self, i: int, result: Result) -> None:
         self.results[i] = result
         self.coefficients[i] = result.x.reshape(self.shape, order=self.sums.order)
@@ -216,17 +226,29 @@ class _Track:
         return Path(self.coefficients, [self.results[i] for i in range(len(self.results))])
 
     def _start(self, i: int) -> Matrix:
-        """The last coefficients; extrapolated along the logarithm of the strength if there are two."""
+        """The last coefficients; where the new penalty matters, extrapolated along the logarithm of its strength.
+
+        By the mean of the line through the last two and the parabola through the last three: half of the bend makes up
+        for most of it, and for less of what the tolerance leaves open.
+        """
         last: Matrix = self.coefficients[self.done[-1]]
-        if len(self.done) < 2:
+        strengths = [self.problem.strengths[j] for j in (i, *self.done[:-4:-1])]    # the last three, latest first
+        if len(strengths) < 3 or not self._matters(i) or not 0 < strengths[0] < strengths[1] < strengths[2]:
             return last
-        strength, one, two = (self.problem.strengths[j] for j in (i, self.done[-1], self.done[-2]))
-        change = (one - strength) / self.sums.weight * float(np.abs(last[:, :-1]).max(initial=0.0))
-        if not 0 < strength < one < two or change <= self.tol:      # of the gradient at the last coefficients
-            return last
-        factor = min(1.0, math.log(one / strength) / math.log(two / one))
-        extrapolated: Matrix = last + factor * (last - self.coefficients[self.done[-2]])
-        return extrapolated
+        place, *places = (-math.log(strength) for strength in strengths)
+        ahead = min(place - places[0], places[0] - places[1])
+        before: Matrix = self.coefficients[self.done[-2]]
+        slope = (last - before) / (places[0] - places[1])
+        result: Matrix = last + ahead * slope
+        if len(places) == 3 and places[2] < places[1]:
+            bend = slope - (before - self.coefficients[self.done[-3]]) / (places[1] - places[2])
+            result += 0.5 * ahead * (ahead + places[0] - places[1]) / (places[0] - places[2]) * bend
+        return result
+
+    def _matters(self, i: int) -> bool:
+        """Whether the gradient at the last coefficients changes by more than the tolerance with the penalty."""
+        change = abs(self.problem.strengths[self.done[-1]] - self.problem.strengths[i]) / self.sums.weight
+        return change * float(np.abs(self.coefficients[self.done[-1], :, :-1]).max(initial=0.0)) > self.tol
 
 
 class _SharedCurvature:
