@@ -131,7 +131,8 @@ def fit_together(problem: Problem, counts: Sequence[Vector], settings: Settings)
         objectives, starts = zip(*(track.next(i) for track in tracks), strict=True)
         shared.begin(problem.strengths[i])
         group = _Group(objectives, sums, shared)
-        results = group.solve([objective.centred(start) for objective, start in zip(objectives, starts, strict=True)], first)
+        centred = [objective.centred(start) for objective, start in zip(objectives, starts, strict=True)]
+        results = group.solve(centred, first)
         for track, objective, result in zip(tracks, objectives, results, strict=True):
             track.keep(i, _finish(objective, result, settings))
     return [track.path() for track in tracks]
