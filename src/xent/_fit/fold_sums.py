@@ -62,13 +62,16 @@ class FoldSums:
         if rows.csr is not None or (len(folds) == 1 and not single):
             return [self.folds[i].loss_gradient(matrix) for i, matrix in zip(folds, matrices, strict=True)]
         weights = self._weights if len(folds) == len(self.folds) else self._weights[:, list(folds)]
-        losses, gradients = _stacked_pass(
-            rows, weights, np.stack(matrices), np.dtype(np.float32) if single else rows.X.dtype
-        )
+        dtype = np.dtype(np.float32) if single else rows.X.dtype
+        losses, gradients = _stacked_pass(rows, weights, np.stack(matrices), dtype, _weigh_afterwards)
+        if not (np.isfinite(losses).all() and np.isfinite(gradients).all()):    # perhaps in rows of weight 0
+            losses, gradients = _stacked_pass(rows, weights, np.stack(matrices), dtype, _weigh_within)
         return list(zip(losses.tolist(), gradients, strict=True))
 
 
-def _stacked_pass(rows: Rows, weights: Matrix, matrices: Matrix, dtype: np.dtype[Any]) -> tuple[Vector, Matrix]:
+def _stacked_pass(
+    rows: Rows, weights: Matrix, matrices: Matrix, dtype: np.dtype[Any], replace_by_gradient: Callable[..., Vector]
+) -> tuple[Vector, Matrix]:
     """The sums of all folds.
 
     Parameters
@@ -79,6 +82,8 @@ def _stacked_pass(rows: Rows, weights: Matrix, matrices: Matrix, dtype: np.dtype
     matrices : ndarray of shape (n_folds, n_coef_rows, n_features + 1)
     dtype : dtype
         Of the products.
+    replace_by_gradient : callable
+        `_weigh_afterwards` or `_weigh_within`.
     """
     (n_folds, k, n_columns), n_classes = matrices.shape, rows.n_classes
     coef = matrices[:, :, :-1].reshape(-1, n_columns - 1).astype(dtype, copy=False)
@@ -93,20 +98,35 @@ def _stacked_pass(rows: Rows, weights: Matrix, matrices: Matrix, dtype: np.dtype
         own = np.matmul(X, coef.T).reshape(len(X), n_folds, k)
         own += intercept
         logits = own if k == n_classes else np.stack([np.zeros_like(own[..., 0]), own[..., 0]], axis=-1)
-        losses += _replace_by_gradient(logits, rows.target[block], weights[block], rows.n_threads)
+        losses += replace_by_gradient(logits, rows.target[block], weights[block], rows.n_threads)
         own = logits[..., -k:].reshape(len(X), n_folds * k)
         gradients[:, :-1] += np.matmul(own.T, X, out=product)
         gradients[:, -1] += own.sum(axis=0, dtype=np.float64)
     return losses, gradients.reshape(matrices.shape)
 
 
-def _replace_by_gradient(logits: Array, target: Array, weights: Matrix, n_threads: int | None) -> Vector:
-    """Replace logits of shape (rows, n_folds, n_classes) by the gradients of the losses; return each fold's loss."""
+def _weigh_afterwards(logits: Array, target: Array, weights: Matrix, n_threads: int | None) -> Vector:
+    """Replace logits of shape (rows, n_folds, n_classes) by the gradients of the losses; return each fold's loss.
+
+    The kernels are faster without weights.
+    """
+    loss = _replace_by_gradient(logits, target, GivenOptions(), n_threads)
+    logits *= weights[:, :, None].astype(logits.dtype, copy=False)
+    total: Vector = np.einsum("ij,ij->j", loss, weights)
+    return total
+
+
+def _weigh_within(logits: Array, target: Array, weights: Matrix, n_threads: int | None) -> Vector:
+    """The same; a row of weight 0 counts nothing, whatever its loss."""
+    loss = _replace_by_gradient(logits, target, GivenOptions(sample_weight=weights.ravel()), n_threads)
+    total: Vector = loss.sum(axis=0, dtype=np.float64)
+    return total
+
+
+def _replace_by_gradient(logits: Array, target: Array, options: GivenOptions, n_threads: int | None) -> Array:
+    """Replace logits by gradients; return the losses, of shape (rows, n_folds)."""
     n_folds, n_classes = logits.shape[1:]
     flat = logits.reshape(-1, n_classes)
-    loss, _ = cross_entropy(
-        flat, np.repeat(target, n_folds, axis=0), GivenOptions(sample_weight=weights.ravel()), reduction="none",
-        grad_out=flat, n_threads=n_threads,
-    )  # fmt: skip
-    total: Vector = loss.reshape(-1, n_folds).sum(axis=0, dtype=np.float64)
-    return total
+    repeated = np.repeat(target, n_folds, axis=0)
+    loss: Array = cross_entropy(flat, repeated, options, reduction="none", grad_out=flat, n_threads=n_threads)[0]
+    return loss.reshape(-1, n_folds)
