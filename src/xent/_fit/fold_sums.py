@@ -23,7 +23,7 @@ from xent._fit.row_sums import RowSums
 from xent._fit.subsample import MIN_BLOCK_ROWS
 from xent._fit.types import Array, Matrix, Vector
 
-SINGLE_WORK = 1 << 26           # multiplications for which float32 pays
+SMALL_WORK = 1 << 26            # multiplications
 BLOCK_ELEMENTS = 1 << 20        # of X and the logits: fewer, and the calls for each block take longer than its rows
 
 
@@ -48,11 +48,16 @@ class FoldSums:
         self._weights = np.ascontiguousarray(weights.T)
 
     @property
+    def is_small(self) -> bool:
+        """Whether a pass is too short for what it takes to start it in two types, or on threads of BLAS."""
+        rows = self.folds[0].rows
+        return rows.X.shape[0] * rows.X.shape[1] * rows.n_coef_rows * len(self.folds) < SMALL_WORK
+
+    @property
     def gains_from_single(self) -> bool:
         """Whether the sums are computed sooner in float32, beyond what another pass in float64 costs at the end."""
         rows = self.folds[0].rows
-        work = rows.X.shape[0] * rows.X.shape[1] * rows.n_coef_rows * len(self.folds)
-        return rows.csr is None and rows.X.dtype == np.float64 and work > SINGLE_WORK
+        return rows.csr is None and rows.X.dtype == np.float64 and not self.is_small
 
     def loss_gradients(
         self, folds: Sequence[int], matrices: Sequence[Matrix], single: bool = False

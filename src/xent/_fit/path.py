@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from xent._fit import preconditioners
+from xent._fit.blas_threads import limit_to_one_thread
 from xent._fit.dual_ascent import Stronger
 from xent._fit.fold_sums import FoldSums
 from xent._fit.lbfgs import choose_memory, lbfgs_steps
@@ -131,8 +133,10 @@ def fit_together(problem: Problem, counts: Sequence[Vector], settings: Settings)
         objectives, starts = zip(*(track.next(i) for track in tracks), strict=True)
         shared.begin(problem.strengths[i])
         group = _Group(objectives, sums, shared)
-        centred = [objective.centred(start) for objective, start in zip(objectives, starts, strict=True)]
-        results = group.solve(centred, first)
+        points = [objective.centred(start) for objective, start in zip(objectives, starts, strict=True)]
+        far = any(track.is_far(i) for track in tracks)
+        with limit_to_one_thread() if sums.is_small or sums.folds[0].rows.csr is not None else nullcontext():
+            results = group.solve(points, first, sums.gains_from_single and far)
         for track, objective, result in zip(tracks, objectives, results, strict=True):
             track.keep(i, _finish(objective, result, settings))
     return [track.path() for track in tracks]
@@ -145,10 +149,10 @@ class _Group(NamedTuple):
     sums: FoldSums
     shared: _SharedCurvature
 
-    def solve(self, points: Sequence[Vector], settings: Settings) -> list[Result]:
-        """By L-BFGS; with half the digits first where these are enough to come near the minimum."""
+    def solve(self, points: Sequence[Vector], settings: Settings, single: bool) -> list[Result]:
+        """By L-BFGS; if `single`, in float32 as far as its digits allow, and then from there."""
         done = [0] * len(points)
-        if self.sums.gains_from_single:
+        if single:
             # Errors of the gradient are of the size of its terms, hence of the gradient at the start of a path.
             rough = max(0.8 * settings.tol, SINGLE_TOL * self.shared.scale)
             near = self._run(points, settings._replace(tol=rough, noise=SINGLE_NOISE), done, single=True)
@@ -212,7 +216,7 @@ class _Track:
     def stronger(self, i: int) -> Stronger | None:
         """The last minimum that a fit has looked for, unless the coefficients there will do at place i as well."""
         moved = [j for j in self.done if self.results[j].iterations > 0]
-        if not moved or not self._matters(i):
+        if not moved or not self.is_far(i):
             return None
         last = moved[-1]
         strength = self.problem.strengths[last] / self.sums.weight
@@ -234,7 +238,7 @@ class _Track:
         """
         last: Matrix = self.coefficients[self.done[-1]]
         strengths = [self.problem.strengths[j] for j in (i, *self.done[:-4:-1])]    # the last three, latest first
-        if len(strengths) < 3 or not self._matters(i) or not 0 < strengths[0] < strengths[1] < strengths[2]:
+        if len(strengths) < 3 or not self.is_far(i) or not 0 < strengths[0] < strengths[1] < strengths[2]:
             return last
         place, *places = (-math.log(strength) for strength in strengths)
         ahead = min(place - places[0], places[0] - places[1])
@@ -246,8 +250,10 @@ class _Track:
             result += 0.5 * ahead * (ahead + places[0] - places[1]) / (places[0] - places[2]) * bend
         return result
 
-    def _matters(self, i: int) -> bool:
+    def is_far(self, i: int) -> bool:
         """Whether the gradient at the last coefficients changes by more than the tolerance with the penalty."""
+        if not self.done:
+            return True
         change = abs(self.problem.strengths[self.done[-1]] - self.problem.strengths[i]) / self.sums.weight
         return change * float(np.abs(self.coefficients[self.done[-1], :, :-1]).max(initial=0.0)) > self.tol
 
