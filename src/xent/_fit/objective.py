@@ -2,7 +2,8 @@
 
     f(W, b) = F(W, b) / weight + penalty(W)         F, weight: see `Sums`
 
-Solvers see coefficients as a flat vector: the matrix (W, b) in the memory order of the sums.
+Solvers see coefficients as a flat vector: the matrix (W, b) in the memory order of the sums. If the penalty has a kink,
+values include it, and derivatives are those of the smooth part.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from collections.abc import Callable
 import numpy as np
 
 from xent._fit import preconditioners
-from xent._fit.penalties import Penalty
+from xent._fit.penalties import Penalty, least_shift
 from xent._fit.solver import Operator
 from xent._fit.sums import Sums
 from xent._fit.types import Matrix, Vector
+
+RARE = 1e-9                 # least share of a class
 
 
 class Objective:
@@ -68,6 +71,25 @@ class Objective:
 
         return product
 
+    def best_intercepts(self, gradient: Vector) -> Vector:
+        """Zeros, but for the intercepts, with which the loss is least then; from the gradient at zeros."""
+        share = -self.to_matrix(gradient)[:, -1]
+        share = np.maximum(share + 1 / max(2, len(share)), RARE)        # of each class in the weight
+        logarithms = np.log(share)
+        result = np.zeros(gradient.shape)
+        if len(share) > 1:
+            self.to_matrix(result)[:, -1] = logarithms - np.add.reduce(logarithms) / len(share)
+        else:
+            self.to_matrix(result)[:, -1] = logarithms - np.log(np.maximum(1 - share, RARE))
+        return result
+
+    @property
+    def kinks(self) -> Vector:
+        """The kink of the penalty at each coefficient; infinite for intercepts that are not fitted."""
+        result = np.full(self.shape, self.penalty.kink, order=self.sums.order)
+        result[:, -1] = 0.0 if self.fit_intercept else np.inf
+        return self.to_vector(result)
+
     def preconditioner_at(self, coefficients: Vector) -> Operator:
         """Roughly the inverse of the Hessian among centred coefficients."""
         return self._among_centred(self._preconditioner(self.to_matrix(coefficients)))
@@ -92,7 +114,7 @@ class Objective:
 
     def centred(self, coefficients: Vector) -> Vector:
         """A copy of the coefficients with mean 0 over the classes; of the intercepts alone, unless the penalty is least
-        there.
+        there. A penalty with a kink is least elsewhere, and the copy has the coefficients there.
 
         The loss does not see a shift of all classes, so its Hessian is singular. Gradients have mean 0 as well, and a
         solver that starts with centred coefficients keeps them so.
@@ -103,6 +125,8 @@ class Objective:
         """The same in place."""
         if self.shape[0] > 1:
             matrix = self.to_matrix(coefficients)
+            if self.penalty.kink > 0:
+                matrix[:, :-1] -= least_shift(self.penalty, matrix[:, :-1])
             if not self.penalty.is_least_centred:
                 matrix = matrix[:, -1:]
             matrix -= np.add.reduce(matrix, axis=0) / len(matrix)

@@ -13,6 +13,7 @@ from xent._fit.newton_cg import FORCING, newton_cg
 from xent._fit.objective import Objective
 from xent._fit.solver import Progress, Result, Settings
 from xent._fit.types import Vector
+from xent._fit.working_set import minimise_kinked
 
 SOLVERS = ("auto", "lbfgs", "liblinear", "newton-cg", "newton-cholesky", "sag", "saga")     # "auto", if not below
 
@@ -72,6 +73,10 @@ def minimise(
     remembers cost more than the rows.
     """
     start = objective.centred(start)
+    if objective.penalty.kink > 0:      # for every name: the other solvers are for smooth functions
+        with limit_to_one_thread():
+            result = minimise_kinked(objective, start, settings)
+        return result._replace(x=objective.centred(result.x))
     relay = _Relay(objective, settings)
     with limit_to_one_thread() if objective.sums.needs_no_blas else nullcontext():
         if solver == "lbfgs":
