@@ -124,6 +124,28 @@ def test_without_refit_the_best_of_each_fold_is_averaged(blobs):
     assert not hasattr(model, "objective_")
 
 
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_elastic_net(n_classes):
+    X, y = make_data(n_classes)
+    ratios = [0.0, 0.5, 1.0]
+    model = xent.LogisticRegressionCV(Cs=[0.02, 0.3], l1_ratios=ratios, cv=3, tol=1e-8, max_iter=500).fit(X, y)
+    assert model.scores_.shape == model.n_iter_.shape == (3, 3, 2)
+    assert model.coefs_paths_.shape[:3] == (3, 3, 2)
+    for i, fold in enumerate(split_stratified(np.unique(y, return_inverse=True)[1], 3)):
+        for r, ratio in enumerate(ratios):
+            for c, C in enumerate(model.Cs_):
+                expected = fit_separately(X, y, fold.train, C, l1_ratio=ratio)
+                np.testing.assert_allclose(model.coefs_paths_[i, r, c], expected, atol=1e-4)
+    r, c = np.unravel_index(model.scores_.mean(axis=0).argmax(), (3, 2))
+    assert (model.l1_ratio_, model.C_) == (ratios[r], model.Cs_[c])
+    expected = fit_separately(X, y, np.arange(len(y)), model.C_, l1_ratio=model.l1_ratio_)
+    np.testing.assert_allclose(model.coef_, expected[:, :-1], atol=1e-4)
+    for penalty, ratio in (("l1", 1.0), ("l2", 0.0)):
+        same = xent.LogisticRegressionCV(Cs=[0.3], penalty=penalty, l1_ratios=[ratio], cv=3, tol=1e-8).fit(X, y)
+        np.testing.assert_allclose(same.scores_[:, 0, 0], model.scores_[:, ratios.index(ratio), 1], atol=1e-5)
+        assert same.l1_ratio_ == ratio
+
+
 def test_iterables_masks_and_repeated_rows(blobs):
     X, y = blobs
     rng = np.random.default_rng(0)

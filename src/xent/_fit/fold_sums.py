@@ -51,13 +51,13 @@ class FoldSums:
     def is_small(self) -> bool:
         """Whether a pass is too short for what it takes to start it in two types, or on threads of BLAS."""
         rows = self.folds[0].rows
-        return rows.X.shape[0] * rows.X.shape[1] * rows.n_coef_rows * len(self.folds) < SMALL_WORK
+        return bool(rows.X.shape[0] * rows.X.shape[1] * rows.n_coef_rows * len(self.folds) < SMALL_WORK)
 
     @property
     def gains_from_single(self) -> bool:
         """Whether the sums are computed sooner in float32, beyond what another pass in float64 costs at the end."""
         rows = self.folds[0].rows
-        return rows.csr is None and rows.X.dtype == np.float64 and not self.is_small
+        return bool(rows.csr is None and rows.X.dtype == np.float64 and not self.is_small)
 
     def loss_gradients(
         self, folds: Sequence[int], matrices: Sequence[Matrix], single: bool = False

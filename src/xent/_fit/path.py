@@ -24,7 +24,7 @@ from xent._fit.dual_ascent import Stronger
 from xent._fit.fold_sums import FoldSums
 from xent._fit.lbfgs import choose_memory, lbfgs_steps
 from xent._fit.objective import Objective
-from xent._fit.penalties import L2, Penalty
+from xent._fit.penalties import make_penalty
 from xent._fit.row_sums import RowSums
 from xent._fit.solver import Operator, Result, Settings
 from xent._fit.strategy import PATIENCE, minimise
@@ -74,12 +74,6 @@ class Path(NamedTuple):
 
     coefficients: Matrix        # (n_strengths, n_coef_rows, n_features + 1)
     results: list[Result]
-
-
-def make_penalty(strength: float, l1_ratio: float) -> Penalty:
-    if l1_ratio > 0:
-        raise NotImplementedError("L1")
-    return L2(strength)
 
 
 def fit_paths(problem: Problem, counts: Sequence[Vector], settings: Settings) -> list[Path]:
