@@ -75,7 +75,7 @@ class ColumnQuadratic:
         The penalty's curvature for each element of x.
     """
 
-    def __init__(self, sums: RowSums, matrix: Matrix, places: tuple[Array, Array], ridges: Vector) -> None:
+    def __init__(self, sums: RowSums, matrix: Matrix, places: tuple[Array, ...], ridges: Vector) -> None:
         probabilities = sums.probabilities(matrix)
         self.X = sums.columns()
         self.weight = sums.rows.row_weight / sums.weight

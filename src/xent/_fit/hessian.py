@@ -48,26 +48,36 @@ def sum_hessian(rows: Rows, matrix: Matrix) -> Matrix:
     return _join_pairs(sums, rows.n_classes, size)
 
 
-def sum_hessian_among(rows: Rows, matrix: Matrix, classes: NDArray[np.intp], columns: NDArray[np.intp]) -> Matrix:
-    """The Hessian of the sum of losses by some elements of the matrix, sorted by class. 1 - p is a difference here: for
-    models, and not exact where a class is nearly certain."""
-    size = len(classes)
-    result = np.zeros((size, size))
+def sum_hessian_among(
+    rows: Rows, matrix: Matrix, places: tuple[NDArray[np.intp], ...], dtype: Any = np.float64
+) -> Matrix:
+    """The Hessian of the sum of losses by some elements of the matrix, at these rows and columns, sorted by row.
+
+    For models of a step, not exact: 1 - p is a difference here, and products may have another type. Columns are scaled
+    to a largest element of 1 before they are converted to it.
+    """
+    classes, columns = places
     starts = np.searchsorted(classes, np.arange(len(matrix) + 1))
     of_classes = [slice(*ends) for ends in pairwise(starts)]
     own = [np.zeros((of_class.stop - of_class.start,) * 2) for of_class in of_classes]
-    for X, p, weight in _columns_of_blocks(rows, matrix, max(BLOCK_ROWS, BLOCK_BYTES // (8 * max(1, size)))):
-        p, root = p[-len(matrix) :], np.sqrt(weight)
-        scaled = np.empty((size, len(weight)))
-        for k, of_class in enumerate(of_classes):
+    result = np.zeros((len(classes), len(classes)))
+    scale = np.append(np.abs(rows.X).max(axis=0, initial=0.0), 1.0)
+    scale[scale == 0] = 1
+    for X, p, weight in _columns_of_blocks(rows, matrix, max(BLOCK_ROWS, BLOCK_BYTES // (8 * max(1, len(classes))))):
+        root = np.sqrt(weight).astype(dtype)
+        X = np.divide(X, scale[:, None]).astype(dtype, copy=False)
+        scaled = np.empty((len(classes), len(weight)), dtype)
+        for of_class, p_k, own_k in zip(of_classes, p[-len(matrix) :].astype(dtype, copy=False), own, strict=True):
             some = X[columns[of_class]]
-            np.multiply(some, root * p[k], out=scaled[of_class])
-            some *= root * np.sqrt(p[k] * (1 - p[k]))
-            own[k] += some @ some.T
+            np.multiply(some, root * p_k, out=scaled[of_class])
+            some *= root * np.sqrt(p_k * (1 - p_k))
+            own_k += some @ some.T
         if len(matrix) > 1:
             result -= scaled @ scaled.T
-    for of_class, hessian in zip(of_classes, own, strict=True):
-        result[of_class, of_class] = hessian
+    for of_class, own_k in zip(of_classes, own, strict=True):
+        result[of_class, of_class] = own_k
+    result *= scale[columns]
+    result *= scale[columns, None]
     return result
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from xent._fit.column_descent import ColumnQuadratic
 from xent._fit.objective import Objective
 from xent._fit.penalties import expand_curvature
+from xent._fit.proximal_newton import Trust
 from xent._fit.quadratics import DenseQuadratic, ProductQuadratic, Quadratic
 from xent._fit.row_sums import RowSums
 from xent._fit.types import Array, Matrix, Vector
@@ -21,17 +22,21 @@ MAX_HESSIAN_SIZE = 1500     # coefficients
 SWEEPS_PER_SIZE = 0.1       # sweeps over dense columns, per coefficient, that cost as much as the Hessian
 
 
-def make_quadratic(objective: Objective, x: Vector, free: NDArray[np.intp], sweeps: int) -> Quadratic:
-    """The model of the smooth part at x, in some of the coefficients, which will be minimised in so many sweeps."""
+def make_quadratic(objective: Objective, x: Vector, free: NDArray[np.intp], trust: Trust) -> Quadratic:
+    """The model of the smooth part at x, in some of the coefficients.
+
+    float32 is enough for the Hessian of a damped model.
+    """
     sums, matrix = objective.sums, objective.to_matrix(x)
     places = np.unravel_index(free, objective.shape, order=sums.order)
     ridges = expand_curvature(objective.penalty, objective.shape[1])[places[1]]
     if isinstance(sums, RowSums):
-        if sums.rows.csr is not None or len(free) > min(MAX_HESSIAN_SIZE, sweeps / SWEEPS_PER_SIZE):
+        if sums.rows.csr is not None or len(free) > min(MAX_HESSIAN_SIZE, trust.sweeps / SWEEPS_PER_SIZE):
             return ColumnQuadratic(sums, matrix, places, ridges)
         features = np.unique(np.append(places[1], objective.shape[1] - 1))
         columns = np.searchsorted(features, places[1])
-        hessian = sums.select(features[:-1]).hessian_among(matrix[:, features], places[0], columns)
+        dtype = np.float32 if trust.damping > 0 else np.float64
+        hessian = sums.select(features[:-1]).hessian_among(matrix[:, features], (places[0], columns), dtype)
     elif matrix.size <= MAX_HESSIAN_SIZE:
         flat = np.ravel_multi_index(places, objective.shape)
         hessian = sums.hessian(matrix)[np.ix_(flat, flat)]

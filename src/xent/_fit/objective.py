@@ -71,16 +71,15 @@ class Objective:
 
         return product
 
-    def best_intercepts(self, gradient: Vector) -> Vector:
-        """Zeros, but for the intercepts, with which the loss is least then; from the gradient at zeros."""
-        share = -self.to_matrix(gradient)[:, -1]
-        share = np.maximum(share + 1 / max(2, len(share)), RARE)        # of each class in the weight
-        logarithms = np.log(share)
-        result = np.zeros(gradient.shape)
-        if len(share) > 1:
-            self.to_matrix(result)[:, -1] = logarithms - np.add.reduce(logarithms) / len(share)
-        else:
-            self.to_matrix(result)[:, -1] = logarithms - np.log(np.maximum(1 - share, RARE))
+    def best_intercepts(self, slopes: Vector) -> Vector:
+        """The intercepts with the least loss when all other coefficients are 0; from the slopes along them at 0."""
+        result: Vector
+        share = np.maximum(1 / max(2, len(slopes)) - slopes, RARE)      # of each class, or of the second, in the weight
+        if len(share) == 1:
+            result = np.log(share) - np.log(np.maximum(1 - share, RARE))
+            return result
+        result = np.log(share)
+        result -= np.add.reduce(result) / len(share)
         return result
 
     @property

@@ -102,7 +102,8 @@ def least_shift(penalty: Penalty, coef: Matrix) -> Vector:
     """
     n_classes = len(coef)
     if not penalty.kink > 0:
-        return np.add.reduce(coef, axis=0) / n_classes
+        mean: Vector = np.add.reduce(coef, axis=0) / n_classes
+        return mean
     result: Vector = np.zeros(coef.shape[1])
     dense = np.flatnonzero(np.count_nonzero(coef, axis=0) * (1 if penalty.curvature > 0 else 2) > n_classes)
     some = coef[:, dense]

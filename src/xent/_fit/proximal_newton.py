@@ -70,7 +70,7 @@ def proximal_newton(
     settings: Settings,
     *,
     kinks: Vector,
-    quadratic_at: Callable[[Vector, Free, int], Quadratic],
+    quadratic_at: Callable[[Vector, Free, Trust], Quadratic],
     settle: Operator = np.copy,
     trust: Trust | None = None,
     at_start: tuple[float, Vector] | None = None,
@@ -86,8 +86,7 @@ def proximal_newton(
         `tol` is for the largest element of the least subgradient.
     kinks : ndarray of shape (n,)
     quadratic_at : callable
-        (x, indices of elements, sweeps) -> the quadratic model of the smooth part at x, in these elements, for so many
-        sweeps.
+        (x, indices of elements, trust) -> the quadratic model of the smooth part at x, in these elements.
     settle : callable
         x -> a point where the value is at most the same, in a new array.
     trust : Trust, optional
@@ -110,7 +109,7 @@ def proximal_newton(
         if quadratic is None:
             free = np.flatnonzero(((x != 0) | (subgradient != 0) | (kinks == 0)) & (kinks < math.inf))
             of_free = x[free], gradient[free], kinks[free]
-            quadratic = quadratic_at(x, free, trust.sweeps)
+            quadratic = quadratic_at(x, free, trust)
         effort = Effort(max(FORCING * norm, settings.tol / 4), trust.sweeps)
         target = quadratic.minimise(*of_free, trust.damping, effort)
         slope = _slope_to(target, *of_free)

@@ -21,7 +21,7 @@ from xent._fit.kinks import least_subgradient, soft_threshold
 from xent._fit.solver import Operator
 from xent._fit.types import Matrix, Vector
 
-SWEEPS = 20             # before a step along the face
+SWEEPS = 50             # before a step along the face
 RIDGE = 1e-10           # relative to the diagonal of H
 
 

@@ -73,15 +73,21 @@ class RowSums:
     def hessian(self, matrix: Matrix) -> Matrix:
         return sum_hessian(self.rows, matrix)
 
-    def hessian_among(self, matrix: Matrix, classes: NDArray[np.intp], columns: NDArray[np.intp]) -> Matrix:
-        """The Hessian of F by some elements of the matrix, sorted by their rows, the classes."""
-        return sum_hessian_among(self.rows, matrix, classes, columns)
+    def hessian_among(self, matrix: Matrix, places: tuple[NDArray[np.intp], ...], dtype: Any = np.float64) -> Matrix:
+        """The Hessian of F by some elements of the matrix, sorted by row, for models; from products of this type."""
+        return sum_hessian_among(self.rows, matrix, places, dtype)
 
     def select(self, features: NDArray[np.intp]) -> RowSums:
         """The same sums for some of the features, in this order; X is copied."""
+        return self._of(self.rows.X[:, features])
+
+    def without_features(self) -> RowSums:
+        return self._of(np.empty((self.rows.X.shape[0], 0), self.rows.X.dtype))
+
+    def _of(self, X: Any) -> RowSums:
         rows = self.rows
         weight = np.ones(len(rows.row_weight)) if rows.sample_weight is None else rows.sample_weight
-        return RowSums(rows.X[:, features], rows.target, rows.n_classes, weight, rows.n_threads)
+        return RowSums(X, rows.target, rows.n_classes, weight, rows.n_threads)
 
     def columns(self) -> tuple[Array, Array | None, Array | None]:
         """X column by column: elements, rows and column starts in CSC; of an array its elements in float64, None, None.
@@ -112,7 +118,7 @@ class RowSums:
         else:
             values, columns, starts = rows.csr
             weight = np.repeat(rows.row_weight, np.diff(starts))
-            result = np.bincount(columns, weight * np.square(values, dtype=np.float64), self.n_features)
+            result = np.bincount(columns, weight * np.square(values, dtype=np.float64), self.n_features).astype(float)
         return result / self.weight
 
     def subsample(self, matrix: Matrix) -> Subsample:
