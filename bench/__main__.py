@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SCRIPTS = (
-    "start", "fit", "linear", "linear_evaluate", "options", "divergence", "boosting", "limits", "temperature", "ops",
+    "start", "fit", "cross_validation", "linear", "linear_evaluate", "options", "divergence", "boosting", "limits", "temperature", "ops",
     "contention",
 )
 

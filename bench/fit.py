@@ -9,6 +9,7 @@ logarithmic axes.
 Usage:
 
     python bench/fit.py [--quick] [--sets digits letters ...] [--dtypes float64 float32] [--threads N] [--json PATH]
+    python bench/fit.py --l1-ratio 1 [--C 0.1] [--no-intercept] [...]       L1 or elastic net, with other peers
 """
 
 import importlib.util
@@ -28,12 +29,14 @@ from harness import report
 from harness.cases import Floats, Labels
 from harness.peers import use_threads
 from harness.timing import settle, warm_up, without_garbage_collection
+from l1_solvers import Problem, list_fits
 
 import xent
 
 GAPS = {"float64": (1e-3, 1e-6), "float32": (1e-3, 1e-5)}     # relative: near and far in the table
 MAX_HESSIAN_BYTES = 2e9     # of newton-cholesky
 LONG = 10_000
+L2 = Problem()
 
 Model = tuple[Floats, Floats]       # coefficients, one row per class, and intercepts
 Fit = Callable[[Any, Labels, int], Model]
@@ -146,6 +149,7 @@ def compare(
     budget: float,
     least: float,
     clock: Callable[[], float] = perf_counter,
+    problem: Problem = L2,
 ) -> tuple[list[Curve], float]:
     """The curve of each solver, and the least objective known so far. A solver is done when it is close enough, or when
     its runs have taken `budget` seconds."""
@@ -168,7 +172,7 @@ def compare(
                     continue
                 curve.seconds.append(clock() - start)
                 curve.iterations.append(iterations)
-                curve.objectives.append(fit_data.compute_objective(data.X, data.y, *model))
+                curve.objectives.append(problem.compute_objective(data.X, data.y, *model))
                 least = min(least, curve.objectives[-1])
                 gap = curve.gaps(least)[-1]
                 going[i] = gap > aim / 4 and sum(curve.seconds) < budget
@@ -177,11 +181,11 @@ def compare(
     return curves, least
 
 
-def find_least_objective(data: DataSet, threads: int) -> float:
+def find_least_objective(data: DataSet, threads: int, problem: Problem = L2) -> float:
     """The objective of a long run in float64."""
     with set_conditions(threads):
-        model = xent.LogisticRegression(tol=1e-9, max_iter=300).fit(data.X, data.y)
-    return fit_data.compute_objective(data.X, data.y, model.coef_, model.intercept_)
+        model = xent.LogisticRegression(**asdict(problem), tol=1e-9, max_iter=300).fit(data.X, data.y)
+    return problem.compute_objective(data.X, data.y, model.coef_, model.intercept_)
 
 
 def make_rows(cell: dict[str, Any]) -> list[list[str]]:
@@ -211,10 +215,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=xent.get_num_threads())
     parser.add_argument("--budget", type=float, help="seconds for each solver on a set; a run is not interrupted")
     parser.add_argument("--cpu", action="store_true", help="CPU seconds, for one thread beside busy neighbours")
+    parser.add_argument("--l1-ratio", type=float, default=0.0, help="the share of L1 in the penalty")
+    parser.add_argument("--C", type=float, default=1.0, help="inverse of the penalty's strength, with L1")
+    parser.add_argument("--no-intercept", action="store_true", help="with L1: celer takes part")
     options = parser.parse_args(arguments)
+    problem = Problem(options.C, options.l1_ratio, not options.no_intercept) if options.l1_ratio else L2
     budget = options.budget or (3.0 if options.quick else 60.0)
     dtypes = options.dtypes or list(GAPS)[: 1 if options.quick else None]
-    candidates = list_solvers()
+    candidates = [Solver(*solver) for solver in list_fits(problem)] if options.l1_ratio else list_solvers()
     if options.solvers:
         candidates = [s for s in candidates if s.name == "xent" or any(word in s.name for word in options.solvers)]
 
@@ -227,15 +235,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except fit_data.Unavailable as reason:
             print(f"{name} is left out: {reason}", file=sys.stderr)
             continue
-        least = find_least_objective(data, options.threads)
+        least = find_least_objective(data, options.threads, problem)
         compared = {}
         for dtype in dtypes:
-            compared[dtype], least = compare(data, dtype, candidates, options.threads, budget, least, clock)
+            compared[dtype], least = compare(data, dtype, candidates, options.threads, budget, least, clock, problem)
         cells += [{"set": data.name, "dtype": d, "least": least, "curves": curves} for d, curves in compared.items()]
 
     unit = "CPU seconds" if options.cpu else "Seconds"
     this.print_head(
-        f"Logistic regression, C = 1, {report.format_threads(options.threads)}",
+        f"Logistic regression, C = {problem.C:g}, l1_ratio = {problem.l1_ratio:g}, "
+        f"{report.format_threads(options.threads)}",
         f"""{unit} until (f - f*) / f* is within a gap, and their ratio to xent's; -: not within the time given. Near:
         1e-3. Far: 1e-6 for float64, 1e-5 for float32. Least: the smallest gap reached.""",
     )

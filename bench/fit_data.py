@@ -117,6 +117,15 @@ def make_text(n: int = 100_000, words: int = 100_000) -> DataSet:
     return DataSet("made text", X, y)
 
 
+def make_wide(n_classes: int = 2, n: int = 2000, features: int = 20_000, true: int = 50) -> DataSet:
+    """Normal features, of which few matter."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n, features))
+    coef = np.zeros((n_classes, features))
+    coef[:, rng.choice(features, true, replace=False)] = rng.normal(size=(n_classes, true))
+    return DataSet(f"wide, {n_classes} classes", X, (X @ coef.T + rng.gumbel(size=(n, n_classes))).argmax(axis=1))
+
+
 SETS: dict[str, Callable[[], DataSet]] = {
     "digits": load_digits,
     "letters": load_letters,
@@ -124,6 +133,8 @@ SETS: dict[str, Callable[[], DataSet]] = {
     "images": make_images,
     "reuters": load_reuters,
     "text": make_text,
+    "wide": make_wide,
+    "wide5": lambda: make_wide(5),
 }
 
 
@@ -134,6 +145,8 @@ def compute_objective(X: Floats, y: Labels, coef: Floats, intercept: Floats, C: 
     for start in range(0, len(y), 5000):
         rows = slice(start, start + 5000)
         z = X[rows].astype(np.float64) @ coef.T + intercept
+        if z.shape[1] == 1:
+            z = np.hstack([np.zeros_like(z), z])
         z -= z.max(axis=1, keepdims=True)
         total += float((np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), y[rows]]).sum())
     return (total + float(np.vdot(coef, coef).real) / (2 * C)) / len(y)

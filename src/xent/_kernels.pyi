@@ -8,6 +8,7 @@ from xent._calls.options import Options
 from xent._calls.outputs import LossOutputs
 from xent._calls.targets import Batch
 from xent._core.scheduler import Work
+from xent._fit.column_descent import ColumnOperands
 from xent._fit.row_pass import LinearOperands, LinearSums
 
 Array = NDArray[Any]
@@ -149,6 +150,15 @@ def binary_cross_entropy(
     work: Work,
 ) -> None: ...
 def lanes_of(itemsize: int) -> int: ...
+def descend_hessian(
+    hessian: Doubles,
+    x: Doubles,
+    gradient: Doubles,
+    kinks: Doubles,
+    sweeps: int,
+    enough: float,
+) -> float: ...
+def descend_columns(operands: ColumnOperands, sweeps: int) -> float: ...
 def dual_sweep(operands: LinearOperands, strength: float, scratch: Array, stride: int) -> float: ...
 def linear_sums(
     problem: Batch,

@@ -24,6 +24,7 @@ from dask_data import (
 
 import xent
 import xent.dask
+from xent._fit.row_sums import RowSums
 
 
 @pytest.mark.parametrize("rows", [ROWS, 400, 97, (1, 0, 999, 500, 0)], ids=str)
@@ -44,6 +45,17 @@ def test_solvers_and_partitions_that_are_read_again(both, solver, persist):
     local = xent.LogisticRegression(**TIGHT, solver=solver).fit(X, y)
     model = xent.dask.LogisticRegression(**TIGHT, solver=solver).fit(*arrays(X, y, 400), persist=persist)
     assert_same(model, local)
+
+
+@pytest.mark.parametrize("persist", [True, False])
+def test_l1(both, persist):
+    X, y, _ = problem()
+    options = {"C": 0.02, "l1_ratio": 0.9, "tol": 1e-9}
+    local = xent.LogisticRegression(**options).fit(X, y)
+    model = xent.dask.LogisticRegression(**options).fit(*arrays(X, y, 400), persist=persist)
+    assert_same(model, local)
+    np.testing.assert_array_equal(model.coef_ == 0, local.coef_ == 0)
+    assert (model.coef_ == 0).any()
 
 
 @pytest.mark.parametrize(
@@ -282,3 +294,14 @@ def test_strings_and_numbers_of_any_type_belong(engine):
         assert model.score(X, labels) == pytest.approx(right, rel=1e-12)
     with pytest.raises(ValueError, match="y has number labels, such as 0; they must be string labels, as the classes"):
         model.score(X, TABLE["y"])
+
+
+@pytest.mark.parametrize("persist", [True, False])
+def test_hessians_of_partitions_add_up(both, monkeypatch, persist):
+    X, y, weight = problem()
+    sums = []
+    monkeypatch.setattr(xent.dask.LogisticRegression, "_fit", lambda self, data, *_: sums.append(data.sums) or self)
+    xent.dask.LogisticRegression().fit(*arrays(X, y, 400, weight), persist=persist)
+    matrix = np.random.default_rng(0).normal(size=(CLASSES, FEATURES + 1))
+    local = RowSums(X, y, CLASSES, weight)
+    np.testing.assert_allclose(sums[0].hessian(matrix), local.hessian(matrix), rtol=1e-12, atol=1e-10)

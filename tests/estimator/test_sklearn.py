@@ -35,6 +35,26 @@ def test_all_its_checks_pass():
     assert len(results) == len(list(estimator_checks_generator(xent.LogisticRegression())))
 
 
+@pytest.mark.filterwarnings("ignore:Estimator LogisticRegressionCV does not inherit from:UserWarning")
+@pytest.mark.filterwarnings("ignore:the least populated class:UserWarning")
+@pytest.mark.filterwarnings("ignore:[0-9]+ of [0-9]+ fits failed:UserWarning")
+def test_all_its_checks_pass_with_cross_validation():
+    """With a tight tolerance, since weights and repeated rows must give the same 7 digits."""
+    model = xent.LogisticRegressionCV(Cs=[0.1, 1.0], cv=3, tol=1e-10)
+    results = check_estimator(model, on_fail=None, on_skip=None)
+    assert [r for r in results if r["status"] not in ("passed", "skipped")] == []
+
+
+def test_cross_validation_in_a_pipeline(blobs):
+    X, y = blobs
+    pipeline = make_pipeline(StandardScaler(), xent.LogisticRegressionCV(Cs=3, cv=3, scoring="accuracy"))
+    assert clone(pipeline).fit(X, y).score(X, y) > 0.5
+    assert cross_val_score(pipeline, X, y, cv=2).min() > 0.5
+    twin = clone(xent.LogisticRegressionCV(Cs=(0.1, 1.0), refit=False))
+    assert twin.get_params()["Cs"] == (0.1, 1.0)
+    check_is_fitted(twin.fit(X, y))
+
+
 def test_tools_take_it(blobs):
     X, y = blobs
     names = np.array(["ash", "birch", "cedar"])[y]

@@ -22,6 +22,10 @@ class Pull(NamedTuple):
         return self.strength
 
     @property
+    def kink(self):
+        return 0.0
+
+    @property
     def is_least_centred(self):
         return False
 

@@ -133,6 +133,13 @@ class LinearClassifier(Estimator):
         weight = np.ldexp(weight, -np.frexp(weight.max())[1])      # a sum of any weights fits then
         return float(np.average(right, weights=weight))
 
+    def _keep_names(self, features: int, names: Array | None) -> None:
+        self.n_features_in_ = features
+        if names is not None:
+            self.feature_names_in_ = names
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+
     def _n_threads(self) -> int | None:
         return check_n_jobs(self.n_jobs)
 

@@ -19,7 +19,8 @@ quasi-Newton methods", Mathematical Programming 141 (2013), for the line search.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Generator
+from typing import Any
 
 import numpy as np
 
@@ -122,9 +123,12 @@ class _StallCounter:
         return self.count
 
 
+Evaluation = tuple[float, Vector]       # of a function: its value and its gradient
+
+
 def _search_line(
-    function: Function, x: Vector, loss: float, direction: Vector, slope: float, step: float, noise: float
-) -> tuple[Vector, float, Vector] | None:
+    x: Vector, loss: float, direction: Vector, slope: float, step: float, noise: float
+) -> Generator[Vector, Evaluation, tuple[Vector, float, Vector] | None]:
     """The point, value and gradient after a step that satisfies the weak Wolfe conditions, by bisection, or None.
 
     If the preconditioner has no curvature in a direction, a step may be too long by orders of magnitude, so after
@@ -133,7 +137,7 @@ def _search_line(
     low, high = 0.0, math.inf
     for trial in range(MAX_TRIALS):
         point = x + step * direction
-        value, gradient = function(point)
+        value, gradient = yield point
         if not value <= loss + 1e-4 * step * slope + noise * abs(loss):
             high = step
         elif float(gradient @ direction) < 0.9 * slope:
@@ -144,7 +148,7 @@ def _search_line(
         if low == 0 and trial >= HALVINGS:
             step = high / 16
     point = x + low * direction     # before a kink, where the value is at least lower
-    value, gradient = function(point) if low > 0 else (loss, direction)
+    value, gradient = (yield point) if low > 0 else (loss, direction)
     return (point, value, gradient) if value < loss else None
 
 
@@ -153,27 +157,50 @@ def choose_memory(size: int, most: int = MAX_MEMORY) -> int:
     return min(most, max(MIN_MEMORY, MAX_MEMORY_ELEMENTS // (3 * size)))
 
 
-def lbfgs(
-    function: Function,
+def lbfgs(function: Function, start: Vector, settings: Settings, **options: Any) -> Result:
+    """Minimise a smooth function with L-BFGS.
+
+    Parameters
+    ----------
+    function
+        See `xent._fit.solver`.
+    start, settings, options
+        See `lbfgs_steps`.
+    """
+    steps = lbfgs_steps(start, settings, **options)
+    try:
+        point = next(steps)
+        while True:
+            point = steps.send(function(point))
+    except StopIteration as stop:
+        result: Result = stop.value
+        return result
+
+
+def lbfgs_steps(
     start: Vector,
     settings: Settings,
     *,
     preconditioner_at: Callable[[Vector], Operator] | None = None,
     memory: int = 30,
-) -> Result:
-    """Minimise a smooth function with L-BFGS.
+    renewals: Collection[int] = RENEWALS,
+) -> Generator[Vector, Evaluation, Result]:
+    """L-BFGS as a generator, for several functions that are evaluated together: it yields the points at which it needs
+    the value and the gradient, is sent these, and returns the result.
 
     Parameters
     ----------
-    function, preconditioner_at
-        See `xent._fit.solver`.
     start : ndarray of shape (n,), float64
     settings : Settings
+    preconditioner_at
+        See `xent._fit.solver`.
     memory : int
         How many steps to remember.
+    renewals : collection of int
+        The iterations that begin with a fresh preconditioner.
     """
     x = start
-    loss, gradient = function(x)
+    loss, gradient = yield x
     inverse_hessian = _InverseHessian(start.size, memory)
     stalled = _StallCounter(settings.noise)
     iteration = 0
@@ -183,12 +210,12 @@ def lbfgs(
             reason = NO_DESCENT
         if reason is not None:
             break
-        if preconditioner_at is not None and iteration in RENEWALS:
+        if preconditioner_at is not None and iteration in renewals:
             inverse_hessian.renew(preconditioner_at, x)
         direction, slope = inverse_hessian.descent_direction(gradient)
         # Without a preconditioner the first gradient has no scale.
         step = 1.0 if preconditioner_at is not None or inverse_hessian.count else min(1.0, 1 / grad_norm)
-        found = _search_line(function, x, loss, direction, slope, step, settings.noise)
+        found = yield from _search_line(x, loss, direction, slope, step, settings.noise)
         if found is None:
             reason = NO_DESCENT if math.isfinite(slope) else NOT_FINITE
             break

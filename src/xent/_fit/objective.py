@@ -2,7 +2,8 @@
 
     f(W, b) = F(W, b) / weight + penalty(W)         F, weight: see `Sums`
 
-Solvers see coefficients as a flat vector: the matrix (W, b) in the memory order of the sums.
+Solvers see coefficients as a flat vector: the matrix (W, b) in the memory order of the sums. If the penalty has a kink,
+values include it, and derivatives are those of the smooth part.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from collections.abc import Callable
 import numpy as np
 
 from xent._fit import preconditioners
-from xent._fit.penalties import Penalty
+from xent._fit.penalties import Penalty, least_shift
 from xent._fit.solver import Operator
 from xent._fit.sums import Sums
 from xent._fit.types import Matrix, Vector
+
+RARE = 1e-9                 # least share of a class
 
 
 class Objective:
@@ -45,8 +48,11 @@ class Objective:
 
     def __call__(self, coefficients: Vector) -> tuple[float, Vector]:
         """The value and the gradient."""
+        return self.complete(coefficients, *self.sums.loss_gradient(self.to_matrix(coefficients)))
+
+    def complete(self, coefficients: Vector, loss: float, gradient: Matrix) -> tuple[float, Vector]:
+        """The value and the gradient, from those of the sums; the array of the latter is changed."""
         matrix = self.to_matrix(coefficients)
-        loss, gradient = self.sums.loss_gradient(matrix)
         value = loss / self.sums.weight + self.penalty.value(matrix)
         gradient /= self.sums.weight
         self.penalty.add_gradient(matrix, gradient)
@@ -65,22 +71,49 @@ class Objective:
 
         return product
 
+    def best_intercepts(self, slopes: Vector) -> Vector:
+        """The intercepts with the least loss when all other coefficients are 0; from the slopes along them at 0."""
+        result: Vector
+        share = np.maximum(1 / max(2, len(slopes)) - slopes, RARE)      # of each class, or of the second, in the weight
+        if len(share) == 1:
+            result = np.log(share) - np.log(np.maximum(1 - share, RARE))
+            return result
+        result = np.log(share)
+        result -= np.add.reduce(result) / len(share)
+        return result
+
+    @property
+    def kinks(self) -> Vector:
+        """The kink of the penalty at each coefficient; infinite for intercepts that are not fitted."""
+        result = np.full(self.shape, self.penalty.kink, order=self.sums.order)
+        result[:, -1] = 0.0 if self.fit_intercept else np.inf
+        return self.to_vector(result)
+
     def preconditioner_at(self, coefficients: Vector) -> Operator:
         """Roughly the inverse of the Hessian among centred coefficients."""
-        precondition = self._preconditioner(self.to_matrix(coefficients))
+        return self._among_centred(self._preconditioner(self.to_matrix(coefficients)))
 
+    def _preconditioner(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
+        return preconditioners.make(self.sums, self.penalty, self.fit_intercept, matrix)
+
+    def curvature_at(self, coefficients: Vector) -> preconditioners.Curvature:
+        """What the preconditioner at the coefficients is made from; it also serves for similar penalties."""
+        return preconditioners.estimate_curvature(self.sums, self.penalty, self.to_matrix(coefficients))
+
+    def preconditioner(self, curvature: preconditioners.Curvature) -> Operator:
+        """The preconditioner from an estimate of the curvature."""
+        return self._among_centred(curvature.precondition(self.penalty, self.fit_intercept))
+
+    def _among_centred(self, precondition: preconditioners.Precondition) -> Operator:
         def apply(gradient: Vector) -> Vector:
             result = precondition(self.to_matrix(self.centred(gradient)))
             return self._centre(self._zero_fixed(result))
 
         return apply
 
-    def _preconditioner(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
-        return preconditioners.make(self.sums, self.penalty, self.fit_intercept, matrix)
-
     def centred(self, coefficients: Vector) -> Vector:
         """A copy of the coefficients with mean 0 over the classes; of the intercepts alone, unless the penalty is least
-        there.
+        there. A penalty with a kink is least elsewhere, and the copy has the coefficients there.
 
         The loss does not see a shift of all classes, so its Hessian is singular. Gradients have mean 0 as well, and a
         solver that starts with centred coefficients keeps them so.
@@ -91,6 +124,8 @@ class Objective:
         """The same in place."""
         if self.shape[0] > 1:
             matrix = self.to_matrix(coefficients)
+            if self.penalty.kink > 0:
+                matrix[:, :-1] -= least_shift(self.penalty, matrix[:, :-1])
             if not self.penalty.is_least_centred:
                 matrix = matrix[:, -1:]
             matrix -= np.add.reduce(matrix, axis=0) / len(matrix)

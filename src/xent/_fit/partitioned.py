@@ -107,6 +107,13 @@ class SequentialSums(PartitionedSums):
 
         return product
 
+    def hessian(self, matrix: Matrix) -> Matrix:
+        total = np.zeros((matrix.size, matrix.size))
+        for _, sums in self._partitions():
+            total += sums.hessian(matrix)
+            del sums
+        return total
+
     def are_separated(self, coef: Array, intercept: Array) -> bool:
         return all(sums.are_separated(coef, intercept) for _, sums in self._partitions())
 

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from xent._fit.hessian import sum_hessian, sum_hessian_among
 from xent._fit.logits import are_separated
-from xent._fit.row_pass import DIAGONAL, HESSIAN_PRODUCT, LOSS, PROBABILITIES, Rows, pass_over, suits_kernels
+from xent._fit.row_pass import DIAGONAL, HESSIAN_PRODUCT, LOSS, PROBABILITIES, Rows, cut_rows, pass_over, suits_kernels
 from xent._fit.subsample import MIN_BLOCK_ROWS, Subsample, choose_candidates
 from xent._fit.types import Array, Matrix, Vector
 
@@ -46,6 +48,8 @@ class RowSums:
         # Each element of a sparse row meets a column of the coefficients.
         self.order: Literal["C", "F"] = "C" if self.rows.csr is None else "F"
         self.needs_no_blas = by_kernels
+        self._mean_squares: Vector | None = None
+        self._columns: tuple[Array, Array | None, Array | None] | None = None
 
     def loss_gradient(self, matrix: Matrix) -> tuple[float, Matrix]:
         return pass_over(self.rows, LOSS, matrix)
@@ -55,7 +59,7 @@ class RowSums:
         n, n_classes, dtype = self.rows.X.shape[0], self.rows.n_classes, self.rows.X.dtype
         size = max(self._min_piece(), MAX_PROBABILITY_BYTES // (n_classes * dtype.itemsize))
         if n <= size:
-            probabilities = self._probabilities(matrix)
+            probabilities = self.probabilities(matrix)
             return lambda direction: pass_over(self.rows, HESSIAN_PRODUCT, direction, probabilities)[1]
 
         def product(direction: Matrix) -> Matrix:
@@ -65,6 +69,57 @@ class RowSums:
             return result
 
         return product
+
+    def hessian(self, matrix: Matrix) -> Matrix:
+        return sum_hessian(self.rows, matrix)
+
+    def hessian_among(self, matrix: Matrix, places: tuple[NDArray[np.intp], ...], dtype: Any = np.float64) -> Matrix:
+        """The Hessian of F by some elements of the matrix, sorted by row, for models; from products of this type."""
+        return sum_hessian_among(self.rows, matrix, places, dtype)
+
+    def select(self, features: NDArray[np.intp]) -> RowSums:
+        """The same sums for some of the features, in this order; X is copied."""
+        return self._of(self.rows.X[:, features])
+
+    def without_features(self) -> RowSums:
+        return self._of(np.empty((self.rows.X.shape[0], 0), self.rows.X.dtype))
+
+    def _of(self, X: Any) -> RowSums:
+        rows = self.rows
+        weight = np.ones(len(rows.row_weight)) if rows.sample_weight is None else rows.sample_weight
+        return RowSums(X, rows.target, rows.n_classes, weight, rows.n_threads)
+
+    def columns(self) -> tuple[Array, Array | None, Array | None]:
+        """X column by column: elements, rows and column starts in CSC; of an array its elements in float64, None, None.
+        """
+        if self._columns is None:
+            X = self.rows.X
+            if self.rows.csr is None:
+                self._columns = X.astype(np.float64, order="F").ravel(order="F"), None, None
+            else:
+                csc = X.tocsc()
+                csc.sum_duplicates()
+                index = np.result_type(csc.indices, csc.indptr)
+                self._columns = csc.data, csc.indices.astype(index, copy=False), csc.indptr.astype(index, copy=False)
+        return self._columns
+
+    def mean_squares(self) -> Vector:
+        """The mean of x_ij^2 over the rows, by their weights."""
+        if self._mean_squares is None:
+            self._mean_squares = self._compute_mean_squares()
+        return self._mean_squares
+
+    def _compute_mean_squares(self) -> Vector:
+        rows = self.rows
+        if rows.csr is None:
+            result: Vector = np.zeros(self.n_features)
+            for block in cut_rows(rows.X, rows.n_coef_rows):
+                result += rows.row_weight[block] @ np.square(rows.X[block], dtype=np.float64)
+        else:
+            values, columns, starts = rows.csr
+            weight = np.repeat(rows.row_weight, np.diff(starts))
+            result = np.bincount(columns, weight * np.square(values, dtype=np.float64), self.n_features).astype(float)
+        return result / self.weight
 
     def subsample(self, matrix: Matrix) -> Subsample:
         rows = self.rows
@@ -77,7 +132,7 @@ class RowSums:
         most = MAX_SQUARED_BYTES // X.dtype.itemsize
         size = min(max(self._min_piece(), most // n_classes), max(1, most // max(1, row_elements)))
         for piece in self._pieces(size):
-            probabilities = piece._probabilities(matrix)
+            probabilities = piece.probabilities(matrix)
             result += pass_over(piece.rows.squared(), DIAGONAL, matrix, probabilities)[1]
         return result / self.weight
 
@@ -86,7 +141,7 @@ class RowSums:
         target, weight = self.rows.target, self.rows.row_weight
         return target.ndim == 1 and are_separated(self.rows.X, target, coef, intercept, weight)
 
-    def _probabilities(self, matrix: Matrix) -> Array:
+    def probabilities(self, matrix: Matrix) -> Array:
         result = np.empty((self.rows.X.shape[0], self.rows.n_classes), self.rows.X.dtype)
         pass_over(self.rows, PROBABILITIES, matrix, result)
         return result

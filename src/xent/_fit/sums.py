@@ -15,7 +15,7 @@ class Sums(Protocol):
     Coefficients are one matrix (W, b) of shape (n_coef_rows, n_features + 1), float64, with the intercepts b in the
     last column; so are gradients, Hessian products and diagonals. Two classes have one row of coefficients, for the
     logit of the second class (the first has logit 0); more classes have one row each. With T_i the sum of t_i (1 for a
-    label), the four methods compute with
+    label), the five methods compute with
 
         F(W, b) = sum_i s_i cross_entropy(W x_i + b, t_i)       weight = sum_i s_i T_i
 
@@ -34,6 +34,9 @@ class Sums(Protocol):
 
     def hessian_product_at(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
         """V -> H V, with H the Hessian of F at the matrix."""
+
+    def hessian(self, matrix: Matrix) -> Matrix:
+        """The Hessian of F at the matrix, symmetric: by its elements row after row, each row's intercept last."""
 
     def subsample(self, matrix: Matrix) -> Subsample:
         """Some of the rows, for a preconditioner at the matrix."""

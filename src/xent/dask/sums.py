@@ -82,6 +82,14 @@ def _for_tasks(plan: Plan) -> Plan:
     return plan._replace(partition_lengths=())
 
 
+def _unpack_triangle(triangle: Vector, size: int) -> Matrix:
+    """The symmetric matrix with this upper triangle."""
+    upper = np.triu_indices(size)
+    result = np.empty((size, size))
+    result[upper] = result.T[upper] = triangle
+    return result
+
+
 class RereadSums(PartitionedSums):
     """The `Sums` over partitions that are read again for every pass.
 
@@ -117,6 +125,9 @@ class RereadSums(PartitionedSums):
             return self._total("hessian-product", tasks.hessian_product, matrix, direction).reshape(matrix.shape)
 
         return product
+
+    def hessian(self, matrix: Matrix) -> Matrix:
+        return _unpack_triangle(self._total("hessian", tasks.hessian_triangle, matrix), matrix.size)
 
     def are_separated(self, coef: Array, intercept: Array) -> bool:
         return not self._total("separated", tasks.not_separated, coef, intercept).any()
@@ -200,6 +211,10 @@ class ClusterSums(PartitionedSums):
         name = f"curvature-{secrets.token_hex(6)}"
         made = self.cluster.submit_groups(name, tasks.make_hessian_products, groups, matrix)
         return [group._replace(prepared=curvature) for group, curvature in zip(groups, made, strict=True)]
+
+    def hessian(self, matrix: Matrix) -> Matrix:
+        triangle = self.cluster.round("hessian", tasks.hessian_triangle, self.groups, matrix)
+        return _unpack_triangle(triangle, matrix.size)
 
     def are_separated(self, coef: Array, intercept: Array) -> bool:
         return not self.cluster.round("separated", tasks.not_separated, self.groups, coef, intercept).any()

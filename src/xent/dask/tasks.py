@@ -159,6 +159,13 @@ def apply_hessian_product(product: Callable[[Matrix], Matrix], direction: Matrix
     return product(direction)
 
 
+def hessian_triangle(sums: RowSums, matrix: Matrix) -> Vector:
+    """The upper triangle of the Hessian, row after row."""
+    hessian = sums.hessian(matrix)
+    triangle: Vector = hessian[np.triu_indices(len(hessian))]
+    return triangle
+
+
 def not_separated(sums: RowSums, coef: Array, intercept: Array) -> Vector:
     """1 if a row is not on the side of its class, else 0: the sum is 0 if all partitions are separated."""
     return np.array([0.0 if sums.are_separated(coef, intercept) else 1.0])

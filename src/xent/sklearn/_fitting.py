@@ -168,8 +168,6 @@ def _find_indices(y: Array, classes: Array) -> NDArray[np.int64]:
 
 def _make_model(arguments: Arguments) -> _Model:
     l1_ratio = {"l1": 1.0, "elasticnet": arguments.get("l1_ratio")}.get(arguments["penalty"], 0.0)
-    if l1_ratio:
-        raise NotOffered("an L1 penalty")
     return _Model(
         l1_ratio=l1_ratio,
         tol=arguments["tol"],

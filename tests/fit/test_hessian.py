@@ -1,0 +1,83 @@
+"""The whole Hessian: against finite differences of the gradient, and where all but a sum of positive terms cancels."""
+
+import numpy as np
+import pytest
+import reference
+from fit_problems import HOLDERS, D, N, make_rows
+
+from xent._fit import hessian
+from xent._fit.partitioned import Layout, SequentialSums
+from xent._fit.row_sums import RowSums
+
+
+def use_way(monkeypatch, way):
+    """Products of the elements of a row for all pairs of classes, or weighted rows for each pair."""
+    monkeypatch.setattr(hessian, "PAIRS_PER_COLUMN", {"products": 0, "weighted rows": np.inf}[way])
+    monkeypatch.setattr(hessian, "BLOCK_ROWS", 100)
+
+
+def in_partitions(X, target, n_classes, weight):
+    cuts = [slice(0, 70), slice(70, 71), slice(71, N)]
+    parts = [RowSums(X[cut], target[cut], n_classes, weight[cut]) for cut in cuts]
+    layout = Layout(n_classes, D, X.dtype, sum(part.weight for part in parts), (70, 1, N - 71))
+    return SequentialSums(layout, lambda: iter(enumerate(parts)))
+
+
+@pytest.mark.parametrize("way", ["products", "weighted rows"])
+@pytest.mark.parametrize("holder", [*HOLDERS, "partitions"])
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("n_classes", [2, 3, 11])
+def test_hessian_by_finite_differences(monkeypatch, n_classes, soft, holder, way):
+    use_way(monkeypatch, way)
+    X, target, weight = make_rows(n_classes, soft)
+    if holder == "partitions":
+        sums = in_partitions(X, target, n_classes, weight)
+    else:
+        sums = RowSums(HOLDERS[holder](X), target, n_classes, weight)
+    matrix, step = np.random.default_rng(1).normal(size=(sums.n_coef_rows, D + 1)), 1e-5
+    found = sums.hessian(matrix)
+    np.testing.assert_array_equal(found, found.T)
+    for i in range(matrix.size):
+        v = np.zeros(matrix.size)
+        v[i] = step
+        v = v.reshape(matrix.shape)
+        difference = sums.loss_gradient(matrix + v)[1] - sums.loss_gradient(matrix - v)[1]
+        np.testing.assert_allclose(found[i].reshape(matrix.shape), difference / (2 * step), atol=1e-7)
+    product = sums.hessian_product_at(matrix)(matrix)
+    np.testing.assert_allclose((found @ matrix.ravel()).reshape(matrix.shape), product, atol=1e-10)
+    np.testing.assert_allclose(found.diagonal().reshape(matrix.shape) / sums.weight, sums.diagonal(matrix), atol=1e-12)
+
+
+@pytest.mark.parametrize("way", ["products", "weighted rows"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_curvatures_of_separated_rows_keep_their_digits(monkeypatch, n_classes, dtype, way):
+    """The first class leads by 20 to 60 in every row: 1 - p would have no digit left in most of them."""
+    use_way(monkeypatch, way)
+    X, target, weight = make_rows(n_classes)
+    X = X.astype(dtype)
+    matrix = np.random.default_rng(1).normal(size=(1 if n_classes == 2 else n_classes, D + 1))
+    matrix[:, -1] -= 40
+    if n_classes > 2:
+        matrix[0, -1] += 40
+    found = RowSums(X, target, n_classes, weight).hessian(matrix)
+    x = np.c_[X, np.ones(N)].astype(np.longdouble)
+    logits = np.zeros((N, n_classes), np.longdouble)
+    logits[:, -len(matrix) :] = x @ matrix.T
+    p = reference.softmax(logits)
+    curvature = -p[:, :, None] * p[:, None, :] * weight[:, None, None]
+    each = np.arange(n_classes)
+    curvature[:, each, each] = 0        # before the sum, in which it would drown the others
+    curvature[:, each, each] = -curvature.sum(axis=1)
+    curvature = curvature[:, -len(matrix) :, -len(matrix) :]
+    expected = np.einsum("ikm,ia,ib->kamb", curvature, x, x)
+    size = np.einsum("ikm,ia,ib->kamb", abs(curvature), abs(x), abs(x))
+    error = abs(found.reshape(expected.shape) - expected) / size
+    assert error.max() < 1e-12
+
+
+def test_rows_without_weight_and_no_rows_at_all():
+    X, target, weight = make_rows(3)
+    matrix = np.ones((3, D + 1))
+    assert not RowSums(X, target, 3, 0 * weight).hessian(matrix).any()
+    assert RowSums(X[:0], target[:0], 3, weight[:0]).hessian(matrix).shape == (matrix.size, matrix.size)
