@@ -12,6 +12,7 @@ does; xent minimises and sums.
 What xent does not offer is left to scikit-learn, with the reason on the logger ``xent.sklearn`` (INFO).
 
 - `_fitting.py`: the minimum of the objective, for `LogisticRegression` and `LogisticRegressionCV`.
+- `_folding.py`: the folds of `LogisticRegressionCV`, together.
 - `_measuring.py`: `log_loss`, and the softmax of `predict_proba`.
 - `_patching.py`: which parts of scikit-learn are replaced, and the tasks that joblib sends to other processes.
 - `__main__.py`: the command line.

@@ -39,26 +39,41 @@ _KNOWS_SAMPLE_WEIGHT = "sample_weight" in inspect.signature(_logistic.compute_cl
 
 # What scikit-learn says if max_iter is reached: scripts look for these words.
 _NOT_CONVERGED = {
-    "lbfgs": "lbfgs failed to converge after {} iterations",
+    "lbfgs": "lbfgs failed to converge after {} iteration(s)",
     "liblinear": "Liblinear failed to converge, increase the number of iterations.",
-    "newton-cg": "newton-cg failed to converge after {} iterations. Increase the number of iterations.",
+    "newton-cg": "newton-cg failed to converge after {} iteration(s)",
     "newton-cholesky": "Newton solver did not converge after {} iterations",
     "sag": "The max_iter was reached which means the coef_ did not converge",
     "saga": "The max_iter was reached which means the coef_ did not converge",
 }
+_ADVICE = (
+    "Increase the number of iterations (max_iter) or tol, or scale the data: see "
+    "https://scikit-learn.org/stable/modules/linear_model.html#logistic-regression"
+)
+# The bound on the gradient, as a multiple of tol, of solvers whose tol is for the change of the coefficients.
+_STRICTER = {"liblinear": 0.01, "sag": 0.01, "saga": 0.01}
 
 
 class NotOffered(Exception):
     """Why scikit-learn has to do it."""
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """The rows of a fit."""
 
     X: Any
     target: NDArray[np.int64]       # the index of each row's class
     weight: NDArray[np.float64]
     n_classes: int
+
+
+class Solved(NamedTuple):
+    """What `fit_path` returns; in the place of `Cs`, what it shall return."""
+
+    coefs: Array
+    Cs: Array
+    n_iter: NDArray[np.int32]
+    short: list[float]              # where max_iter was reached, the gradient norm; else 0
 
 
 class _Model(LogisticRegression):
@@ -98,22 +113,30 @@ def _bind(signature: inspect.Signature, args: tuple[Any, ...], options: Argument
 
 
 def _fit_path(arguments: Arguments) -> tuple[Array, Array, NDArray[np.int32]]:
+    solved = arguments["Cs"]
+    if not isinstance(solved, Solved):
+        solved = _solve_path(arguments)
+    for n_iter, grad_norm in zip(solved.n_iter.tolist(), solved.short, strict=True):
+        _warn_if_short(arguments, n_iter, grad_norm)
+    return solved.coefs, solved.Cs, solved.n_iter
+
+
+def _solve_path(arguments: Arguments) -> Solved:
     if hasattr(arguments.get("estimator"), "_skl_callbacks"):
         raise NotOffered("it has callbacks, which scikit-learn's solver calls")
-    X = _check_matrix(arguments["X"])
-    classes = np.asarray(arguments.get("classes", np.unique(arguments["y"])))
-    rows = _read_rows(arguments, X, classes)
-    Cs = arguments["Cs"]
-    Cs = np.logspace(-4, 4, Cs) if isinstance(Cs, numbers.Integral) else np.asarray(Cs)
-    model = _make_model(arguments)
+    X = check_matrix(arguments["X"])
+    rows = read_rows(arguments, X, np.asarray(arguments.get("classes", np.unique(arguments["y"]))))
+    Cs = read_Cs(arguments["Cs"])
+    model = make_model(arguments)
     _set_start(model, arguments["coef"], rows)
-    coefs, n_iter = [], np.zeros(len(Cs), np.int32)
+    coefs, n_iter, short = [], np.zeros(len(Cs), np.int32), []
     for i, C in enumerate(Cs):
         model.C = float(C)
-        n_iter[i] = _fit(model, rows, arguments)
+        short.append(_fit(model, rows))
+        n_iter[i] = model.n_iter_[0]
         coef = np.column_stack([model.coef_, model.intercept_]) if model.fit_intercept else model.coef_
         coefs.append(coef[0] if rows.n_classes == 2 else coef)
-    return np.array(coefs), Cs, n_iter
+    return Solved(np.array(coefs), Cs, n_iter, short)
 
 
 def _fit_liblinear(arguments: Arguments) -> tuple[Array, float, NDArray[np.int32]]:
@@ -122,20 +145,29 @@ def _fit_liblinear(arguments: Arguments) -> tuple[Array, float, NDArray[np.int32
     classes = np.unique(arguments["y"])
     if len(classes) != 2:
         raise NotOffered(f"liblinear is for 2 classes, not {len(classes)}")
-    rows = _read_rows(arguments, _check_matrix(arguments["X"]), classes)
-    model = _make_model({**arguments, "solver": "liblinear"})
+    rows = read_rows(arguments, check_matrix(arguments["X"]), classes)
+    arguments = {**arguments, "solver": "liblinear"}
+    model = make_model(arguments)
     model.C = float(arguments["C"])
-    n_iter = _fit(model, rows, {**arguments, "solver": "liblinear"})
-    return model.coef_.astype(np.float64, copy=False), 0.0, np.array([n_iter], np.int32)
+    short = _fit(model, rows)
+    _warn_if_short(arguments, int(model.n_iter_[0]), short)
+    return model.coef_.astype(np.float64, copy=False), 0.0, model.n_iter_
 
 
-def _check_matrix(X: Any) -> Any:
+def check_matrix(X: Any) -> Any:
     if not (isinstance(X, np.ndarray) or sparse.issparse(X)):
         raise NotOffered(f"X is a {type(X).__name__}, not an array of NumPy or a sparse matrix of SciPy")
     return check_features("X", X).matrix
 
 
-def _read_rows(arguments: Arguments, X: Any, classes: Array) -> _Rows:
+def read_Cs(Cs: Any) -> Array:
+    values: Array = np.logspace(-4, 4, Cs) if isinstance(Cs, numbers.Integral) else np.asarray(Cs)
+    if not (values > 0).all():
+        raise NotOffered("C must be greater than 0")
+    return values
+
+
+def read_rows(arguments: Arguments, X: Any, classes: Array) -> Rows:
     """Classes become indices, and class weights factors of the weights."""
     y, sample_weight, class_weight = arguments["y"], arguments["sample_weight"], arguments["class_weight"]
     rest = arguments.get("multi_class") == "ovr" and arguments.get("pos_class") is not None
@@ -150,8 +182,8 @@ def _read_rows(arguments: Arguments, X: Any, classes: Array) -> _Rows:
         weight *= _logistic.compute_class_weight(class_weight, classes=classes, y=y, **weighted)[target]
     check_total_weight(float(weight.sum()))
     if rest:
-        return _Rows(X, (y == arguments["pos_class"]).astype(np.int64), weight, 2)
-    return _Rows(X, target, weight, len(classes))
+        return Rows(X, (y == arguments["pos_class"]).astype(np.int64), weight, 2)
+    return Rows(X, target, weight, len(classes))
 
 
 def _find_indices(y: Array, classes: Array) -> NDArray[np.int64]:
@@ -166,11 +198,11 @@ def _find_indices(y: Array, classes: Array) -> NDArray[np.int64]:
     return places
 
 
-def _make_model(arguments: Arguments) -> _Model:
+def make_model(arguments: Arguments) -> _Model:
     l1_ratio = {"l1": 1.0, "elasticnet": arguments.get("l1_ratio")}.get(arguments["penalty"], 0.0)
     return _Model(
         l1_ratio=l1_ratio,
-        tol=arguments["tol"],
+        tol=arguments["tol"] * _STRICTER.get(arguments["solver"], 1.0),
         fit_intercept=arguments["fit_intercept"],
         max_iter=arguments["max_iter"],
         verbose=max(0, arguments["verbose"]),
@@ -178,7 +210,7 @@ def _make_model(arguments: Arguments) -> _Model:
     )
 
 
-def _set_start(model: _Model, coef: Array | None, rows: _Rows) -> None:
+def _set_start(model: _Model, coef: Array | None, rows: Rows) -> None:
     """The coefficients to start from; scikit-learn's have the intercepts as the last column."""
     if coef is None:
         return
@@ -191,8 +223,8 @@ def _set_start(model: _Model, coef: Array | None, rows: _Rows) -> None:
     model.intercept_ = coef[:, -1] if model.fit_intercept else np.zeros(n_coef_rows)
 
 
-def _fit(model: _Model, rows: _Rows, arguments: Arguments) -> int:
-    """Fit, and return the number of iterations; warn if it has not converged, as scikit-learn's solver would."""
+def _fit(model: _Model, rows: Rows) -> float:
+    """Fit. If max_iter is reached, return the norm of the gradient, else 0."""
     sums = RowSums(rows.X, rows.target, rows.n_classes, rows.weight)
     weight, dtype = float(rows.weight.sum()), rows.X.dtype
     start = (model.coef_, model.intercept_) if hasattr(model, "coef_") else None
@@ -201,12 +233,12 @@ def _fit(model: _Model, rows: _Rows, arguments: Arguments) -> int:
     if n_iter == 0 and start is not None:
         model.coef_, model.intercept_ = start       # the same bits: not even rounded by centring
     logger.debug("LogisticRegression is fitted by xent: %d iterations, gradient %g", n_iter, model.grad_norm_)
-    if n_iter >= model.max_iter and not model.converged_:
+    return 0.0 if model.converged_ or n_iter < model.max_iter else model.grad_norm_
+
+
+def _warn_if_short(arguments: Arguments, n_iter: int, grad_norm: float) -> None:
+    """Warn as scikit-learn's solver would, and as from its module, by whose name warnings are filtered."""
+    if grad_norm > 0:
         message = _NOT_CONVERGED[arguments["solver"]].format(n_iter)
-        warnings.warn(
-            f"{message} (xent, gradient norm {model.grad_norm_:.2g}, tol={model.tol:g}): raise max_iter or tol, or "
-            "scale the features",
-            ConvergenceWarning,
-            stacklevel=4,       # in scikit-learn's module, by whose name warnings are filtered
-        )
-    return n_iter
+        stopped = f"xent stopped with gradient norm {grad_norm:.2g}, tol={arguments['tol']:g}"
+        warnings.warn(f"{message} ({stopped}). {_ADVICE}", ConvergenceWarning, stacklevel=4)

@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss
 from sklearn.utils import parallel
 
 import xent
-from xent.sklearn import _fitting, _measuring
+from xent.sklearn import _fitting, _folding, _measuring
 
 _lock = threading.RLock()
 _replaced: list[tuple[Any, str, Any]] = []      # the owner of an attribute, its name, and its value before
@@ -46,6 +46,7 @@ def patch() -> None:
             return
         _replace(_logistic, "_logistic_regression_path", _fitting.fit_path)
         _replace(_logistic, "_fit_liblinear", _fitting.fit_liblinear)
+        _replace(_logistic, "Parallel", _folding.FoldsTogether)
         _replace(_logistic, "softmax", _measuring.softmax)
         _replace(_find_cell(log_loss), "cell_contents", _measuring.log_loss)
         _replace(parallel, "_FuncWrapper", PatchedTask)
