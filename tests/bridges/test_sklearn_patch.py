@@ -242,6 +242,16 @@ def test_log_loss_takes_what_it_took(messages):
     assert messages(logging.INFO)[-1] == "log_loss is computed by scikit-learn: y_true has several columns"
 
 
+def test_one_warning_or_one_error(messages):
+    with pytest.warns(UserWarning) as caught:
+        log_loss([0, 1, 2], np.eye(3) * 0.9)
+    assert len(caught) == 1
+    with pytest.raises(ValueError, match="different number of classes"):       # and no warning before
+        log_loss([0, 1], np.eye(3)[:2] * 0.9)
+    with pytest.raises((ValueError, ZeroDivisionError)):
+        log_loss([0, 1], [0.5, 0.5], sample_weight=[0, 0])
+
+
 PROBA = "y_proba" if "y_proba" in _measuring._SIGNATURE.parameters else "y_pred"
 
 

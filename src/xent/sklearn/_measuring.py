@@ -52,6 +52,8 @@ def _log_loss(
         renamed = False
     if get_config()["array_api_dispatch"] and not isinstance(y_proba, np.ndarray):
         raise TypeError(f"y_proba is a {type(y_proba).__name__}, and array_api_dispatch is on")
+    if sample_weight is not None and not np.any(sample_weight):
+        raise ValueError("sample_weight is 0 for every row")
     loss = exact.log_loss(y_true, y_proba, bool(normalize), sample_weight, labels, clip=True)
     if renamed:
         words = "`y_pred` was renamed to `y_proba` in version 1.9 and will be removed in 1.11 of scikit-learn"
