@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -208,7 +209,7 @@ class LogisticRegressionCV(LinearClassifier):
         scorer = find_scorer(self.scoring, data.classes)
         weights = None if sample_weight is None else data.sample_weight
         settings = Settings(self.tol, self.max_iter, float(np.finfo(data.X.dtype).eps))
-        counts = [fold.count_train(data.X.shape[0]) for fold in data.folds]
+        counts = [partial(fold.count_train, data.X.shape[0]) for fold in data.folds]
         problems = [self._problem(data, grid.Cs, ratio) for ratio in grid.l1_ratios.tolist()]
         with np.errstate(all="ignore"):     # overflow leads to a result that has not converged
             paths = [fit_paths(problem, counts, settings) for problem in problems]

@@ -31,6 +31,7 @@ from xent._fit.strategy import PATIENCE, minimise
 from xent._fit.types import Matrix, Vector
 
 MAX_TOGETHER = 1 << 9       # rows of coefficients of the folds that are fitted together
+MAX_MEMORY_ELEMENTS = 1 << 24       # of the steps that L-BFGS remembers for all of them, three vectors each
 SINGLE_TOL = 1e-5           # of a gradient in float32, relative to that at zeros
 SINGLE_NOISE = 2 * float(np.finfo(np.float32).eps)
 MEMORY = 30                 # steps that L-BFGS remembers
@@ -69,6 +70,9 @@ class Problem(NamedTuple):
         return sorted(range(len(self.strengths)), key=lambda i: -self.strengths[i])
 
 
+Count = Callable[[], Vector]
+
+
 class Path(NamedTuple):
     """The fits of one fold, in the order of the strengths."""
 
@@ -76,27 +80,25 @@ class Path(NamedTuple):
     results: list[Result]
 
 
-def fit_paths(problem: Problem, counts: Sequence[Vector], settings: Settings) -> list[Path]:
+def fit_paths(problem: Problem, counts: Sequence[Count], settings: Settings) -> list[Path]:
     """Fit folds with every penalty.
 
     Parameters
     ----------
     problem : Problem
-    counts : sequence of ndarray of shape (n,)
-        How often each row is in a fold.
+    counts : sequence of callable
+        Of each fold, one that returns how often each row is in it.
     settings : Settings
     """
     probe = problem.make_sums(problem.weight)
     shape = probe.n_coef_rows, probe.n_features + 1
     is_wide = preconditioners.choose_kind(shape) == preconditioners.DIAGONAL
     if problem.solver != "auto" or problem.l1_ratio > 0 or is_wide:
-        return [fit_alone(problem, of_fold, settings) for of_fold in counts]
-    size = max(1, MAX_TOGETHER // shape[0])
-    return [
-        path
-        for start in range(0, len(counts), size)
-        for path in fit_together(problem, counts[start : start + size], settings)
-    ]
+        return [fit_alone(problem, count(), settings) for count in counts]
+    remembered = 3 * shape[0] * shape[1] * choose_memory(shape[0] * shape[1], MEMORY)
+    size = max(1, min(MAX_TOGETHER // shape[0], MAX_MEMORY_ELEMENTS // remembered))
+    groups = (counts[start : start + size] for start in range(0, len(counts), size))
+    return [path for group in groups for path in fit_together(problem, [count() for count in group], settings)]
 
 
 def fit_all(problem: Problem, strength: float, start: Matrix, settings: Settings) -> Path:
