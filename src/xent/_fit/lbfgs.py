@@ -82,14 +82,15 @@ class _InverseHessian:
         used = min(self.count, self.memory)
         newest = (self.count - 1) % self.memory
         scale = self.products[newest, newest] / self.scaled_products[newest, newest]
-        order = np.arange(self.count - used, self.count) % self.memory
-        products = self.products[np.ix_(order, order)]
-        middle = scale * self.scaled_products[np.ix_(order, order)]
+        # From oldest to newest: as they are stored, until the ring is full.
+        order: Any = np.arange(self.count - used, self.count) % self.memory if self.count > used else slice(used)
+        products = self.products[order][:, order]
+        middle = scale * self.scaled_products[order][:, order]
         middle.flat[:: used + 1] += products.diagonal()
         upper = np.triu(products)
         u = np.linalg.solve(upper, (self.steps[:used] @ gradient)[order])
         a = np.linalg.solve(upper.T, middle @ u - scale * (self.scaled_changes[:used] @ gradient)[order])
-        back = np.argsort(order)
+        back: Any = np.argsort(order) if self.count > used else order
         # In place, to save memory if there are many coefficients.
         result -= u[back] @ self.scaled_changes[:used]
         result *= scale
