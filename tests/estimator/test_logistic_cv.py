@@ -106,6 +106,17 @@ def test_the_order_of_the_grid_and_repeated_values_do_not_matter(blobs):
     np.testing.assert_allclose(model.scores_[..., 0], model.scores_[..., 2], atol=1e-6)
 
 
+def test_columns_of_any_scale():
+    X, y = make_data(3)
+    X = X * np.logspace(-3, 4, 6) + [0, 0, 0, 5, 0, 1e4]
+    model = xent.LogisticRegressionCV(Cs=[1e-2, 1.0], cv=3, tol=1e-7, max_iter=1000).fit(X, y)
+    for i, fold in enumerate(split_stratified(y, 3)):
+        for c, C in enumerate(model.Cs_):
+            twin = xent.LogisticRegression(C=C, tol=1e-8, max_iter=1000).fit(X[fold.train], y[fold.train])
+            score = -xent.log_loss(y[fold.test], twin.predict_proba(X[fold.test]), labels=[0, 1, 2])
+            np.testing.assert_allclose(model.scores_[i, 0, c], score, rtol=1e-4)
+
+
 def test_the_default_grid(blobs):
     model = xent.LogisticRegressionCV().fit(*blobs)
     np.testing.assert_allclose(model.Cs_, np.logspace(-4, 4, 10))

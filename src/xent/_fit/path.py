@@ -34,6 +34,7 @@ MAX_TOGETHER = 1 << 9       # rows of coefficients of the folds that are fitted 
 MAX_MEMORY_ELEMENTS = 1 << 24       # of the steps that L-BFGS remembers for all of them, three vectors each
 SINGLE_TOL = 1e-5           # of a gradient in float32, relative to that at zeros
 SINGLE_NOISE = 2 * float(np.finfo(np.float32).eps)
+ALONE = ("lbfgs", "newton-cg", "newton-cholesky")       # solvers that fit one fold after the other, as do others with L1
 MEMORY = 30                 # steps that L-BFGS remembers
 RENEWALS = frozenset([0, 3, *(20 << k for k in range(40))])     # iterations that begin with another preconditioner
 
@@ -93,7 +94,7 @@ def fit_paths(problem: Problem, counts: Sequence[Count], settings: Settings) -> 
     probe = problem.make_sums(problem.weight)
     shape = probe.n_coef_rows, probe.n_features + 1
     is_wide = preconditioners.choose_kind(shape) == preconditioners.DIAGONAL
-    if problem.solver != "auto" or problem.l1_ratio > 0 or is_wide:
+    if problem.solver in ALONE or problem.l1_ratio > 0 or is_wide:
         return [fit_alone(problem, count(), settings) for count in counts]
     remembered = 3 * shape[0] * shape[1] * choose_memory(shape[0] * shape[1], MEMORY)
     size = max(1, min(MAX_TOGETHER // shape[0], MAX_MEMORY_ELEMENTS // remembered))
@@ -182,11 +183,11 @@ class _Group(NamedTuple):
 
 
 def _finish(objective: Objective, first: Result, settings: Settings) -> Result:
-    """Newton-CG, if L-BFGS stopped short of tol."""
+    """What a single fit does from there, if L-BFGS stopped short of tol."""
     left = settings.max_iter - first.iterations
     if first.converged or left <= 0:
         return first
-    second = minimise(objective, first.x, settings._replace(max_iter=left), "newton-cg")
+    second = minimise(objective, first.x, settings._replace(max_iter=left))
     better = second if second.converged or second.loss < first.loss else first
     return better._replace(iterations=first.iterations + second.iterations, reason=second.reason)
 
