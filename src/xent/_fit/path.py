@@ -34,9 +34,9 @@ MAX_TOGETHER = 1 << 9       # rows of coefficients of the folds that are fitted 
 MAX_MEMORY_ELEMENTS = 1 << 24       # of the steps that L-BFGS remembers for all of them, three vectors each
 SINGLE_TOL = 1e-5           # of a gradient in float32, relative to that at zeros
 SINGLE_NOISE = 2 * float(np.finfo(np.float32).eps)
-ALONE = ("lbfgs", "newton-cg", "newton-cholesky")       # solvers that fit one fold after the other, as do others with L1
+ALONE = ("lbfgs", "newton-cg", "newton-cholesky")       # solvers that fit one fold after the other; with L1 all do
 MEMORY = 30                 # steps that L-BFGS remembers
-RENEWALS = frozenset([0, 3, *(20 << k for k in range(40))])     # iterations that begin with another preconditioner
+RENEWALS = frozenset([0, 4, *(24 << k for k in range(40))])     # iterations that begin with another preconditioner
 
 
 class Problem(NamedTuple):
@@ -151,7 +151,8 @@ class _Group(NamedTuple):
         done = [0] * len(points)
         if single:
             # Errors of the gradient are of the size of its terms, hence of the gradient at the start of a path.
-            rough = max(0.8 * settings.tol, SINGLE_TOL * self.shared.scale)
+            error = SINGLE_TOL * self.shared.scale
+            rough = max(settings.tol - error, error)
             near = self._run(points, settings._replace(tol=rough, noise=SINGLE_NOISE), done, single=True)
             points, done = [result.x for result in near], [result.iterations for result in near]
         results = self._run(points, settings, done)
