@@ -310,6 +310,28 @@ def test_verbose(blobs, capsys):
     assert [line.split(":")[0] for line in lines] == [f"C = {C:g}, l1_ratio = 0" for C in CS]
 
 
+def test_without_scikit_learn(python):
+    script = """
+import sys, numpy as np, xent
+class Blocked:
+    def find_spec(self, name, *rest):
+        if name.split(".")[0] in ("sklearn", "scipy", "joblib"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocked())
+X, y = xent.datasets.load_digits()
+X, y = X[:200, 20:30], y[:200] % 3
+for scoring in ("neg_log_loss", "accuracy", None, lambda model, X, y: np.mean(model.predict(X) == y)):
+    model = xent.LogisticRegressionCV(Cs=2, cv=3, scoring=scoring).fit(X, y)
+    model.score(X, y)
+try:
+    xent.LogisticRegressionCV(scoring="roc_auc_ovr").fit(X, y)
+except ValueError as error:
+    print(error)
+"""
+    allowed = "'neg_log_loss', 'accuracy', None or a callable"
+    assert python(script) == f"scoring is 'roc_auc_ovr'; without scikit-learn it must be {allowed}"
+
+
 # --- beside scikit-learn ---------------------------------------------------------------------------------------------
 
 
