@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -65,8 +66,9 @@ class LogisticRegressionCV(LinearClassifier):
         ``"neg_log_loss"``, ``"accuracy"`` (or None), the name of another scorer of scikit-learn's, or a callable
         ``scorer(estimator, X, y)``; the larger, the better. Class weights are not in the scores. A scorer is passed
         `sample_weight` only if there are sample weights.
-    solver : {"auto", "lbfgs", "newton-cg"}, default "auto"
-        As in :class:`LogisticRegression`. ``"auto"`` fits all folds together.
+    solver : str, default "auto"
+        As in :class:`LogisticRegression`. With ``"auto"``, folds of dense rows with up to 1600 columns take their steps
+        together, by L-BFGS.
     tol, max_iter : float and int, default 1e-4 and 100
         As in :class:`LogisticRegression`, for each fit.
     class_weight : dict, "balanced" or None, default None
@@ -78,8 +80,12 @@ class LogisticRegressionCV(LinearClassifier):
     refit : bool, default True
         If False, there is no fit on all rows: `coef_`, `C_` and `l1_ratio_` are the means over the folds of what was
         best in each.
-    dual, penalty, intercept_scaling, random_state, use_legacy_attributes
-        Accepted for compatibility with scikit-learn; they must have their defaults, `random_state` apart.
+    penalty : {"unset", "l1", "l2", "elasticnet"}, default "unset"
+        An older way to choose the penalty: ``"l1"`` and ``"l2"`` stand for `l1_ratios` (1.0,) and (0.0,).
+    dual, intercept_scaling, random_state
+        Accepted for compatibility, without effect.
+    use_legacy_attributes : bool, default False
+        Accepted for compatibility; it must be False.
 
     Attributes
     ----------
@@ -98,7 +104,7 @@ class LogisticRegressionCV(LinearClassifier):
     coefs_paths_ : ndarray of shape (n_folds, n_l1_ratios, n_cs, n_classes or 1, n_features + 1)
         The coefficients of each fit, the intercepts last; without `fit_intercept` there are n_features.
     n_iter_ : ndarray of shape (n_folds, n_l1_ratios, n_cs)
-        The iterations of each fit.
+        The iterations of each fit; 1 for one that is within `tol` where it starts.
     objective_, grad_norm_, converged_ : float, float and bool
         Of the fit on all rows, as in :class:`LogisticRegression`; set if `refit` is True.
     n_features_in_ : int
@@ -208,7 +214,7 @@ class LogisticRegressionCV(LinearClassifier):
         scorer = find_scorer(self.scoring, data.classes)
         weights = None if sample_weight is None else data.sample_weight
         settings = Settings(self.tol, self.max_iter, float(np.finfo(data.X.dtype).eps))
-        counts = [fold.count_train(data.X.shape[0]) for fold in data.folds]
+        counts = [partial(fold.count_train, data.X.shape[0]) for fold in data.folds]
         problems = [self._problem(data, grid.Cs, ratio) for ratio in grid.l1_ratios.tolist()]
         with np.errstate(all="ignore"):     # overflow leads to a result that has not converged
             paths = [fit_paths(problem, counts, settings) for problem in problems]

@@ -106,6 +106,17 @@ def test_the_order_of_the_grid_and_repeated_values_do_not_matter(blobs):
     np.testing.assert_allclose(model.scores_[..., 0], model.scores_[..., 2], atol=1e-6)
 
 
+def test_columns_of_any_scale():
+    X, y = make_data(3)
+    X = X * np.logspace(-3, 4, 6) + [0, 0, 0, 5, 0, 1e4]
+    model = xent.LogisticRegressionCV(Cs=[1e-2, 1.0], cv=3, tol=1e-7, max_iter=1000).fit(X, y)
+    for i, fold in enumerate(split_stratified(y, 3)):
+        for c, C in enumerate(model.Cs_):
+            twin = xent.LogisticRegression(C=C, tol=1e-8, max_iter=1000).fit(X[fold.train], y[fold.train])
+            score = -xent.log_loss(y[fold.test], twin.predict_proba(X[fold.test]), labels=[0, 1, 2])
+            np.testing.assert_allclose(model.scores_[i, 0, c], score, rtol=1e-4)
+
+
 def test_the_default_grid(blobs):
     model = xent.LogisticRegressionCV().fit(*blobs)
     np.testing.assert_allclose(model.Cs_, np.logspace(-4, 4, 10))
@@ -297,6 +308,28 @@ def test_verbose(blobs, capsys):
     xent.LogisticRegressionCV(Cs=CS, cv=3, verbose=1).fit(*blobs)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [f"C = {C:g}, l1_ratio = 0" for C in CS]
+
+
+def test_without_scikit_learn(python):
+    script = """
+import sys, numpy as np, xent
+class Blocked:
+    def find_spec(self, name, *rest):
+        if name.split(".")[0] in ("sklearn", "scipy", "joblib"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocked())
+X, y = xent.datasets.load_digits()
+X, y = X[:200, 20:30], y[:200] % 3
+for scoring in ("neg_log_loss", "accuracy", None, lambda model, X, y: np.mean(model.predict(X) == y)):
+    model = xent.LogisticRegressionCV(Cs=2, cv=3, scoring=scoring).fit(X, y)
+    model.score(X, y)
+try:
+    xent.LogisticRegressionCV(scoring="roc_auc_ovr").fit(X, y)
+except ValueError as error:
+    print(error)
+"""
+    allowed = "'neg_log_loss', 'accuracy', None or a callable"
+    assert python(script) == f"scoring is 'roc_auc_ovr'; without scikit-learn it must be {allowed}"
 
 
 # --- beside scikit-learn ---------------------------------------------------------------------------------------------

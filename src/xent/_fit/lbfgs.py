@@ -47,6 +47,7 @@ class _InverseHessian:
 
     def __init__(self, size: int, memory: int) -> None:
         self.preconditioner: Operator = np.copy
+        self.scaled_gradient: Vector | None = None          # M g of the newest gradient, if it is known
         self.memory = memory
         self.count = 0      # pairs learned so far; the last `memory` are kept in a ring
         self.steps = np.empty((memory, size))               # S
@@ -58,38 +59,54 @@ class _InverseHessian:
     def renew(self, preconditioner_at: Callable[[Vector], Operator], x: Vector) -> None:
         """Take the preconditioner of x, and keep the pairs."""
         self.preconditioner = np.copy       # frees the old one before the new one is made
+        self.scaled_gradient = None
         self.preconditioner = preconditioner_at(x)
         used = min(self.count, self.memory)
         for place in range(used):
             self.scaled_changes[place] = self.preconditioner(self.changes[place])
         self.scaled_products[:used, :used] = self.scaled_changes[:used] @ self.changes[:used].T
 
-    def learn(self, step: Vector, change: Vector) -> None:
+    def learn(self, step: Vector, change: Vector, gradient: Vector | None = None) -> None:
+        """Remember a step and the change of the gradient with it, to the given one: M times the change is the
+        difference of M g, which is wanted anyway."""
         place = self.count % self.memory
         self.count += 1
         used = min(self.count, self.memory)
         self.steps[place] = step
         self.changes[place] = change
-        self.scaled_changes[place] = self.preconditioner(change)
+        if gradient is None or self.scaled_gradient is None:
+            self.scaled_gradient = None
+            self.scaled_changes[place] = self.preconditioner(change)
+        else:
+            np.negative(self.scaled_gradient, out=self.scaled_changes[place])
+            self.scaled_changes[place] += self._scale(gradient)
         self.products[:used, place] = self.steps[:used] @ change
         self.scaled_products[place, :used] = self.scaled_changes[:used] @ change
         self.scaled_products[:used, place] = self.scaled_products[place, :used]
 
+    def _scale(self, gradient: Vector) -> Vector:
+        """M g of a new gradient, which is kept."""
+        self.scaled_gradient = None     # frees the old one
+        self.scaled_gradient = self.preconditioner(gradient)
+        return self.scaled_gradient
+
     def apply(self, gradient: Vector) -> Vector:
-        result = self.preconditioner(gradient)
+        known = self._scale(gradient) if self.scaled_gradient is None else self.scaled_gradient
+        result = known.copy()
         if self.count == 0:
             return result
         used = min(self.count, self.memory)
         newest = (self.count - 1) % self.memory
         scale = self.products[newest, newest] / self.scaled_products[newest, newest]
-        order = np.arange(self.count - used, self.count) % self.memory
-        products = self.products[np.ix_(order, order)]
-        middle = scale * self.scaled_products[np.ix_(order, order)]
+        # From oldest to newest: as they are stored, until the ring is full.
+        order: Any = np.arange(self.count - used, self.count) % self.memory if self.count > used else slice(used)
+        products = self.products[order][:, order]
+        middle = scale * self.scaled_products[order][:, order]
         middle.flat[:: used + 1] += products.diagonal()
         upper = np.triu(products)
         u = np.linalg.solve(upper, (self.steps[:used] @ gradient)[order])
         a = np.linalg.solve(upper.T, middle @ u - scale * (self.scaled_changes[:used] @ gradient)[order])
-        back = np.argsort(order)
+        back: Any = np.argsort(order) if self.count > used else order
         # In place, to save memory if there are many coefficients.
         result -= u[back] @ self.scaled_changes[:used]
         result *= scale
@@ -224,6 +241,8 @@ def lbfgs_steps(
         x, loss, gradient = found
         del found, direction        # large arrays, not needed while the pair is learned
         if float(step_taken @ change) > 0:
-            inverse_hessian.learn(step_taken, change)
+            inverse_hessian.learn(step_taken, change, gradient)
+        else:
+            inverse_hessian.scaled_gradient = None
         del step_taken, change
     return Result(x, loss, grad_norm, iteration, reason)

@@ -31,10 +31,12 @@ from xent._fit.strategy import PATIENCE, minimise
 from xent._fit.types import Matrix, Vector
 
 MAX_TOGETHER = 1 << 9       # rows of coefficients of the folds that are fitted together
+MAX_MEMORY_ELEMENTS = 1 << 24       # of the steps that L-BFGS remembers for all of them, three vectors each
 SINGLE_TOL = 1e-5           # of a gradient in float32, relative to that at zeros
 SINGLE_NOISE = 2 * float(np.finfo(np.float32).eps)
+ALONE = ("lbfgs", "newton-cg", "newton-cholesky")       # solvers that fit one fold after the other; with L1 all do
 MEMORY = 30                 # steps that L-BFGS remembers
-RENEWALS = frozenset([0, 3, *(20 << k for k in range(40))])     # iterations that begin with another preconditioner
+RENEWALS = frozenset([0, 4, *(24 << k for k in range(40))])     # iterations that begin with another preconditioner
 
 
 class Problem(NamedTuple):
@@ -69,6 +71,9 @@ class Problem(NamedTuple):
         return sorted(range(len(self.strengths)), key=lambda i: -self.strengths[i])
 
 
+Count = Callable[[], Vector]
+
+
 class Path(NamedTuple):
     """The fits of one fold, in the order of the strengths."""
 
@@ -76,27 +81,25 @@ class Path(NamedTuple):
     results: list[Result]
 
 
-def fit_paths(problem: Problem, counts: Sequence[Vector], settings: Settings) -> list[Path]:
+def fit_paths(problem: Problem, counts: Sequence[Count], settings: Settings) -> list[Path]:
     """Fit folds with every penalty.
 
     Parameters
     ----------
     problem : Problem
-    counts : sequence of ndarray of shape (n,)
-        How often each row is in a fold.
+    counts : sequence of callable
+        Of each fold, one that returns how often each row is in it.
     settings : Settings
     """
     probe = problem.make_sums(problem.weight)
     shape = probe.n_coef_rows, probe.n_features + 1
     is_wide = preconditioners.choose_kind(shape) == preconditioners.DIAGONAL
-    if problem.solver != "auto" or problem.l1_ratio > 0 or is_wide:
-        return [fit_alone(problem, of_fold, settings) for of_fold in counts]
-    size = max(1, MAX_TOGETHER // shape[0])
-    return [
-        path
-        for start in range(0, len(counts), size)
-        for path in fit_together(problem, counts[start : start + size], settings)
-    ]
+    if problem.solver in ALONE or problem.l1_ratio > 0 or is_wide:
+        return [fit_alone(problem, count(), settings) for count in counts]
+    remembered = 3 * shape[0] * shape[1] * choose_memory(shape[0] * shape[1], MEMORY)
+    size = max(1, min(MAX_TOGETHER // shape[0], MAX_MEMORY_ELEMENTS // remembered))
+    groups = (counts[start : start + size] for start in range(0, len(counts), size))
+    return [path for group in groups for path in fit_together(problem, [count() for count in group], settings)]
 
 
 def fit_all(problem: Problem, strength: float, start: Matrix, settings: Settings) -> Path:
@@ -148,7 +151,8 @@ class _Group(NamedTuple):
         done = [0] * len(points)
         if single:
             # Errors of the gradient are of the size of its terms, hence of the gradient at the start of a path.
-            rough = max(0.8 * settings.tol, SINGLE_TOL * self.shared.scale)
+            error = SINGLE_TOL * self.shared.scale
+            rough = max(settings.tol - error, error)
             near = self._run(points, settings._replace(tol=rough, noise=SINGLE_NOISE), done, single=True)
             points, done = [result.x for result in near], [result.iterations for result in near]
         results = self._run(points, settings, done)
@@ -180,11 +184,11 @@ class _Group(NamedTuple):
 
 
 def _finish(objective: Objective, first: Result, settings: Settings) -> Result:
-    """Newton-CG, if L-BFGS stopped short of tol."""
+    """What a single fit does from there, if L-BFGS stopped short of tol."""
     left = settings.max_iter - first.iterations
     if first.converged or left <= 0:
         return first
-    second = minimise(objective, first.x, settings._replace(max_iter=left), "newton-cg")
+    second = minimise(objective, first.x, settings._replace(max_iter=left))
     better = second if second.converged or second.loss < first.loss else first
     return better._replace(iterations=first.iterations + second.iterations, reason=second.reason)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,9 +65,13 @@ def _fit_folds(arguments: Arguments, folds: Sequence[NDArray[Any]]) -> list[Solv
     Cs = _fitting.read_Cs(arguments["Cs"])
     model = _fitting.make_model(arguments)
     every = np.arange(len(rows.weight))
-    counts = [np.bincount(every[fold], minlength=len(every)).astype(np.float64) for fold in folds]
-    for count in counts:
-        check_total_weight(float(rows.weight @ count))
+
+    def count(fold: NDArray[Any]) -> NDArray[np.float64]:
+        """How often each row is in a fold, given by indices or a mask."""
+        return np.bincount(every[fold], minlength=len(every)).astype(np.float64)
+
+    for fold in folds:
+        check_total_weight(float(rows.weight @ count(fold)))
 
     def make_sums(weight: NDArray[np.float64]) -> RowSums:
         return RowSums(X, rows.target, rows.n_classes, weight)
@@ -76,7 +81,7 @@ def _fit_folds(arguments: Arguments, folds: Sequence[NDArray[Any]]) -> list[Solv
     )
     settings = Settings(model.tol, model.max_iter, float(np.finfo(X.dtype).eps))
     with np.errstate(all="ignore"):     # overflow leads to a result that has not converged
-        paths = fit_paths(problem, counts, settings)
+        paths = fit_paths(problem, [partial(count, fold) for fold in folds], settings)
     logger.debug("%d folds are fitted by xent for %d values of C", len(folds), len(Cs))
     solved = []
     for path in paths:
