@@ -1,11 +1,6 @@
-"""scikit-learn's view of the estimator: its checks, its tools, and its own tests of logistic regression."""
+"""scikit-learn's view of the estimator: its checks and its tools."""
 
-import os
 import pickle
-import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,23 +53,6 @@ def test_cross_validation_in_a_pipeline(blobs):
     twin = clone(xent.LogisticRegressionCV(Cs=(0.1, 1.0), refit=False))
     assert twin.get_params()["Cs"] == (0.1, 1.0)
     check_is_fitted(twin.fit(X, y))
-
-
-@pytest.mark.deep
-def test_its_own_tests_pass_where_they_concern_us(tmp_path):
-    folder = str(Path(__file__).parents[1] / "scikit_learn")
-    path = os.pathsep.join([folder, str(Path(xent.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    arguments = ["--pyargs", "sklearn.linear_model.tests.test_logistic", "-p", "xent_in_its_place", "-c", os.devnull]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": path, "SCIPY_ARRAY_API": "1"},
-        capture_output=True,
-        text=True,
-        timeout=1800,
-    )
-    assert done.returncode == 0, done.stdout[-5000:]
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 120
 
 
 def test_tools_take_it(blobs):
