@@ -82,10 +82,11 @@ from xent._core.scratch cimport (
     lay_out_weights, mask_space, plan_batch, plan_logsumexp, plan_softmax, row_space, take, tile_space,
 )
 from xent._core.simd cimport (
-    XENT_LANES_f32, XENT_LANES_f64, absolute, all_equal, element, fill, forced_void, get, lanes, load_first,
-    max_lanes, maximum, multiply_add, put, store_first, vec, vf32, vf64, where_equal, where_less, where_true,
-    xent_add_lanes_f32, xent_add_lanes_f64, xent_are_classes, xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain,
-    xent_half_f32, xent_prefetch, xent_transpose_rows_f32, xent_transpose_rows_f64,
+    XENT_HAS_32, XENT_LANES_f32, XENT_LANES_f64, absolute, all_equal, element, fill, forced_void, get, lanes,
+    load_first, max_lanes, maximum, multiply_add, put, store_first, vec, vf32, vf64, where_equal, where_less,
+    where_true, xent_add_four_f32, xent_add_four_f64, xent_add_lanes_f32, xent_add_lanes_f64, xent_are_classes,
+    xent_cpu_has_avx2, xent_cpu_has_avx512, xent_drain, xent_half_f32, xent_prefetch, xent_transpose_rows_f32,
+    xent_transpose_rows_f64,
 )
 from xent._core.streaming cimport (
     Curve, Finish, Traffic, curved, finish, multiply_by, no_traffic, scale_to_probabilities, send, send_hessian,

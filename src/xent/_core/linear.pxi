@@ -5,7 +5,10 @@
 #
 # Not by BLAS, which is made for large matrices: with few classes it spends its time on packing X. Here 3 rows meet up
 # to 4 classes (logits), or 3 vectors of features up to 4 classes (gradients): 12 sums in registers that do not wait for
-# one another, and fewer loads than multiplications.
+# one another, and fewer loads than multiplications. With 32 registers it is 6 rows or vectors, and 24 sums.
+#
+# Steps over the sums are written out. GCC decides what is in registers before it unrolls a loop over a few of them, and
+# an array with a variable index is in memory: everything took twice as long.
 #
 # Dense X: contiguous rows, or contiguous columns, which are transposed a tile at a time; coefficients (classes,
 # features). Sparse X: CSR; coefficients (features, classes padded with zeros to whole vectors), so that an element of X
@@ -84,48 +87,132 @@ cdef inline double add_lanes_of(vec x) noexcept nogil:
         return xent_add_lanes_f64(x)
 
 
-cdef inline void logits_tile(
+cdef inline forced_void clear_products(vec* sums, const int C) noexcept nogil:
+    sums[0] = fill(sums, 0)
+    if C > 1:
+        sums[1] = fill(sums, 0)
+    if C > 2:
+        sums[2] = fill(sums, 0)
+    if C > 3:
+        sums[3] = fill(sums, 0)
+
+
+cdef inline forced_void load_classes(
+    const vec* coef, Py_ssize_t n, Py_ssize_t d, const int C, vec* w
+) noexcept nogil:
+    """w[c] = coef[c, d:], for coefficients of shape (C, n)"""
+    w[0] = element(coef, d)[0]
+    if C > 1:
+        w[1] = element(coef, n + d)[0]
+    if C > 2:
+        w[2] = element(coef, 2 * n + d)[0]
+    if C > 3:
+        w[3] = element(coef, 3 * n + d)[0]
+
+
+cdef inline forced_void load_last_of_classes(
+    const vec* coef, Py_ssize_t n, Py_ssize_t d, const int C, vec* w
+) noexcept nogil:
+    """The same for the last n - d elements, fewer than a vector."""
+    w[0] = load_first(element(coef, d), n - d, 0)
+    if C > 1:
+        w[1] = load_first(element(coef, n + d), n - d, 0)
+    if C > 2:
+        w[2] = load_first(element(coef, 2 * n + d), n - d, 0)
+    if C > 3:
+        w[3] = load_first(element(coef, 3 * n + d), n - d, 0)
+
+
+cdef inline forced_void add_multiples_of(vec* sums, vec x, const vec* w, const int C) noexcept nogil:
+    """sums[c] += x w[c]"""
+    sums[0] = multiply_add(x, w[0], sums[0])
+    if C > 1:
+        sums[1] = multiply_add(x, w[1], sums[1])
+    if C > 2:
+        sums[2] = multiply_add(x, w[2], sums[2])
+    if C > 3:
+        sums[3] = multiply_add(x, w[3], sums[3])
+
+
+cdef inline forced_void put_logits(const vec* sums, const double* intercept, vec* z, const int C) noexcept nogil:
+    """z[c] = the sum of the lanes of sums[c], plus intercept[c]"""
+    if C == 4:
+        if vec is vf32:
+            xent_add_four_f32(sums, intercept, z)
+        else:
+            xent_add_four_f64(sums, intercept, z)
+        return
+    put(z, 0, add_lanes_of(sums[0]) + intercept[0])
+    if C > 1:
+        put(z, 1, add_lanes_of(sums[1]) + intercept[1])
+    if C > 2:
+        put(z, 2, add_lanes_of(sums[2]) + intercept[2])
+
+
+cdef inline forced_void logits_tile(
     const DenseRows* rows, Py_ssize_t i, const vec* coef, const double* intercept, vec* z, Py_ssize_t classes,
     const int R, const int C
 ) noexcept nogil:
-    """z[r, c] = x[i + r] . coef[c] + intercept[c] for R rows and C classes."""
-    cdef Py_ssize_t stride = rows.stride, n = rows.features, d = 0, whole = n - n % lanes(coef)
+    """z[r, c] = x[i + r] . coef[c] + intercept[c] for R rows (1, 3 or 6) and C classes."""
+    cdef Py_ssize_t stride = rows.stride, n = rows.features, d = 0
     cdef const char* x = rows.x + i * stride
-    cdef vec sums[12]
-    cdef vec row[3]
-    cdef vec w
-    cdef int r, c
-    for r in range(R):
-        for c in range(C):
-            sums[r * C + c] = fill(coef, 0)
-    while d < whole:
-        for r in range(R):
-            row[r] = element(<const vec*>(x + r * stride), d)[0]
-        for c in range(C):
-            w = element(coef, c * n + d)[0]
-            for r in range(R):
-                sums[r * C + c] = multiply_add(row[r], w, sums[r * C + c])
+    cdef const char* later = x + 3 * stride
+    cdef vec sums[24]
+    cdef vec w[4]
+    z = from_element(z, i * classes)
+    clear_products(sums, C)
+    if R > 1:
+        clear_products(sums + C, C)
+        clear_products(sums + 2 * C, C)
+    if R > 3:
+        clear_products(sums + 3 * C, C)
+        clear_products(sums + 4 * C, C)
+        clear_products(sums + 5 * C, C)
+    while d + lanes(coef) <= n:
+        load_classes(coef, n, d, C, w)
+        add_multiples_of(sums, element(<const vec*>x, d)[0], w, C)
+        if R > 1:
+            add_multiples_of(sums + C, element(<const vec*>(x + stride), d)[0], w, C)
+            add_multiples_of(sums + 2 * C, element(<const vec*>(x + 2 * stride), d)[0], w, C)
+        if R > 3:
+            add_multiples_of(sums + 3 * C, element(<const vec*>later, d)[0], w, C)
+            add_multiples_of(sums + 4 * C, element(<const vec*>(later + stride), d)[0], w, C)
+            add_multiples_of(sums + 5 * C, element(<const vec*>(later + 2 * stride), d)[0], w, C)
         d += lanes(coef)
-    if whole < n:
-        for r in range(R):
-            row[r] = load_first(element(<const vec*>(x + r * stride), whole), n - whole, 0)
-        for c in range(C):
-            w = load_first(element(coef, c * n + whole), n - whole, 0)
-            for r in range(R):
-                sums[r * C + c] = multiply_add(row[r], w, sums[r * C + c])
-    for r in range(R):
-        for c in range(C):
-            put(z, (i + r) * classes + c, add_lanes_of(sums[r * C + c]) + intercept[c])
+    if d < n:
+        load_last_of_classes(coef, n, d, C, w)
+        add_multiples_of(sums, load_first(element(<const vec*>x, d), n - d, 0), w, C)
+        if R > 1:
+            add_multiples_of(sums + C, load_first(element(<const vec*>(x + stride), d), n - d, 0), w, C)
+            add_multiples_of(sums + 2 * C, load_first(element(<const vec*>(x + 2 * stride), d), n - d, 0), w, C)
+        if R > 3:
+            add_multiples_of(sums + 3 * C, load_first(element(<const vec*>later, d), n - d, 0), w, C)
+            add_multiples_of(sums + 4 * C, load_first(element(<const vec*>(later + stride), d), n - d, 0), w, C)
+            add_multiples_of(sums + 5 * C, load_first(element(<const vec*>(later + 2 * stride), d), n - d, 0), w, C)
+    put_logits(sums, intercept, z, C)
+    if R > 1:
+        put_logits(sums + C, intercept, from_element(z, classes), C)
+        put_logits(sums + 2 * C, intercept, from_element(z, 2 * classes), C)
+    if R > 3:
+        put_logits(sums + 3 * C, intercept, from_element(z, 3 * classes), C)
+        put_logits(sums + 4 * C, intercept, from_element(z, 4 * classes), C)
+        put_logits(sums + 5 * C, intercept, from_element(z, 5 * classes), C)
 
 
-cdef inline void logits_of_classes(
+cdef inline forced_void logits_of_classes(
     const DenseRows* rows, const vec* coef, const double* intercept, vec* z, Py_ssize_t classes, const int C
 ) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(0, rows.count - 2, 3):
+    cdef Py_ssize_t i = 0
+    if XENT_HAS_32:
+        while i + 6 <= rows.count:
+            logits_tile(rows, i, coef, intercept, z, classes, 6, C)
+            i += 6
+    while i + 3 <= rows.count:
         logits_tile(rows, i, coef, intercept, z, classes, 3, C)
-    for i in range(rows.count - rows.count % 3, rows.count):
+        i += 3
+    while i < rows.count:
         logits_tile(rows, i, coef, intercept, z, classes, 1, C)
+        i += 1
 
 
 cdef void dense_logits(
@@ -150,40 +237,74 @@ cdef void dense_logits(
         j += C
 
 
-cdef inline void gradient_tile(
+cdef inline forced_void copy_vectors(vec* out, const vec* source, const int V) noexcept nogil:
+    """out = source, V vectors (1, 3 or 6)"""
+    out[0] = source[0]
+    if V > 1:
+        out[1] = source[1]
+        out[2] = source[2]
+    if V > 3:
+        out[3] = source[3]
+        out[4] = source[4]
+        out[5] = source[5]
+
+
+cdef inline forced_void add_scaled(vec* sums, vec factor, const vec* row, const int V) noexcept nogil:
+    """sums += factor row, V vectors each"""
+    sums[0] = multiply_add(row[0], factor, sums[0])
+    if V > 1:
+        sums[1] = multiply_add(row[1], factor, sums[1])
+        sums[2] = multiply_add(row[2], factor, sums[2])
+    if V > 3:
+        sums[3] = multiply_add(row[3], factor, sums[3])
+        sums[4] = multiply_add(row[4], factor, sums[4])
+        sums[5] = multiply_add(row[5], factor, sums[5])
+
+
+cdef inline forced_void gradient_tile(
     const DenseRows* rows, const vec* logit_grad, Py_ssize_t classes, vec* gradient, Py_ssize_t width, Py_ssize_t tail,
     const int V, const int C
 ) noexcept nogil:
-    """gradient[c] += sum of logit_grad[i, c] x[i] over the rows, for C classes and V vectors of features; with a tail,
-    one vector, of which only so many."""
+    """gradient[c] += sum of logit_grad[i, c] x[i] over the rows, for C classes and V vectors of features (1, 3 or 6);
+    with a tail, one vector, of which only so many."""
     cdef const char* x = rows.x
-    cdef Py_ssize_t i, stride = rows.stride, ahead = rows.ahead
-    cdef vec sums[12]
-    cdef vec row[3]
-    cdef vec s
-    cdef int c, v
-    for c in range(C):
-        for v in range(V):
-            sums[c * V + v] = element(gradient, c * width)[v]
+    cdef Py_ssize_t i, v
+    cdef vec sums[24]
+    cdef vec row[6]
+    copy_vectors(sums, gradient, V)
+    if C > 1:
+        copy_vectors(sums + V, element(gradient, width), V)
+    if C > 2:
+        copy_vectors(sums + 2 * V, element(gradient, 2 * width), V)
+    if C > 3:
+        copy_vectors(sums + 3 * V, element(gradient, 3 * width), V)
     for i in range(rows.count):
         if tail:
-            row[0] = load_first(<const vec*>(x + i * stride), tail, 0)
+            row[0] = load_first(<const vec*>x, tail, 0)
         else:
-            for v in range(V):
-                row[v] = (<const vec*>(x + i * stride))[v]
-            if ahead:
-                xent_prefetch(x + i * stride + ahead)
-                xent_prefetch(x + i * stride + ahead + CACHE_LINE)
-        for c in range(C):
-            s = fill(logit_grad, get(logit_grad, i * classes + c))
-            for v in range(V):
-                sums[c * V + v] = multiply_add(row[v], s, sums[c * V + v])
-    for c in range(C):
-        for v in range(V):
-            from_element(gradient, c * width)[v] = sums[c * V + v]
+            copy_vectors(row, <const vec*>x, V)
+        if rows.ahead:
+            for v in range(V * <int>sizeof(vec) // CACHE_LINE + 1):
+                xent_prefetch(x + rows.ahead + v * CACHE_LINE)
+        add_scaled(sums, fill(logit_grad, get(logit_grad, 0)), row, V)
+        if C > 1:
+            add_scaled(sums + V, fill(logit_grad, get(logit_grad, 1)), row, V)
+        if C > 2:
+            add_scaled(sums + 2 * V, fill(logit_grad, get(logit_grad, 2)), row, V)
+        if C > 3:
+            add_scaled(sums + 3 * V, fill(logit_grad, get(logit_grad, 3)), row, V)
+        x += rows.stride
+        logit_grad = element(logit_grad, classes)
+    copy_vectors(gradient, sums, V)
+    if C > 1:
+        copy_vectors(from_element(gradient, width), sums + V, V)
+    if C > 2:
+        copy_vectors(from_element(gradient, 2 * width), sums + 2 * V, V)
+    if C > 3:
+        copy_vectors(from_element(gradient, 3 * width), sums + 3 * V, V)
 
 
-cdef inline void gradient_of_classes(
+cdef inline forced_void gradient_of_classes(
     const Linear* linear, DenseRows rows, const vec* logit_grad, vec* gradient, Py_ssize_t width, Py_ssize_t tail,
     const int V
 ) noexcept nogil:
@@ -208,10 +329,15 @@ cdef inline void gradient_of_classes(
 cdef void add_dense_gradient(
     const Linear* linear, const DenseRows* rows, const vec* logit_grad, vec* gradient, Py_ssize_t width
 ) noexcept nogil:
-    """gradient (n_coef_rows, width) += logit_grad' x, three vectors of features at a time."""
+    """gradient (n_coef_rows, width) += logit_grad' x, a few vectors of features at a time."""
     cdef DenseRows slice = rows[0]
     cdef Py_ssize_t d = 0, n = rows.features, L = lanes(logit_grad)
     slice.ahead = linear.tile_rows * rows.stride
+    if XENT_HAS_32:
+        while d + 6 * L <= n:
+            slice.x = <const char*>element(<const vec*>rows.x, d)
+            gradient_of_classes(linear, slice, logit_grad, from_element(gradient, d), width, 0, 6)
+            d += 6 * L
     while d + 3 * L <= n:
         slice.x = <const char*>element(<const vec*>rows.x, d)
         gradient_of_classes(linear, slice, logit_grad, from_element(gradient, d), width, 0, 3)

@@ -59,6 +59,13 @@ typedef uint64_t vu64;
 #  define xent_forced_void void
 #endif
 
+/* Whether there are 32 registers, not 16. */
+#if (defined(__AVX512F__) && XENT_BYTES == 64) || (defined(__aarch64__) && XENT_BYTES == 16)
+#  define XENT_HAS_32 1
+#else
+#  define XENT_HAS_32 0
+#endif
+
 #define XENT_LANES_f32 ((Py_ssize_t)(sizeof(vf32) / sizeof(float)))
 #define XENT_LANES_f64 ((Py_ssize_t)(sizeof(vf64) / sizeof(double)))
 
@@ -256,6 +263,53 @@ XENT_ADD_LANES(f64, double, vf64)
 
 XENT_DEFINE(f32, float, vf32, vi32, vu32, 23)
 XENT_DEFINE(f64, double, vf64, vi64, vu64, 52)
+
+/* out[c] = the sum of the lanes of sums[c], plus start[c], for four: fewer instructions than one by one. Halves are added
+ * in the same order. */
+XENT_INLINE void xent_add_four_f32(const vf32 *sums, const double *start, vf32 *out) {
+#if defined(__AVX512F__) && XENT_BYTES == 64
+    __m512 a = (__m512)sums[0], b = (__m512)sums[1], c = (__m512)sums[2], d = (__m512)sums[3];
+    __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+    __m512 x = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+    x = _mm512_add_ps(x, _mm512_permute_ps(x, 0x4e));
+    x = _mm512_add_ps(x, _mm512_permute_ps(x, 0xb1));
+    __m512i places = _mm512_castsi128_si512(_mm_setr_epi32(0, 4, 8, 12));
+    __m256d z = _mm256_cvtps_pd(_mm512_castps512_ps128(_mm512_permutexvar_ps(places, x)));
+    _mm_storeu_ps((float *)out, _mm256_cvtpd_ps(_mm256_add_pd(z, _mm256_loadu_pd(start))));
+#elif defined(__AVX2__) && XENT_BYTES == 32
+    __m256 a = (__m256)sums[0], b = (__m256)sums[1], c = (__m256)sums[2], d = (__m256)sums[3];
+    __m256 ab = _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+    __m256 cd = _mm256_add_ps(_mm256_permute2f128_ps(c, d, 0x20), _mm256_permute2f128_ps(c, d, 0x31));
+    __m256 x = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+    x = _mm256_add_ps(x, _mm256_permute_ps(x, 0xb1));
+    x = _mm256_permutevar8x32_ps(x, _mm256_setr_epi32(0, 4, 2, 6, 0, 4, 2, 6));
+    __m256d z = _mm256_cvtps_pd(_mm256_castps256_ps128(x));
+    _mm_storeu_ps((float *)out, _mm256_cvtpd_ps(_mm256_add_pd(z, _mm256_loadu_pd(start))));
+#else
+    for (int c = 0; c < 4; c++) xent_put_f32(out, c, xent_add_lanes_f32(sums[c]) + start[c]);
+#endif
+}
+XENT_INLINE void xent_add_four_f64(const vf64 *sums, const double *start, vf64 *out) {
+#if defined(__AVX512F__) && XENT_BYTES == 64
+    __m512d a = (__m512d)sums[0], b = (__m512d)sums[1], c = (__m512d)sums[2], d = (__m512d)sums[3];
+    __m512d ab = _mm512_add_pd(_mm512_shuffle_f64x2(a, b, 0x44), _mm512_shuffle_f64x2(a, b, 0xee));
+    __m512d cd = _mm512_add_pd(_mm512_shuffle_f64x2(c, d, 0x44), _mm512_shuffle_f64x2(c, d, 0xee));
+    __m512d x = _mm512_add_pd(_mm512_shuffle_f64x2(ab, cd, 0x88), _mm512_shuffle_f64x2(ab, cd, 0xdd));
+    x = _mm512_add_pd(x, _mm512_permute_pd(x, 0x55));
+    __m512i places = _mm512_castsi256_si512(_mm256_setr_epi64x(0, 2, 4, 6));
+    __m256d z = _mm512_castpd512_pd256(_mm512_permutexvar_pd(places, x));
+    _mm256_storeu_pd((double *)out, _mm256_add_pd(z, _mm256_loadu_pd(start)));
+#elif defined(__AVX2__) && XENT_BYTES == 32
+    __m256d a = (__m256d)sums[0], b = (__m256d)sums[1], c = (__m256d)sums[2], d = (__m256d)sums[3];
+    __m256d ab = _mm256_add_pd(_mm256_permute2f128_pd(a, b, 0x20), _mm256_permute2f128_pd(a, b, 0x31));
+    __m256d cd = _mm256_add_pd(_mm256_permute2f128_pd(c, d, 0x20), _mm256_permute2f128_pd(c, d, 0x31));
+    __m256d z = _mm256_add_pd(_mm256_unpacklo_pd(ab, cd), _mm256_unpackhi_pd(ab, cd));
+    _mm256_storeu_pd((double *)out, _mm256_add_pd(_mm256_permute4x64_pd(z, 0xd8), _mm256_loadu_pd(start)));
+#else
+    for (int c = 0; c < 4; c++) xent_put_f64(out, c, xent_add_lanes_f64(sums[c]) + start[c]);
+#endif
+}
 
 #define XENT_BLEND(mask, yes, no) (((mask) & (yes)) | (~(mask) & (no)))
 

@@ -53,6 +53,9 @@ cdef extern from "_core/simd.h" nogil:
     bint xent_are_classes(const int64_t* labels, Py_ssize_t n, int64_t classes)
     float xent_add_lanes_f32(vf32 x)
     double xent_add_lanes_f64(vf64 x)
+    void xent_add_four_f32(const vf32* sums, const double* start, vf32* out)
+    void xent_add_four_f64(const vf64* sums, const double* start, vf64* out)
+    bint XENT_HAS_32
     float xent_max_lanes_f32(vf32 x)
     double xent_max_lanes_f64(vf64 x)
     double xent_get_f32(const vf32* row, Py_ssize_t i)

@@ -25,7 +25,7 @@ import numpy as np
 
 from xent._calls.dispatch import kernels
 from xent._fit.penalties import L2, Penalty
-from xent._fit.row_pass import PROBABILITIES, LinearOperands, Rows, pass_over
+from xent._fit.row_pass import PROBABILITIES, LinearOperands, Rows, pass_over, zeros_in_lines
 from xent._fit.row_sums import RowSums
 from xent._fit.sums import Sums
 from xent._fit.types import Array, Matrix, Vector
@@ -128,7 +128,7 @@ def _ascend(
         csr = rows.csr[0].astype(dtype, copy=False), *rows.csr[1:]
     (n, n_features), k, n_classes, row_weight = rows.X.shape, rows.n_coef_rows, rows.n_classes, rows.row_weight
     lanes = kernels.lanes_of(dtype.itemsize)
-    coef = np.zeros((n_features, -(-k // lanes) * lanes), dtype)
+    coef = zeros_in_lines((n_features, -(-k // lanes) * lanes), dtype)
     if start.coef is not None:
         coef[:, :k] = start.coef
     buffer = np.empty(4 * (n_classes + lanes), dtype)
