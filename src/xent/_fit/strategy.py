@@ -25,7 +25,7 @@ PATIENCE = 60           # iterations of L-BFGS with a good preconditioner, at mo
 NEWTON_STEPS = 5        # whose time L-BFGS has before Newton's method takes over
 MAX_COST = 60           # of an expansion, for which Newton's method is the next after L-BFGS
 MAX_NEWTON_SIZE = 1000  # coefficients for which "auto" keeps a Hessian and its factors in memory
-FORCING_NEAR = 0.1      # of Newton-CG near the minimum: few steps are left, each with a few more Hessian products
+FORCING_NEAR = 0.03     # of Newton-CG near the minimum: few steps are left, each with a few more Hessian products
 
 
 def uses_newton(solver: str, size: int) -> bool:
