@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SCRIPTS = (
-    "start", "fit", "linear", "linear_evaluate", "options", "divergence", "boosting", "limits", "temperature",
-    "covariance", "ops", "contention",
+    "start", "fit", "fit_pass", "cross_validation", "linear", "linear_evaluate", "options", "divergence", "boosting",
+    "limits", "temperature", "covariance", "expansion", "ops", "contention", "patch",
 )
 
 

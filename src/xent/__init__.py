@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from xent import datasets
     from xent.blocks import Blocks
     from xent.logistic import ConvergenceWarning, LogisticRegression, NotFittedError
+    from xent.logistic_cv import LogisticRegressionCV
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ __all__ = [
     "ConvergenceWarning",
     "Evaluation",
     "LogisticRegression",
+    "LogisticRegressionCV",
     "NotFittedError",
     "StreamingLoss",
     "binary_cross_entropy",
@@ -54,6 +56,7 @@ _LATER = {
     "Blocks": "blocks",
     "ConvergenceWarning": "logistic",
     "LogisticRegression": "logistic",
+    "LogisticRegressionCV": "logistic_cv",
     "NotFittedError": "logistic",
 }
 _LATER_MODULES = {*_LATER.values(), "datasets"}

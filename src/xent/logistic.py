@@ -52,7 +52,7 @@ class ConvergenceWarning(UserWarning):
     """
 
 
-def _advice(result: Result, dtype: np.dtype[Any], solver: str) -> str:
+def advise(result: Result, dtype: np.dtype[Any], solver: str) -> str:
     """What a user can do about a fit that has not converged."""
     if result.reason not in (MAX_ITER, NO_DESCENT):
         return "Scale the features"
@@ -399,11 +399,10 @@ class LogisticRegression(LinearClassifier):
     def _warn_not_converged(self, result: Result, dtype: np.dtype[Any]) -> None:
         has_kink = self._penalty().kink > 0         # then there is one solver for all names
         solver = "the fit" if self.solver == "auto" or has_kink else self.solver
-        advice = _advice(result, dtype, "newton-cholesky" if has_kink else self.solver)
+        advice = advise(result, dtype, "newton-cholesky" if has_kink else self.solver)
         warnings.warn(
             f"{solver} failed to converge: it stopped after {result.iterations} iterations with gradient norm "
-            f"{result.grad_norm:.2g}, over tol={self.tol:g}: {result.message}. "
-            f"{advice}",
+            f"{result.grad_norm:.2g}, over tol={self.tol:g}: {result.message}. {advice}",
             shared(ConvergenceWarning),
             stacklevel=4,
         )
@@ -608,10 +607,3 @@ class LogisticRegression(LinearClassifier):
         self.objective_ = result.loss
         self.grad_norm_ = result.grad_norm
         self.converged_ = result.converged
-
-    def _keep_names(self, features: int, names: Array | None) -> None:
-        self.n_features_in_ = features
-        if names is not None:
-            self.feature_names_in_ = names
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_

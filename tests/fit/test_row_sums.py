@@ -6,6 +6,7 @@ import reference
 from fit_problems import HOLDERS, TOLERANCE, D, N, evaluate_twin, make_objective, make_rows
 
 from xent._fit import row_pass, row_sums
+from xent._fit.row_pass import pass_over
 from xent._fit.row_sums import RowSums
 
 
@@ -39,6 +40,23 @@ def test_a_pass_by_blas_over_many_blocks_is_the_definition(monkeypatch, dtype, o
     expected, expected_gradient = evaluate_twin(X.astype(float), target, 40, weight, 0.1, matrix)
     assert loss == pytest.approx(expected, rel=TOLERANCE[dtype])
     np.testing.assert_allclose(objective.to_matrix(gradient), expected_gradient, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_kernels_take_any_number_of_rows_features_and_classes(dtype, order):
+    """Tiles of several sizes, and what is left of them."""
+    rng = np.random.default_rng(6)
+    features = [*range(1, 20), 31, 32, 33, 47, 48, 49, 63, 95, 96, 97, 113]
+    for k, n_features in enumerate(features):
+        rows, n_classes = 1 + k % 15, 2 + k % 9
+        X = np.asarray(rng.normal(size=(rows, n_features)), dtype, order)
+        sums = RowSums(X, rng.integers(0, n_classes, rows), n_classes, np.ones(rows))
+        matrix = rng.normal(size=(sums.n_coef_rows, n_features + 1))
+        found = pass_over(sums.rows._replace(by_kernels=True), row_pass.LOSS, matrix)
+        expected = pass_over(sums.rows._replace(by_kernels=False), row_pass.LOSS, matrix)
+        assert found[0] == pytest.approx(expected[0], rel=TOLERANCE[dtype])
+        np.testing.assert_allclose(found[1], expected[1], atol=20 * TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("soft", [False, True])

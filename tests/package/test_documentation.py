@@ -16,7 +16,10 @@ README = ROOT / "README.md"
 SOURCES = (".py", ".pyx", ".pxd", ".pxi", ".h")
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")])
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-NEEDS = {"docs/boosting.md": ["xgboost", "lightgbm", "sklearn"]}        # to run the examples of a page
+NEEDS = {       # to run the examples of a page
+    "docs/boosting.md": ["xgboost", "lightgbm", "sklearn"],
+    "docs/logistic-regression.md": ["sklearn"],
+}
 PUBLIC = [getattr(xent, name) for name in xent.__all__ if inspect.isroutine(getattr(xent, name))]
 
 
@@ -42,6 +45,8 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages(xent.__path__, "xent.") i
 def test_docstrings(name):
     if "dask" in name:
         pytest.importorskip("distributed")      # not "dask": without Dask, that finds the folder tests/dask
+    if name.startswith("xent.sklearn"):
+        pytest.importorskip("sklearn")
     if not name.startswith("xent._kernels"):
         result = doctest.testmod(importlib.import_module(name), optionflags=OPTIONS)
         assert result.failed == 0

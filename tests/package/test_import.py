@@ -10,7 +10,7 @@ HEAVY = """
 asyncio bz2 concurrent.futures copy ctypes dataclasses email hashlib hmac importlib.resources importlib.util inspect
 json logging lzma multiprocessing pathlib pickle random secrets shutil subprocess tempfile threading unittest urllib
 zipfile zlib matplotlib pandas scipy sklearn tqdm dask xent._fit xent._estimator
-xent.blocks xent.boosting xent.cli xent.datasets xent.logistic xent.plots
+xent.blocks xent.boosting xent.cli xent.datasets xent.logistic xent.logistic_cv xent.plots xent.sklearn
 """
 
 

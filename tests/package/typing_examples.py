@@ -66,6 +66,9 @@ assert_type(xent.log_loss(["a", "b"], x), float)
 assert_type(xent.evaluate(x, y, reference=x).topk, dict[int, float])
 assert_type(xent.linear_evaluate(x, x, y, reference=(x, x), topk=3).kl, float)
 
+assert_type(xent.LogisticRegressionCV(Cs=[0.1, 1.0], cv=3).fit(x, y).scores_, NDArray[np.float64])
+assert_type(xent.LogisticRegressionCV(scoring=lambda model, X, y: 0.0).fit(x, y).C_, float)
+
 objective = Multiclass(3, target=x, class_weight=[1, 2, 3], label_smoothing=0.1)
 assert_type(objective.xgboost_sklearn(y, x, sample_weight=y), tuple[NDArray[np.float32], NDArray[np.float32]])
 assert_type(xent.fit_temperature(x, y, where=x > 0, sample_weight=[1.0, 2.0]), float)

@@ -123,7 +123,7 @@ cdef inline forced_void load_last_of_classes(
         w[3] = load_first(element(coef, 3 * n + d), n - d, 0)
 
 
-cdef inline forced_void add_class_products(vec* sums, vec x, const vec* w, const int C) noexcept nogil:
+cdef inline forced_void add_multiples_of(vec* sums, vec x, const vec* w, const int C) noexcept nogil:
     """sums[c] += x w[c]"""
     sums[0] = multiply_add(x, w[0], sums[0])
     if C > 1:
@@ -170,25 +170,25 @@ cdef inline forced_void logits_tile(
         clear_products(sums + 5 * C, C)
     while d + lanes(coef) <= n:
         load_classes(coef, n, d, C, w)
-        add_class_products(sums, element(<const vec*>x, d)[0], w, C)
+        add_multiples_of(sums, element(<const vec*>x, d)[0], w, C)
         if R > 1:
-            add_class_products(sums + C, element(<const vec*>(x + stride), d)[0], w, C)
-            add_class_products(sums + 2 * C, element(<const vec*>(x + 2 * stride), d)[0], w, C)
+            add_multiples_of(sums + C, element(<const vec*>(x + stride), d)[0], w, C)
+            add_multiples_of(sums + 2 * C, element(<const vec*>(x + 2 * stride), d)[0], w, C)
         if R > 3:
-            add_class_products(sums + 3 * C, element(<const vec*>later, d)[0], w, C)
-            add_class_products(sums + 4 * C, element(<const vec*>(later + stride), d)[0], w, C)
-            add_class_products(sums + 5 * C, element(<const vec*>(later + 2 * stride), d)[0], w, C)
+            add_multiples_of(sums + 3 * C, element(<const vec*>later, d)[0], w, C)
+            add_multiples_of(sums + 4 * C, element(<const vec*>(later + stride), d)[0], w, C)
+            add_multiples_of(sums + 5 * C, element(<const vec*>(later + 2 * stride), d)[0], w, C)
         d += lanes(coef)
     if d < n:
         load_last_of_classes(coef, n, d, C, w)
-        add_class_products(sums, load_first(element(<const vec*>x, d), n - d, 0), w, C)
+        add_multiples_of(sums, load_first(element(<const vec*>x, d), n - d, 0), w, C)
         if R > 1:
-            add_class_products(sums + C, load_first(element(<const vec*>(x + stride), d), n - d, 0), w, C)
-            add_class_products(sums + 2 * C, load_first(element(<const vec*>(x + 2 * stride), d), n - d, 0), w, C)
+            add_multiples_of(sums + C, load_first(element(<const vec*>(x + stride), d), n - d, 0), w, C)
+            add_multiples_of(sums + 2 * C, load_first(element(<const vec*>(x + 2 * stride), d), n - d, 0), w, C)
         if R > 3:
-            add_class_products(sums + 3 * C, load_first(element(<const vec*>later, d), n - d, 0), w, C)
-            add_class_products(sums + 4 * C, load_first(element(<const vec*>(later + stride), d), n - d, 0), w, C)
-            add_class_products(sums + 5 * C, load_first(element(<const vec*>(later + 2 * stride), d), n - d, 0), w, C)
+            add_multiples_of(sums + 3 * C, load_first(element(<const vec*>later, d), n - d, 0), w, C)
+            add_multiples_of(sums + 4 * C, load_first(element(<const vec*>(later + stride), d), n - d, 0), w, C)
+            add_multiples_of(sums + 5 * C, load_first(element(<const vec*>(later + 2 * stride), d), n - d, 0), w, C)
     put_logits(sums, intercept, z, C)
     if R > 1:
         put_logits(sums + C, intercept, from_element(z, classes), C)

@@ -26,8 +26,9 @@ def log_loss(
     normalize: bool,
     sample_weight: ArrayLike | None,
     labels: ArrayLike | None,
+    clip: bool = False,
 ) -> float:
-    """`xent.log_loss`."""
+    """`xent.log_loss`; with `clip`, of probabilities in [eps, 1 - eps], as in scikit-learn."""
     if not isinstance(normalize, bool | np.bool_):
         raise TypeError(f"normalize is {normalize!r}; it must be True or False")
     reduction = "mean" if normalize else "sum"
@@ -36,10 +37,15 @@ def log_loss(
     weight = None if sample_weight is None else to_numbers("sample_weight", sample_weight)
     if weight is not None and weight.shape != proba.shape[:1]:
         raise ValueError(f"sample_weight has shape {weight.shape}; it must have shape {proba.shape[:1]}, as y_true")
+    given = proba
+    if clip:
+        proba, target = _clip(proba, target)
     if proba.ndim == 1:
-        batch = check_binary_batch("y_proba", proba, target, None, weight)
-        return float(binary_loss(batch, 0.0, False, reduction, None, None))
+        binary_batch = check_binary_batch("y_proba", proba, target, None, weight)
+        _warn_unless_normalised(given)
+        return float(binary_loss(binary_batch, 0.0, False, reduction, None, None))
     batch = check_batch("y_proba", proba, target, -1, sample_weight=weight)
+    _warn_unless_normalised(given)
     return float(categorical_loss(batch, reduction, None, by_mass=False))
 
 
@@ -55,17 +61,30 @@ def _check_proba(y_proba: ArrayLike) -> Array:
     if array.ndim not in (1, 2):
         raise ValueError(f"y_proba has {array.ndim} dimensions; it must have 2, (n_samples, n_classes), or 1")
     check_unit_interval("y_proba", array)
-    if array.ndim == 2 and array.shape[1] == 1:
-        return array[:, 0]
-    if array.ndim == 2:
-        total = array.sum(axis=1, dtype=np.float64)
-        epsilon = float(np.finfo(array.dtype).eps) if array.dtype.kind == "f" else 2.0**-7      # of bfloat16
-        good = np.abs(total - 1) <= math.sqrt(epsilon)
-        if not good.all():
-            row = int(np.argmin(good))
-            message = f"y_proba[{row}] sums to {total[row]}, not 1 (The y_prob values do not sum to one.)"
-            warnings.warn(message, UserWarning, stacklevel=4)
-    return array
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def _warn_unless_normalised(proba: Array) -> None:
+    """Warn of a row that does not sum to 1: last of all, since an error says more."""
+    if proba.ndim == 1:
+        return
+    total = proba.sum(axis=1, dtype=np.float64)
+    epsilon = float(np.finfo(proba.dtype).eps) if proba.dtype.kind == "f" else 2.0**-7      # of bfloat16
+    good = np.isclose(total, 1, rtol=math.sqrt(epsilon))
+    if not good.all():
+        row = int(np.argmin(good))
+        message = f"y_proba[{row}] sums to {total[row]}, not 1 (The y_prob values do not sum to one.)"
+        warnings.warn(message, UserWarning, stacklevel=4)
+
+
+def _clip(proba: Array, target: Array) -> tuple[Array, Array]:
+    """The probabilities of the labels, clipped; of a column for each label as those of a binary target that is 1."""
+    if target.ndim == 2:
+        raise ValueError("y_true has several columns")
+    if proba.ndim == 2:
+        proba, target = np.take_along_axis(proba, target[:, None], axis=1)[:, 0], np.ones_like(target)
+    eps = np.finfo(proba.dtype).eps
+    return np.clip(proba, eps, 1 - eps, dtype=proba.dtype), target
 
 
 def _check_truth(y_true: ArrayLike, proba: Array, labels: ArrayLike | None) -> Array:

@@ -15,16 +15,19 @@ _UNSET = (UNSET, "deprecated")      # scikit-learn's word, which get_params of i
 _NAMED = ("l1", "l2", "elasticnet")
 
 
-class Parameters(Protocol):
-    penalty: Any
-    C: float
-    l1_ratio: float | None
-    class_weight: Any
+class SolverParameters(Protocol):
     tol: float
     max_iter: int
     intercept_scaling: float
     solver: Any
     n_jobs: int | None
+
+
+class Parameters(SolverParameters, Protocol):
+    penalty: Any
+    C: float
+    l1_ratio: float | None
+    class_weight: Any
 
 
 class PenaltyStrength(NamedTuple):
@@ -41,6 +44,11 @@ def check_parameters(model: Parameters, solvers: tuple[str, ...]) -> None:
     if model.l1_ratio is not None:
         check_real_between("l1_ratio", model.l1_ratio, 0, 1, "in [0, 1]")
     _check_penalty(model)
+    check_solver_parameters(model, solvers)
+
+
+def check_solver_parameters(model: SolverParameters, solvers: tuple[str, ...]) -> None:
+    """Raise unless the parameters that do not change the objective are valid."""
     check_choice("solver", model.solver, solvers)
     if not 0 < check_real("tol", model.tol) < math.inf:
         raise ValueError(f"tol is {model.tol!r}; it must be greater than 0 and finite")

@@ -129,6 +129,13 @@ class LinearClassifier(Estimator):
             return share_right(tallies)
         return share_right([self._tally(self._matrix(X, stacklevel=2), y, sample_weight, stacklevel=2)])
 
+    def _keep_names(self, features: int, names: Array | None) -> None:
+        self.n_features_in_ = features
+        if names is not None:
+            self.feature_names_in_ = names
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+
     def _n_threads(self) -> int | None:
         return check_n_jobs(self.n_jobs)
 

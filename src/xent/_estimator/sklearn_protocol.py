@@ -164,7 +164,7 @@ class Estimator:
 
         nothing = MetadataRequest(owner=type(self).__name__)
         for method, arguments in _ROUTED.items():
-            for argument in arguments:
+            for argument in arguments if hasattr(self, method) else ():
                 getattr(nothing, method).add_request(param=argument, alias=None)
         return nothing
 

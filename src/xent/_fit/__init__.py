@@ -25,6 +25,8 @@ Each file imports only from those above it:
     newton_models       the choice of quadratic models
     working_set         the solver of functions with kinks on some of the features at a time
     strategy            the choice of solvers: `minimise`
+    fold_sums           the sums over rows in memory, under the weights of several folds
+    path                fits of folds with many strengths of the penalty
     online              one batch of a stream
     covariance          the covariance of the coefficients at a minimum
 """

@@ -19,13 +19,13 @@ Mathematics and Mathematical Physics 4 (1964), for the momentum of b.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xent._calls.dispatch import kernels
 from xent._fit.penalties import L2, Penalty
-from xent._fit.row_pass import LinearOperands, Rows
+from xent._fit.row_pass import PROBABILITIES, LinearOperands, Rows, pass_over, zeros_in_lines
 from xent._fit.row_sums import RowSums
 from xent._fit.sums import Sums
 from xent._fit.types import Array, Matrix, Vector
@@ -40,7 +40,20 @@ MAX_DUAL_BYTES = 1 << 25
 MAX_DUAL_ARRAYS = 12
 
 
-def dual_ascent(sums: Sums, penalty: Penalty, fit_intercept: bool, max_sweeps: int) -> tuple[Matrix, int] | None:
+class Stronger(NamedTuple):
+    """The minimum with a stronger penalty, from which the ascent starts.
+
+    Its distributions p, moved towards the targets t until (t - p) / strength is as before, have the same W.
+    """
+
+    matrix: Matrix
+    strength: float     # of the penalty on the mean
+    value: float        # of the objective
+
+
+def dual_ascent(
+    sums: Sums, penalty: Penalty, fit_intercept: bool, max_sweeps: int, stronger: Stronger | None = None
+) -> tuple[Matrix, int] | None:
     """Coefficients near the minimum, and the sweeps over the rows that they took; None if the data do not allow it.
 
     For sparse rows in memory under an L2 penalty, if the distributions of all rows fit in memory.
@@ -51,7 +64,16 @@ def dual_ascent(sums: Sums, penalty: Penalty, fit_intercept: bool, max_sweeps: i
     dtype = _choose_dtype(sums.rows)
     if not strength > 0 or dtype is None:
         return None
-    return _ascend(sums.rows, sums.weight, dtype, strength, fit_intercept, min(MAX_SWEEPS, max_sweeps))
+    start = _start_at_targets(sums.rows, dtype, fit_intercept)
+    if stronger is not None and stronger.strength > penalty.curvature:
+        start = _start_at(sums.rows, start.p, stronger, penalty.curvature / stronger.strength, strength)
+    return _ascend(sums.rows, start, strength, fit_intercept, min(MAX_SWEEPS, max_sweeps))
+
+
+class _Start(NamedTuple):
+    p: Array                # (n, n_classes)
+    coef: Array | None      # (n_features, n_coef_rows); None: zeros
+    intercept: Vector       # (n_coef_rows,)
 
 
 def _choose_dtype(rows: Rows) -> np.dtype[Any] | None:
@@ -66,25 +88,52 @@ def _choose_dtype(rows: Rows) -> np.dtype[Any] | None:
     return None
 
 
+def _start_at_targets(rows: Rows, dtype: np.dtype[Any], fit_intercept: bool) -> _Start:
+    """Zeros, and the intercepts that are best then."""
+    k = rows.n_coef_rows
+    p = _target_distributions(rows, dtype)
+    intercept = np.zeros(k)
+    if fit_intercept:
+        target_weight, weight = _weigh(rows.row_weight, p)
+        logarithms = np.log(target_weight + weight)
+        intercept += logarithms - logarithms.mean() if k > 1 else logarithms[1] - logarithms[0]
+    return _Start(p, None, intercept)
+
+
+def _start_at(rows: Rows, target: Array, stronger: Stronger, ratio: float, strength: float) -> _Start:
+    """The minimum with a stronger penalty; `ratio` is how much weaker the present one is."""
+    matrix = stronger.matrix
+    p = np.empty(target.shape, rows.X.dtype)
+    pass_over(rows, PROBABILITIES, matrix, p)
+    p = p.astype(target.dtype, copy=False)
+    p -= target
+    p *= ratio
+    coef = rows.X.T @ (p[:, -rows.n_coef_rows :] * (-rows.row_weight / strength)[:, None].astype(p.dtype))
+    p += target
+    return _Start(p, coef, matrix[:, -1].copy())
+
+
+def _weigh(row_weight: Vector, p: Array) -> tuple[Vector, float]:
+    """The weight of each class, without BLAS, whose order depends on its threads; and that of a row, one of which for
+    each class avoids division by 0."""
+    return np.einsum("i,ij->j", row_weight, p), float(row_weight.sum()) / len(row_weight)
+
+
 def _ascend(
-    rows: Rows, weight: float, dtype: np.dtype[Any], strength: float, fit_intercept: bool, max_sweeps: int
+    rows: Rows, start: _Start, strength: float, fit_intercept: bool, max_sweeps: int
 ) -> tuple[Matrix, int]:
     assert rows.csr is not None
+    p, dtype = start.p, start.p.dtype
     with np.errstate(over="ignore"):    # a start with infinite elements is rejected later
         csr = rows.csr[0].astype(dtype, copy=False), *rows.csr[1:]
     (n, n_features), k, n_classes, row_weight = rows.X.shape, rows.n_coef_rows, rows.n_classes, rows.row_weight
     lanes = kernels.lanes_of(dtype.itemsize)
-    p = _target_distributions(rows, dtype)
-    coef = np.zeros((n_features, -(-k // lanes) * lanes), dtype)
+    coef = zeros_in_lines((n_features, -(-k // lanes) * lanes), dtype)
+    if start.coef is not None:
+        coef[:, :k] = start.coef
     buffer = np.empty(4 * (n_classes + lanes), dtype)
-    mean_weight = weight / n        # one extra row per class avoids division by 0
-    # Sums without BLAS, whose order depends on its threads.
-    target_weight = np.einsum("i,ij->j", row_weight, p)
-    intercept = np.zeros(k)
-    step: Vector = np.zeros(k)
-    if fit_intercept:
-        logarithms = np.log(target_weight + mean_weight)
-        intercept += logarithms - logarithms.mean() if k > 1 else logarithms[1] - logarithms[0]
+    target_weight, mean_weight = _weigh(row_weight, _target_distributions(rows, dtype))
+    intercept, step = start.intercept, np.zeros(k)
     operands, stride = LinearOperands(csr, coef, intercept, row_weight, p), _choose_stride(n)
     first, sweeps = 0.0, 0
     while sweeps < max_sweeps:
@@ -94,7 +143,7 @@ def _ascend(
         if not moved > SETTLED * first:
             break
         if fit_intercept:
-            class_weight = np.einsum("i,ij->j", row_weight, p)
+            class_weight, _ = _weigh(row_weight, p)
             variance = class_weight - np.einsum("i,ij,ij->j", row_weight, p, p)
             step = MOMENTUM * step - STEP * ((class_weight - target_weight) / (variance + mean_weight))[-k:]
             intercept += step - step.mean() if k > 1 else step

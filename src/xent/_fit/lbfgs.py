@@ -2,13 +2,13 @@
 
 One iteration:
 
-    preconditioner = a fresh one, before iterations 0, 5, 10, 20, 40, ...
+    preconditioner = a fresh one, before iterations 0, 10, 20, 40, ...
     direction      = -H gradient, with H the inverse Hessian learned from the last steps, over the preconditioner
     step           = line search along the direction for the weak Wolfe conditions
     learn          = (difference of x, difference of the gradient)
 
-On the handwritten digits with raw pixels, a relative gap of 1e-6 takes 870 iterations with the preconditioner of the
-start, and 77 with one that is renewed.
+On the handwritten digits with raw pixels, a relative gap of 1e-6 takes 412 iterations with the preconditioner of the
+start, and 48 with one that is renewed.
 
 References: D. C. Liu, J. Nocedal, "On the limited memory BFGS method for large scale optimization", Mathematical
 Programming 45 (1989); R. H. Byrd, J. Nocedal, R. B. Schnabel, "Representations of quasi-Newton matrices and their use
@@ -19,14 +19,15 @@ quasi-Newton methods", Mathematical Programming 141 (2013), for the line search.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Generator
+from typing import Any
 
 import numpy as np
 
 from xent._fit.solver import NO_DESCENT, NOT_FINITE, ROUNDING, Function, Operator, Result, Settings
 from xent._fit.types import Vector
 
-RENEWALS = frozenset([0, *(5 << k for k in range(40))])     # iterations that begin with a fresh preconditioner
+RENEWALS = frozenset([0, *(10 << k for k in range(40))])     # iterations that begin with a fresh preconditioner
 MAX_STALLED = 30            # iterations in which neither the value nor the gradient shows progress
 MAX_MEMORY = 60             # steps
 MIN_MEMORY = 4
@@ -46,6 +47,7 @@ class _InverseHessian:
 
     def __init__(self, size: int, memory: int) -> None:
         self.preconditioner: Operator = np.copy
+        self.scaled_gradient: Vector | None = None          # M g of the newest gradient, if it is known
         self.memory = memory
         self.count = 0      # pairs learned so far; the last `memory` are kept in a ring
         self.steps = np.empty((memory, size))               # S
@@ -57,38 +59,54 @@ class _InverseHessian:
     def renew(self, preconditioner_at: Callable[[Vector], Operator], x: Vector) -> None:
         """Take the preconditioner of x, and keep the pairs."""
         self.preconditioner = np.copy       # frees the old one before the new one is made
+        self.scaled_gradient = None
         self.preconditioner = preconditioner_at(x)
         used = min(self.count, self.memory)
         for place in range(used):
             self.scaled_changes[place] = self.preconditioner(self.changes[place])
         self.scaled_products[:used, :used] = self.scaled_changes[:used] @ self.changes[:used].T
 
-    def learn(self, step: Vector, change: Vector) -> None:
+    def learn(self, step: Vector, change: Vector, gradient: Vector | None = None) -> None:
+        """Remember a step and the change of the gradient with it, to the given one: M times the change is the
+        difference of M g, which is wanted anyway."""
         place = self.count % self.memory
         self.count += 1
         used = min(self.count, self.memory)
         self.steps[place] = step
         self.changes[place] = change
-        self.scaled_changes[place] = self.preconditioner(change)
+        if gradient is None or self.scaled_gradient is None:
+            self.scaled_gradient = None
+            self.scaled_changes[place] = self.preconditioner(change)
+        else:
+            np.negative(self.scaled_gradient, out=self.scaled_changes[place])
+            self.scaled_changes[place] += self._scale(gradient)
         self.products[:used, place] = self.steps[:used] @ change
         self.scaled_products[place, :used] = self.scaled_changes[:used] @ change
         self.scaled_products[:used, place] = self.scaled_products[place, :used]
 
+    def _scale(self, gradient: Vector) -> Vector:
+        """M g of a new gradient, which is kept."""
+        self.scaled_gradient = None     # frees the old one
+        self.scaled_gradient = self.preconditioner(gradient)
+        return self.scaled_gradient
+
     def apply(self, gradient: Vector) -> Vector:
-        result = self.preconditioner(gradient)
+        known = self._scale(gradient) if self.scaled_gradient is None else self.scaled_gradient
+        result = known.copy()
         if self.count == 0:
             return result
         used = min(self.count, self.memory)
         newest = (self.count - 1) % self.memory
         scale = self.products[newest, newest] / self.scaled_products[newest, newest]
-        order = np.arange(self.count - used, self.count) % self.memory
-        products = self.products[np.ix_(order, order)]
-        middle = scale * self.scaled_products[np.ix_(order, order)]
+        # From oldest to newest: as they are stored, until the ring is full.
+        order: Any = np.arange(self.count - used, self.count) % self.memory if self.count > used else slice(used)
+        products = self.products[order][:, order]
+        middle = scale * self.scaled_products[order][:, order]
         middle.flat[:: used + 1] += products.diagonal()
         upper = np.triu(products)
         u = np.linalg.solve(upper, (self.steps[:used] @ gradient)[order])
         a = np.linalg.solve(upper.T, middle @ u - scale * (self.scaled_changes[:used] @ gradient)[order])
-        back = np.argsort(order)
+        back: Any = np.argsort(order) if self.count > used else order
         # In place, to save memory if there are many coefficients.
         result -= u[back] @ self.scaled_changes[:used]
         result *= scale
@@ -122,9 +140,12 @@ class _StallCounter:
         return self.count
 
 
+Evaluation = tuple[float, Vector]       # of a function: its value and its gradient
+
+
 def _search_line(
-    function: Function, x: Vector, loss: float, direction: Vector, slope: float, step: float, noise: float
-) -> tuple[Vector, float, Vector] | None:
+    x: Vector, loss: float, direction: Vector, slope: float, step: float, noise: float
+) -> Generator[Vector, Evaluation, tuple[Vector, float, Vector] | None]:
     """The point, value and gradient after a step that satisfies the weak Wolfe conditions, by bisection, or None.
 
     If the preconditioner has no curvature in a direction, a step may be too long by orders of magnitude, so after
@@ -133,7 +154,7 @@ def _search_line(
     low, high = 0.0, math.inf
     for trial in range(MAX_TRIALS):
         point = x + step * direction
-        value, gradient = function(point)
+        value, gradient = yield point
         if not value <= loss + 1e-4 * step * slope + noise * abs(loss):
             high = step
         elif float(gradient @ direction) < 0.9 * slope:
@@ -144,7 +165,7 @@ def _search_line(
         if low == 0 and trial >= HALVINGS:
             step = high / 16
     point = x + low * direction     # before a kink, where the value is at least lower
-    value, gradient = function(point) if low > 0 else (loss, direction)
+    value, gradient = (yield point) if low > 0 else (loss, direction)
     return (point, value, gradient) if value < loss else None
 
 
@@ -153,27 +174,50 @@ def choose_memory(size: int, most: int = MAX_MEMORY) -> int:
     return min(most, max(MIN_MEMORY, MAX_MEMORY_ELEMENTS // (3 * size)))
 
 
-def lbfgs(
-    function: Function,
+def lbfgs(function: Function, start: Vector, settings: Settings, **options: Any) -> Result:
+    """Minimise a smooth function with L-BFGS.
+
+    Parameters
+    ----------
+    function
+        See `xent._fit.solver`.
+    start, settings, options
+        See `lbfgs_steps`.
+    """
+    steps = lbfgs_steps(start, settings, **options)
+    try:
+        point = next(steps)
+        while True:
+            point = steps.send(function(point))
+    except StopIteration as stop:
+        result: Result = stop.value
+        return result
+
+
+def lbfgs_steps(
     start: Vector,
     settings: Settings,
     *,
     preconditioner_at: Callable[[Vector], Operator] | None = None,
     memory: int = 30,
-) -> Result:
-    """Minimise a smooth function with L-BFGS.
+    renewals: Collection[int] = RENEWALS,
+) -> Generator[Vector, Evaluation, Result]:
+    """L-BFGS as a generator, for several functions that are evaluated together: it yields the points at which it needs
+    the value and the gradient, is sent these, and returns the result.
 
     Parameters
     ----------
-    function, preconditioner_at
-        See `xent._fit.solver`.
     start : ndarray of shape (n,), float64
     settings : Settings
+    preconditioner_at
+        See `xent._fit.solver`.
     memory : int
         How many steps to remember.
+    renewals : collection of int
+        The iterations that begin with a fresh preconditioner.
     """
     x = start
-    loss, gradient = function(x)
+    loss, gradient = yield x
     inverse_hessian = _InverseHessian(start.size, memory)
     stalled = _StallCounter(settings.noise)
     iteration = 0
@@ -183,12 +227,12 @@ def lbfgs(
             reason = NO_DESCENT
         if reason is not None:
             break
-        if preconditioner_at is not None and iteration in RENEWALS:
+        if preconditioner_at is not None and iteration in renewals:
             inverse_hessian.renew(preconditioner_at, x)
         direction, slope = inverse_hessian.descent_direction(gradient)
         # Without a preconditioner the first gradient has no scale.
         step = 1.0 if preconditioner_at is not None or inverse_hessian.count else min(1.0, 1 / grad_norm)
-        found = _search_line(function, x, loss, direction, slope, step, settings.noise)
+        found = yield from _search_line(x, loss, direction, slope, step, settings.noise)
         if found is None:
             reason = NO_DESCENT if math.isfinite(slope) else NOT_FINITE
             break
@@ -197,6 +241,8 @@ def lbfgs(
         x, loss, gradient = found
         del found, direction        # large arrays, not needed while the pair is learned
         if float(step_taken @ change) > 0:
-            inverse_hessian.learn(step_taken, change)
+            inverse_hessian.learn(step_taken, change, gradient)
+        else:
+            inverse_hessian.scaled_gradient = None
         del step_taken, change
     return Result(x, loss, grad_norm, iteration, reason)

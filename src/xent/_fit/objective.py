@@ -48,8 +48,11 @@ class Objective:
 
     def __call__(self, coefficients: Vector) -> tuple[float, Vector]:
         """The value and the gradient."""
+        return self.complete(coefficients, *self.sums.loss_gradient(self.to_matrix(coefficients)))
+
+    def complete(self, coefficients: Vector, loss: float, gradient: Matrix) -> tuple[float, Vector]:
+        """The value and the gradient, from those of the sums; the array of the latter is changed."""
         matrix = self.to_matrix(coefficients)
-        loss, gradient = self.sums.loss_gradient(matrix)
         value = loss / self.sums.weight + self.penalty.value(matrix)
         gradient /= self.sums.weight
         self.penalty.add_gradient(matrix, gradient)
@@ -119,16 +122,25 @@ class Objective:
 
     def preconditioner_at(self, coefficients: Vector) -> Operator:
         """Roughly the inverse of the Hessian among centred coefficients."""
-        precondition = self._preconditioner(self.to_matrix(coefficients))
+        return self._among_centred(self._preconditioner(self.to_matrix(coefficients)))
 
+    def _preconditioner(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
+        return preconditioners.make(self.sums, self.penalty, self.fit_intercept, matrix)
+
+    def curvature_at(self, coefficients: Vector) -> preconditioners.Curvature:
+        """What the preconditioner at the coefficients is made from; it also serves for similar penalties."""
+        return preconditioners.estimate_curvature(self.sums, self.penalty, self.to_matrix(coefficients))
+
+    def preconditioner(self, curvature: preconditioners.Curvature) -> Operator:
+        """The preconditioner from an estimate of the curvature."""
+        return self._among_centred(curvature.precondition(self.penalty, self.fit_intercept))
+
+    def _among_centred(self, precondition: preconditioners.Precondition) -> Operator:
         def apply(gradient: Vector) -> Vector:
             result = precondition(self.to_matrix(self.centred(gradient)))
             return self._centre(self._zero_fixed(result))
 
         return apply
-
-    def _preconditioner(self, matrix: Matrix) -> Callable[[Matrix], Matrix]:
-        return preconditioners.make(self.sums, self.penalty, self.fit_intercept, matrix)
 
     def centred(self, coefficients: Vector) -> Vector:
         """A copy of the coefficients with mean 0 over the classes; of the intercepts alone, unless the penalty is least
@@ -147,7 +159,7 @@ class Objective:
                 matrix[:, :-1] -= least_shift(self.penalty, matrix[:, :-1])
             if not self.penalty.is_least_centred:
                 matrix = matrix[:, -1:]
-            matrix -= np.add.reduce(matrix, axis=0) / len(matrix)
+            matrix -= np.einsum("ij->j", matrix) / len(matrix)      # np.add.reduce is slower by columns
         return coefficients
 
     def _zero_fixed(self, matrix: Matrix) -> Vector:

@@ -8,7 +8,8 @@ The diagonal of the Hessian is exact, from all rows; correlations of features co
 affects the steps, not the result.
 
 A preconditioner is made from sums, a penalty and coefficients, and maps a matrix of the coefficients' shape to another,
-in new memory or in that of its argument.
+in new memory or in that of its argument. The estimate of the curvature of the sums, which takes the time, also serves
+for other penalties.
 
 [1] T. George et al., "Fast approximate natural gradient descent in a Kronecker-factored eigenbasis", NeurIPS 2018.
 """
@@ -16,6 +17,7 @@ in new memory or in that of its argument.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -45,40 +47,60 @@ def choose_kind(shape: tuple[int, int]) -> str:
     return FACTORS if n_columns <= MAX_FACTOR_SIZE else DIAGONAL
 
 
+class Curvature(Protocol):
+    """An estimate of the curvature of a mean loss."""
+
+    def precondition(self, penalty: Penalty, fit_intercept: bool) -> Precondition:
+        """The preconditioner for the mean loss and a penalty."""
+
+
 def make(sums: Sums, penalty: Penalty, fit_intercept: bool, matrix: Matrix) -> Precondition:
     """The preconditioner at these coefficients."""
+    return estimate_curvature(sums, penalty, matrix).precondition(penalty, fit_intercept)
+
+
+def estimate_curvature(sums: Sums, penalty: Penalty, matrix: Matrix) -> Curvature:
+    """The curvature at these coefficients, for penalties not far from the given one."""
     kind = choose_kind(matrix.shape)
     if kind == BLOCKS:
-        return _make_from_blocks(sums, penalty, fit_intercept, matrix)
-    return (_make_from_factors if kind == FACTORS else _make_from_diagonal)(sums, penalty, matrix)
+        return _Blocks(estimate_class_blocks(sums.subsample(matrix), matrix, sums.diagonal(matrix)))
+    if kind == FACTORS:
+        basis, curvatures = estimate_eigen_factors(sums.subsample(matrix), matrix, sums.diagonal(matrix), penalty)
+        return _Factors(basis, curvatures, penalty)
+    return _Diagonal(sums.diagonal(matrix))
 
 
 # --- diagonal --------------------------------------------------------------------------------------------------------
 
 
-def _make_from_diagonal(sums: Sums, penalty: Penalty, matrix: Matrix) -> Precondition:
-    diagonal = sums.diagonal(matrix)
-    diagonal += expand_curvature(penalty, matrix.shape[1])
-    diagonal[~(diagonal > 0)] = 1.0     # columns of zeros
+class _Diagonal(NamedTuple):
+    diagonal: Matrix
 
-    def precondition(gradient: Matrix) -> Matrix:
-        gradient /= diagonal
-        return gradient
+    def precondition(self, penalty: Penalty, fit_intercept: bool) -> Precondition:
+        diagonal = self.diagonal + expand_curvature(penalty, self.diagonal.shape[1])
+        diagonal[~(diagonal > 0)] = 1.0     # columns of zeros
 
-    return precondition
+        def precondition(gradient: Matrix) -> Matrix:
+            gradient /= diagonal
+            return gradient
+
+        return precondition
 
 
 # --- blocks ----------------------------------------------------------------------------------------------------------
 
 
-def _make_from_blocks(sums: Sums, penalty: Penalty, fit_intercept: bool, matrix: Matrix) -> Precondition:
-    inverses = estimate_class_blocks(sums.subsample(matrix), matrix, sums.diagonal(matrix))
-    n_columns = matrix.shape[1]
-    inverses[:, range(n_columns), range(n_columns)] += expand_curvature(penalty, n_columns)
-    if not fit_intercept:
-        inverses[:, -1, :-1] = inverses[:, :-1, -1] = 0
-    invert(inverses)
-    return lambda gradient: np.matmul(inverses, gradient[:, :, None])[:, :, 0]
+class _Blocks(NamedTuple):
+    hessian: Matrix
+
+    def precondition(self, penalty: Penalty, fit_intercept: bool) -> Precondition:
+        inverses = self.hessian.copy()
+        n_columns = inverses.shape[-1]
+        inverses[:, range(n_columns), range(n_columns)] += expand_curvature(penalty, n_columns)
+        if not fit_intercept:
+            inverses[:, -1, :-1] = inverses[:, :-1, -1] = 0
+        invert(inverses)
+        return lambda gradient: np.matmul(inverses, gradient[:, :, None])[:, :, 0]
 
 
 def estimate_class_blocks(subsample: Subsample, matrix: Matrix, diagonal: Matrix) -> Matrix:
@@ -106,18 +128,27 @@ def estimate_class_blocks(subsample: Subsample, matrix: Matrix, diagonal: Matrix
 # --- factors ---------------------------------------------------------------------------------------------------------
 
 
-def _make_from_factors(sums: Sums, penalty: Penalty, matrix: Matrix) -> Precondition:
-    basis, curvatures = estimate_eigen_factors(sums.subsample(matrix), matrix, sums.diagonal(matrix), penalty)
-    np.maximum(curvatures, curvatures.max(initial=0.0) * 1e-9, out=curvatures)
-    curvatures[~(curvatures > 0)] = 1.0
+class _Factors(NamedTuple):
+    basis: Matrix
+    curvatures: Matrix      # the penalty's included
+    penalty: Penalty
 
-    def precondition(gradient: Matrix) -> Matrix:
-        rotated = gradient @ basis
-        rotated /= curvatures
-        result: Matrix = rotated @ basis.T
-        return result
+    def precondition(self, penalty: Penalty, fit_intercept: bool) -> Precondition:
+        basis, curvatures = self.basis, self.curvatures.copy()
+        if penalty != self.penalty:
+            n_columns = len(basis)
+            change = expand_curvature(penalty, n_columns) - expand_curvature(self.penalty, n_columns)
+            curvatures += change @ np.square(basis)
+        np.maximum(curvatures, curvatures.max(initial=0.0) * 1e-9, out=curvatures)
+        curvatures[~(curvatures > 0)] = 1.0
 
-    return precondition
+        def precondition(gradient: Matrix) -> Matrix:
+            rotated = gradient @ basis
+            rotated /= curvatures
+            result: Matrix = rotated @ basis.T
+            return result
+
+        return precondition
 
 
 def estimate_eigen_factors(

@@ -17,6 +17,7 @@ from xent._calls.options import GivenOptions, Options
 from xent._calls.softmax import softmax
 from xent._calls.targets import Batch
 from xent._calls.threads import THREAD_ELEMENTS, Blocks, get_num_threads
+from xent._core import memory
 from xent._fit.curvature import apply_softmax_hessian, softmax_variance
 from xent._fit.subsample import MIN_BLOCK_ROWS
 from xent._fit.types import Array, Matrix, Vector
@@ -217,10 +218,10 @@ def _kernel_pass(rows: Rows, task: int, matrix: Matrix, probabilities: Array | N
     totals = np.zeros(blocks.number)
     gradients = sparse_gradients = None
     if task != PROBABILITIES and csr is None:
-        gradients = np.zeros((blocks.number, *matrix.shape))
+        gradients = zeros_in_lines((blocks.number, *matrix.shape), matrix.dtype)
     elif task != PROBABILITIES:
         gradients = np.zeros((blocks.number, rows.n_coef_rows))
-        sparse_gradients = np.zeros((blocks.number, *coef.shape), dtype)
+        sparse_gradients = zeros_in_lines((blocks.number, *coef.shape), dtype)
     logits = np.empty((tile, rows.n_classes), dtype)     # for its shape and type
     batch = Batch(logits, rows.target, sample_weight=rows.sample_weight)
     intercept = np.ascontiguousarray(matrix[:, -1])
@@ -243,13 +244,19 @@ def _kernel_coef(rows: Rows, matrix: Matrix) -> Array:
     dtype = rows.X.dtype
     if rows.csr is None:
         return np.ascontiguousarray(matrix[:, :-1], dtype)
-    coef: Array = matrix[:, :-1].T
     lanes = kernels.lanes_of(dtype.itemsize)
     width = -(-rows.n_coef_rows // lanes) * lanes
-    if width > rows.n_coef_rows or coef.dtype != dtype or not coef.flags.c_contiguous:
-        coef = np.zeros((matrix.shape[1] - 1, width), dtype)
-        coef[:, : rows.n_coef_rows] = matrix[:, :-1].T
-    return coef
+    padded = zeros_in_lines((matrix.shape[1] - 1, width), dtype)
+    padded[:, : rows.n_coef_rows] = matrix[:, :-1].T
+    return padded
+
+
+def zeros_in_lines(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Zeros in memory that is kept from pass to pass. They begin with a cache line if there are many, so that few of
+    their short rows lie in more lines than they fill."""
+    result = memory.empty_of(shape, dtype)
+    result.fill(0)
+    return result
 
 
 def _tile_rows(rows: Rows) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from xent._fit import preconditioners
 from xent._fit.blas_threads import limit_to_one_thread
-from xent._fit.dual_ascent import dual_ascent
+from xent._fit.dual_ascent import Stronger, dual_ascent
 from xent._fit.lbfgs import choose_memory, lbfgs
 from xent._fit.newton import newton
 from xent._fit.newton_cg import FORCING, newton_cg
@@ -25,7 +25,7 @@ PATIENCE = 60           # iterations of L-BFGS with a good preconditioner, at mo
 NEWTON_STEPS = 5        # whose time L-BFGS has before Newton's method takes over
 MAX_COST = 60           # of an expansion, for which Newton's method is the next after L-BFGS
 MAX_NEWTON_SIZE = 1000  # coefficients for which "auto" keeps a Hessian and its factors in memory
-FORCING_NEAR = 0.1      # of Newton-CG near the minimum: few steps are left, each with a few more Hessian products
+FORCING_NEAR = 0.03     # of Newton-CG near the minimum: few steps are left, each with a few more Hessian products
 
 
 def uses_newton(solver: str, size: int) -> bool:
@@ -89,8 +89,10 @@ class _Relay:
         return result._replace(iterations=self.done)
 
 
-def minimise(objective: Objective, start: Vector, settings: Settings, solver: str = "auto") -> Result:
-    """The minimum of an objective, from centred coefficients on.
+def minimise(
+    objective: Objective, start: Vector, settings: Settings, solver: str = "auto", stronger: Stronger | None = None
+) -> Result:
+    """The minimum of an objective, from centred coefficients on; it may help to know that with a stronger penalty.
 
     "auto" takes Newton-CG if there are too many features for a good preconditioner, else L-BFGS. Per pass over the
     rows, L-BFGS came closer on all data sets that were measured; but with many coefficients, the steps that it
@@ -110,20 +112,21 @@ def minimise(objective: Objective, start: Vector, settings: Settings, solver: st
         if solver == "newton-cholesky":
             return relay.newton(start)
         if preconditioners.choose_kind(objective.shape) == preconditioners.DIAGONAL:
-            return _minimise_wide(relay, start)
+            return _minimise_wide(relay, start, stronger)
         return _minimise_narrow(relay, start)
 
 
-def _minimise_wide(relay: _Relay, start: Vector) -> Result:
-    """Newton-CG; from zeros, first a dual ascent where the data allow it. Its sweeps count as iterations."""
+def _minimise_wide(relay: _Relay, start: Vector, stronger: Stronger | None) -> Result:
+    """Newton-CG; first a dual ascent where the data allow it, from zeros or from the minimum with a stronger penalty.
+    Its sweeps count as iterations."""
     objective, settings = relay.objective, relay.settings
-    if not start.any():
-        found = dual_ascent(objective.sums, objective.penalty, objective.fit_intercept, settings.max_iter)
+    if stronger is not None or not start.any():
+        found = dual_ascent(objective.sums, objective.penalty, objective.fit_intercept, settings.max_iter, stronger)
         if found is not None:
             matrix, relay.done = found
             near = objective.centred(objective.to_vector(matrix))
             value = objective(near)
-            if value[0] < math.log(max(2, objective.shape[0])):     # the loss at zeros
+            if value[0] < (math.log(max(2, objective.shape[0])) if stronger is None else stronger.value):
                 return relay.newton_cg(near, value)
     return relay.newton_cg(start)
 
@@ -137,7 +140,7 @@ def _minimise_narrow(relay: _Relay, start: Vector) -> Result:
     """
     shape = relay.objective.shape
     cost = cost_of_expansion(shape)
-    best = relay.lbfgs(start, _patience(shape, cost, relay.settings.max_iter))
+    best = relay.lbfgs(start, patience(shape, relay.settings.max_iter))
     if cost > MAX_COST and not best.converged and relay.is_left:
         best = _better(best, relay.newton_cg(best.x))
     if uses_newton("auto", start.size) and relay.is_left and (cost <= MAX_COST or best.reason == NO_DESCENT):
@@ -154,10 +157,11 @@ def cost_of_expansion(shape: tuple[int, int]) -> float:
     return expansion / (0.12 * n_coef_rows * size + 0.7 * size + 4 * n_coef_rows + 5)
 
 
-def _patience(shape: tuple[int, int], cost: float, max_iter: int) -> int:
+def patience(shape: tuple[int, int], max_iter: int) -> int:
+    """The iterations that L-BFGS has before another solver goes on."""
     if preconditioners.choose_kind(shape) != preconditioners.BLOCKS:
         return max_iter
-    return min(PATIENCE, round(NEWTON_STEPS * cost))
+    return min(max_iter, PATIENCE, round(NEWTON_STEPS * cost_of_expansion(shape)))
 
 
 def _better(first: Result, second: Result) -> Result:
