@@ -11,7 +11,7 @@ from pathlib import Path
 
 SCRIPTS = (
     "start", "fit", "fit_pass", "cross_validation", "linear", "linear_evaluate", "options", "divergence", "boosting",
-    "limits", "temperature", "covariance", "ops", "contention", "patch",
+    "limits", "temperature", "covariance", "expansion", "ops", "contention", "patch",
 )
 
 

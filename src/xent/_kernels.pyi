@@ -9,6 +9,7 @@ from xent._calls.outputs import LossOutputs
 from xent._calls.targets import Batch
 from xent._core.scheduler import Work
 from xent._fit.column_descent import ColumnOperands
+from xent._fit.hessian import ExpansionOperands, ExpansionSums
 from xent._fit.row_pass import LinearOperands, LinearSums
 
 Array = NDArray[Any]
@@ -160,6 +161,13 @@ def descend_hessian(
 ) -> float: ...
 def descend_columns(operands: ColumnOperands, sweeps: int) -> float: ...
 def dual_sweep(operands: LinearOperands, strength: float, scratch: Array, stride: int) -> float: ...
+def expand_rows(
+    problem: Batch,
+    options: Options,
+    operands: ExpansionOperands,
+    sums: ExpansionSums,
+    work: Work,
+) -> None: ...
 def linear_sums(
     problem: Batch,
     options: Options,

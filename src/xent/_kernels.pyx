@@ -93,7 +93,7 @@ from xent._core.streaming cimport (
     subtract_from,
 )
 from xent._core.strided cimport (
-    ABSENT, AHEAD_IN_ROW, F64, I8, I16, I32, I64, U8, U16, U32, Operand, Window, bind, bind_output, close_window,
+    ABSENT, AHEAD_IN_ROW, F32, F64, I8, I16, I32, I64, U8, U16, U32, Operand, Window, bind, bind_output, close_window,
     data_of_blocks, fits_float32, gather, gather_mask, gather_through, is_contiguous_mask, is_native, is_plain,
     is_ready, kind_of, next_place, next_row, open_window, place, place_of, place_through, read_integer, read_number,
     row_of, scatter, scatter_through, weight_of, write_float, write_number,
@@ -1801,4 +1801,5 @@ include "_core/measures.pxi"
 include "_core/fast_path.pxi"
 include "_core/linear.pxi"
 include "_core/descent.pxi"
+include "_core/expansion.pxi"
 include "_core/temperature.pxi"

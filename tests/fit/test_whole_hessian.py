@@ -3,17 +3,19 @@
 import numpy as np
 import pytest
 import reference
-from fit_problems import HOLDERS, D, N, make_rows
+from fit_problems import HOLDERS, D, N, make_rows, sparse
 
 from xent._fit import hessian
 from xent._fit.partitioned import Layout, SequentialSums
 from xent._fit.row_sums import RowSums
 
+SHAPES = [(0, 2), (0, 3), (1, 2), (3, 2), (4, 5), (20, 2), (40, 4), (1, 140)]      # features, classes
+
 
 def use_way(monkeypatch, way):
     """Products of the elements of a row for all pairs of classes, or weighted rows for each pair."""
     monkeypatch.setattr(hessian, "PAIRS_PER_COLUMN", {"products": 0, "weighted rows": np.inf}[way])
-    monkeypatch.setattr(hessian, "MAX_BLOCK_ROWS", 100)
+    monkeypatch.setattr(hessian, "TILE_ROWS", 96)
 
 
 def in_partitions(X, target, n_classes, weight):
@@ -78,6 +80,60 @@ def test_curvatures_of_separated_rows_keep_their_digits(monkeypatch, n_classes, 
     size = np.einsum("ikm,ia,ib->kamb", abs(curvature), abs(x), abs(x))
     error = abs(found.reshape(expected.shape) - expected) / size
     assert error.max() < 1e-12
+
+
+def expand_in_numpy(X, target, n_classes, weight, matrix):
+    """With labels."""
+    x = np.c_[X, np.ones(len(X))].astype(np.float64)
+    logits = np.zeros((len(X), n_classes))
+    logits[:, -len(matrix) :] = x @ matrix.T
+    log_p = reference.log_softmax(logits)
+    p = np.exp(log_p)
+    spread = p[:, :, None] * (np.eye(n_classes) - p[:, None, :]) * weight[:, None, None]
+    spread = spread[:, -len(matrix) :, -len(matrix) :]
+    rest = (p - np.eye(n_classes)[target])[:, -len(matrix) :] * weight[:, None]
+    found = np.einsum("ikm,ia,ib->kamb", spread, x, x, optimize=True)
+    return -weight @ log_p[np.arange(len(X)), target], rest.T @ x, found.reshape(matrix.size, -1)
+
+
+@pytest.mark.parametrize("way", ["products", "weighted rows"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [1, 7, 96, 200])
+@pytest.mark.parametrize(("n_features", "n_classes"), SHAPES)
+def test_all_shapes(monkeypatch, n_features, n_classes, n, dtype, way):
+    """Tiles that are full or not, several chunks of pairs and of products, rows too long for tiles of the loss."""
+    use_way(monkeypatch, way)
+    rng = np.random.default_rng(3)
+    X, target, weight = rng.normal(size=(n, n_features)).astype(dtype), rng.integers(0, n_classes, n), rng.random(n)
+    sums = RowSums(X, target, n_classes, weight)
+    matrix = rng.normal(size=(sums.n_coef_rows, n_features + 1))
+    expected = expand_in_numpy(X, target, n_classes, weight, matrix)
+    for found, right in zip(sums.expand(matrix), expected, strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+@pytest.mark.parametrize("n_classes", [2, 7])
+def test_threads_change_nothing(monkeypatch, n_classes, holder):
+    """With blocks of one or two tiles."""
+    monkeypatch.setattr(hessian, "TILE_ROWS", 8)
+    monkeypatch.setattr(hessian, "THREAD_ELEMENTS", 1)
+    X, target, weight = make_rows(n_classes)
+    alone, together = (RowSums(HOLDERS[holder](X), target, n_classes, weight, n_threads=t) for t in (1, 4))
+    matrix = np.random.default_rng(1).normal(size=(alone.n_coef_rows, D + 1))
+    expected = expand_in_numpy(X, target, n_classes, weight, matrix)
+    for found, same, right in zip(alone.expand(matrix), together.expand(matrix), expected, strict=True):
+        np.testing.assert_array_equal(found, same)
+        np.testing.assert_allclose(found, right, rtol=1e-11, atol=1e-11)
+
+
+def test_elements_that_are_stored_twice_are_added_up():
+    _, target, weight = make_rows(3)
+    rows = sparse.csr_array((np.arange(3.0 * N) / N, np.tile([1, 4, 1], N), np.arange(0, 3 * N + 1, 3)), shape=(N, D))
+    matrix = np.random.default_rng(1).normal(size=(3, D + 1))
+    expected = RowSums(rows.toarray(), target, 3, weight).expand(matrix)
+    for found, right in zip(RowSums(rows, target, 3, weight).expand(matrix), expected, strict=True):
+        np.testing.assert_array_equal(found, right)
 
 
 def test_rows_without_weight_and_no_rows_at_all():

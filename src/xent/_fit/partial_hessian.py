@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xent._calls.softmax import softmax
-from xent._fit.hessian import blocks_of_columns
-from xent._fit.row_pass import Rows
+from xent._fit.row_pass import Rows, blocks_of_columns
 from xent._fit.types import Matrix
 
 BLOCK_ROWS = 512

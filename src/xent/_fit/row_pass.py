@@ -158,6 +158,19 @@ def cut_rows(X: Any, n_coef_rows: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, X.shape[0], size))
 
 
+def blocks_of_columns(rows: Rows, block_rows: int) -> Iterator[tuple[slice, Matrix]]:
+    """Blocks of rows as columns, with a last element of 1: valid until the next one."""
+    n, n_features = rows.X.shape
+    buffer = np.ones((n_features + 1, block_rows))
+    for start in range(0, n, block_rows):
+        block = slice(start, min(start + block_rows, n))
+        some: Any = rows.X[block]
+        dense: Array = some if isinstance(some, np.ndarray) else some.toarray()
+        X = buffer[:, : len(dense)]
+        X[:-1] = dense.T
+        yield block, X
+
+
 def _blas_pass(rows: Rows, task: int, matrix: Matrix, probabilities: Array | None) -> tuple[float, Matrix]:
     dtype = rows.X.dtype
     coef, intercept = (a.astype(dtype, copy=False) for a in (matrix[:, :-1], matrix[:, -1]))

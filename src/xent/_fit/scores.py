@@ -11,8 +11,7 @@ import numpy as np
 
 from xent._calls.losses import cross_entropy
 from xent._calls.options import GivenOptions
-from xent._fit.hessian import blocks_of_columns
-from xent._fit.row_pass import Rows
+from xent._fit.row_pass import Rows, blocks_of_columns
 from xent._fit.types import Matrix
 
 MIN_BLOCK_ROWS = 64
