@@ -15,8 +15,8 @@ NOT_OURS = {
     "test_newton_cholesky_fallback_to_lbfgs": "as many iterations as L-BFGS, since a Cholesky factor cannot be had",
     "test_logistic_regression_callback_fitted_estimator": "iterations with a callback, which are scikit-learn's, are "
     "compared with those without",
-    r"test_logistic_regression_array_api_compliance\[torch-cpu-float64": "a fit of a tensor, which is scikit-learn's, is "
-    "compared to 1e-5 with one of an array",
+    r"test_logistic_regression_array_api_compliance\[torch-cpu-float64": "the fit of a tensor, which is "
+    "scikit-learn's, is compared to 1e-5 with that of an array",
 }
 
 
