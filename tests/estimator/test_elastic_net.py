@@ -125,3 +125,20 @@ def test_streams_have_no_kinks():
     model = xent.LogisticRegression(C=0.1, l1_ratio=0.5).fit(X, y)
     model.l1_ratio = 0
     assert model.partial_fit(X, y).coef_.all()
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_only_the_intercepts_are_left_to_move(n_classes, sparse):
+    """Many features, none of which matters, from a start with the intercepts of other rows."""
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(103, 300)), random.integers(0, n_classes, 103)
+    if sparse:
+        X = pytest.importorskip("scipy.sparse").csr_array(X)
+    model = xent.LogisticRegression(C=1e-3, l1_ratio=1, warm_start=True, tol=1e-7)
+    model.fit(X[:50], y[:50]).fit(X, y)
+    assert model.converged_
+    assert not model.coef_.any()
+    share = np.bincount(y) / len(y)
+    np.testing.assert_allclose(model.predict_proba(X[:1])[0], share, rtol=1e-5)
+    assert xent.LogisticRegressionCV(Cs=3, l1_ratios=[1.0], cv=2).fit(X, y).scores_.shape == (2, 1, 3)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from fit_problems import PRECONDITIONERS, TOLERANCE, D, make_objective, make_rows, minimise, use_preconditioner
 
+import xent
 from xent._fit import blas_threads, strategy
 from xent._fit.solver import CONVERGED, MAX_ITER, NO_DESCENT
 from xent.datasets import load_digits
@@ -132,3 +133,13 @@ def test_blas_has_one_thread_during_a_fit_and_its_own_afterwards():
         )  # fmt: skip
         assert count_blas_threads() == before
     assert all(threads <= {1} for threads in seen)
+
+
+@pytest.mark.parametrize("n_features", [33, 40])
+def test_auto_does_not_give_up_after_lbfgs(n_features):
+    """Somewhat more coefficients than "auto" keeps a Hessian of, and columns far from 0."""
+    random = np.random.default_rng(0)
+    X = random.normal(size=(170, n_features)) + 1000 * np.linspace(-1, 1, n_features)
+    y = random.permutation(np.arange(170) % 30)
+    assert xent.LogisticRegression(max_iter=200).fit(X, y).converged_
+    assert (xent.LogisticRegressionCV(Cs=[0.002, 0.4, 145.0], cv=3, max_iter=200).fit(X, y).n_iter_ > 0).all()

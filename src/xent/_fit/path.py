@@ -27,7 +27,7 @@ from xent._fit.objective import Objective
 from xent._fit.penalties import make_penalty
 from xent._fit.row_sums import RowSums
 from xent._fit.solver import Operator, Result, Settings
-from xent._fit.strategy import minimise, patience
+from xent._fit.strategy import go_on, minimise, patience
 from xent._fit.types import Matrix, Vector
 
 MAX_TOGETHER = 1 << 9       # rows of coefficients of the folds that are fitted together
@@ -134,7 +134,7 @@ def fit_together(problem: Problem, counts: Sequence[Vector], settings: Settings)
         with limit_to_one_thread() if sums.is_small or sums.folds[0].rows.csr is not None else nullcontext():
             results = group.solve(points, first, sums.gains_from_single and far)
         for track, objective, result in zip(tracks, objectives, results, strict=True):
-            track.keep(i, _finish(objective, result, settings))
+            track.keep(i, go_on(objective, result, settings))
     return [track.path() for track in tracks]
 
 
@@ -180,16 +180,6 @@ class _Group(NamedTuple):
                     results[i] = stop.value
                     del asked[i]
         return [results[i] for i in range(len(steps))]
-
-
-def _finish(objective: Objective, first: Result, settings: Settings) -> Result:
-    """What a single fit does from there, if L-BFGS stopped short of tol."""
-    left = settings.max_iter - first.iterations
-    if first.converged or left <= 0:
-        return first
-    second = minimise(objective, first.x, settings._replace(max_iter=left))
-    better = second if second.converged or second.loss < first.loss else first
-    return better._replace(iterations=first.iterations + second.iterations, reason=second.reason)
 
 
 class _Track:

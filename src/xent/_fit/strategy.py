@@ -138,13 +138,21 @@ def _minimise_narrow(relay: _Relay, start: Vector) -> Result:
     method a dozen iterations or a few; so L-BFGS has as much time as these would take, or PATIENCE. Where the whole
     Hessian is dear, Newton-CG comes first, and the whole Hessian only where rounding ends that.
     """
-    shape = relay.objective.shape
-    cost = cost_of_expansion(shape)
-    best = relay.lbfgs(start, patience(shape, relay.settings.max_iter))
-    if cost > MAX_COST and not best.converged and relay.is_left:
+    return _go_on(relay, relay.lbfgs(start, patience(relay.objective.shape, relay.settings.max_iter)))
+
+
+def go_on(objective: Objective, first: Result, settings: Settings) -> Result:
+    """What "auto" does after L-BFGS has stopped: nothing if it has converged."""
+    return _go_on(_Relay(objective, settings, first.iterations), first)
+
+
+def _go_on(relay: _Relay, best: Result) -> Result:
+    small = uses_newton("auto", best.x.size)
+    cheap = small and cost_of_expansion(relay.objective.shape) <= MAX_COST
+    if not cheap and not best.converged and relay.is_left:
         best = _better(best, relay.newton_cg(best.x))
-    if uses_newton("auto", start.size) and relay.is_left and (cost <= MAX_COST or best.reason == NO_DESCENT):
-        best = best if best.converged else _better(best, relay.newton(best.x))
+    if small and not best.converged and relay.is_left and (cheap or best.reason == NO_DESCENT):
+        best = _better(best, relay.newton(best.x))
     return best
 
 

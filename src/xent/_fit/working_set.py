@@ -50,7 +50,7 @@ def minimise_kinked(objective: Objective, start: Vector, settings: Settings) -> 
     value, gradient = objective(x)
     if objective.shape[1] - 1 <= MIN_FEATURES or not isinstance(objective.sums, RowSums):
         return _newton(objective, x, settings, trust, (value, gradient))
-    selection = _Selection(np.arange(0), objective)
+    selection: _Selection | None = None
     iteration = 0
     while True:
         subgradient = least_subgradient(x, gradient, kinks)
@@ -95,19 +95,24 @@ def _select(objective: Objective, features: NDArray[np.intp]) -> _Selection:
 
 
 def _renew(
-    selection: _Selection, objective: Objective, x: Vector, subgradient: Vector, norm: float
-) -> _Selection:  # fmt: skip
+    selection: _Selection | None, objective: Objective, x: Vector, subgradient: Vector, norm: float
+) -> _Selection:
     """The next working set: the last one, if it has the features that matter; all features, if it would have most."""
     used: Array = np.any(objective.to_matrix(x)[:, :-1], axis=0)
     violation: Array = np.max(np.abs(objective.to_matrix(subgradient)[:, :-1]), axis=0)
     matters = np.flatnonzero(used | (violation > INNER_TOLERANCE * norm))
-    if np.isin(matters, selection.features, assume_unique=True).all():
-        return selection
-    wanted = max(MIN_FEATURES // 2, int(START_SHARE * len(used)), 2 * int(used.sum()), len(selection.features))
+    size = 0
+    if selection is not None:
+        if np.isin(matters, selection.features, assume_unique=True).all():
+            return selection
+        size = len(selection.features)
+    wanted = max(MIN_FEATURES // 2, int(START_SHARE * len(used)), 2 * int(used.sum()), size)
     if wanted > LARGEST_SHARE * len(used):
         return _Selection(np.arange(len(used)), objective)
     violation[used] = np.inf
     candidates = np.flatnonzero(violation)
+    if len(candidates) == 0:        # only intercepts are left to move
+        candidates = np.arange(1)
     if len(candidates) > wanted:
         candidates = np.sort(candidates[np.argpartition(violation[candidates], -wanted)[-wanted:]])
     return _select(objective, candidates)
