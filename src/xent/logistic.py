@@ -52,11 +52,13 @@ class ConvergenceWarning(UserWarning):
     """
 
 
-def advise(result: Result, dtype: np.dtype[Any], solver: str) -> str:
+def advise(result: Result, dtype: np.dtype[Any], solver: str, has_kink: bool = False) -> str:
     """What a user can do about a fit that has not converged."""
     if result.reason not in (MAX_ITER, NO_DESCENT):
         return "Scale the features"
     advice = "Raise max_iter or tol, " if result.reason == MAX_ITER else "Raise tol, "
+    if has_kink:
+        return advice + "or subtract the means of the features, which changes nothing but intercept_"
     if not uses_newton(solver, result.x.size) and result.x.size <= FEW_COEFFICIENTS:
         return advice + "use solver='newton-cholesky', or scale the features"
     more = ", or pass X as float64" if result.reason == NO_DESCENT and dtype == np.float32 else ""
@@ -399,7 +401,7 @@ class LogisticRegression(LinearClassifier):
     def _warn_not_converged(self, result: Result, dtype: np.dtype[Any]) -> None:
         has_kink = self._penalty().kink > 0         # then there is one solver for all names
         solver = "the fit" if self.solver == "auto" or has_kink else self.solver
-        advice = advise(result, dtype, "newton-cholesky" if has_kink else self.solver)
+        advice = advise(result, dtype, self.solver, has_kink)
         warnings.warn(
             f"{solver} failed to converge: it stopped after {result.iterations} iterations with gradient norm "
             f"{result.grad_norm:.2g}, over tol={self.tol:g}: {result.message}. {advice}",

@@ -87,7 +87,8 @@ class LogisticRegressionCV(LinearClassifier):
     dual, intercept_scaling, random_state
         Accepted for compatibility, without effect.
     use_legacy_attributes : bool, default False
-        Accepted for compatibility; it must be False.
+        Accepted for compatibility; it must be False. (``"warn"``, scikit-learn's default of this parameter, of
+        `scoring` and of `l1_ratios`, is accepted too: False, accuracy and (0.0,).)
 
     Attributes
     ----------
@@ -117,7 +118,7 @@ class LogisticRegressionCV(LinearClassifier):
     Notes
     -----
     Parameters, attributes and scores are those of scikit-learn's class of this name with
-    ``use_legacy_attributes=False``, but for the default of `solver`.
+    ``use_legacy_attributes=False``, but for the defaults of `scoring` and `solver`.
 
     A fold whose rows to fit lack a class is fitted as scikit-learn does: the class stays among the classes, and its
     probability becomes small.
@@ -209,7 +210,7 @@ class LogisticRegressionCV(LinearClassifier):
             If a parameter or argument has a wrong type, shape or value. The estimator is unchanged then.
         """
         check_solver_parameters(self, SOLVERS)
-        if self.use_legacy_attributes:
+        if self.use_legacy_attributes not in (False, "warn"):
             raise ValueError(f"use_legacy_attributes is {self.use_legacy_attributes!r}; it must be False")
         grid = Grid(check_Cs(self.Cs), resolve_l1_ratios(self.penalty, self.l1_ratios))
         data = self._validate(X, y, sample_weight)
@@ -286,6 +287,8 @@ class LogisticRegressionCV(LinearClassifier):
 
     def _validate(self, X: Any, y: Any, sample_weight: Any) -> _Data:
         """Check the data and cut them into folds."""
+        if isinstance(X, PartitionSource):
+            raise TypeError(f"X is a {type(X).__name__}; fit takes arrays, sparse matrices and frames in memory only")
         features = check_features("X", X)
         check_no_stored_index(features)
         n = features.matrix.shape[0]
@@ -369,7 +372,7 @@ class LogisticRegressionCV(LinearClassifier):
         warnings.warn(
             f"{len(missed)} of {len(results)} fits failed to converge. The largest gradient "
             f"norm is {worst.grad_norm:.2g}, over tol={self.tol:g}, after {worst.iterations} iterations: "
-            f"{worst.message}. {advise(worst, dtype, self.solver)}",
+            f"{worst.message}. {advise(worst, dtype, self.solver, bool(self.l1_ratio_ > 0))}",
             shared(ConvergenceWarning),
             stacklevel=3,
         )

@@ -114,7 +114,7 @@ def test_a_weak_penalty_on_separated_rows():
     model = xent.LogisticRegression(C=1e6, l1_ratio=1, tol=1e-7).fit(X, y)
     assert model.converged_
     assert np.isfinite(model.coef_).all()
-    with pytest.warns(xent.ConvergenceWarning, match=r"^the fit .*reached\. Raise max_iter or tol, or sc"):
+    with pytest.warns(xent.ConvergenceWarning, match=r"^the fit .*reached\. Raise max_iter or tol, or su"):
         xent.LogisticRegression(C=1e6, l1_ratio=1, solver="lbfgs", tol=1e-12, max_iter=1).fit(X, y)
 
 
@@ -142,3 +142,17 @@ def test_only_the_intercepts_are_left_to_move(n_classes, sparse):
     share = np.bincount(y) / len(y)
     np.testing.assert_allclose(model.predict_proba(X[:1])[0], share, rtol=1e-5)
     assert xent.LogisticRegressionCV(Cs=3, l1_ratios=[1.0], cv=2).fit(X, y).scores_.shape == (2, 1, 3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_columns_far_from_zero(dtype, n_classes):
+    """A constant that is added to a column changes intercepts alone."""
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(200, 6)), random.integers(0, n_classes, 200)
+    X[:, 5] = 3
+    far = (X + 1000 * random.normal(size=6)).astype(dtype)
+    near = xent.LogisticRegression(C=30.0, l1_ratio=0.9, tol=1e-6).fit(far.astype(np.float64) - far.mean(axis=0), y)
+    model = xent.LogisticRegression(C=30.0, l1_ratio=0.9, tol=1e-3 if dtype is np.float64 else 0.05).fit(far, y)
+    assert model.n_iter_[0] < 20
+    assert model.objective_ < near.objective_ + 1e-5

@@ -226,7 +226,7 @@ BAD = {
     ],
     "l1_ratios": [
         ([0.0, 1.5], ValueError, r"l1_ratios\[1\] is 1.5; it must be in \[0, 1\]"),
-        (None, TypeError, "l1_ratios is None; it must be a 1d array"),
+        (0.5, TypeError, "l1_ratios is 0.5; it must be a 1d array"),
         ([], ValueError, "l1_ratios is empty"),
     ],
     "cv": [
@@ -391,3 +391,16 @@ def test_score_of_blocks_by_a_scorer(blobs):
     model = xent.LogisticRegressionCV(Cs=2, scoring=lambda model, X, y: 1.0).fit(*blobs)
     with pytest.raises(TypeError, match=r"X is a Blocks, but scoring is .*, which takes arrays only"):
         model.score(xent.Blocks.from_arrays(*blobs))
+
+
+def test_parameters_of_scikit_learns_class(blobs):
+    theirs = pytest.importorskip("sklearn", minversion="1.8").linear_model.LogisticRegressionCV(Cs=2)
+    parameters = {name: theirs.get_params()[name] for name in xent.LogisticRegressionCV().get_params()}
+    model = xent.LogisticRegressionCV(**parameters).fit(*blobs)
+    assert model.scores_.min() > 0      # accuracy, its default
+    assert model.l1_ratios_.tolist() == [0.0]
+
+
+def test_blocks_are_not_fitted(blobs):
+    with pytest.raises(TypeError, match="X is a Blocks; fit takes arrays, sparse matrices and frames in memory only"):
+        xent.LogisticRegressionCV().fit(xent.Blocks.from_arrays(*blobs), None)

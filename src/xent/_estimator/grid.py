@@ -42,12 +42,17 @@ def check_l1_ratios(value: Any) -> Vector:
 
 def resolve_l1_ratios(penalty: Any, l1_ratios: Any) -> Vector:
     """The values of l1_ratio: those given, unless `penalty` names one."""
-    ratios = check_l1_ratios(l1_ratios)
+    ratios = check_l1_ratios((0.0,) if _is_unset(l1_ratios) else l1_ratios)
     if isinstance(penalty, str) and penalty in ("l1", "l2"):
         return np.array([1.0 if penalty == "l1" else 0.0])
     if not (isinstance(penalty, str) and penalty in ("unset", "deprecated", "elasticnet")):
         raise ValueError(f"penalty is {penalty!r}; it must be one of 'l1', 'l2', 'elasticnet' or 'unset'")
     return ratios
+
+
+def _is_unset(value: Any) -> bool:
+    """Whether it is scikit-learn's default, which get_params of its estimators returns."""
+    return value is None or (isinstance(value, str) and value == "warn")
 
 
 def _to_list(name: str, value: Any, allowed: str) -> list[Any]:

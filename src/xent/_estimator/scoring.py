@@ -54,7 +54,7 @@ class Model(Protocol):
 
 def find_scorer(scoring: Any, classes: Array) -> str | Scorer:
     """The name of a measure of xent's own, or a scorer."""
-    if scoring is None:
+    if scoring is None or (isinstance(scoring, str) and scoring == "warn"):     # scikit-learn's default
         return "accuracy"
     if isinstance(scoring, str):
         if scoring in OWN:

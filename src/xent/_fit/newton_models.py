@@ -14,12 +14,13 @@ from xent._fit.column_descent import ColumnQuadratic
 from xent._fit.objective import Objective
 from xent._fit.penalties import expand_curvature
 from xent._fit.proximal_newton import Trust
-from xent._fit.quadratics import DenseQuadratic, ProductQuadratic, Quadratic
+from xent._fit.quadratics import DenseQuadratic, ProductQuadratic, Quadratic, largest_of_column
 from xent._fit.row_sums import RowSums
-from xent._fit.types import Array, Matrix, Vector
+from xent._fit.types import Array, Vector
 
 MAX_HESSIAN_SIZE = 1500     # coefficients
 MAX_LOGITS = 1 << 26        # of all rows, for columns: 40 bytes each
+MIN_KEPT = 1e-2         # share of a curvature that is left where intercepts follow, for float32
 SWEEPS_PER_SIZE = 0.1       # sweeps over dense columns, per coefficient, that cost as much as the Hessian
 
 
@@ -31,22 +32,26 @@ def make_quadratic(objective: Objective, x: Vector, free: NDArray[np.intp], trus
     sums, matrix = objective.sums, objective.to_matrix(x)
     places = np.unravel_index(free, objective.shape, order=sums.order)
     ridges = expand_curvature(objective.penalty, objective.shape[1])[places[1]]
+    intercepts = places[1] == objective.shape[1] - 1
     if isinstance(sums, RowSums):
         if sums.rows.csr is not None or len(free) > min(MAX_HESSIAN_SIZE, trust.sweeps / SWEEPS_PER_SIZE):
-            if sums.rows.X.shape[0] * sums.n_coef_rows > MAX_LOGITS:
-                return _make_from_products(objective, x, free, (places, ridges))
             return ColumnQuadratic(sums, matrix, places, ridges)
         features = np.unique(np.append(places[1], objective.shape[1] - 1))
         columns = np.searchsorted(features, places[1])
-        dtype = np.float32 if trust.damping > 0 else sums.rows.X.dtype
-        hessian = sums.select(features[:-1]).hessian_among(matrix[:, features], (places[0], columns), dtype)
-    elif matrix.size <= MAX_HESSIAN_SIZE:
+        selected = sums.select(features[:-1])
+        for dtype in (np.float32, np.float64) if trust.damping > 0 else (np.float64,):
+            hessian = selected.hessian_among(matrix[:, features], (places[0], columns), dtype)
+            hessian /= sums.weight
+            quadratic = DenseQuadratic(hessian, columns, ridges, intercepts)
+            if quadratic.kept > MIN_KEPT:
+                break
+        return quadratic
+    if matrix.size <= MAX_HESSIAN_SIZE:
         flat = np.ravel_multi_index(places, objective.shape)
         hessian = sums.hessian(matrix)[np.ix_(flat, flat)]
-    else:
-        return _make_from_products(objective, x, free, (places, ridges))
-    hessian /= sums.weight
-    return DenseQuadratic(hessian, _largest_of_column(hessian.diagonal(), places[1]), ridges)
+        hessian /= sums.weight
+        return DenseQuadratic(hessian, places[1], ridges, intercepts)
+    return _make_from_products(objective, x, free, (places, ridges))
 
 
 def _make_from_products(
@@ -61,11 +66,4 @@ def _make_from_products(
         whole[free] = direction
         return product(whole)[free]
 
-    return ProductQuadratic(product_among, diagonal + ridges, _largest_of_column(diagonal, places[1]))
-
-
-def _largest_of_column(diagonal: Vector, columns: Array) -> Vector:
-    """For each coefficient the largest curvature of those in its column, of any class."""
-    most: Matrix = np.zeros(columns.max(initial=0) + 1)
-    np.maximum.at(most, columns, diagonal)
-    return most[columns]
+    return ProductQuadratic(product_among, diagonal + ridges, largest_of_column(diagonal, places[1]))
