@@ -91,7 +91,8 @@ def make_cyanure(problem: Problem) -> Fit:
         )  # fmt: skip
         model.fit(X, y)
         coef = np.asarray(model.coef_)
-        return (coef.reshape(1, -1) if n_classes == 2 else coef.T), np.asarray(model.intercept_).ravel()
+        intercept = np.asarray(getattr(model, "intercept_", 0.0)).ravel()     # there is none without fit_intercept
+        return (coef.reshape(1, -1) if n_classes == 2 else coef.T), intercept
 
     return fit
 
