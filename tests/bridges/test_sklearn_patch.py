@@ -507,3 +507,9 @@ def test_command_lines_without_a_script(args, code, words, capsys, monkeypatch):
         main(args)
     assert caught.value.code == code
     assert words in "".join(capsys.readouterr())
+
+
+def test_a_fit_that_ends_in_no_finite_number_is_warned_of():
+    X = np.array([[0.0], [1e300], [2e300], [3e300]])
+    with pytest.warns(ConvergenceWarning, match="lbfgs failed to converge"):
+        LogisticRegression(C=1e300).fit(X, [0, 1, 0, 1])

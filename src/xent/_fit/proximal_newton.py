@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from xent._fit.kinks import least_subgradient
 from xent._fit.quadratics import Effort, Quadratic
 from xent._fit.solver import NO_DESCENT, NOT_FINITE, ROUNDING, Function, Operator, Result, Settings
+from xent._fit.trust_region import MAX_HIDDEN
 from xent._fit.types import Vector
 
 FORCING = 0.1           # largest subgradient at the target, relative to that at the start of the iteration
-MAX_HIDDEN = 3          # consecutive steps with a decrease below the rounding error
 MAX_DAMPING = 1e10
 FIRST_DAMPING = 1.0
 LOW_DAMPING = 0.1       # where there was none before

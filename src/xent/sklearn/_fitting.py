@@ -24,7 +24,7 @@ from xent._estimator.features import check_features
 from xent._estimator.partitions import FitData
 from xent._estimator.weights import check_total_weight, to_row_weights
 from xent._fit.row_sums import RowSums
-from xent._fit.solver import Result
+from xent._fit.solver import NO_DESCENT, Result
 from xent.logistic import LogisticRegression
 
 Array = NDArray[Any]
@@ -73,14 +73,22 @@ class Solved(NamedTuple):
     coefs: Array
     Cs: Array
     n_iter: NDArray[np.int32]
-    short: list[float]              # where max_iter was reached, the gradient norm; else 0
+    short: list[float]              # see `shortfall`
 
 
 class _Model(LogisticRegression):
     """xent's estimator, which leaves the warnings to its caller."""
 
+    short = 0.0     # of the last fit
+
     def _warn_not_converged(self, result: Result, dtype: np.dtype[Any]) -> None:
-        pass
+        self.short = shortfall(result)
+
+
+def shortfall(result: Result) -> float:
+    """The norm of the gradient where a solver of scikit-learn's would warn, else 0: not where rounding errors hide any
+    further descent."""
+    return 0.0 if result.converged or result.reason == NO_DESCENT else result.grad_norm
 
 
 def fit_path(*args: Any, **options: Any) -> Any:
@@ -224,21 +232,22 @@ def _set_start(model: _Model, coef: Array | None, rows: Rows) -> None:
 
 
 def _fit(model: _Model, rows: Rows) -> float:
-    """Fit. If max_iter is reached, return the norm of the gradient, else 0."""
+    """Fit, and return the `shortfall`."""
     sums = RowSums(rows.X, rows.target, rows.n_classes, rows.weight)
     weight, dtype = float(rows.weight.sum()), rows.X.dtype
     start = (model.coef_, model.intercept_) if hasattr(model, "coef_") else None
+    model.short = 0.0
     model._fit(FitData(sums, np.arange(rows.n_classes), weight, dtype, None, lambda coef, intercept: False), None)
     n_iter = int(model.n_iter_[0])
     if n_iter == 0 and start is not None:
         model.coef_, model.intercept_ = start       # the same bits: not even rounded by centring
     logger.debug("LogisticRegression is fitted by xent: %d iterations, gradient %g", n_iter, model.grad_norm_)
-    return 0.0 if model.converged_ or n_iter < model.max_iter else model.grad_norm_
+    return model.short
 
 
 def _warn_if_short(arguments: Arguments, n_iter: int, grad_norm: float) -> None:
     """Warn as scikit-learn's solver would, and as from its module, by whose name warnings are filtered."""
-    if grad_norm > 0:
+    if grad_norm != 0:      # or NaN
         message = _NOT_CONVERGED[arguments["solver"]].format(n_iter)
         stopped = f"xent stopped with gradient norm {grad_norm:.2g}, tol={arguments['tol']:g}"
         warnings.warn(f"{message} ({stopped}). {_ADVICE}", ConvergenceWarning, stacklevel=4)

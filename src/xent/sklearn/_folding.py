@@ -18,7 +18,7 @@ from sklearn.linear_model import _logistic
 from xent._estimator.weights import check_total_weight
 from xent._fit.path import Problem, fit_paths
 from xent._fit.row_sums import RowSums
-from xent._fit.solver import MAX_ITER, Settings
+from xent._fit.solver import Settings
 from xent.sklearn import _fitting
 from xent.sklearn._fitting import Arguments, NotOffered, Solved
 
@@ -88,6 +88,6 @@ def _fit_folds(arguments: Arguments, folds: Sequence[NDArray[Any]]) -> list[Solv
         coefs = path.coefficients if model.fit_intercept else path.coefficients[..., :-1]
         coefs = (coefs[:, 0] if rows.n_classes == 2 else coefs).astype(X.dtype, copy=False)
         n_iter = np.array([result.iterations for result in path.results], np.int32)
-        short = [result.grad_norm if result.reason == MAX_ITER else 0.0 for result in path.results]
+        short = [_fitting.shortfall(result) for result in path.results]
         solved.append(Solved(coefs, Cs, n_iter, short))
     return solved
