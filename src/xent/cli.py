@@ -131,7 +131,7 @@ def _picture_path(parser: argparse.ArgumentParser, arguments: argparse.Namespace
         if error.name is None or error.name.partition(".")[0] != "matplotlib":
             raise
         if arguments.out:
-            parser.error("--out needs matplotlib; pip install 'xent[demo]'")
+            parser.error("--out needs matplotlib; pip install 'xent-numpy[demo]'")
         return None
     except ValueError as error:
         parser.error(f"cannot save the picture: {error} (--out PATH saves it elsewhere, --no-plot draws none)")
@@ -164,7 +164,7 @@ def _demo(picture: Path | None, *, hint: bool) -> None:
         plots.save(plots.demo_figure(losses, confusion), picture)
         print(f"Picture: {picture.absolute()}")
     elif hint:
-        print("No picture was drawn: that needs matplotlib (pip install 'xent[demo]').")
+        print("No picture was drawn: that needs matplotlib (pip install 'xent-numpy[demo]').")
 
 
 def _worked_example() -> None:

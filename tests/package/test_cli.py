@@ -257,7 +257,7 @@ def test_without_matplotlib_no_picture_is_drawn(alone, tmp_path, monkeypatch):
     code, text = run([])
     assert code == 0
     assert "No picture was drawn" in text
-    assert "pip install 'xent[demo]'" in text
+    assert "pip install 'xent-numpy[demo]'" in text
     assert os.listdir(tmp_path) == []
 
 
@@ -268,7 +268,7 @@ def test_without_matplotlib_out_is_an_error(tmp_path, monkeypatch, capsys):
     assert exit_.value.code == 2
     out, errors = capsys.readouterr()
     assert out == ""
-    assert "pip install 'xent[demo]'" in errors
+    assert "pip install 'xent-numpy[demo]'" in errors
 
 
 @pytest.mark.parametrize(
