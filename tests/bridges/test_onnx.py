@@ -295,6 +295,19 @@ def test_inputs_that_do_not_fit(data):
         skl2onnx.to_onnx(model, initial_types=[("X", StringTensorType([None, 4]))])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_features_that_are_not_finite(data, dtype, n_classes, bad):
+    """`predict_proba` refuses them; here the row is NaN, and its neighbours are as they were."""
+    X = data[0].astype(dtype)
+    model = xent.LogisticRegression().fit(X, data[1] % n_classes)
+    X[1, 2] = bad
+    _, proba = run(convert(model, X), X)
+    assert np.isnan(proba[1]).all()
+    assert_close(np.delete(proba, 1, 0), model.predict_proba(np.delete(X, 1, 0)))
+
+
 @pytest.mark.parametrize("options", [None, ARRAYS, {"zipmap": "columns"}], ids=str)
 def test_a_frame_has_an_input_for_each_column(data, options):
     pd = pytest.importorskip("pandas")
@@ -412,6 +425,17 @@ def test_options_of_a_step(data, how):
     wanted = model.predict_proba(X) if how == "all" else model.decision_function(X)
     np.testing.assert_allclose(result, wanted, rtol=0, atol=1e-13)
     assert np.array_equal(labels, model.predict(X))
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_dictionaries_are_the_default_of_pipelines(data, search):
+    X, y = data[0], make_labels(data[1])["strings"]
+    model = make_pipeline(StandardScaler(), xent.LogisticRegression())
+    model = (GridSearchCV(model, {"logisticregression__C": [0.1, 1.0]}, cv=2) if search else model).fit(X, y)
+    labels, rows = run(convert(model, X, None), X)
+    assert np.array_equal(labels, model.predict(X))
+    assert all(list(row) == model.classes_.tolist() for row in rows)
+    assert_close(np.array([list(row.values()) for row in rows], np.float32), model.predict_proba(X).astype("f4"))
 
 
 def test_a_pipeline_of_frames(data):
