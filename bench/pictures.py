@@ -10,12 +10,12 @@ Usage:
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
-import numpy as np
-from harness.cases import OPERATIONS, Layout
+from harness.cases import OPERATIONS
 from harness.report import format_threads
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -24,6 +24,10 @@ from matplotlib.figure import Figure
 Report = dict[str, Any]
 
 BLUE, ORANGE, GREY = "#1f5fa8", "#d1601f", "#666666"
+NAMES = {
+    "numpy": "NumPy", "scipy": "SciPy", "torch": "PyTorch", "torch.compile": "PyTorch, compiled", "jax": "JAX, jitted",
+    "sklearn": "scikit-learn",
+}       # fmt: skip
 # For each operation of the sweep, the loop that memory limits and the one that arithmetic limits.
 LIMITS = {
     "loss": ("read_all", "exp_sum"),
@@ -67,8 +71,9 @@ def collect_sweep(report: Report, operation: str, threads: int, library: str) ->
     return points
 
 
-def draw_throughput(report: Report, threads: int) -> Figure:
-    """Throughput by row length, and the limits of the machine."""
+def draw_throughput(report: Report, threads: int | None = None) -> Figure:
+    """Throughput by row length, and the limits of the machine; with the most threads that were measured by default."""
+    threads = threads or max(cell["threads"] for cell in report["sweep"])
     figure = Figure(figsize=(10, 4.6), dpi=100, layout="constrained")
     panels = figure.subplots(1, len(LIMITS), sharey=True)
     speeds = collect_limits(report, threads)
@@ -104,52 +109,42 @@ def draw_limits(axes: Axes, speeds: dict[str, float]) -> None:
 
 
 def draw_speed_up(report: Report) -> Figure:
-    """How many times longer each peer takes: a dot per shape, dtype, number of threads and kind of output."""
-    dots = [
-        (cell["operation"], Layout(tuple(cell["shape"]), cell["step"]), name, result["ratio"]["median"])
-        for cell in report["cells"]
-        for name, result in cell["results"].items()
-        if name != "xent" and "ratio" in result
-    ]
-    found = {name for _, _, name, _ in dots}
-    names = [name for name in report["peers"] if name in found]
-    layouts = sorted({layout for _, layout, _, _ in dots}, key=lambda layout: (layout.shape[1], layout))
-    operations = [name for name in OPERATIONS if any(dot[0] == name for dot in dots)]
-    least, most = min(ratio for *_, ratio in dots) / 1.5, max(ratio for *_, ratio in dots) * 1.5
-    ticks = [tick for tick in (0.01, 0.1, 1, 10, 100) if least <= tick <= most]
+    """How many times longer each peer takes: a small dot per cell of the grid, a large one for their geometric mean."""
+    ratios: dict[tuple[str, str], list[float]] = {}
+    for cell in report["cells"]:
+        for name, result in cell["results"].items():
+            if name != "xent" and "ratio" in result:
+                ratios.setdefault((cell["operation"], name), []).append(result["ratio"]["median"])
+    names = [name for name in report["peers"] if any(name == peer for _, peer in ratios)]
+    operations = [name for name in OPERATIONS if any(name == operation for operation, _ in ratios)]
+    least, most = min(map(min, ratios.values())) / 1.5, max(map(max, ratios.values())) * 1.5
+    ticks = [tick for tick in (0.01, 0.1, 0.3, 1, 3, 10, 30, 100, 300) if least <= tick <= most]
 
-    figure = Figure(figsize=(10, 6), dpi=100, layout="constrained")
-    panels = figure.subplots(1, len(operations), sharex=True, sharey=True)
-    colours = colormaps["viridis"].resampled(len(layouts) + 1)  # the last colour is too pale
+    figure = Figure(figsize=(10, 0.42 * len(names) + 1.5), dpi=200, layout="constrained")
+    panels = figure.subplots(1, len(operations), sharex=True, sharey=True, squeeze=False)[0]
     for axes, operation in zip(panels, operations, strict=True):
         axes.axvspan(least, 1, color=ORANGE, alpha=0.08, linewidth=0)
         axes.axvline(1, color=GREY, linewidth=1)
-        for i, layout in enumerate(layouts):
-            below = 0.75 * ((i + 0.5) / len(layouts) - 0.5)
-            same = [(name, ratio) for *cell, name, ratio in dots if cell == [operation, layout]]
-            points = [(ratio, names.index(name) + below) for name, ratio in same]
-            style = {"s": 15, "color": colours(i), "linewidths": 0, "alpha": 0.85}
-            axes.scatter(*np.transpose(points or [(np.nan, 0)]), label=str(layout), **style)
-        axes.set_title(operation)
+        for place, name in enumerate(names):
+            found = ratios.get((operation, name))
+            if found:
+                mean = geometric_mean(found)
+                axes.scatter(found, [place] * len(found), s=14, color=GREY, alpha=0.45, linewidths=0)
+                axes.scatter([mean], [place], s=55, color=BLUE, zorder=3)
+                text = {"textcoords": "offset points", "ha": "center", "color": BLUE, "fontweight": "bold"}
+                axes.annotate(format_ratio(mean), (mean, place), xytext=(0, 6), fontsize=9, **text)
+        axes.set_title(operation.replace("+", " + "), fontsize=11)
         set_log_axis(axes, ticks, left=least, right=most)
         clean(axes)
-    panels[0].set_yticks(range(len(names)), names)
-    panels[0].set_ylim(len(names) - 0.4, -0.6)
-    panels[len(panels) // 2].set_xlabel("time of the peer / time of xent: xent is faster to the right of 1")
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
-        title="shape, with the classes on axis 1; one dot per dtype, number of threads and output (fresh or given)",
-        loc="outside lower center",
-        ncols=6,
-        frameon=False,
-        fontsize=9,
-        title_fontsize=9,
-        handletextpad=0,
-        columnspacing=0.8,
-        markerscale=1.5,
-    )
-    figure.suptitle("How much faster than each peer", fontsize=12, fontweight="bold")
+    panels[0].set_yticks(range(len(names)), [NAMES.get(name, name) for name in names])
+    panels[0].set_ylim(len(names) - 0.5, -0.7)
+    text = "time of the other library / time of xent: geometric mean, and each shape; xent is faster to the right of 1"
+    figure.supxlabel(text, fontsize=10)
     return figure
+
+
+def format_ratio(ratio: float) -> str:
+    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}"
 
 
 def draw_convergence(report: Report) -> Figure:
@@ -189,21 +184,24 @@ def draw_convergence(report: Report) -> Figure:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Draw the README's pictures from saved numbers.")
-    parser.add_argument("folder", type=Path, help="where limits.json, ops.json and fit.json are")
+    text = "where limits.json, ops.json and fit.json are, or some of them"
+    parser.add_argument("folder", type=Path, help=text)
     parser.add_argument("--threads", type=int, help="of the throughput; default: the most that were measured")
     parser.add_argument("--to", type=Path, default=Path(__file__).parents[1] / "docs", metavar="FOLDER")
     options = parser.parse_args(arguments)
-    limits, ops, fit = (json.loads((options.folder / f"{n}.json").read_text("utf-8")) for n in ("limits", "ops", "fit"))
-    threads = options.threads or max(cell["threads"] for cell in limits["sweep"])
-    figures = {
-        "throughput": draw_throughput(limits, threads),
-        "speed-up": draw_speed_up(ops),
-        "convergence": draw_convergence(fit),
+    draw: dict[str, tuple[str, Callable[[Report], Figure]]] = {
+        "limits": ("throughput", lambda report: draw_throughput(report, options.threads)),
+        "ops": ("speed-up", draw_speed_up),
+        "fit": ("convergence", draw_convergence),
     }
+    found = [name for name in draw if (options.folder / f"{name}.json").exists()]
+    if not found:
+        parser.error(f"{options.folder} has none of {', '.join(f'{name}.json' for name in draw)}")
     options.to.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        path = options.to / f"{name}.png"
-        figure.savefig(path, facecolor="white")
+    for name in found:
+        picture, function = draw[name]
+        path = options.to / f"{picture}.png"
+        function(json.loads((options.folder / f"{name}.json").read_text("utf-8"))).savefig(path, facecolor="white")
         print(path)
     return 0
 
