@@ -17,7 +17,10 @@ def test_golden_bits(dtype, layout):
 
 
 @pytest.mark.deep
-@pytest.mark.skipif(wide_twin.missing() is not None, reason=str(wide_twin.missing()))
-def test_wide_twin(tmp_path):
-    """Vectors of 64 bytes give the bits of AVX-512 without its instructions: every CPU can check what they compute."""
-    assert wide_twin.differences(tmp_path.resolve()) == []
+@pytest.mark.parametrize("name", wide_twin.TWINS)
+def test_wide_twin(name, tmp_path):
+    """AVX2 gives the bits of AVX-512 in vectors of 64 bytes, and those of NEON in vectors of 16: every CPU that has it
+    can check what they compute."""
+    if wide_twin.missing(name) is not None:
+        pytest.skip(wide_twin.missing(name))
+    assert wide_twin.differences(tmp_path.resolve(), name) == []
