@@ -71,7 +71,7 @@ in_root() {
         fi
         for part in dev proc sys; do mount --rbind "/$part" "$root/$part"; done
         if [ -n "$cc1" ]; then          # a program of this machine needs its libraries, and finds headers near itself
-            for part in "$(dirname "$cc1")" "/usr/lib/$(uname -m)-linux-gnu" /lib64; do
+            for part in "$(dirname "$cc1")" {/usr,}/lib/"$(uname -m)"-linux-gnu /lib64; do
                 mkdir -p "$root$part"
                 mount --bind "$part" "$root$part"
             done
