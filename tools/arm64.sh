@@ -9,7 +9,7 @@
 # (1 GB; NumPy and the libraries of the tests come from pip). It is made once. What is committed is built and tested;
 # the modules are compiled again only where their sources differ.
 #
-# --cross   let this machine's compiler for arm64 do the compiler's work, in minutes, not hours; the rest is emulated
+# --cross   let this machine's compiler for arm64 do the compiler's work, ten times sooner; all the rest is emulated
 # --mirror  where the packages come from, by default where apt gets those of the suite
 # --suite   the Debian release, by default that of this machine
 #
@@ -82,7 +82,7 @@ in_root() {
     ' in_root "$root" "$qemu" "$@"
 }
 
-# Packages are unpacked, not installed: compiler and Python need none of their scripts, which would run for half an hour.
+# Packages are unpacked, not installed: compiler and Python need none of their scripts, which would be emulated, too.
 make_root() {
     local package
     mirror=${mirror:-$(mirror_of_apt)}
