@@ -219,7 +219,7 @@ def test_files_that_do_not_fit_together(path, change, message):
         xent.LogisticRegression.load(path)
 
 
-PARAMETERS = [{"time": ["<M8[D]", 1 << 70]}, {"time": ["U1(", 1]}, {"dict": 5}, {"dict": [[1]]}, {"bytes": "\u00e9\u1234"}]
+PARAMETERS = [{"time": ["<M8[D]", 1 << 70]}, {"time": ["U1(", 1]}, {"dict": 5}, {"dict": [[1]]}, {"bytes": "\u1234"}]
 
 
 @pytest.mark.parametrize("parameter", PARAMETERS, ids=str)

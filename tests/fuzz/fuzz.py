@@ -1,6 +1,6 @@
 """Random cases for a given time: calls, hostile callers and damaged files. See README.md, next to this file.
 
-    python tests/fuzz/fuzz.py calls hostile files --seconds 60 --seed 0 --isa avx2
+    python tests/fuzz/fuzz.py calls hostile files --seconds 3600 --seed 7 --isa avx2
 
 A case is made from the seed and its number alone. Cases run in a process of their own, so that one that crashes it, or
 hangs, is a finding like any other: it is printed with the command that repeats it, and the next case is run.
@@ -24,7 +24,6 @@ from pathlib import Path
 HERE = Path(__file__).resolve()
 KINDS = ("calls", "hostile", "files")
 LONGEST_CASE = 60.0         # seconds; a case that takes longer hangs
-REPORT_SECONDS = 0.5        # between two reports of a child
 
 
 # --- the process that runs cases -------------------------------------------------------------------------------------
@@ -36,22 +35,17 @@ def run_cases(kind, seed, first, stop, deadline, report):
 
     sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
     module = importlib.import_module(f"fuzz_{kind}")
-    counts, findings, written = collections.Counter(), [], 0.0
-    number = first
+    counts, findings, number = collections.Counter(), [], first
     while number != stop and time.time() < deadline:
-        if time.time() > written + REPORT_SECONDS or number == first:
-            write_report(report, {"number": number, "counts": counts, "findings": findings})
-            written = time.time()
-        with open(f"{report}.now", "w") as file:    # what a crash is blamed on
-            file.write(str(number))
+        # Before each case: if it crashes, this is all that is known.
+        write_report(report, {"number": number, "counts": counts, "findings": findings})
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                for label in module.run_case(np.random.default_rng([seed, KINDS.index(kind), number])):
+                for label in module.run_case(np.random.default_rng([seed, number, *kind.encode()])):
                     counts[label] += 1
         except Exception:
             findings.append([number, traceback.format_exc()])
-            write_report(report, {"number": number, "counts": counts, "findings": findings})
         counts["cases"] += 1
         number += 1
     write_report(report, {"number": number, "counts": counts, "findings": findings, "done": True})
@@ -75,10 +69,11 @@ def watch(kind, seed, first, stop, seconds):
             for leftover in Path(folder).iterdir():
                 leftover.unlink()
             command = [sys.executable, str(HERE), kind, "--seed", str(seed), "--report", str(report)]
-            command += ["--case", str(first), "--until", str(deadline)] + ([] if stop is None else ["--stop", str(stop)])
+            command += ["--case", str(first), "--until", str(deadline)]
+            command += [] if stop is None else ["--stop", str(stop)]
             with open(Path(folder, "log"), "w+") as log:
                 child = subprocess.Popen(command, stdout=log, stderr=log)
-                hangs = wait_for(child, Path(f"{report}.now"), deadline)
+                hangs = wait_for(child, report)
                 log.seek(0)
                 said = log.read()
             found = json.loads(report.read_text()) if report.exists() else {"counts": {}, "findings": []}
@@ -86,8 +81,7 @@ def watch(kind, seed, first, stop, seconds):
             findings += found["findings"]
             if found.get("done"):
                 break
-            now = Path(f"{report}.now")
-            number = int(now.read_text() or first) if now.exists() else first
+            number = found.get("number", first)
             what = f"no end after {LONGEST_CASE:.0f} s" if hangs else f"exit code {child.returncode}"
             findings.append([number, f"{what}\n{said[-6000:]}"])
             counts["cases"] += 1
@@ -95,12 +89,12 @@ def watch(kind, seed, first, stop, seconds):
     return counts, findings
 
 
-def wait_for(child, now, deadline):
+def wait_for(child, report):
     """Wait for the child; True if it had to be killed since a case does not end."""
     seen, since = None, time.time()
     while child.poll() is None:
         time.sleep(0.05)
-        found = now.read_text() if now.exists() else ""
+        found = report.read_text() if report.exists() else ""
         if found != seen:
             seen, since = found, time.time()
         if time.time() > since + LONGEST_CASE:
@@ -119,7 +113,8 @@ def main(arguments=None):
     parser.add_argument("--seconds", type=float, default=60, help="for all kinds together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--isa", help="the instruction set, as in XENT_ISA")
-    parser.add_argument("--case", type=int, help="the number of one case to run, or of the first one")
+    parser.add_argument("--cases", type=int, help="the number of cases of each kind, if there is time for so many")
+    parser.add_argument("--case", type=int, help="the number of the only case to run")
     parser.add_argument("--stop", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--report", help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
@@ -127,13 +122,13 @@ def main(arguments=None):
     if given.isa:
         os.environ["XENT_ISA"] = given.isa
     kinds = given.kinds or list(KINDS)
-    if unknown := set(kinds) - set(KINDS):
-        parser.error(f"no such kinds: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
     if given.report:
         faulthandler.enable()
         run_cases(kinds[0], given.seed, given.case, given.stop, given.until, given.report)
         return 0
-    first, stop = (0, None) if given.case is None else (given.case, given.case + 1)
+    if unknown := set(kinds) - set(KINDS):
+        parser.error(f"no such kinds: {', '.join(sorted(unknown))}; there are {', '.join(KINDS)}")
+    first, stop = (0, given.cases) if given.case is None else (given.case, given.case + 1)
     failed = False
     for kind in kinds:
         start = time.time()

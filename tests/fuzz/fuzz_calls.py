@@ -8,6 +8,7 @@ spoiled, and the error must name it and leave all outputs as they were.
 
 import contextlib
 import functools
+import itertools
 import warnings
 from typing import NamedTuple
 
@@ -85,7 +86,8 @@ def target(rng, size, axis, dtype, ignored, kinds=("labels",) * 4 + ("one-hot", 
         k = int(rng.integers(0, 5))
         indices = labels(rng, (*rows, k), classes, ignored)
         masses = rng.integers(0, 4, indices.shape) / 4 if chance(rng, 0.5) else rng.random(indices.shape)
-        return {"target[0]": indices, "target[1]": masses.astype(dtype)}, dict.fromkeys(("target[0]", "target[1]"), "sparse")
+        more = {"target[0]": indices, "target[1]": masses.astype(dtype)}
+        return more, dict.fromkeys(more, "sparse")
     if kind in ("one-hot", "dense", "bool") and classes:
         if kind == "dense":
             t = rng.random((*rows, classes)) * (rng.random((*rows, classes)) < pick(rng, (0.1, 1)))
@@ -143,7 +145,8 @@ def make_cross_entropy(rng):
     if wants_hess:
         options["return_hess"] = True
     else:
-        for name, values in (("softcap", (5.0, 30.0, 0.5)), ("z_loss", (1e-4, 0.01, 1.0)), ("poly_epsilon", (1.5, -0.5))):
+        more = {"softcap": (5.0, 30.0, 0.5), "z_loss": (1e-4, 0.01, 1.0), "poly_epsilon": (1.5, -0.5)}
+        for name, values in more.items():
             if chance(rng, 0.15):
                 options[name] = pick(rng, values)
         if chance(rng, 0.15) and "target" in given and axes["target"] == "row":
@@ -173,8 +176,8 @@ def exact_cross_entropy(call):
     total = s * t.sum(-1)
     divisor = 1
     if call.options.get("reduction", "mean") == "mean":
-        divisor = reference.times(s, (reference.masses(x, arguments["target"], call.axis, None, plain["ignore_index"])[0]
-                                      * w).sum(-1)).sum() or np.inf
+        before, _ = reference.masses(x, arguments["target"], call.axis, None, plain["ignore_index"])
+        divisor = reference.times(s, (before * w).sum(-1)).sum() or np.inf
     # Where a formula has terms of both signs, a result is as exact as the larger of them.
     has_more_terms = any(plain.get(name) for name in ("z_loss", "poly_epsilon", "softcap"))
     loss_scale = total * abs(plain.get("poly_epsilon", 0))
@@ -390,9 +393,12 @@ def make_linear(rng, name):
         arguments = {k: v for k, v in twin_arguments(call).items() if k != "max_scratch"}
         loss, grads = reference.linear_cross_entropy(**arguments)
         bound = 10 if dtype.itemsize > 2 else 1000      # rounding of the products, of which there are many
-        scales = [bound * np.nan_to_num(np.abs(g)).max(initial=1) * (1 + len(X.reshape(-1, features))) for g in grads if g is not None]
-        return [(loss, bound * 10 * np.maximum(1, np.nan_to_num(np.abs(np.sum(loss))))),
-                *zip([g for g in grads if g is not None], scales, strict=True)]
+        n = 1 + X.size // features
+
+        def scale(result, factor):
+            return bound * factor * np.nan_to_num(np.abs(result)).max(initial=1)
+
+        return [(loss, scale(np.sum(loss), 10)), *((g, scale(g, n)) for g in grads if g is not None)]
 
     return Call(name, given, axes, options, {}, exact)
 
@@ -511,7 +517,7 @@ def check_places(rng, call, expected):
     """The same bits in other places of memory, with other numbers of threads and with given outputs."""
     placed, intact, layouts = {}, [], {}
     first = next(iter(call.given))
-    in_place = "grad_out" in call.outputs and chance(rng, 0.3) or "out" in call.outputs and chance(rng, 0.3)
+    in_place = bool({"grad_out", "out"}.intersection(call.outputs)) and chance(rng, 0.3)
     for name, array in call.given.items():
         placed[name], check, layouts[name] = arrays.place(rng, array, writeable=in_place and name == first)
         intact.append(check)
@@ -578,7 +584,7 @@ def check_stream(rng, call, expected):
         return
     cuts = [0, *sorted(int(i) for i in rng.integers(0, n + 1, 2)), n]
     streams = []
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in itertools.pairwise(cuts):
         part = {name: array[start:stop] for name, array in rows.items()}
         streams.append(xent.StreamingLoss(**options, n_threads=2).update(**part))
     whole = streams.pop(int(rng.integers(len(streams))))
@@ -630,10 +636,7 @@ def list_spoiled(rng, call):
         yield first, {first: at_random(rng, x, pick(rng, (-0.5, 1.5, np.nan)))}
     name = "target[0]" if "target[0]" in given else "target"
     if name in given and given[name].dtype.kind in "iu" and call.axes[name] != "full" and given[name].size:
-        if "weight" in given:
-            classes = len(given["weight"])
-        else:
-            classes = x.shape[call.axis]
+        classes = len(given["weight"]) if "weight" in given else x.shape[call.axis]
         bad = [c for c in (classes, -1, 1 << 40, -(1 << 62)) if c != options.get("ignore_index")]
         yield "target", {name: at_random(rng, given[name], pick(rng, bad), np.int64)}
         yield "target", {name: given[name].astype(pick(rng, (float, bool, complex, str)))}
