@@ -210,6 +210,9 @@ def rewritten(path, change):
         (lambda text, arrays: (text, {"coef": np.zeros((3, 5))}), "shapes of its arrays are inconsistent"),
         (lambda text, arrays: (text, {"classes": np.arange(4)}), "shapes of its arrays are inconsistent"),
         (lambda text, arrays: (text, {"coef": np.array([["a"] * 4] * 3)}), "coef has dtype"),
+        (lambda text, arrays: (text, {k: arrays[k][:1] for k in ("classes", "coef", "intercept")}), "at least two"),
+        (lambda text, arrays: (text, {"classes": arrays["classes"][::-1]}), "different labels in order"),
+        (lambda text, arrays: (text, {"classes": arrays["classes"][None]}), "at least two"),
     ],
 )
 def test_files_that_do_not_fit_together(path, change, message):

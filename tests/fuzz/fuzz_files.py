@@ -237,7 +237,8 @@ def change_archive(rng, data):
         if chance(rng, 0.03):
             zeros = io.BytesIO()
             np.save(zeros, np.zeros(1 << 25))
-            archive.writestr(pick(rng, (*names, "big.npy")), zeros.getvalue(), zipfile.ZIP_DEFLATED)
+            big = pick(rng, (*names, "big.npy")) if "description.npy" in names else "big.npy"   # X may be large
+            archive.writestr(big, zeros.getvalue(), zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
 
 

@@ -89,6 +89,8 @@ def load(cls: type[S], path: str | os.PathLike[str]) -> S:
         for name in ("coef", "intercept"):
             if arrays[name].dtype not in (np.float32, np.float64):
                 raise ValueError(f"{name} has dtype {arrays[name].dtype}")
+        if model.classes_.ndim != 1 or len(model.classes_) < 2 or not (model.classes_[:-1] < model.classes_[1:]).all():
+            raise ValueError("its classes are not at least two different labels in order")
         rows, size = (1 if len(model.classes_) == 2 else len(model.classes_)), model.n_features_in_ + 1
         shapes = [model.coef_.shape == (rows, size - 1), model.intercept_.shape == (rows,), model.n_iter_.shape == (1,)]
         if "feature_names" in arrays:
