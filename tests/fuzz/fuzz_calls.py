@@ -167,6 +167,8 @@ def twin_arguments(call):
 @reference.quiet
 def exact_cross_entropy(call):
     arguments = twin_arguments(call)
+    if "focal_gamma" in arguments and not np.all(np.any(arguments.get("where", True), call.axis)):
+        return None         # rows without a class are NaN; for the twin, 0 without weight
     exact = reference.cross_entropy(**arguments, return_hess=True)
     plain = {k: v for k, v in arguments.items() if k not in ("logits", "target", "axis", "reduction")}
     x = np.moveaxis(np.asarray(arguments["logits"]).astype(EXTENDED), call.axis, -1)
@@ -235,6 +237,9 @@ def make_binary(rng, from_logits):
         loss, grad = getattr(reference, name)(**arguments)
         if "pos_weight" in arguments and np.isnan(arguments["logits"]).any():
             return None         # under a weight of 0 for yes and no, NaN is NaN; for the twin, 0
+        rows = np.abs(getattr(reference, name)(**(arguments | {"reduction": "none"}))[0])
+        if dtype.itemsize < 8 and (rows[np.isfinite(rows)] > np.finfo(np.float32).max).any():
+            return None         # a loss that a float32 cannot hold is infinite, in sums too
         s = np.broadcast_to(np.asarray(arguments.get("sample_weight", 1), EXTENDED), size)
         scale = s * np.maximum(1, np.asarray(arguments.get("pos_weight", 1), EXTENDED))
         if not from_logits:
@@ -246,6 +251,12 @@ def make_binary(rng, from_logits):
         return [(loss, 0), (grad, scale)]
 
     return Call(name, given, axes, options, outputs, exact)
+
+
+def has_huge(x):
+    """Whether there are finite logits so large that a divergence loses digits."""
+    size = np.abs(np.asarray(x).astype(EXTENDED))
+    return bool(((size > 1e7) & (size < np.inf)).any())
 
 
 def make_kl(rng):
@@ -270,8 +281,8 @@ def make_kl(rng):
     @reference.quiet
     def exact(call):
         arguments = twin_arguments(call)
-        if not size[call.axis]:
-            return None         # NaN: nothing can happen; for the twin, a sum without terms
+        if not size[call.axis] or has_huge(x) or has_huge(ref):
+            return None         # NaN, and for the twin a sum without terms; or digits are lost, as documented
         loss, grad = reference.kl_divergence(**arguments)
         s = np.broadcast_to(np.asarray(arguments.get("sample_weight", 1), EXTENDED), rows)
         scale = np.expand_dims(s, call.axis) * abs(arguments.get("logit_scale", 1)) * np.ones(size)
@@ -342,6 +353,8 @@ def make_evaluate(rng):
             return None
         found = reference.evaluate(arguments.pop("logits"), arguments.pop("target"), topk=topk, **arguments)
         found["perplexity"] = found["ece"] = None       # at the end of a bin and near overflow, rounding decides
+        if has_huge(given["logits"]) or has_huge(given.get("reference", 0)):
+            found["kl"] = None
         if np.isnan(found["loss"]):
             found["brier"] = None       # of an infinite logit alone, NaN; in the twin, 0
         return [(value, 1e-3) for value in (found["loss"], found["accuracy"], *found["topk"].values(),
@@ -468,8 +481,10 @@ def assert_near(actual, exact, scale, call, place):
     a, e = np.asarray(actual).astype(EXTENDED), np.asarray(exact, EXTENDED)
     assert a.shape == e.shape, f"result {place} has shape {a.shape}; it must be {e.shape}"
     largest, smallest = EXTENDED(float(info.max)) * 0.99, EXTENDED(float(info.tiny)) * 4
-    range_of = np.finfo(computed)
-    smallest = max(smallest, EXTENDED(float(range_of.tiny)) * 4)
+    # A probability below the smallest normal number may be taken as 0, whatever multiplies it.
+    factors = [call.given[name].astype(EXTENDED) for name in ("sample_weight", "class_weight") if name in call.given]
+    largest_factor = np.prod([4, *(np.max(factor, initial=1) for factor in factors)])
+    smallest = max(smallest, EXTENDED(float(np.finfo(computed).tiny)) * largest_factor)
     good = (np.isnan(a) & np.isnan(e)) | (a == e) | ((np.abs(e) >= largest) & (np.abs(a) >= largest) & (a * e > 0))
     good |= np.abs(a - e) <= bound * np.maximum(np.abs(e), scale) + smallest
     if not good.all():
