@@ -1756,6 +1756,7 @@ def log_loss(problem, options, int weight_exponent, loss, sums, Work work):
 
 cdef struct BinaryTask:
     BinaryBatch batch
+    Py_ssize_t count        # elements
     bint from_logits
     bint fits_float32
     double* sums
@@ -1763,7 +1764,9 @@ cdef struct BinaryTask:
 
 cdef void binary_blocks(const BinaryTask* task, vec* memory, BlockClaim* claim) noexcept nogil:
     while next_block(claim):
-        task.sums[claim.block] = binary_chunks(&task.batch, task.from_logits, memory, claim.first, claim.last)
+        task.sums[claim.block] = binary_chunks(
+            &task.batch, task.from_logits, memory, claim.first * CHUNK, min(claim.last * CHUNK, task.count)
+        )
 
 
 cdef void binary_worker(const void* task, double* memory, BlockClaim* claim) noexcept nogil:
@@ -1775,10 +1778,11 @@ cdef void binary_worker(const void* task, double* memory, BlockClaim* claim) noe
 
 
 def binary_cross_entropy(problem, options, double divisor, loss, grad, sums, Work work):
-    """As `cross_entropy`, of logits or probabilities, element by element; all arrays (or None) have the shape of the
-    first. options: BinaryOptions of _calls/losses.py."""
+    """As `cross_entropy`, of logits or probabilities, element by element, in units of BINARY_CHUNK elements; all arrays
+    (or None) have the shape of the first. options: BinaryOptions of _calls/losses.py."""
     cdef BinaryTask task
     cdef BinaryBatch* batch = &task.batch
+    task.count = problem.logits.size
     batch.weight_unit = options.weight_unit
     batch.smoothing = options.label_smoothing
     batch.divisor = divisor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +26,7 @@ from xent._estimator.partitions import (
     has_no_rows,
     make_plan,
     prefix_errors,
+    prefix_read_errors,
     summarise,
 )
 from xent._fit.partitioned import SequentialSums
@@ -179,7 +181,7 @@ class Blocks(PartitionSource):
                     raise ValueError(f"{os.fspath(folder)!r} has y or sample_weight in some files but not in all")
                 yield block
             for stem in stems:
-                with prefix_errors(repr(os.fspath(folder / stem))):
+                with prefix_read_errors(repr(os.fspath(folder / stem))):
                     block = tuple(np.load(folder / f"{stem}.{name}.npy", mmap_mode="r") for name in names)
                 yield block
 
@@ -318,8 +320,18 @@ def _find_names(folder: Path, stems: list[str]) -> list[str]:
     return names
 
 
+@contextlib.contextmanager
+def _open_archive(file: Path) -> Iterator[Any]:
+    with open(file, "rb") as opened:        # NumPy leaves a damaged file open
+        archive = np.load(opened, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it is no archive, but an array")
+        with archive:
+            yield archive
+
+
 def _read_archive(file: Path) -> Block:
-    with prefix_errors(repr(os.fspath(file))), np.load(file, allow_pickle=False) as archive:
+    with prefix_read_errors(repr(os.fspath(file))), _open_archive(file) as archive:
         for name in ("X", *(["y"] if "sample_weight" in archive else [])):
             if name not in archive:
                 raise ValueError(f"it has no array {name!r}; available: {sorted(archive)}")

@@ -408,7 +408,8 @@ def kl_divergence(
     nothing but -inf, in either row makes the result and the gradient of that row NaN.
 
     The result is within 16 units in the last place for differences from 1e-3 on, also under a common shift; the
-    gradient within 8 of the larger of p and q.
+    gradient within 8 of the larger of p and q. Finite logits above 1e7 (in float64, 1e15) may cost digits, and above
+    1e14 (1e30) all of them, where the others matter beside them.
 
     References
     ----------

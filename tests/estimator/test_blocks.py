@@ -1,5 +1,7 @@
 """Fits of blocks that are read again for every evaluation: the answer of a fit in memory, within less memory."""
 
+import re
+import struct
 from itertools import pairwise
 
 import numpy as np
@@ -159,6 +161,52 @@ def test_folders_that_do_not_fit(tmp_path):
     (tmp_path / "a.X.npy").unlink()
     with pytest.raises(ValueError, match="has no array 'X'"):
         xent.LogisticRegression().fit(Blocks.from_folder(tmp_path))
+
+
+def npy(header):
+    """An array with this header, and zeros."""
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header) + 1) + header.encode() + b"\n" + bytes(64)
+
+
+def damage_archive(content):
+    """Damaged archives, for which zipfile and the decompressor raise errors of their own types."""
+    yield b""
+    yield b"no archive"
+    yield npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1,)}")
+    yield content[:-30]
+    yield content[:1] + b"\xff" + content[2:]
+    yield content.replace(b"PK\1\2", b"PK\1\1")
+    for place in range(60, len(content) - 100, 37):
+        yield content[:place] + b"\xff\0\xff" + content[place + 3 :]
+    directory = content.rindex(b"PK\5\6")
+    yield content[: directory + 16] + b"\xff\xff\xff\xff" + content[directory + 20 :]
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_damaged_archives_are_named(tmp_path, save):
+    X, y, _ = problem()
+    save(tmp_path / "a.npz", X=X[:50], y=y[:50])
+    content = (tmp_path / "a.npz").read_bytes()
+    errors = set()
+    for damaged in damage_archive(content):
+        (tmp_path / "a.npz").write_bytes(damaged)
+        try:
+            list(Blocks.from_folder(tmp_path))
+        except (ValueError, TypeError, OSError) as error:
+            assert str(error).startswith(repr(str(tmp_path / "a.npz")))     # noqa: PT017
+            errors.add(type(error.__cause__ or error))
+    assert len(errors) > 2
+
+
+HEADERS = ["(", "{'descr': '<f8', ", "'\0'", "{}", "{'descr': '|O', 'fortran_order': False, 'shape': (2,)}"]
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_damaged_headers_are_named(tmp_path, header):
+    np.save(tmp_path / "a.y.npy", np.ones(2))
+    (tmp_path / "a.X.npy").write_bytes(npy(header))
+    with pytest.raises(ValueError, match=re.escape(f"{str(tmp_path / 'a')!r}: ")):
+        list(Blocks.from_folder(tmp_path))
 
 
 # --- what is wrong ---------------------------------------------------------------------------------------------------

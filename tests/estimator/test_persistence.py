@@ -2,15 +2,20 @@
 
 import datetime
 import io
+import json
 import os
 import pickle
 import stat
+import struct
+import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 
 import xent
+from xent._estimator import persistence
+from xent._estimator.checkpoint import Checkpoint
 
 X = np.random.default_rng(0).normal(size=(60, 4))
 Y = np.arange(60) % 3
@@ -205,6 +210,9 @@ def rewritten(path, change):
         (lambda text, arrays: (text, {"coef": np.zeros((3, 5))}), "shapes of its arrays are inconsistent"),
         (lambda text, arrays: (text, {"classes": np.arange(4)}), "shapes of its arrays are inconsistent"),
         (lambda text, arrays: (text, {"coef": np.array([["a"] * 4] * 3)}), "coef has dtype"),
+        (lambda text, arrays: (text, {k: arrays[k][:1] for k in ("classes", "coef", "intercept")}), "at least two"),
+        (lambda text, arrays: (text, {"classes": arrays["classes"][::-1]}), "different labels in order"),
+        (lambda text, arrays: (text, {"classes": arrays["classes"][None]}), "at least two"),
     ],
 )
 def test_files_that_do_not_fit_together(path, change, message):
@@ -212,6 +220,64 @@ def test_files_that_do_not_fit_together(path, change, message):
     rewritten(path, change)
     with pytest.raises(ValueError, match=message):
         xent.LogisticRegression.load(path)
+
+
+PARAMETERS = [{"time": ["<M8[D]", 1 << 70]}, {"time": ["U1(", 1]}, {"dict": 5}, {"dict": [[1]]}, {"bytes": "\u1234"}]
+
+
+@pytest.mark.parametrize("parameter", PARAMETERS, ids=str)
+def test_parameters_that_are_nothing(path, parameter):
+    xent.LogisticRegression().fit(X, Y).save(path)
+    rewritten(path, lambda text, arrays: (text.replace('"C": 1.0', f'"C": {json.dumps(parameter)}'), {}))
+    with pytest.raises(ValueError, match=r"model\.npz' is damaged"):
+        xent.LogisticRegression.load(path)
+
+
+HEADERS = ["(", "{'descr': '<f8', ", "{'descr': '<f8', 'fortran_order': False, 'shape': (1 << 2,)}", "'\0'", "{1: 2}"]
+
+
+@pytest.mark.parametrize("header", HEADERS)
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_headers_that_are_nothing(path, header, version):
+    """NumPy raises tokenize.TokenError or SyntaxError for some of them."""
+    length = struct.pack("<H" if version == 1 else "<I", len(header))
+    array = b"\x93NUMPY" + bytes([version, 0]) + length + header.encode()
+    path.write_bytes(archive(description=array))
+    with pytest.raises(ValueError, match=r"model\.npz' is damaged"):
+        xent.LogisticRegression.load(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_small_file_cannot_take_much_memory(path, method):
+    """Compressed members are refused before they are read; xent writes none."""
+    xent.LogisticRegression().fit(X, Y).save(path)
+    with zipfile.ZipFile(path, "a", method) as file:
+        file.writestr("more.npy", npy(np.zeros(1 << 21)))
+    assert path.stat().st_size < 1 << 17
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"model\.npz' is damaged.*it is compressed"):
+        xent.LogisticRegression.load(path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+CHECKPOINTS = {
+    "no iterations": ({"problem": {}}, 1, "is damaged"),
+    "iterations of another type": ({"problem": {}, "iterations": "balanced"}, 1, "is damaged"),
+    "iterations before the first": ({"problem": {}, "iterations": -1}, 1, "is damaged"),
+    "no problem": ({"iterations": 3}, 1, "is damaged"),
+    "problem of another type": ({"problem": [], "iterations": 3}, 1, "is damaged"),
+    "NaN": ({"problem": {"classes": ["0"]}, "iterations": 3}, np.nan, "not finite"),
+    "another fit": ({"problem": {"classes": ["1"]}, "iterations": 3}, 1, "of another fit"),
+}
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_checkpoints_that_are_nothing(path, kind):
+    content, value, message = CHECKPOINTS[kind]
+    persistence.write(path, "xent checkpoint", 1, content, {"coefficients": np.full((1, 2), value, np.float64)})
+    with pytest.raises(ValueError, match=rf"model\.npz'.* {message}"):
+        Checkpoint(path, 1, {}).resume(np.ones((1, 2)), np.arange(1))
 
 
 def test_no_file(tmp_path):

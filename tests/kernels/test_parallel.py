@@ -1,10 +1,11 @@
 """Threads: the same bits for any number of them; calls from other threads and processes, and at exit."""
 
+import _thread
 import os
 import sysconfig
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -158,35 +159,38 @@ def test_every_block_is_done(n_threads):
 def test_no_thread_can_start(monkeypatch):
     """The system may refuse to start a thread, the first one or a later one."""
 
-    class Pool(ThreadPoolExecutor):
-        submitted = 0
+    asked = []
 
-        def submit(self, *args):
-            self.submitted += 1
-            if self.submitted > 1:
-                raise RuntimeError("can't start new thread")
-            return super().submit(*args)
+    def start(*args):
+        asked.append(args)
+        if len(asked) > 1:
+            raise RuntimeError("can't start new thread")
+        return _thread.start_new_thread(*args)
 
     expected = sums_of_rows(1)
     monkeypatch.setattr(scheduler, "count_idle_workers", lambda: 0)
     monkeypatch.setattr(threads, "MAX_WORKERS", 100)
-    with Pool(1) as pool:
-        monkeypatch.setattr(threads, "_pool", pool)
-        for _ in range(3):
-            np.testing.assert_array_equal(sums_of_rows(3), expected)
-    assert pool.submitted == 4      # 2, and then 1 for each call, which fails
+    pool = scheduler.Pool(SimpleQueue(), start)
+    monkeypatch.setattr(threads, "_pool", pool)
+    for _ in range(3):
+        np.testing.assert_array_equal(sums_of_rows(3), expected)
+    assert len(asked) > 1
+    assert pool.size == 1
+    pool.close()
 
 
 def test_busy_workers_are_not_awaited(monkeypatch):
     """If a call finishes before a worker starts, it does not wait for the worker."""
     expected = sums_of_rows(1)
     release = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        monkeypatch.setattr(threads, "_pool", pool)
-        neighbour = pool.submit(release.wait, 30)
-        np.testing.assert_array_equal(sums_of_rows(2), expected)
-        assert not neighbour.done()
-        release.set()
+    pool = scheduler.Pool(SimpleQueue(), _thread.start_new_thread)
+    monkeypatch.setattr(threads, "_pool", pool)
+    pool.submit(lambda: release.wait(30), 1)
+    np.testing.assert_array_equal(sums_of_rows(2), expected)
+    assert pool.size == 1
+    assert pool.calls.qsize() == 1
+    release.set()
+    pool.close()
 
 
 def test_workers_are_not_asked_for_again_and_again(monkeypatch):
@@ -195,13 +199,52 @@ def test_workers_are_not_asked_for_again_and_again(monkeypatch):
     release = threading.Event()
     monkeypatch.setattr(threads, "MAX_WORKERS", 3)
     monkeypatch.setattr(scheduler, "count_idle_workers", lambda: 0)
-    with ThreadPoolExecutor(1) as pool:
-        monkeypatch.setattr(threads, "_pool", pool)
-        pool.submit(release.wait, 30)
-        for _ in range(20):
-            np.testing.assert_array_equal(sums_of_rows(2), expected)
-        assert pool._work_queue.qsize() <= 3
-        release.set()
+    pool = scheduler.Pool(SimpleQueue(), _thread.start_new_thread)
+    monkeypatch.setattr(threads, "_pool", pool)
+    for _ in range(3):
+        pool.submit(lambda: release.wait(30), 3)
+    for _ in range(20):
+        np.testing.assert_array_equal(sums_of_rows(2), expected)
+    assert pool.size == 3
+    assert pool.calls.qsize() <= 3
+    release.set()
+    pool.close()
+
+
+# A trace function raises where a signal handler could, at every step in turn.
+INTERRUPTED = """
+import faulthandler, sys, time
+from xent._calls import threads
+faulthandler.dump_traceback_later(90, exit=True)
+threads.LONGEST_PAUSE = 0.0
+def interrupt_at(step):
+    def trace(frame, event, argument):
+        nonlocal step
+        frame.f_trace_opcodes = True
+        step -= 1
+        if step == 0:
+            raise KeyboardInterrupt
+        return trace
+    return trace
+interrupted = 0
+assert same()
+for step in reversed(range(1, 300)):
+    time.sleep(0.002)       # workers end
+    try:
+        sys.settrace(interrupt_at(step))
+        threads._start_workers(1)
+        sys.settrace(None)
+    except KeyboardInterrupt:
+        interrupted += 1
+    assert same()
+time.sleep(0.1)
+print(interrupted > 10, threads._pool.size <= threads.MAX_WORKERS, threads._pool.start_worker(1))
+"""
+
+
+def test_ctrl_c_while_workers_start(python):
+    """No lock stays locked, for which a later call would wait for ever, and no worker stays counted."""
+    assert python(PREPARE + INTERRUPTED) == "True True True"
 
 
 @pytest.fixture
@@ -395,10 +438,14 @@ print(len(right), all(right))
 # Threads of the pool that make calls themselves, so that no worker is left.
 NESTED = """
 import faulthandler
+from queue import SimpleQueue
 from xent._calls import threads
 faulthandler.dump_traceback_later(90, exit=True)
 assert same()
-print(all(threads._pool.map(lambda _: same(), range(8))))
+found = SimpleQueue()
+for _ in range(8):
+    threads._pool.submit(lambda: found.put(same()), 4)
+print(all(found.get() for _ in range(8)))
 """
 
 

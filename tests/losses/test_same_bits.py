@@ -206,6 +206,31 @@ def test_sums_on_several_threads(shape, kind, dtype, monkeypatch):
                 assert_same(both(p.logits, p.target, reduction, n_threads=n_threads, **p.select(names)), serial)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_weights_of_divergences_in_every_layout(layout):
+    """A mean divides by the sum of the weights, which must not depend on the order of the memory."""
+    rng = np.random.default_rng(0)
+    for shape in ((70, 25), (3, 700), (2, 5, 300), (70_000, 2)):
+        x, ref, weight = rng.normal(size=(*shape, 2)), rng.normal(size=(*shape, 2)), rng.lognormal(sigma=4, size=shape)
+        expected = xent.kl_divergence(x, ref, sample_weight=weight, return_grad=True)
+        assert_same(xent.kl_divergence(x, ref, sample_weight=LAYOUTS[layout](weight), return_grad=True), expected)
+
+
+@pytest.mark.parametrize("name", BINARY)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_sums_of_binary_losses_in_every_layout(layout, name, monkeypatch):
+    """Where a block ends must not depend on whether rows lie side by side."""
+    monkeypatch.setattr(threads, "BLOCK_ELEMENTS", 1000)
+    for shape in ((70, 25), (3, 700), (2, 5, 300), (1, 1300), (5000, 1)):
+        p = Problem(shape, "distribution", np.float64)
+        x = 1 / (1 + np.exp(-p.logits)) if name == "binary_cross_entropy" else p.logits
+        for reduction in REDUCTIONS:
+            given = {"reduction": reduction, "return_grad": True, "sample_weight": np.abs(p.logits)}
+            expected = getattr(xent, name)(x, p.target, **given)
+            moved = given | {"sample_weight": LAYOUTS[layout](given["sample_weight"])}
+            assert_same(getattr(xent, name)(LAYOUTS[layout](x), LAYOUTS[layout](p.target), **moved), expected)
+
+
 # --- NaN and infinity ------------------------------------------------------------------------------------------------
 
 

@@ -266,6 +266,7 @@ def _go_by_classes(task: _Task, plan: _Plan) -> list[float]:
         label = task.data.rows["target"][rows].astype(np.int64)
         if ignored is not None:
             label[ignored] = -1
+        label[(label < 0) | (label >= classes)] = -1        # what another thread has changed since it was checked
         weight = _weigh_rows(task, rows, label)
         block = _ClassBlock(task, plan, buffer[: len(label)], chunks, label, weight)
         task.products.open(rows, ignored)

@@ -207,9 +207,8 @@ def binary_loss(
     x, target, pos_weight, sample_weight, flat_loss, flat_grad = flatten(
         batch.logits, batch.target, batch.class_weight, batch.sample_weight, loss, grad
     )
-    *lead, columns = x.shape
     chunk = kernels.BINARY_CHUNK
-    blocks = cut(math.prod(lead) * -(-columns // chunk), min(columns, chunk), n_threads)
+    blocks = cut(-(-x.size // chunk), min(x.size, chunk), n_threads)
     sums = np.empty(blocks.number)
     flat = Batch(x, target, class_weight=pos_weight, sample_weight=sample_weight)
     options = BinaryOptions(from_logits, smoothing, unit)

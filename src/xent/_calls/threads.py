@@ -9,6 +9,7 @@ with one another while they work is in _core/scheduler.pyx, where none of them n
 
 from __future__ import annotations
 
+import _thread
 import os
 import time
 from collections.abc import Callable
@@ -19,8 +20,6 @@ from xent._calls.scalars import check_positive_integer
 from xent._core import scheduler
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-
     from xent._calls.dispatch import kernels
 
 BLOCK_ELEMENTS = 1 << 16        # in a block: about 50 microseconds of work, much more than a claim costs
@@ -33,7 +32,7 @@ TELLING_TIME = 0.0005           # seconds: in shorter calls, waking a thread may
 T = TypeVar("T")
 
 _num_threads: int | None = None
-_pool: ThreadPoolExecutor | None = None
+_pool: scheduler.Pool | None = None
 _pause = 0.0
 _alone_until = 0.0
 
@@ -148,18 +147,12 @@ def _start_workers(number: int) -> None:
     global _pool
     try:
         if _pool is None:
-            # Imported here, because it would double the import time of xent.
-            from concurrent.futures import ThreadPoolExecutor
+            from queue import SimpleQueue  # here, so that importing xent does not pay for it
 
-            _pool = ThreadPoolExecutor(MAX_WORKERS, thread_name_prefix="xent")
+            _pool = scheduler.Pool(SimpleQueue(), _thread.start_new_thread)
         for _ in range(number):
-            if not scheduler.start_worker(MAX_WORKERS):
+            if not _pool.start_worker(MAX_WORKERS):
                 break
-            try:
-                _pool.submit(scheduler.worker_loop)
-            except BaseException:
-                scheduler.worker_did_not_start()
-                raise
     except (RuntimeError, ImportError):     # out of threads, or the interpreter is shutting down
         pass
 

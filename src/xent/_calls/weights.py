@@ -13,6 +13,8 @@ from xent._calls.options import Options
 from xent._calls.targets import Batch, raise_bad_label
 from xent._calls.threads import Blocks, cut
 
+SUMMED_ELEMENTS = 1 << 16       # weights that are added up, and copied if they are strided, at a time
+
 Array = NDArray[Any]
 Number = float | np.longdouble
 
@@ -89,14 +91,21 @@ def unit_exponent(weights: Array | None) -> int:
 def sum_sample_weights(weight: Array | None, count: int, unit: float = 1.0) -> float:
     """The sum of the weights of `count` losses, times a power of two; without weights, the count.
 
-    Copies only if the sum overflows or underflows. Repeated elements (stride 0) are read once.
+    Copies only if the sum overflows or underflows, or a chunk at a time. Repeated elements (stride 0) are read once.
     """
     if weight is None:
         return float(count)
     once = weight[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in weight.strides)]
     repeats = weight.size // max(once.size, 1)
     with np.errstate(over="ignore", under="ignore"):
-        result = float(once.sum(dtype=np.float64))
+        result = _sum_in_order(once)
         if not 1e-290 < result < math.inf:
-            return repeats * float(np.multiply(once, unit, dtype=np.float64).sum())
+            return repeats * _sum_in_order(np.multiply(once, unit, dtype=np.float64))
     return repeats * (result * unit)
+
+
+def _sum_in_order(array: Array) -> float:
+    """The sum in C order, to the bit, whatever the layout: NumPy adds up in the order of the memory."""
+    elements = array.reshape(-1) if array.flags.c_contiguous else array.flat
+    starts = range(0, array.size, SUMMED_ELEMENTS)
+    return kernels.total([float(elements[i : i + SUMMED_ELEMENTS].sum(dtype=np.float64)) for i in starts])

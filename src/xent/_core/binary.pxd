@@ -184,10 +184,10 @@ cdef struct BinaryScratch:                  # CHUNK elements each, of either typ
 cdef inline double binary_chunks(
     const BinaryBatch* batch, bint from_logits, vec* memory, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
-    """The sum of the losses of chunks first <= i < last, each of at most CHUNK elements of a row. `memory` holds a
-    BinaryScratch."""
+    """The sum of the losses of elements first <= i < last, counted through all rows: where a sum begins and ends must
+    not depend on the layout. At most CHUNK elements of a row at a time. `memory` holds a BinaryScratch."""
     cdef BinaryScratch* scratch = <BinaryScratch*>memory
-    cdef Py_ssize_t per_row = (batch.x.n + CHUNK - 1) // CHUNK, i, j, row, start, n
+    cdef Py_ssize_t i, j, row, start, n
     cdef vec* ones = <vec*>scratch.ones
     cdef vec* loss
     cdef vec* grad
@@ -198,10 +198,11 @@ cdef inline double binary_chunks(
     cdef Pair total = single(0)
     for i in range(CHUNK // lanes(memory)):
         ones[i] = fill(ones, 1)
-    for i in range(first, last):
-        row = i // per_row
-        start = i % per_row * CHUNK
-        n = min(batch.x.n - start, CHUNK)
+    while first < last:
+        row = first // batch.x.n
+        start = first % batch.x.n
+        n = min(batch.x.n - start, last - first, CHUNK)
+        first += n
         loss = <vec*>scratch.loss
         grad = <vec*>scratch.grad
         weight = pos_weight = ones

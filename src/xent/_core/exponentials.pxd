@@ -90,7 +90,8 @@ cdef inline forced_void search_rest(const vec* x, Py_ssize_t n, bint finds_index
 
 
 cdef inline Py_ssize_t find_index(const vec* x, Py_ssize_t first, Py_ssize_t n, double wanted) noexcept nogil:
-    """The first index from `first` on at which x is `wanted`; -1 if there is none."""
+    """The first index from `first` on at which x is `wanted`; the last one if there is none, as where another thread
+    changes x meanwhile: callers address memory by it."""
     cdef Py_ssize_t i
     cdef vec w = fill(x, wanted)
     if first + 4 * lanes(x) <= n and has_equal(element(x, first), w):
@@ -98,7 +99,7 @@ cdef inline Py_ssize_t find_index(const vec* x, Py_ssize_t first, Py_ssize_t n, 
     for i in range(first, n):
         if get(x, i) == wanted:
             return i
-    return -1
+    return n - 1
 
 
 cdef inline bint has_equal(const vec* x, vec w) noexcept nogil:

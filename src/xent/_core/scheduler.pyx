@@ -1,7 +1,7 @@
 """Work in blocks, shared by the calling thread and workers. None of them holds the GIL: waiting for it, or sleeping,
 costs about 50 microseconds.
 
-Workers are Python threads that call `worker_loop` (started by _calls/threads.py). Any thread may do any block, but each
+Workers are Python threads that call `worker_loop` (asked for by _calls/threads.py). Any thread may do any block, but each
 block has its own place for results, so that results do not depend on threads. The number of blocks depends only on the
 shape of the arrays, and is computed here and nowhere else.
 
@@ -181,17 +181,62 @@ def count_idle_workers():
     return xent_load(&idle_workers)
 
 
-def start_worker(Py_ssize_t most):
-    """Reserve a call of `worker_loop`, which the caller must then make; False if `most` exist already."""
-    if xent_add(&started_workers, 1) <= most:
+cdef class Pool:
+    """Python threads that call what is submitted, and otherwise wait; they do not keep the interpreter from ending.
+
+    concurrent.futures has the same, but in Python: where a signal handler (Ctrl-C) raises in the middle of a `submit`, a
+    lock may stay locked, and the next call would wait for it for ever. Nothing can raise in the middle of these.
+
+    Parameters
+    ----------
+    calls : SimpleQueue
+    start_thread : callable
+        As `_thread.start_new_thread`.
+    """
+
+    cdef readonly object calls          # submitted functions that no thread has taken yet; None ends a thread
+    cdef readonly Py_ssize_t size       # threads
+    cdef object start_thread
+
+    def __init__(self, calls, start_thread):
+        self.calls, self.start_thread = calls, start_thread
+
+    def submit(self, function, Py_ssize_t wanted):
+        """Let a thread call the function; start one if there are fewer than `wanted`."""
+        if self.size < wanted:
+            self.size += 1
+            try:
+                self.start_thread(self.serve, ())
+            except BaseException:
+                self.size -= 1
+                raise
+        self.calls.put(function)
+
+    def start_worker(self, Py_ssize_t most):
+        """Let a thread call `worker_loop`; False if `most` such calls are made or waiting to be made."""
+        cdef Py_ssize_t started = xent_add(&started_workers, 1)
+        if started > most:
+            xent_add(&started_workers, -1)
+            return False
+        try:
+            self.submit(worker_loop, started)
+        except BaseException:
+            xent_add(&started_workers, -1)
+            raise
         return True
-    xent_add(&started_workers, -1)
-    return False
 
+    def serve(self):
+        while True:
+            function = self.calls.get()
+            if function is None:
+                return
+            function()
 
-def worker_did_not_start():
-    """Take back what `start_worker` counted."""
-    xent_add(&started_workers, -1)
+    def close(self):
+        """Let all threads end when they have nothing else to do."""
+        for _ in range(self.size):
+            self.calls.put(None)
+        self.size = 0
 
 
 def forget_workers():

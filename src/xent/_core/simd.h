@@ -814,13 +814,13 @@ XENT_DEFINE_EVERY_SECOND(f32, float, vf32)
 XENT_DEFINE_EVERY_SECOND(f64, double, vf64)
 #endif
 
-/* Index of the first element equal to w in four vectors; there must be one. */
+/* Index of the first element equal to w in four vectors; 0 if there is none any more. */
 XENT_INLINE int xent_first_of(uint64_t bits) {
 #if defined(__GNUC__) || defined(__clang__)
-    return __builtin_ctzll(bits);
+    return bits ? __builtin_ctzll(bits) : 0;
 #else
     int i = 0;
-    while (!(bits >> i & 1)) i++;
+    while (bits && !(bits >> i & 1)) i++;
     return i;
 #endif
 }

@@ -197,7 +197,7 @@ cdef inline bint all_equal(vec a, vec b) noexcept nogil:
 
 
 cdef inline Py_ssize_t first_equal_of_four(const vec* x, vec w) noexcept nogil:
-    """Index of the first element equal to w in four vectors; there must be one."""
+    """Index of the first element equal to w in four vectors; 0 if there is none any more."""
     if vec is vf32:
         return xent_first_equal_of_four_f32(x, w)
     else:

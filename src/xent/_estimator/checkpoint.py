@@ -43,14 +43,19 @@ class Checkpoint:
             return start, 0
         content, arrays = persistence.read(self.path, _KIND, _VERSION)
         saved = arrays.get("coefficients", np.zeros(0))
-        differing = [name for name in self.problem if content.get("problem", {}).get(name) != self.problem[name]]
+        problem, iterations = content.get("problem"), content.get("iterations")
+        if not isinstance(problem, dict) or type(iterations) is not int or iterations < 0:
+            raise ValueError(f"checkpoint {os.fspath(self.path)!r} is damaged; remove the file, or use another path")
+        differing = [name for name in self.problem if problem.get(name) != self.problem[name]]
         if differing or saved.shape != start.shape or saved.dtype != np.float64:
             what = ", ".join(differing) or f"the shape of the coefficients, {saved.shape} and not {start.shape}"
             raise ValueError(
                 f"checkpoint {os.fspath(self.path)!r} is of another fit, which differs in {what}; remove the file, or "
                 "use another path"
             )
-        self._done = int(content["iterations"])
+        if not np.isfinite(saved).all():
+            raise ValueError(f"checkpoint {os.fspath(self.path)!r} has coefficients that are not finite; remove it")
+        self._done = iterations
         return saved, self._done
 
     def keep(self, progress: Progress, coefficients: Array) -> None:

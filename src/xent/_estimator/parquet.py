@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 from collections.abc import Iterator, Sequence
@@ -12,21 +11,9 @@ from typing import Any
 import numpy as np
 
 from xent._calls import frames
-from xent._estimator.partitions import NamedMatrix, prefix_errors
+from xent._estimator.partitions import NamedMatrix, prefix_read_errors
 
 PathLike = str | os.PathLike[str]
-
-
-@contextlib.contextmanager
-def _prefix_errors(place: str) -> Iterator[None]:
-    """Errors name the place, pyarrow's read errors too, which say neither file nor row group."""
-    try:
-        with prefix_errors(place):
-            yield
-    except OSError as error:
-        if error.errno is not None:     # the system's errors name the file
-            raise
-        raise OSError(f"{place}: {error}") from error
 
 
 class RowGroups:
@@ -69,7 +56,7 @@ class RowGroups:
         if sample_weight is not None and target is None:
             raise ValueError(f"target is None, but sample_weight is {sample_weight!r}; rows with weights have labels")
         self.roles = [name for name in (target, sample_weight) if name is not None]
-        with _prefix_errors(repr(os.fspath(self.files[0]))):
+        with prefix_read_errors(repr(os.fspath(self.files[0]))):
             schema = self._parquet.read_schema(self.files[0])
         self.may_be_index = features is not None
         others = {*self.roles, *frames.index_columns(schema)}
@@ -85,7 +72,7 @@ class RowGroups:
                     yield self._block(opened, group, f"row group {group} of {os.fspath(file)!r}")
 
     def _open(self, file: Path) -> Any:
-        with _prefix_errors(repr(os.fspath(file))):
+        with prefix_read_errors(repr(os.fspath(file))):
             opened = self._parquet.ParquetFile(file)
         try:
             self._check(file, opened.schema_arrow)
@@ -102,7 +89,7 @@ class RowGroups:
                 raise ValueError(f"{where} has no column {name!r}; available: {schema.names}")
             if schema.names.count(name) > 1:
                 raise ValueError(f"{where} has {schema.names.count(name)} columns {name!r}; it must have one")
-            with _prefix_errors(where):
+            with prefix_read_errors(where):
                 frames.check_field(f"column {name!r}", schema.field(name))
         index = frames.index_columns(schema).intersection(self.features)
         if index and not self.may_be_index:
@@ -112,7 +99,7 @@ class RowGroups:
             )
 
     def _block(self, opened: Any, group: int, origin: str) -> tuple[Any, ...]:
-        with _prefix_errors(origin):
+        with prefix_read_errors(origin):
             table = opened.read_row_group(group, columns=[*self.roles, *self.features])
             X, names = frames.to_matrix("X", table.select(self.features), self.dtype)
             columns = (frames.series(f"column {name!r}", table.column(name)) for name in self.roles)

@@ -110,6 +110,23 @@ def prefix_errors(place: str) -> Iterator[None]:
         raise kind(f"{place}: {error}") from error
 
 
+@contextlib.contextmanager
+def prefix_read_errors(place: str) -> Iterator[None]:
+    """Prefix errors of reading a file with their place. For a damaged file, zipfile, NumPy, the decompressors and
+    pyarrow raise almost anything, and hardly ever say which file it is."""
+    try:
+        yield
+    except OSError as error:
+        if type(error) is not OSError or error.filename is not None or str(error).startswith(place):
+            raise       # the system's errors name the file
+        raise OSError(f"{place}: {error}") from error
+    except Exception as error:
+        if str(error).startswith(place):
+            raise
+        kind = next((k for k in (TypeError, MemoryError) if isinstance(error, k)), ValueError)
+        raise kind(f"{place}: {str(error) or type(error).__name__}") from error
+
+
 def has_no_rows(X: Any) -> bool:
     shape = np.shape(X) if not hasattr(X, "shape") else X.shape
     return len(shape) == 2 and shape[0] == 0
