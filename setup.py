@@ -54,7 +54,8 @@ class BuildExt(build_ext):
 
     def build_extensions(self):
         if CLANG_CL and self.compiler.compiler_type == "msvc":
-            self.compiler.initialize()      # which would set `cc` later otherwise
+            if not self.compiler.initialized:       # it would set `cc` later otherwise
+                self.compiler.initialize()
             self.compiler.cc = CLANG_CL
         command = getattr(self.compiler, "compiler_so", None) or ["cl"]
         if self.compiler.compiler_type == "unix" and shutil.which(command[0]) is None:
