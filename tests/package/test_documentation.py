@@ -13,6 +13,7 @@ import xent
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+REPOSITORY = ("https://github.com/xent-numpy/xent/blob/main/", "https://raw.githubusercontent.com/xent-numpy/xent/main/")
 SOURCES = (".py", ".pyx", ".pxd", ".pxi", ".h")
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")])
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -76,14 +77,39 @@ def anchors(path):
     return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
+def links(page):
+    """Where the links of a page lead: a file, or None for one elsewhere on the web, and the anchor."""
+    text = without_code((ROOT / page).read_text(encoding="utf-8"))
+    for link in re.findall(r"\]\(([^)]+)\)|^\[[^\]]+\]: (\S+)$", text, re.MULTILINE):
+        address, _, anchor = "".join(link).partition("#")
+        own = next((prefix for prefix in REPOSITORY if address.startswith(prefix)), None)
+        if own:
+            yield address, ROOT / address.removeprefix(own), anchor
+        elif address.startswith(("https:", "mailto:")):
+            yield address, None, anchor
+        else:
+            yield address, (ROOT / page).parent / address if address else ROOT / page, anchor
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_relative_links_lead_somewhere(page):
-    for link in re.findall(r"\]\(([^)]+)\)", without_code((ROOT / page).read_text(encoding="utf-8"))):
-        if not link.startswith(("https:", "mailto:")):
-            path, _, anchor = link.partition("#")
-            target = (ROOT / page).parent / path if path else ROOT / page
-            assert target.exists(), link
-            assert not anchor or anchor in anchors(target), link
+def test_links_into_the_repository_lead_somewhere(page):
+    for address, target, anchor in links(page):
+        assert target is None or target.exists(), address
+        assert not (target and anchor) or anchor in anchors(target), f"{address}#{anchor}"
+
+
+def test_links_of_the_readme_work_where_it_is_shown_alone():
+    """On the page of the package index, which has no other file of the repository; and none is left undefined."""
+    assert [address for address, _, _ in links("README.md") if not address.startswith("https:")] == []
+    text = without_code(README.read_text(encoding="utf-8"))
+    defined = re.findall(r"^\[([^\]]+)\]: ", text, re.MULTILINE)
+    assert sorted(set(re.findall(r"\]\[([^\]]+)\]", text))) == sorted(defined)
+
+
+def test_the_version_of_the_citation():
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f'\nversion: "{xent.__version__}"\n' in text
+    assert re.search(rf"^## {re.escape(xent.__version__)}\b", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", PAGES)

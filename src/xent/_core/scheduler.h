@@ -52,8 +52,8 @@ static inline void xent_yield(void) {
 
 /* Sleep for about 50 microseconds. */
 static inline void xent_sleep_briefly(void) {
-#if defined(_MSC_VER)
-    Sleep(0);
+#if defined(_WIN32)
+    Sleep(0);       /* 1 would be up to 16 milliseconds */
 #else
     struct timespec pause = {0, 50000};
     nanosleep(&pause, NULL);
@@ -62,13 +62,16 @@ static inline void xent_sleep_briefly(void) {
 
 /* Wall time, and CPU time of this thread (on Windows wall time, since its CPU times are too coarse), in seconds. */
 static inline double xent_seconds(void) {
-    struct timespec now;
-#if defined(_MSC_VER)
-    timespec_get(&now, TIME_UTC);
+#if defined(_WIN32)
+    LARGE_INTEGER ticks, per_second;
+    QueryPerformanceCounter(&ticks);
+    QueryPerformanceFrequency(&per_second);
+    return (double)ticks.QuadPart / (double)per_second.QuadPart;
 #else
+    struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-#endif
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+#endif
 }
 static inline double xent_busy_seconds(void) {
 #if defined(_WIN32)

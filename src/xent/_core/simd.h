@@ -934,21 +934,30 @@ XENT_INLINE void xent_prefetch_four(const void *address) {
     for (size_t i = 0; i < 4 * sizeof(vf32); i += 64) xent_prefetch((const char *)address + i);
 }
 
-/* Instruction sets that the CPU and the operating system support. */
-XENT_INLINE int xent_cpu_has_avx2(void) {
-#if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-    return 0;
-#endif
+/* Instruction sets that the CPU and the operating system support. Clang with MSVC's libraries lacks what
+ * __builtin_cpu_supports needs: it asks the CPU, and the system which registers it saves. */
+#if defined(__clang__) && defined(_MSC_VER) && defined(__x86_64__)
+#  include <cpuid.h>
+XENT_INLINE int xent_cpu_has(unsigned leaf_7_ebx, unsigned saved) {
+    const unsigned fma_osxsave_avx = 1u << 12 | 1u << 27 | 1u << 28;
+    unsigned a, b, c, d, low, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || (c & fma_osxsave_avx) != fma_osxsave_avx) return 0;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low & saved) == saved && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & leaf_7_ebx) == leaf_7_ebx;
 }
+XENT_INLINE int xent_cpu_has_avx2(void) { return xent_cpu_has(1u << 5, 0x6); }
+XENT_INLINE int xent_cpu_has_avx512(void) {     /* F, DQ, BW, VL */
+    return xent_cpu_has(1u << 16 | 1u << 17 | 1u << 30 | 1u << 31, 0xe6);
+}
+#elif (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
+XENT_INLINE int xent_cpu_has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 XENT_INLINE int xent_cpu_has_avx512(void) {
-#if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
         && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-#else
-    return 0;
-#endif
 }
+#else
+XENT_INLINE int xent_cpu_has_avx2(void) { return 0; }
+XENT_INLINE int xent_cpu_has_avx512(void) { return 0; }
+#endif
 
 #endif
