@@ -114,7 +114,8 @@ html_theme_options = {
     "pygments_light_style": "tango",
     "pygments_dark_style": "monokai",
 }
-html_sidebars = {page: [] for page in ("index", "start", "accuracy", "speed", "architecture", "dependencies", "changes")}
+ALONE = ("index", "start", "accuracy", "speed", "architecture", "dependencies", "changes")
+html_sidebars = {page: [] for page in ALONE}
 
 # -- links out of the site, which `sphinx-build -b linkcheck` follows where there is a network
 
