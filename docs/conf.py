@@ -114,7 +114,7 @@ html_theme_options = {
     "pygments_light_style": "tango",
     "pygments_dark_style": "monokai",
 }
-ALONE = ("index", "start", "accuracy", "speed", "architecture", "dependencies", "changes")
+ALONE = ("index", "start", "accuracy", "speed", "architecture", "dependencies", "changes", "contributing")
 html_sidebars = {page: [] for page in ALONE}
 
 # -- links out of the site, which `sphinx-build -b linkcheck` follows where there is a network
@@ -176,7 +176,9 @@ def prepare_page(app, docname, source):
         kind = "tree" if target.is_dir() else "blob"
         return f"]({REPOSITORY}/{kind}/main/{target.relative_to(ROOT.resolve()).as_posix()}{anchor})"
 
-    source[0] = re.sub(r"\]\((\.\./[^)#\s]*)(#[^)\s]*)?\)", absolute, source[0]).replace("\n\n```\n", "\n```\n")
+    text = re.sub(r"\]\((\.\./[^)#\s]*)(#[^)\s]*)?\)", absolute, source[0])
+    text = re.sub(r"\]\(gallery/(\w+)\.py\)", r"](examples/\1.rst)", text)      # the page, not the script
+    source[0] = text.replace("\n\n```\n", "\n```\n")
 
 
 def escape_initials(app, what, name, obj, options, lines):
