@@ -9,8 +9,8 @@ import xent
 HEAVY = """
 asyncio bz2 concurrent.futures copy ctypes dataclasses email hashlib hmac importlib.resources importlib.util inspect
 json logging lzma multiprocessing pathlib pickle random secrets shutil subprocess tempfile threading unittest urllib
-zipfile zlib matplotlib pandas scipy sklearn tqdm dask xent._fit xent._estimator
-xent.blocks xent.boosting xent.cli xent.datasets xent.logistic xent.logistic_cv xent.plots xent.sklearn
+zipfile zlib matplotlib pandas scipy sklearn skl2onnx tqdm dask xent._fit xent._estimator
+xent.blocks xent.boosting xent.cli xent.datasets xent.logistic xent.logistic_cv xent.onnx xent.plots xent.sklearn
 """
 
 

@@ -25,8 +25,13 @@ The steps of a fit, each with the file that does it:
 `evaluation.py` takes steps 1 to 4, then merges one `StreamingLoss` per partition, which is as exact.
 """
 
+import sys
+
 from xent.dask.estimator import LogisticRegression
 from xent.dask.evaluation import evaluate
 from xent.dask.rounds import Timing
 
 __all__ = ["LogisticRegression", "Timing", "evaluate"]
+
+if "xent.onnx" in sys.modules:      # it registers this class, too, whichever of the two modules is imported first
+    sys.modules["xent.onnx"].register(LogisticRegression)
