@@ -16,8 +16,8 @@ import xent
 # %%
 # The usual formulas
 # ------------------
-# Most code uses one of three, and each of them has the same flaw: sooner or later the sum of the exponentials, 1 + r with
-# a small r, is rounded to 1. Each returns the loss, and the gradient at the label.
+# Most code uses one of three, and each has the same flaw: sooner or later the sum of the exponentials, 1 + r with a
+# small r, is rounded to 1. Each returns the loss, and the gradient at the label.
 
 
 def softmax_then_log(x):
@@ -109,8 +109,8 @@ figure.legend(handles, labels, loc="outside lower center", ncols=2)
 # %%
 # Does it matter?
 # ---------------
-# Not for whether a prediction is right. It does for what is computed from many good predictions: the mean loss of a model
-# that has learned its data, the bits of a compressor, the weights of boosting, and the gradient of the last rows that a
-# fit still has to separate. :doc:`/accuracy` says what xent does instead, and which bounds hold.
+# Not for whether a prediction is right. It does for what is computed from many good predictions: the mean loss of a
+# model that has learned its data, the steps of boosting, and the gradient of the last rows that a fit still has to
+# separate. :doc:`/accuracy` says what xent does instead, and which bounds hold.
 
 plt.show()

@@ -27,7 +27,8 @@ print("p - y", (p - y).round(4))
 print("xent ", grad.round(4), " sum", grad.sum().round(12))
 
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.8), sharey=True, layout="constrained")
-for axis, values, title in ((axes[0], p, "p: predicted"), (axes[1], y, "y: true"), (axes[2], grad, "p - y: the gradient")):
+titles = "p: predicted", "y: true", "p - y: the gradient"
+for axis, values, title in zip(axes, (p, y, grad), titles, strict=True):
     bars = axis.bar(["1", "2", "3"], values, color=["C1", "C0", "C0"], width=0.55)
     axis.bar_label(bars, [f"{v:.3f}" for v in values], padding=3)
     axis.axhline(0, color="grey", linewidth=1)
@@ -62,8 +63,8 @@ right.legend(loc="center right")
 # Finite differences agree
 # ------------------------
 # The slope can be measured without any formula: move one logit by h both ways, and divide the change of the loss by 2h.
-# The smaller h, the closer it comes to p - y, in proportion to h², until the roundings of the two losses are all that is
-# left of their difference. A gradient by formula has no such limit.
+# The smaller h, the closer it comes to p - y, in proportion to h², until the roundings of the two losses are all that
+# is left of their difference. A gradient by formula has no such limit.
 
 
 def finite_differences(h):

@@ -14,8 +14,8 @@ import xent
 # %%
 # One curve
 # ---------
-# Three classes, with logits x, 0 and 0; the first is right. Each x is a row of the batch, and ``reduction="none"`` returns
-# the loss of each row.
+# Three classes, with logits x, 0 and 0; the first is right. Each x is a row of the batch, and ``reduction="none"``
+# returns the loss of each row.
 
 x = np.linspace(-6, 10, 321)
 logits = np.column_stack([x, np.zeros_like(x), np.zeros_like(x)])
