@@ -71,13 +71,14 @@ for name, r in results.items():
 
 kl = np.array([r.kl for r in results.values()])
 change = np.abs([r.loss - before.loss for r in results.values()])
-line = np.geomspace(kl.min() / 2, kl.max() * 2)
+line = np.geomspace(kl.min() / 8, kl.max() * 2)
 figure, axis = plt.subplots(figsize=(7, 5))
 axis.loglog(line, line, ":", color="grey", label="the change that is expected")
 axis.fill_between(line, line * 1e-9, np.sqrt(2 * line / tokens), color="grey", alpha=0.2, label="its standard error")
 axis.loglog(kl, change, "o")
 for name, x, y in zip(results, kl, change, strict=True):
-    axis.annotate(name, (x, y), xytext=(6, -3), textcoords="offset points", fontsize=8)
+    place, side = ((6, -10), "left") if "rank" in name else ((-6, 3), "right")
+    axis.annotate(name, (x, y), xytext=place, ha=side, textcoords="offset points", fontsize=9)
 axis.set(xlabel="divergence from the original, nats per word", ylabel="|change of the loss|, nats per word")
 axis.set(ylim=(change.min() / 3, 10), xlim=(line[0], line[-1] * 3))
 axis.legend(loc="lower right")

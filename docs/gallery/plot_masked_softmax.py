@@ -84,7 +84,7 @@ print("their sum, as a logarithm:", xent.logsumexp(log_p[0], where=legal[0]).rou
 interesting = np.flatnonzero((pairs.any(axis=(1, 2))) & (legal.sum(axis=1) >= 3) & (p.max(axis=1) > 0.8))[:4]
 figure, axes = plt.subplots(1, 4, figsize=(9, 2.6))
 for axis, i in zip(axes, interesting, strict=True):
-    axis.imshow(np.where(legal[i], p[i], np.nan).reshape(3, 3), cmap="Greens", vmin=0, vmax=1)
+    axis.imshow(np.where(legal[i], p[i], np.nan).reshape(3, 3), cmap="Blues", vmin=0, vmax=1)
     for square in range(9):
         text = {1: "X", -1: "O", 0: f"{p[i, square]:.2f}"}[boards[i, square]]
         color = "white" if boards[i, square] == 0 and p[i, square] > 0.6 else "black"
@@ -92,6 +92,7 @@ for axis, i in zip(axes, interesting, strict=True):
     axis.set(xticks=[0.5, 1.5], yticks=[0.5, 1.5], xticklabels=[], yticklabels=[])
     axis.grid(color="black")
     axis.tick_params(length=0)
+    axis.spines[:].set_visible(True)
 figure.suptitle("Probabilities of the legal moves of X")
 figure.tight_layout()
 plt.show()

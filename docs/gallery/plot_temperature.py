@@ -64,8 +64,9 @@ for axis, name, scale in zip(axes, ("as fitted", f"divided by T = {T:.2f}"), (1,
     axis.plot([0, 1], [0, 1], ":", color="grey")
     many = count >= 10      # the share of a few rows says little
     axis.plot(said[many], right[many], "-", color="C0")
-    axis.scatter(said[many], right[many], s=count[many], color="C0", alpha=0.6)
-    axis.set(title=f"{name}\ncalibration error {result.ece:.3f}", xlabel="probability that the model says", xlim=(0, 1))
+    axis.scatter(said[many], right[many], s=count[many] / 2, color="C0", alpha=0.6, clip_on=False, zorder=3)
+    axis.set(title=f"{name}\ncalibration error {result.ece:.3f}", xlabel="probability that the model says")
+    axis.set(xlim=(0, 1), ylim=(0, 1))
 axes[0].set_ylabel("share of right predictions")
 figure.tight_layout()
 
