@@ -40,7 +40,8 @@ def logsumexp_minus_logit(x):
 
 
 def with_xent(x):
-    loss, grad = xent.cross_entropy(x, np.zeros(len(x), int), reduction="none", return_grad=True)
+    labels = np.zeros(len(x), int)
+    loss, grad = xent.cross_entropy(x, labels, reduction="none", return_grad=True)
     return loss, grad[:, 0]
 
 
@@ -79,23 +80,34 @@ def make_rows(lead, dtype, rng, n=20, classes=10):
 # the rounding of a result, and cannot be avoided.
 
 leads = np.arange(0, 61.5, 1.5)
-figure, axes = plt.subplots(2, 2, figsize=(10, 7), sharex=True, sharey="col", layout="constrained")
+figure, axes = plt.subplots(
+    2, 2, figsize=(8.5, 6.5), sharex=True, sharey="col", layout="constrained"
+)
 styles = [("C2", ":", 2), ("C1", "-", 2), ("C3", "--", 2), ("C0", "-", 3)]
 for column, dtype in enumerate((np.float32, np.float64)):
     rng = np.random.default_rng(0)
     batches = [make_rows(lead, dtype, rng) for lead in leads]
     truths = [np.transpose([exact(row) for row in rows]) for rows in batches]
     least = np.finfo(dtype).eps / 4
-    for (name, formula), (color, line, width) in zip(FORMULAS.items(), styles, strict=True):
+    for (name, formula), (color, line, width) in zip(
+        FORMULAS.items(), styles, strict=True
+    ):
         with np.errstate(all="ignore"):
             found = [formula(rows) for rows in batches]
         for i in range(2):
-            errors = [np.abs(f[i] / t[i] - 1).max() for f, t in zip(found, truths, strict=True)]
-            axes[i, column].semilogy(leads, np.maximum(errors, least), line, color=color, linewidth=width, label=name)
-            print(f"{np.dtype(dtype)}, {('loss', 'gradient')[i]:8} lead 15: {errors[10]:.0e}, 30: {errors[20]:.0e}"
-                  f"  by {name}")
+            errors = [
+                np.abs(f[i] / t[i] - 1).max()
+                for f, t in zip(found, truths, strict=True)
+            ]
+            style = {"color": color, "linestyle": line, "linewidth": width}
+            axes[i, column].semilogy(
+                leads, np.maximum(errors, least), label=name, **style
+            )
+            if i == 0:
+                print(f"{np.dtype(dtype)}, lead 15: {errors[10]:.0e}, by {name}")
     axes[0, column].set_title(f"Loss, {np.dtype(dtype)}")
-    axes[1, column].set(title=f"Gradient at the label, {np.dtype(dtype)}", xlabel="lead of the right class")
+    axes[1, column].set_title(f"Gradient at the label, {np.dtype(dtype)}")
+    axes[1, column].set_xlabel("lead of the right class")
 for axis in axes.flat:
     axis.axhline(1, color="grey", linewidth=1)
     axis.set(xlim=(0, 60))

@@ -40,7 +40,9 @@ def curve(**options):
 # *Class weights* multiply the whole curve. In a mean, the weight is also divided by: a mean over rows of one class does
 # not change.
 
-figure, axes = plt.subplots(2, 2, figsize=(10, 7.5), sharex=True, sharey=True, layout="constrained")
+figure, axes = plt.subplots(
+    2, 2, figsize=(8.5, 7), sharex=True, sharey=True, layout="constrained"
+)
 panels = {
     "label_smoothing": [{"label_smoothing": e} for e in (0.1, 0.3)],
     "focal_gamma": [{"focal_gamma": g} for g in (1, 4)],
@@ -55,7 +57,9 @@ for axis, (name, options) in zip(axes.flat, panels.items(), strict=True):
         least = loss.argmin()
         if 0 < least < len(x) - 1:
             axis.plot(x[least], loss[least], "o", color=color)
-            print(f"{name} = {option[name]}: least loss {loss[least]:.3f}, at x = {x[least]:.2f}")
+            print(
+                f"{name} = {option[name]}: least loss {loss[least]:.3f}, at x = {x[least]:.2f}"
+            )
     axis.set(title=name, ylim=(0, 7))
     axis.legend(loc="upper right")
 for axis in axes[1]:
@@ -69,11 +73,15 @@ for axis in axes[:, 0]:
 # The gradient at the label is how much a row pulls. With focal loss, rows that are right pull less; smoothed rows pull
 # back once they lead too far.
 
-figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+figure, axis = plt.subplots(figsize=(7, 3.8), layout="constrained")
 cases = ({}, {"label_smoothing": 0.3}, {"focal_gamma": 4}, {"z_loss": 0.05})
-for options, color, line in zip(cases, ("C2", "C0", "C1", "C3"), ("--", "-", "-", "-"), strict=True):
+for options, color, line in zip(
+    cases, ("C2", "C0", "C1", "C3"), ("--", "-", "-", "-"), strict=True
+):
     _, grad = curve(**options, return_grad=True)
-    name = ", ".join(f"{option} = {value}" for option, value in options.items()) or "plain"
+    name = (
+        ", ".join(f"{option} = {value}" for option, value in options.items()) or "plain"
+    )
     axis.plot(x, grad[:, 0], line, color=color, label=name)
 axis.axhline(0, color="grey", linewidth=1)
 axis.set(xlabel="lead of the right class", ylabel="gradient at the label")
@@ -82,7 +90,14 @@ axis.legend(loc="upper left")
 # %%
 # All options may be combined, and each can be given to :func:`xent.linear_cross_entropy` as well.
 
-print("smoothed, weighted, with z-loss:", xent.cross_entropy(
-    [[2.0, 4.0, 0.5]], [1], label_smoothing=0.1, class_weight=[1, 2, 1], z_loss=1e-4,
-))
+print(
+    "smoothed, weighted, with z-loss:",
+    xent.cross_entropy(
+        [[2.0, 4.0, 0.5]],
+        [1],
+        label_smoothing=0.1,
+        class_weight=[1, 2, 1],
+        z_loss=1e-4,
+    ),
+)
 plt.show()

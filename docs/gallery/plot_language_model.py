@@ -16,14 +16,15 @@ import numpy as np
 
 import xent
 
-with contextlib.redirect_stdout(io.StringIO()) as text:     # the module prints the Zen of Python when it is imported
+with contextlib.redirect_stdout(io.StringIO()) as text:  # printed by the import
     import this  # noqa: F401
 
 lines = [line for line in text.getvalue().splitlines() if line]
 alphabet = sorted(set("".join(lines)))
 tokens = [np.array([alphabet.index(c) for c in line]) for line in lines]
 train, test = tokens[:15], tokens[15:]
-print(f"{len(lines)} lines, {len(alphabet)} characters; held out:", *lines[15:], sep="\n    ")
+print(f"{len(lines)} lines, {len(alphabet)} characters; held out:")
+print(*lines[15:], sep="\n")
 
 # %%
 # A small model
@@ -45,9 +46,10 @@ model = np.log(counts)
 
 
 def make_batch(lines):
-    """Inputs and targets, (lines, longest - 1): each target is the token after its input."""
+    """Inputs and targets: each target is the token after its input."""
     width = max(map(len, lines)) - 1
-    inputs, targets = np.zeros((len(lines), width), int), np.full((len(lines), width), -100)
+    inputs = np.zeros((len(lines), width), int)
+    targets = np.full((len(lines), width), -100)
     for i, line in enumerate(lines):
         inputs[i, : len(line) - 1], targets[i, : len(line) - 1] = line[:-1], line[1:]
     return inputs, targets
@@ -55,11 +57,14 @@ def make_batch(lines):
 
 inputs, targets = make_batch(test)
 logits = model[inputs]
-print("logits", logits.shape, "targets", targets.shape, "of which padding", (targets == -100).sum())
+padding = (targets == -100).sum()
+print("logits", logits.shape, "targets", targets.shape, "of which padding", padding)
 result = xent.evaluate(logits, targets)
-print(f"loss {result.loss:.3f} nats, perplexity {result.perplexity:.1f}, top-5 accuracy {result.topk[5]:.2f}")
+print(f"loss {result.loss:.3f} nats, perplexity {result.perplexity:.1f}")
+print(f"the next character is among the five likeliest in {result.topk[5]:.0%}")
 seen, following = make_batch(train)
-print(f"on the lines it was made from: perplexity {xent.evaluate(model[seen], following).perplexity:.1f}")
+known = xent.evaluate(model[seen], following)
+print(f"perplexity of the lines it was made from: {known.perplexity:.1f}")
 print(f"of a model that knows nothing: {len(alphabet)}")
 
 # %%
@@ -69,12 +74,15 @@ print(f"of a model that knows nothing: {len(alphabet)}")
 # anything, and pairs of characters that it has not seen.
 
 losses = xent.cross_entropy(logits, targets, reduction="none")
-figure, axis = plt.subplots(figsize=(11, 3.4), layout="constrained")
-image = axis.imshow(np.where(targets == -100, np.nan, losses), cmap="Blues", vmin=0, vmax=9, aspect="auto")
+figure, axis = plt.subplots(figsize=(9.5, 3), layout="constrained")
+shown = np.where(targets == -100, np.nan, losses)
+image = axis.imshow(shown, cmap="Blues", vmin=0, vmax=9, aspect="auto")
+style = {"ha": "center", "va": "center", "family": "monospace", "fontsize": 8}
 for i, j in np.argwhere(targets != -100):
     color = "white" if losses[i, j] > 4.5 else "black"
-    axis.text(j, i, alphabet[targets[i, j]], ha="center", va="center", family="monospace", fontsize=9, color=color)
-axis.set(xlabel="position in the line", yticks=[], title="Loss of each character, given the one before it")
+    axis.text(j, i, alphabet[targets[i, j]], color=color, **style)
+axis.set(xlabel="position in the line", yticks=[])
+axis.set_title("Loss of each character, given the one before it")
 axis.grid(visible=False)
 axis.spines[:].set_visible(False)
 figure.colorbar(image, label="nats", pad=0.01)
@@ -106,10 +114,11 @@ def rounded(weights, bits):
 print("bits  perplexity  agreement       kl")
 copies = {}
 for bits in (10, 8, 6, 4, 3, 2):
-    copies[bits] = xent.evaluate(rounded(model, bits)[inputs], targets, reference=logits)
-    print(f"{bits:4} {copies[bits].perplexity:11.2f} {copies[bits].agreement:10.2f} {copies[bits].kl:8.1e}")
+    copy = rounded(model, bits)[inputs]
+    r = copies[bits] = xent.evaluate(copy, targets, reference=logits)
+    print(f"{bits:4} {r.perplexity:11.2f} {r.agreement:10.2f} {r.kl:8.1e}")
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
 left.plot(copies.keys(), [r.perplexity for r in copies.values()], "o-", color="C0")
 left.axhline(result.perplexity, color="grey", linestyle=":")
 left.text(10, result.perplexity + 0.05, "the original", ha="right", color="grey")

@@ -70,7 +70,9 @@ sources = {
 def fit(*data):
     losses = []
     tracemalloc.start()
-    model = xent.LogisticRegression(tol=1e-6).fit(*data, callback=lambda progress: losses.append(progress.loss))
+    model = xent.LogisticRegression(tol=1e-6).fit(
+        *data, callback=lambda progress: losses.append(progress.loss)
+    )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return model, np.array(losses), peak
@@ -85,7 +87,8 @@ memory = {}
 for name, (model, _, peak) in results.items():
     far = np.abs(model.coef_ - reference.coef_).max()
     memory[name] = (peak + (held if model is reference else 0)) / 1e6
-    print(f"{name:17} {memory[name]:5.1f} MB, objective {model.objective_:.9f}, coefficients differ by {far:.0e}")
+    print(f"{name:17} {memory[name]:5.1f} MB, objective {model.objective_:.9f}", end="")
+    print(f", coefficients differ by {far:.0e}")
 
 # %%
 # Progress, and memory
@@ -94,11 +97,17 @@ for name, (model, _, peak) in results.items():
 # files, or a little more.
 
 least = min(losses.min() for _, losses, _ in results.values())
-figure, (axis, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", width_ratios=[3, 2])
+figure, (axis, right) = plt.subplots(
+    1, 2, figsize=(9, 3.8), layout="constrained", width_ratios=[3, 2]
+)
 styles = (("o-", "C2", 9), ("s-", "C1", 6), ("--", "C3", 0), (":", "C0", 0))
-for (name, (_, losses, _)), (line, color, size) in zip(results.items(), styles, strict=True):
-    axis.semilogy(losses - least + 1e-10, line, color=color, markersize=size, label=name)
-axis.set(xlabel="iteration", ylabel="objective above the least")
+for (name, (_, losses, _)), (line, color, size) in zip(
+    results.items(), styles, strict=True
+):
+    axis.semilogy(
+        losses - least + 1e-10, line, color=color, markersize=size, label=name
+    )
+axis.set(xlabel="iteration", ylabel="objective above the least", xticks=range(0, 17, 4))
 axis.legend()
 colors = [color for _, color, _ in styles]
 bars = right.barh(list(memory), list(memory.values()), color=colors, height=0.5)
@@ -113,7 +122,8 @@ right.grid(visible=False, axis="y")
 
 model = results["a folder"][0]
 possible = np.mean((big @ truth).argmax(axis=1) == labels)
-print(f"right: {model.score(sources['a folder']):.2%}; with the coefficients that made the data: {possible:.2%}")
+print(f"right: {model.score(sources['a folder']):.2%}")
+print(f"with the coefficients that made the data: {possible:.2%}")
 del big, sources
 temporary.cleanup()
 plt.show()

@@ -24,7 +24,7 @@ temporary = tempfile.TemporaryDirectory()
 folder = Path(temporary.name)
 path = folder / "fruit.csv"
 rng = np.random.default_rng(0)
-MEANS = {       # weight in g, length in mm, width in mm
+MEANS = {  # weight in g, length in mm, width in mm
     "apple": (170, 72, 76),
     "lemon": (110, 82, 58),
     "pear": (180, 95, 70),
@@ -73,9 +73,12 @@ train, test = order[:450], order[450:]
 mean, std = X[train].mean(axis=0), X[train].std(axis=0)
 Z = (X - mean) / std
 model = xent.LogisticRegression().fit(Z[train], y[train])
-same = xent.LogisticRegression().fit(((frame[features] - mean) / std).iloc[train], frame["fruit"].iloc[train])
 print("classes:", *model.classes_)
-print("the same from the frame:", np.allclose(same.coef_, model.coef_), same.feature_names_in_)
+
+part = frame.iloc[train]
+twin = xent.LogisticRegression().fit((part[features] - mean) / std, part["fruit"])
+print("from the frame:", *twin.feature_names_in_)
+print("the same coefficients:", np.allclose(twin.coef_, model.coef_))
 
 # %%
 # 4. Score
@@ -85,7 +88,8 @@ print("the same from the frame:", np.allclose(same.coef_, model.coef_), same.fea
 
 proba = model.predict_proba(Z[test])
 print(f"right: {model.score(Z[test], y[test]):.1%} of the rows held out")
-print(f"cross-entropy: {xent.log_loss(y[test], proba):.3f} nats, without a model {np.log(len(model.classes_)):.3f}")
+print(f"cross-entropy: {xent.log_loss(y[test], proba):.3f} nats")
+print(f"without a model: {np.log(len(model.classes_)):.3f} nats")
 
 # %%
 # 5. Predict
@@ -93,8 +97,9 @@ print(f"cross-entropy: {xent.log_loss(y[test], proba):.3f} nats, without a model
 # New rows are scaled by the same numbers.
 
 new = np.array([[150.0, 80.0, 66.0], [65.0, 50.0, 47.0]])
-for row, p in zip(new, model.predict_proba((new - mean) / std), strict=True):
-    print(row, *(f"{name} {share:.3f}" for name, share in zip(model.classes_, p, strict=True)))
+print("probabilities of", *model.classes_)
+print(model.predict_proba((new - mean) / std).round(3))
+print("so they are", *model.predict((new - mean) / std))
 
 # %%
 # 6. Save
@@ -106,7 +111,8 @@ model.save(folder / "fruit.npz")
 np.savez(folder / "scales.npz", mean=mean, std=std)
 twin = xent.LogisticRegression.load(folder / "fruit.npz")
 temporary.cleanup()
-print("loaded:", twin, "- same predictions:", (twin.predict(Z[test]) == model.predict(Z[test])).all())
+same = (twin.predict(Z[test]) == model.predict(Z[test])).all()
+print("loaded:", twin, "- same predictions:", same)
 
 # %%
 # Which are taken for which
@@ -115,13 +121,18 @@ print("loaded:", twin, "- same predictions:", (twin.predict(Z[test]) == model.pr
 
 predicted = model.predict(Z[test])
 names = model.classes_
-confusion = np.array([[np.sum((y[test] == a) & (predicted == b)) for b in names] for a in names])
+confusion = np.array(
+    [[np.sum((y[test] == a) & (predicted == b)) for b in names] for a in names]
+)
 figure, axis = plt.subplots(figsize=(5, 4.6), layout="constrained")
 axis.imshow(np.sqrt(confusion), cmap="Blues", vmax=1.2 * np.sqrt(confusion.max()))
 for (i, j), count in np.ndenumerate(confusion):
-    axis.text(j, i, str(count), ha="center", va="center", color="white" if i == j else "black")
-axis.set(xticks=range(len(names)), xticklabels=names, yticks=range(len(names)), yticklabels=names)
-axis.set(xlabel="predicted", ylabel="true", title=f"{np.trace(confusion)} of {confusion.sum()} right")
+    color = "white" if i == j else "black"
+    axis.text(j, i, str(count), ha="center", va="center", color=color)
+axis.set_xticks(range(len(names)), names)
+axis.set_yticks(range(len(names)), names)
+axis.set(xlabel="predicted", ylabel="true")
+axis.set_title(f"{np.trace(confusion)} of {confusion.sum()} right")
 axis.tick_params(length=0)
 axis.spines[:].set_visible(False)
 axis.grid(visible=False)

@@ -11,7 +11,7 @@ import numpy as np
 
 import xent
 
-logits, label = np.array([2.0, 4.0, 0.5]), 1        # classes are counted from 0
+logits, label = np.array([2.0, 4.0, 0.5]), 1  # classes are counted from 0
 
 # %%
 # The steps, in NumPy
@@ -37,15 +37,17 @@ steps = {
     "softmax: divided\nby the sum": softmax,
     "-log": surprise,
 }
-figure, axes = plt.subplots(1, len(steps), figsize=(11, 3.6), layout="constrained")
+figure, axes = plt.subplots(1, len(steps), figsize=(9, 3.3), layout="constrained")
 for axis, (name, values) in zip(axes, steps.items(), strict=True):
     colors = ["C1" if c == label else "C0" for c in range(3)]
     bars = axis.bar(["1", "2", "3"], values, color=colors, width=0.6)
-    axis.bar_label(bars, [f"{v:.4g}" if v == round(v, 1) else f"{v:.4f}" for v in values], padding=2)
+    texts = [f"{v:g}" if v == round(v, 1) else f"{v:.4f}" for v in values]
+    axis.bar_label(bars, texts, padding=2)
     axis.axhline(0, color="grey", linewidth=1)
     axis.set(title=name, yticks=[], xlabel="class")
     span = np.ptp([0, *values])
-    axis.set_ylim(min(values.min(), 0) - 0.13 * span, max(values.max(), 0) + 0.13 * span)
+    low, high = min(values.min(), 0), max(values.max(), 0)
+    axis.set_ylim(low - 0.13 * span, high + 0.13 * span)
     axis.spines[["left", "top", "right", "bottom"]].set_visible(False)
     axis.tick_params(length=0)
     axis.grid(visible=False)
@@ -61,6 +63,7 @@ figure.suptitle("Logits 2, 4 and 0.5; class 2 is right", fontweight="bold")
 for name, values in steps.items():
     print(f"{' '.join(name.split()):26}", values.round(4))
 print("xent.softmax:              ", xent.softmax(logits).round(4))
-print("xent.cross_entropy:        ", round(xent.cross_entropy(logits, label), 4), "- step by step:", loss.round(4))
-print("all three equally likely:  ", round(xent.cross_entropy([0.0, 0.0, 0.0], label), 4), "= log(3)")
+print("the loss, step by step:    ", loss.round(4))
+print("xent.cross_entropy:        ", round(xent.cross_entropy(logits, label), 4))
+print("if all were equally likely:", round(xent.cross_entropy(np.zeros(3), label), 4))
 plt.show()

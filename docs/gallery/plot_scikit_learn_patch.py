@@ -26,18 +26,21 @@ train, test = np.split(np.random.default_rng(0).permutation(len(X)), [1200])
 
 
 def script():
-    seconds, models = {}, {}
-    for name, model in (
-        ("one fit", LogisticRegression(tol=1e-5, max_iter=1000)),
-        ("cross-validation", LogisticRegressionCV(
-            Cs=[0.01, 0.1, 1], cv=3, tol=1e-5, max_iter=1000, l1_ratios=(0,), use_legacy_attributes=False,
-            scoring="neg_log_loss",
-        )),
-    ):
+    search = {"Cs": [0.01, 0.1, 1], "cv": 3, "scoring": "neg_log_loss"}
+    new = {"l1_ratios": (0,), "use_legacy_attributes": False}  # of scikit-learn 1.8
+    seconds = {}
+    models = {
+        "one fit": LogisticRegression(tol=1e-5, max_iter=1000),
+        "cross-validation": LogisticRegressionCV(
+            **search, **new, tol=1e-5, max_iter=1000
+        ),
+    }
+    for name, model in models.items():
         start = time.perf_counter()
-        models[name] = model.fit(X[train], y[train])
+        model.fit(X[train], y[train])
         seconds[name] = time.perf_counter() - start
-        print(f"{name}: {seconds[name]:.2f} s, loss {log_loss(y[test], model.predict_proba(X[test])):.5f}")
+        loss = log_loss(y[test], model.predict_proba(X[test]))
+        print(f"{name}: {seconds[name]:.2f} s, loss {loss:.5f}")
     return seconds, models
 
 
@@ -56,21 +59,30 @@ print(type(ours["one fit"]))
 # %%
 # The same coefficients
 # ---------------------
-# Both solvers come as close to the minimum as ``tol`` asks, on different ways.
+# Both solvers come as close to the minimum as ``tol`` asks, each in its own way.
 
-difference = np.abs(ours["one fit"].coef_ - theirs["one fit"].coef_).max()
-print(f"largest coefficient {np.abs(theirs['one fit'].coef_).max():.2f}, largest difference {difference:.1e}")
+coef, other = theirs["one fit"].coef_, ours["one fit"].coef_
+print(f"largest coefficient {np.abs(coef).max():.2f}")
+print(f"largest difference {np.abs(coef - other).max():.1e}")
 print("chosen C:", theirs["cross-validation"].C_, ours["cross-validation"].C_)
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-left.plot(theirs["one fit"].coef_.ravel(), ours["one fit"].coef_.ravel(), ".", color="C0", alpha=0.5)
+figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.8), layout="constrained")
+left.plot(coef.ravel(), other.ravel(), ".", color="C0", alpha=0.5)
 left.axline((0, 0), slope=1, color="grey", linewidth=1, linestyle=":")
-left.set(title="Coefficients", xlabel="scikit-learn", ylabel="under the patch", aspect="equal")
+left.set(title="Coefficients", xlabel="scikit-learn", ylabel="under the patch")
+left.set_aspect("equal")
 place = np.arange(2)
-for shift, seconds, color, name in ((-0.2, before, "C2", "scikit-learn"), (0.2, after, "C0", "under the patch")):
-    bars = right.barh(place + shift, list(seconds.values()), 0.36, color=color, label=name)
+for shift, seconds, color, name in (
+    (-0.2, before, "C2", "scikit-learn"),
+    (0.2, after, "C0", "under the patch"),
+):
+    bars = right.barh(
+        place + shift, list(seconds.values()), 0.36, color=color, label=name
+    )
     right.bar_label(bars, [f"{s:.2g} s" for s in seconds.values()], padding=3)
-right.set(title="Seconds, on the machine that built this page", yticks=place, yticklabels=before, ylim=(1.6, -0.6))
+right.set_title("Seconds, on the machine that built this page")
+right.set_yticks(place, before)
+right.set_ylim(1.6, -0.6)
 right.margins(x=0.15)
 right.grid(visible=False, axis="y")
 right.legend(loc="lower right")

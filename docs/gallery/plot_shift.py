@@ -49,17 +49,22 @@ works = np.isfinite(naive).all(axis=1)
 naive[~works] = np.nan
 good = offsets[works]
 
-figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.6), sharey=True, layout="constrained")
 for axis, p, title in (
     (axes[0], naive, "exp(x) / sum(exp(x))"),
     (axes[1], shifted, "the same of x - max(x)"),
 ):
     for c, (color, name) in enumerate((("C0", "2"), ("C1", "4"), ("C2", "0.5"))):
         axis.plot(offsets, p[:, c], color=color)
-        axis.text(0, p[0 if p is shifted else len(p) // 2, c] + 0.02, f"logit {name}", color=color, ha="center")
-    axis.set(title=title, xlabel="added to all three logits", xlim=(-150, 150), ylim=(0, 1.02))
+        height = p[len(p) // 2, c] + 0.02
+        axis.text(0, height, f"logit {name}", color=color, ha="center")
+    axis.set(title=title, xlabel="added to all three logits")
+    axis.set(xlim=(-150, 150), ylim=(0, 1.02), xticks=range(-100, 101, 50))
 axes[0].set_ylabel("probability, float32")
-for low, high, text in ((-150, good[0], "0 / 0\n= nan"), (good[-1], 150, "inf / inf\n= nan")):
+for low, high, text in (
+    (-150, good[0], "0 / 0\n= nan"),
+    (good[-1], 150, "inf / inf\n= nan"),
+):
     axes[0].axvspan(low, high, color="C1", alpha=0.15, linewidth=0)
     axes[0].text((low + high) / 2, 0.5, text, color="C1", ha="center", va="center")
 print(f"without the shift, softmax works for offsets from {good[0]} to {good[-1]}")
@@ -71,8 +76,9 @@ print(f"without the shift, softmax works for offsets from {good[0]} to {good[-1]
 exact = xent.softmax(np.array([2, 4, 0.5]))
 for offset in (0, -95, -100):
     row = np.array([2, 4, 0.5], np.float32) + np.float32(offset)
-    print(f"offset {offset:4}: without the shift {without_shift(row).round(6)}, xent {xent.softmax(row).round(6)}")
-print("exactly:", exact.round(6))
+    print(f"offset {offset}: without the shift {without_shift(row).round(6)}")
+    print(f"            by xent           {xent.softmax(row).round(6)}")
+print("exactly                       ", exact.round(6))
 
 # %%
 # The shift rounds, too
@@ -82,18 +88,26 @@ print("exactly:", exact.round(6))
 
 
 def error_in_ulp(p, exact):
-    exact = np.asarray(exact)
-    return (np.abs(p.astype(np.float64) - exact) / np.spacing(exact.astype(np.float32))).max(axis=-1)
+    ulp = np.spacing(exact.astype(np.float32))
+    return (np.abs(p.astype(np.float64) - exact) / ulp).max()
 
 
 rng = np.random.default_rng(0)
 gaps = np.linspace(1, 80, 80)
-rows = np.stack([gaps[:, None] * rng.uniform(size=(80, 50)), np.zeros((80, 50)), np.ones((80, 50)) * gaps[:, None]], -1)
-rows = rows.astype(np.float32)
-truth = xent.softmax(rows.astype(np.float64))
+errors = {"x - max(x), in float32": [], "xent.softmax, in float32": []}
+for gap in gaps:
+    rows = rng.uniform(0, gap, size=(50, 3))
+    rows[:, 0], rows[:, 1] = 0, gap
+    rows = rows.astype(np.float32)
+    truth = xent.softmax(rows.astype(np.float64))
+    for errors_by, softmax in zip(
+        errors.values(), (with_shift, xent.softmax), strict=True
+    ):
+        errors_by.append(error_in_ulp(softmax(rows), truth))
 figure, axis = plt.subplots(figsize=(7, 3.8), layout="constrained")
-axis.plot(gaps, error_in_ulp(with_shift(rows), truth).max(axis=1), color="C1", label="x - max(x), in float32")
-axis.plot(gaps, error_in_ulp(xent.softmax(rows), truth).max(axis=1), color="C0", label="xent.softmax, in float32")
-axis.set(xlabel="largest minus least logit", ylabel="largest error, units in the last place", ylim=(0, None))
+for (name, values), color in zip(errors.items(), ("C1", "C0"), strict=True):
+    axis.plot(gaps, values, color=color, label=name)
+axis.set(xlabel="largest minus least logit", ylim=(0, None))
+axis.set_ylabel("largest error, units in the last place")
 axis.legend(loc="upper left")
 plt.show()
