@@ -37,11 +37,11 @@ steps = {
     "softmax: divided\nby the sum": softmax,
     "-log": surprise,
 }
-figure, axes = plt.subplots(1, len(steps), figsize=(9, 3.3), layout="constrained")
+figure, axes = plt.subplots(1, len(steps), figsize=(8, 3.1), layout="constrained")
 for axis, (name, values) in zip(axes, steps.items(), strict=True):
     colors = ["C1" if c == label else "C0" for c in range(3)]
     bars = axis.bar(["1", "2", "3"], values, color=colors, width=0.6)
-    texts = [f"{v:g}" if v == round(v, 1) else f"{v:.4f}" for v in values]
+    texts = [f"{v:g}" if v == round(v, 1) else f"{v:.3f}" for v in values]
     axis.bar_label(bars, texts, padding=2)
     axis.axhline(0, color="grey", linewidth=1)
     axis.set(title=name, yticks=[], xlabel="class")
@@ -61,7 +61,7 @@ figure.suptitle("Logits 2, 4 and 0.5; class 2 is right", fontweight="bold")
 # steps in between.
 
 for name, values in steps.items():
-    print(f"{' '.join(name.split()):26}", values.round(4))
+    print(f"{' '.join(name.split()):27}", values.round(4))
 print("xent.softmax:              ", xent.softmax(logits).round(4))
 print("the loss, step by step:    ", loss.round(4))
 print("xent.cross_entropy:        ", round(xent.cross_entropy(logits, label), 4))

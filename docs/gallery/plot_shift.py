@@ -76,9 +76,9 @@ print(f"without the shift, softmax works for offsets from {good[0]} to {good[-1]
 exact = xent.softmax(np.array([2, 4, 0.5]))
 for offset in (0, -95, -100):
     row = np.array([2, 4, 0.5], np.float32) + np.float32(offset)
-    print(f"offset {offset}: without the shift {without_shift(row).round(6)}")
-    print(f"            by xent           {xent.softmax(row).round(6)}")
-print("exactly                       ", exact.round(6))
+    print(f"offset {offset:4}, no shift: {without_shift(row).round(6)}")
+    print(f"offset {offset:4}, by xent:  {xent.softmax(row).round(6)}")
+print("exactly:              ", exact.round(6))
 
 # %%
 # The shift rounds, too
