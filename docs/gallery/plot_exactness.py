@@ -34,7 +34,7 @@ def shifted_softmax(x):
 
 
 def logsumexp_minus_logit(x):
-    """From a logsumexp that is exact by itself, as SciPy's is."""
+    """From a logsumexp that is right to the last digit by itself."""
     lse = xent.logsumexp(x)
     return lse - x[:, 0], np.exp(x[:, 0] - lse) - 1
 
