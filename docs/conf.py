@@ -64,7 +64,7 @@ default_role = "code"           # `x` in a docstring is code, as in Markdown
 add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"      # the docstrings have types and shapes; overloads would fill the page
-autodoc_mock_imports = [m for m in ("torch", "onnx", "sklearn", "dask", "distributed") if not is_installed(m)]
+autodoc_mock_imports = [m for m in ("torch", "onnx", "skl2onnx", "sklearn", "dask") if not is_installed(m)]
 autosummary_generate = False
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
@@ -129,11 +129,12 @@ linkcheck_timeout = 20
 NEEDS = {       # to run the examples of a page
     "boosting.md": ["lightgbm", "xgboost", "sklearn"],
     "logistic-regression.md": ["sklearn"],
-    "onnx.md": ["onnx", "onnxruntime"],
+    "csv.md": ["pandas", "polars", "pyarrow"],
+    "onnx.md": ["onnx", "onnxruntime", "skl2onnx"],
     "torch.md": ["torch"],
     "xent.boosting": [],
     "xent.dask": ["distributed"],
-    "xent.onnx": ["onnx"],
+    "xent.onnx": ["onnx", "onnxruntime", "skl2onnx"],
     "xent.sklearn": ["sklearn"],
     "xent.torch": ["torch"],
 }
@@ -165,6 +166,9 @@ def run_examples(app):
             logger.warning("%s of %s examples of %s failed", result.failed, result.attempted, name)
 
 
+ELSEWHERE = {"changes": "CHANGELOG.md", "contributing": "CONTRIBUTING.md"}      # pages whose text is at the top
+
+
 def prepare_page(app, docname, source):
     """Links to files outside docs/ lead to the repository; examples do not show the empty line that ends them."""
 
@@ -176,7 +180,12 @@ def prepare_page(app, docname, source):
         kind = "tree" if target.is_dir() else "blob"
         return f"]({REPOSITORY}/{kind}/main/{target.relative_to(ROOT.resolve()).as_posix()}{anchor})"
 
-    text = re.sub(r"\]\((\.\./[^)#\s]*)(#[^)\s]*)?\)", absolute, source[0])
+    text = source[0]
+    if docname in ELSEWHERE:
+        file = ROOT / ELSEWHERE[docname]
+        app.env.note_dependency(file)
+        text = re.sub(r"\]\((?!https:)(?!docs/)", "](../", file.read_text(encoding="utf-8")).replace("](docs/", "](")
+    text = re.sub(r"\]\((\.\./[^)#\s]*)(#[^)\s]*)?\)", absolute, text)
     text = re.sub(r"\]\(gallery/(\w+)\.py\)", r"](examples/\1.rst)", text)      # the page, not the script
     source[0] = text.replace("\n\n```\n", "\n```\n")
 
@@ -186,12 +195,15 @@ def escape_initials(app, what, name, obj, options, lines):
     lines[:] = [re.sub(r"^(\s*\.\. \[\d+\] [A-Z])\. ", r"\1\\. ", line) for line in lines]
 
 
+BRIDGES = ("boosting", "sklearn", "dask", "onnx")
+
+
 def link_names(app, doctree, docname):
     """A public name in code font leads to the reference."""
     objects = app.env.get_domain("py").objects
     for literal in list(doctree.findall(nodes.literal)):
         name = literal.astext().removesuffix("()")
-        places = [f"{module}{name}" for module in ("", "xent.", "xent.boosting.", "xent.sklearn.", "xent.dask.")]
+        places = [f"{module}{name}" for module in ("", "xent.", *(f"xent.{bridge}." for bridge in BRIDGES))]
         found = next((objects[place] for place in places if place in objects), None)
         inside = isinstance(literal.parent, (nodes.reference, nodes.title, addnodes.pending_xref))
         if found and not inside and found.docname != docname:
