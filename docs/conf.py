@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import pkgutil
 import re
+import sys
 import warnings
 from pathlib import Path
 
@@ -24,6 +25,7 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 REPOSITORY = "https://github.com/xent-numpy/xent"
 logger = logging.getLogger(__name__)
+sys.path.insert(0, str(DOCS))       # for gallery_style
 
 
 def is_installed(module):
@@ -82,7 +84,7 @@ sphinx_gallery_conf = {
     "min_reported_time": 1e9,
     "plot_gallery": True,
     "remove_config_comments": True,
-    "reset_modules": ("matplotlib",),
+    "reset_modules": ("matplotlib", "gallery_style.use_style"),
     "show_memory": False,
     "show_signature": False,
     "within_subsection_order": "ExampleTitleSortKey",
