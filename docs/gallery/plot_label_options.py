@@ -30,7 +30,7 @@ def curve(**options):
 # Four options
 # ------------
 # *Label smoothing* takes a part of the target away from the label, and gives it to all classes. The loss then has a
-# minimum at a finite lead (the dots), which is where a model stops to become surer.
+# minimum at a finite lead (the dots), which is where a model stops becoming surer.
 #
 # *focal_gamma* multiplies the loss by (1 - p)^gamma, so that rows that are right already count little.
 #
