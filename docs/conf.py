@@ -186,7 +186,8 @@ def prepare_page(app, docname, source):
     if docname in ELSEWHERE:
         file = ROOT / ELSEWHERE[docname]
         app.env.note_dependency(file)
-        text = re.sub(r"\]\((?!https:)(?!docs/)", "](../", file.read_text(encoding="utf-8")).replace("](docs/", "](")
+        text = file.read_text(encoding="utf-8").replace("# Changelog", "# Release notes", 1)
+        text = re.sub(r"\]\((?!https:)(?!docs/)", "](../", text).replace("](docs/", "](")
     text = re.sub(r"\]\((\.\./[^)#\s]*)(#[^)\s]*)?\)", absolute, text)
     text = re.sub(r"\]\(gallery/(\w+)\.py\)", r"](examples/\1.rst)", text)      # the page, not the script
     source[0] = text.replace("\n\n```\n", "\n```\n")
