@@ -190,7 +190,7 @@ def prepare_page(app, docname, source):
         text = re.sub(r"\]\((?!https:)(?!docs/)", "](../", text).replace("](docs/", "](")
     text = re.sub(r"\]\((\.\./[^)#\s]*)(#[^)\s]*)?\)", absolute, text)
     text = re.sub(r"\]\(gallery/(\w+)\.py\)", r"](examples/\1.rst)", text)      # the page, not the script
-    source[0] = text.replace("\n\n```\n", "\n```\n")
+    source[0] = re.sub(r"\n\n( *```\n)", r"\n\1", text)
 
 
 def escape_initials(app, what, name, obj, options, lines):
@@ -204,9 +204,10 @@ BRIDGES = ("boosting", "sklearn", "dask", "onnx")
 def link_names(app, doctree, docname):
     """A public name in code font leads to the reference."""
     objects = app.env.get_domain("py").objects
+    first = "xent.torch." if docname in ("torch", "api/torch") else "xent."
     for literal in list(doctree.findall(nodes.literal)):
         name = literal.astext().removesuffix("()")
-        places = [f"{module}{name}" for module in ("", "xent.", *(f"xent.{bridge}." for bridge in BRIDGES))]
+        places = [f"{module}{name}" for module in ("", first, "xent.", *(f"xent.{bridge}." for bridge in BRIDGES))]
         found = next((objects[place] for place in places if place in objects), None)
         inside = isinstance(literal.parent, (nodes.reference, nodes.title, addnodes.pending_xref))
         if found and not inside and found.docname != docname:
