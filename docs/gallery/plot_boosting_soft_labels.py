@@ -54,20 +54,34 @@ def train(objective):
     rows = lightgbm.Dataset(X, majority)
     test = lightgbm.Dataset(X_test, truth_test.argmax(axis=1), reference=rows)
     parameters = {
-        "objective": objective.lightgbm, "num_class": CLASSES, "num_leaves": 8, "metric": "None", "num_threads": 1,
+        "objective": objective.lightgbm,
+        "num_class": CLASSES,
+        "num_leaves": 8,
+        "metric": "None",
+        "num_threads": 1,
         "verbosity": -1,
     }
     booster = lightgbm.train(
-        parameters, rows, ROUNDS, valid_sets=[test], valid_names=["test"], feval=measure,
+        parameters,
+        rows,
+        ROUNDS,
+        valid_sets=[test],
+        valid_names=["test"],
+        feval=measure,
         callbacks=[lightgbm.record_evaluation(losses)],
     )
     return xent.softmax(booster.predict(X_test)), losses["test"]["loss"]
 
 
-models = {"the majority": train(Multiclass()), "the votes": train(Multiclass(target=votes))}
+models = {
+    "the majority": train(Multiclass()),
+    "the votes": train(Multiclass(target=votes)),
+}
 least = xent.categorical_cross_entropy(truth_test, truth_test)
 for name, (_, losses) in models.items():
-    print(f"learned from {name}: loss {losses[-1]:.4f}, best {min(losses):.4f}; least possible {least:.4f}")
+    print(
+        f"learned from {name}: loss {losses[-1]:.4f}, best {min(losses):.4f}; least possible {least:.4f}"
+    )
 
 # %%
 # What they learned
@@ -75,19 +89,30 @@ for name, (_, losses) in models.items():
 # A majority of three in five becomes a certain label, so the trees learn to be certain, and the longer they are trained
 # the worse their probabilities become. From the votes they learn the probabilities.
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.8), layout="constrained")
 for name, (proba, losses) in models.items():
     left.plot(np.arange(1, ROUNDS + 1), losses, label=f"learned from {name}")
     order = np.argsort(truth_test[:, 0])
     groups = np.array_split(order, 25)
     right.plot(
-        [truth_test[group, 0].mean() for group in groups], [proba[group, 0].mean() for group in groups], "o-",
-        markersize=3, label=f"learned from {name}",
+        [truth_test[group, 0].mean() for group in groups],
+        [proba[group, 0].mean() for group in groups],
+        "o-",
+        markersize=3,
+        label=f"learned from {name}",
     )
 left.axhline(least, color="black", linestyle=":", label="least possible")
-left.set(xlabel="rounds", ylabel="cross-entropy with the true probabilities", title="Cases not seen")
+left.set(
+    xlabel="rounds",
+    ylabel="cross-entropy with the true probabilities",
+    title="Cases not seen",
+)
 right.plot([0, 1], [0, 1], color="black", linestyle=":", label="right")
-right.set(xlabel="true probability of class 0", ylabel="mean predicted probability", title="After 60 rounds")
+right.set(
+    xlabel="true probability of class 0",
+    ylabel="mean predicted probability",
+    title="After 60 rounds",
+)
 left.legend()
 right.legend()
 plt.show()

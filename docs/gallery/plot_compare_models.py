@@ -45,7 +45,9 @@ for bits in (8, 6, 5, 4, 3, 2):
 
 print("weights    loss  accuracy     ece  agreement        kl")
 for name, r in results.items():
-    print(f"{name:8} {r.loss:6.3f} {r.accuracy:9.3f} {r.ece:7.3f} {r.agreement:10.3f} {r.kl:9.2g}")
+    print(
+        f"{name:8} {r.loss:6.3f} {r.accuracy:9.3f} {r.ece:7.3f} {r.agreement:10.3f} {r.kl:9.2g}"
+    )
 
 # %%
 # With 8 bits nothing has happened; the divergence says how little. It falls by about 16 for each two bits, as the
@@ -53,20 +55,35 @@ for name, r in results.items():
 # its probabilities no longer fit: the calibration error grows.
 
 names = list(results)[1:]
-figure, axes = plt.subplots(1, 3, figsize=(10, 3.5))
-axes[0].semilogy(names, [results[name].kl for name in names], "o-")
+bits = [name.removesuffix(" bits") for name in names]
+figure, axes = plt.subplots(1, 3, figsize=(9, 3.4))
+axes[0].semilogy(bits, [results[name].kl for name in names], "o-")
 axes[0].set(ylabel="divergence from the original, nats")
-axes[1].plot(names, [1 - results[name].agreement for name in names], "o-", label="decides otherwise")
-axes[1].plot(names, [1 - results[name].accuracy for name in names], "s--", label="is wrong")
-axes[1].axhline(1 - results["float64"].accuracy, color="grey", linestyle=":", label="the original is wrong")
+axes[1].plot(
+    bits,
+    [1 - results[name].agreement for name in names],
+    "o-",
+    label="decides otherwise",
+)
+axes[1].plot(
+    bits, [1 - results[name].accuracy for name in names], "s--", label="is wrong"
+)
+axes[1].axhline(
+    1 - results["float64"].accuracy,
+    color="grey",
+    linestyle=":",
+    label="the original is wrong",
+)
 axes[1].set(ylabel="share of the rows", ylim=(0, None))
-axes[1].legend()
-axes[2].plot(names, [results[name].ece for name in names], "o-")
-axes[2].axhline(results["float64"].ece, color="grey", linestyle=":", label="the original's")
+axes[1].legend(loc="upper left", fontsize=9)
+axes[2].plot(bits, [results[name].ece for name in names], "o-")
+axes[2].axhline(
+    results["float64"].ece, color="grey", linestyle=":", label="the original's"
+)
 axes[2].set(ylabel="expected calibration error", ylim=(0, None))
 axes[2].legend()
 for axis in axes:
-    axis.tick_params(axis="x", rotation=45)
+    axis.set_xlabel("bits for each weight")
 figure.tight_layout()
 
 # %%

@@ -24,7 +24,10 @@ frequencies = np.geomspace(1, 1e-4, classes)
 logits = rng.normal(scale=2, size=(rows, classes))
 noise = rng.gumbel(size=logits.shape)
 labels = (logits + np.log(frequencies) + noise).argmax(axis=1)
-print("rows of the most frequent and of the rarest classes:", np.bincount(labels, minlength=classes)[[0, 1, -2, -1]])
+print(
+    "rows of the most frequent and of the rarest classes:",
+    np.bincount(labels, minlength=classes)[[0, 1, -2, -1]],
+)
 
 # %%
 # The logits of a row are ``logits[i] + bias``. So the derivatives with respect to the biases are those with respect to
@@ -40,13 +43,18 @@ def fit(step, passes=30):
     bias, losses = np.zeros(classes), []
     grad, hess = np.empty_like(logits), np.empty_like(logits)
     for _ in range(passes):
-        loss, *_ = xent.cross_entropy(logits + bias, labels, grad_out=grad, hess_out=hess)
+        loss, *_ = xent.cross_entropy(
+            logits + bias, labels, grad_out=grad, hess_out=hess
+        )
         losses.append(loss)
         bias -= step(grad.sum(axis=0), hess.sum(axis=0))
     return np.array(losses), bias
 
 
-curves = {f"gradient, rate {rate}": fit(lambda g, h, rate=rate: rate * g)[0] for rate in (1, 5, 25)}
+curves = {
+    f"gradient, rate {rate}": fit(lambda g, h, rate=rate: rate * g)[0]
+    for rate in (1, 5, 25)
+}
 curves["Newton, diagonal"], bias = fit(lambda g, h: g / h)
 curves["Newton, diagonal times 2"], _ = fit(lambda g, h: g / (2 * h))
 
@@ -56,7 +64,10 @@ curves["Newton, diagonal times 2"], _ = fit(lambda g, h: g / (2 * h))
 
 least = fit(lambda g, h: g / (2 * h), passes=150)[0].min()
 print(f"least loss {least:.6f}, without biases {curves['Newton, diagonal'][0]:.6f}")
-print("largest error of a bias:", np.abs((bias - bias[0]) - np.log(frequencies)).max().round(2))
+print(
+    "largest error of a bias:",
+    np.abs((bias - bias[0]) - np.log(frequencies)).max().round(2),
+)
 
 fig, ax = plt.subplots(figsize=(7, 4))
 for name, losses in curves.items():

@@ -18,7 +18,9 @@ import xent
 # Each row of ``boards`` has 1 for own marks, -1 for the other player's and 0 for empty squares. The player to imitate
 # completes a line of three if it can, blocks one if it must, and else plays any empty square.
 
-LINES = np.array([[0, 1, 2], [3, 4, 5], [6, 7, 8], [0, 3, 6], [1, 4, 7], [2, 5, 8], [0, 4, 8], [2, 4, 6]])
+ROWS = [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+COLUMNS = [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
+LINES = np.array([*ROWS, *COLUMNS, [0, 4, 8], [2, 4, 6]])
 rng = np.random.default_rng(0)
 
 
@@ -51,15 +53,19 @@ legal = boards == 0
 # Both score a square by the marks on the lines through it, and are fitted by gradient descent on
 # :func:`xent.cross_entropy`. The gradient of a masked class is exactly 0.
 
-pairs = np.stack([(boards[:, LINES] == own).sum(axis=2) == 2 for own in (1, -1)], axis=2)      # lines with two marks
-through = (LINES[:, :, None] == np.arange(9)).any(axis=1).astype(float)                       # line, square
-features = np.einsum("nlk,ls->nsk", pairs, through)                                           # position, square, 2
+# lines with two marks, own and the other's; which squares are on a line; position, square, 2
+marks = [(boards[:, LINES] == own).sum(axis=2) for own in (1, -1)]
+pairs = np.stack([count == 2 for count in marks], axis=2)
+through = (LINES[:, :, None] == np.arange(9)).any(axis=1).astype(float)
+features = np.einsum("nlk,ls->nsk", pairs, through)
 
 
 def fit(where, steps=300, rate=2.0):
     weight = np.zeros(2)
     for _ in range(steps):
-        loss, grad = xent.cross_entropy(features @ weight, moves, where=where, return_grad=True)
+        loss, grad = xent.cross_entropy(
+            features @ weight, moves, where=where, return_grad=True
+        )
         weight -= rate * np.einsum("ns,nsk->k", grad, features)
     return weight, loss
 
@@ -69,7 +75,8 @@ for name, where in (("without the rules", None), ("with where=legal", legal)):
     p = xent.softmax(features @ weight, where=where)
     wasted = p[~legal].sum() / len(p)
     found = np.mean(p.argmax(axis=1) == moves)
-    print(f"{name}: loss {loss:.3f}, same move {found:.2f}, probability of illegal moves {wasted:.3f}")
+    print(f"{name}: loss {loss:.3f}, same move {found:.2f}", end=", ")
+    print(f"probability of illegal moves {wasted:.3f}")
 
 # %%
 # What it plays
@@ -81,10 +88,14 @@ log_p = xent.log_softmax(features @ weight, where=legal)
 print("log-probabilities of one position:", log_p[0].round(2))
 print("their sum, as a logarithm:", xent.logsumexp(log_p[0], where=legal[0]).round(12))
 
-interesting = np.flatnonzero((pairs.any(axis=(1, 2))) & (legal.sum(axis=1) >= 3) & (p.max(axis=1) > 0.8))[:4]
+interesting = np.flatnonzero(
+    (pairs.any(axis=(1, 2))) & (legal.sum(axis=1) >= 3) & (p.max(axis=1) > 0.8)
+)[:4]
 figure, axes = plt.subplots(1, 4, figsize=(9, 2.6))
 for axis, i in zip(axes, interesting, strict=True):
-    axis.imshow(np.where(legal[i], p[i], np.nan).reshape(3, 3), cmap="Greens", vmin=0, vmax=1)
+    axis.imshow(
+        np.where(legal[i], p[i], np.nan).reshape(3, 3), cmap="Blues", vmin=0, vmax=1
+    )
     for square in range(9):
         text = {1: "X", -1: "O", 0: f"{p[i, square]:.2f}"}[boards[i, square]]
         color = "white" if boards[i, square] == 0 and p[i, square] > 0.6 else "black"
@@ -92,6 +103,7 @@ for axis, i in zip(axes, interesting, strict=True):
     axis.set(xticks=[0.5, 1.5], yticks=[0.5, 1.5], xticklabels=[], yticklabels=[])
     axis.grid(color="black")
     axis.tick_params(length=0)
+    axis.spines[:].set_visible(True)
 figure.suptitle("Probabilities of the legal moves of X")
 figure.tight_layout()
 plt.show()

@@ -46,26 +46,44 @@ print(f"T = {T:.3f}: loss on the test rows {before:.3f} -> {after:.3f}")
 
 
 def compare_bins(p, labels, n_bins=10):
-    """Of each bin of the largest probability: its mean, the share of right predictions, the number of rows."""
+    """Of each bin of the largest probability: its mean, the share right, the rows."""
     said, right = p.max(axis=1), p.argmax(axis=1) == labels
     bins = np.minimum((said * n_bins).astype(int), n_bins - 1)
     count = np.bincount(bins, minlength=n_bins)
     used = count > 0
-    means = [np.bincount(bins, values, n_bins)[used] / count[used] for values in (said, right)]
+    means = [
+        np.bincount(bins, values, n_bins)[used] / count[used]
+        for values in (said, right)
+    ]
     return *means, count[used]
 
 
 figure, axes = plt.subplots(1, 2, figsize=(8, 4), sharey=True)
-for axis, name, scale in zip(axes, ("as fitted", f"divided by T = {T:.2f}"), (1, 1 / T), strict=True):
+for axis, name, scale in zip(
+    axes, ("as fitted", f"divided by T = {T:.2f}"), (1, 1 / T), strict=True
+):
     p = xent.softmax(scale * logits[test])
     said, right, count = compare_bins(p, y[test])
     result = xent.evaluate(scale * logits[test], y[test])
     print(f"{name}: calibration error {result.ece:.3f}, accuracy {result.accuracy:.3f}")
+    print(f"    loss {result.loss:.3f}, Brier score {result.brier:.3f}")
     axis.plot([0, 1], [0, 1], ":", color="grey")
-    many = count >= 10      # the share of a few rows says little
+    many = count >= 10  # the share of a few rows says little
     axis.plot(said[many], right[many], "-", color="C0")
-    axis.scatter(said[many], right[many], s=count[many], color="C0", alpha=0.6)
-    axis.set(title=f"{name}\ncalibration error {result.ece:.3f}", xlabel="probability that the model says", xlim=(0, 1))
+    axis.scatter(
+        said[many],
+        right[many],
+        s=count[many] / 2,
+        color="C0",
+        alpha=0.6,
+        clip_on=False,
+        zorder=3,
+    )
+    axis.set(
+        title=f"{name}\ncalibration error {result.ece:.3f}",
+        xlabel="probability that the model says",
+    )
+    axis.set(xlim=(0, 1), ylim=(0, 1))
 axes[0].set_ylabel("share of right predictions")
 figure.tight_layout()
 
@@ -73,7 +91,10 @@ figure.tight_layout()
 # The loss as a function of T has one minimum, since it is convex in 1 / T.
 
 temperatures = np.geomspace(0.5, 20, 60)
-losses = [xent.cross_entropy(logits[held_out], y[held_out], logit_scale=1 / t) for t in temperatures]
+losses = [
+    xent.cross_entropy(logits[held_out], y[held_out], logit_scale=1 / t)
+    for t in temperatures
+]
 figure, axis = plt.subplots(figsize=(5, 3.5))
 axis.semilogx(temperatures, losses)
 axis.axvline(T, color="grey", linestyle=":")

@@ -42,7 +42,7 @@ class LinearClassifier(Estimator):
     feature_names_in_: Array
 
     def decision_function(self, X: MatrixLike | PartitionSource) -> Array:
-        """Logits: X @ coef_.T + intercept_.
+        """Logits: ``X @ coef_.T + intercept_``.
 
         Parameters
         ----------
