@@ -19,6 +19,7 @@ OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 NEEDS = {       # to run the examples of a page
     "docs/boosting.md": ["xgboost", "lightgbm", "sklearn"],
     "docs/logistic-regression.md": ["sklearn"],
+    "docs/torch.md": ["torch"],
 }
 PUBLIC = [getattr(xent, name) for name in xent.__all__ if inspect.isroutine(getattr(xent, name))]
 
@@ -45,6 +46,8 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages(xent.__path__, "xent.") i
 def test_docstrings(name):
     if "dask" in name:
         pytest.importorskip("distributed")      # not "dask": without Dask, that finds the folder tests/dask
+    if name.startswith("xent.torch"):
+        pytest.importorskip("torch")
     if name.startswith("xent.sklearn"):
         pytest.importorskip("sklearn")
     if not name.startswith("xent._kernels"):
