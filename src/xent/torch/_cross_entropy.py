@@ -85,18 +85,18 @@ def cross_entropy(
     """
     if size_average is not None or reduce is not None:
         reduction = legacy_get_string(size_average, reduce)     # warns
-    is_plain = not torch.compiler.is_compiling() and _eager.is_plain(input, target, weight)
-    if is_plain and weight is None and label_smoothing == 0 and _eager.is_plain_loss(input, target):
+    is_compiling = torch.compiler.is_compiling()
+    if weight is None and label_smoothing == 0 and not is_compiling and _eager.is_plain_loss(input, target):
         loss = _eager.compute_plain(input, target, reduction, ignore_index)
         if loss is not None:
             return loss
     options = Options(reduction, ignore_index, label_smoothing)
     soft = _checks.check(input, target, weight, options)
     dtype = _checks.choose_dtype(input, *((target, weight) if soft else ()))
-    if is_plain and input.is_cpu and not target.requires_grad:
+    if not is_compiling and _eager.is_plain(input, target, weight) and input.is_cpu and not target.requires_grad:
         return _eager.compute(input, target, weight, options, dtype)
     with_grad = torch.is_grad_enabled() and (input.requires_grad or target.requires_grad)
-    is_transformed = not torch.compiler.is_compiling() and _eager.is_transformed()
+    is_transformed = not is_compiling and _eager.is_transformed()
     call: Any = _operators.Transformed.apply if is_transformed else _operators.cross_entropy
     result: tuple[torch.Tensor, torch.Tensor] = call(input, target, weight, *options, dtype, with_grad)
     return result[0]

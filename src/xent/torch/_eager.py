@@ -115,10 +115,12 @@ def _choose_n_threads(input: torch.Tensor) -> int:
     return 1 if input.numel() < 2 * THREAD_ELEMENTS else _arrays.choose_n_threads()
 
 
-def is_plain_loss(input: torch.Tensor, target: torch.Tensor) -> bool:
-    """Whether `compute_plain` may do, for tensors that are plain."""
+def is_plain_loss(input: Any, target: Any) -> bool:
+    """Whether `compute_plain` may do."""
     return (
-        input.dtype in _PLAIN_DTYPES and input.dim() == 2 and target.dim() == 1 and input.is_cpu and target.is_cpu
+        type(input) in _PLAIN_TYPES and type(target) in _PLAIN_TYPES
+        and input.dtype in _PLAIN_DTYPES and input.dim() == 2 and target.dim() == 1 and input.is_cpu and target.is_cpu
+        and not _count_modes() and not _has_transforms() and forward_ad._current_level < 0
     )       # fmt: skip
 
 
