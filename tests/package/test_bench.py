@@ -212,3 +212,15 @@ def test_covariances_are_checked(kind, n_classes):
     for call in covariance.make_calls(X, y, model, kind).values():
         assert covariance.check(right, call()) is None
     assert "squared standard errors" in covariance.check(right, 1.1 * right)
+
+
+def test_losses_under_autograd_are_checked():
+    pytest.importorskip("torch")
+    import torch_loss
+
+    case, = cases.make_cases(["loss+gradient"], [Layout((32, 20), step=2)], ["float32"], [1], [False])
+    cells = torch_loss.measure([case], False, budget=0.0, sample_seconds=0.001, least=2)
+    assert [(result.name, result.fault) for result in cells[0][1]] == [("xent.torch", None), ("torch", None)]
+    assert last_row(torch_loss.make_table(cells))[:3] == ["float32", "(32, 20)[:, ::2]", "1"]
+    losses = [torch_loss.make_step(way, torch_loss.CONTEXT)() for way in torch_loss.WAYS.values()]
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-6)

@@ -22,6 +22,7 @@ NEEDS = {       # to run the examples of a page
     "docs/csv.md": ["pandas", "polars", "pyarrow"],
     "docs/logistic-regression.md": ["sklearn"],
     "docs/onnx.md": ["skl2onnx", "onnxruntime", "pandas"],
+    "docs/torch.md": ["torch"],
 }
 PUBLIC = [getattr(xent, name) for name in xent.__all__ if inspect.isroutine(getattr(xent, name))]
 
@@ -50,6 +51,8 @@ def test_docstrings(name):
         pytest.importorskip("distributed")      # not "dask": without Dask, that finds the folder tests/dask
     if name == "xent.onnx":
         pytest.importorskip("skl2onnx")
+    if name.startswith("xent.torch"):
+        pytest.importorskip("torch")
     if name.startswith("xent.sklearn"):
         pytest.importorskip("sklearn")
     if not name.startswith("xent._kernels"):

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from xent._calls.threads import get_num_threads
-from xent.linear_losses import linear_cross_entropy
 from xent.losses import cross_entropy
 from xent.primitives import log_softmax
 

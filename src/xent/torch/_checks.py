@@ -57,7 +57,7 @@ def check_target(target: torch.Tensor, shape: tuple[int, ...], name: str) -> boo
         raise RuntimeError(f"{name} is a number; it must have an axis of classes")
     if tuple(target.shape) == shape:
         if target.dtype not in FLOATS:
-            raise RuntimeError(f"target has dtype {target.dtype}; probabilities, of the shape of {name}, must be floats")
+            raise RuntimeError(f"target has dtype {target.dtype}; probabilities must be floats")
         return True
     rows = shape[:1] + shape[2:] if len(shape) > 1 else ()
     if tuple(target.shape) != rows and (rows or target.dim() > 1 or target.numel() != 1):
@@ -124,7 +124,7 @@ def check_linear(tensors: Any, options: Options, ignores: bool) -> bool:
     if linear_bias is not None and tuple(linear_bias.shape) != shape[:-1]:
         raise RuntimeError(f"linear_bias has shape {tuple(linear_bias.shape)}; it must have shape {shape[:-1]}")
     if len(shape) > 2 and not rows:
-        raise RuntimeError(f"input has shape {tuple(input.shape)}; with a linear_weight of shape {shape} it must be 2-D")
+        raise RuntimeError(f"input has shape {tuple(input.shape)}; for linear_weight of shape {shape} it must be 2-D")
     soft = check_target(target, rows + shape[:-1], "logits")
     if soft and ignores:
         raise RuntimeError(f"ignore_index is {options.ignore_index}; with a target of probabilities none is ignored")

@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from torch.autograd import forward_ad
 
+from xent._calls.threads import THREAD_ELEMENTS
 from xent.losses import cross_entropy
 from xent.torch import _arrays, _operators
 from xent.torch._arrays import Options
 
 _PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter)
-_NUMPY_TYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+_PLAIN_DTYPES = (torch.float32, torch.float64)
 
 # Not public in PyTorch: whether something is watching that has to see operators; whether there are transforms of
 # torch.func; whether the graph of the current backward pass is kept.
@@ -38,12 +39,12 @@ def is_transformed() -> bool:
     return _has_transforms() or forward_ad._current_level >= 0
 
 
-def is_plain(input: Any, target: Any, *others: Any) -> bool:
+def is_plain(input: Any, target: Any, weight: Any) -> bool:
     """Whether these are tensors with numbers, and nothing (a transform of torch.func, a tracer) is watching."""
     return (
         type(input) in _PLAIN_TYPES and type(target) in _PLAIN_TYPES
-        and not _count_modes() and not is_transformed()
-        and all(other is None or type(other) in _PLAIN_TYPES for other in others)
+        and (weight is None or type(weight) in _PLAIN_TYPES)
+        and not _count_modes() and not _has_transforms() and forward_ad._current_level < 0
     )       # fmt: skip
 
 
@@ -57,63 +58,83 @@ class Loss(torch.autograd.Function):  # type: ignore[misc]
     ) -> torch.Tensor:
         loss, ctx.grad = _arrays.compute(input, target, weight, options, with_grad=True)
         ctx.save_for_backward(input, target, weight)
-        ctx.options, ctx.dtypes = options, (input.dtype, dtype)
+        ctx.options = options
         return _arrays.loss_to_tensor(loss, dtype)
 
     @staticmethod
     def backward(ctx: Any, loss_grad: torch.Tensor) -> tuple[Any, ...]:
-        if torch.is_grad_enabled() or is_transformed():       # create_graph, is_grads_batched
-            _, grad = _operators.cross_entropy(*ctx.saved_tensors, *ctx.options, ctx.dtypes[1], True)
-            kept = True
-        else:
-            grad, kept = ctx.grad, keeps_graph()
-        if grad is None:
-            ctx.saved_tensors       # raises the error of a graph that is gone  # noqa: B018
-        if not kept:
-            ctx.grad = None
-        if ctx.options.reduction == "none":
-            loss_grad = loss_grad.unsqueeze(1 if grad.dim() > 1 else 0)
-        elif not kept and loss_grad.item() == 1:
-            return grad.to(ctx.dtypes[0]), None, None, None, None
-        grad = grad * loss_grad if kept or grad.dtype != loss_grad.dtype else grad.mul_(loss_grad)
-        return grad.to(ctx.dtypes[0]), None, None, None, None
+        return _differentiate(ctx, ctx.saved_tensors, loss_grad)
 
 
-class PlainLoss(Loss):
+def _differentiate(ctx: Any, saved: tuple[Any, ...], loss_grad: torch.Tensor) -> tuple[Any, ...]:
+    """The gradient times that of the loss; with a graph of its own for create_graph and is_grads_batched."""
+    if torch.is_grad_enabled() or _has_transforms():
+        _, grad = _operators.cross_entropy(*saved, *ctx.options, loss_grad.dtype, True)
+        kept = True
+    else:
+        grad, kept = ctx.grad, keeps_graph()
+    if not kept:
+        ctx.grad = None
+    if ctx.options.reduction == "none":
+        loss_grad = loss_grad.unsqueeze(1 if grad.dim() > 1 else 0)
+    elif not kept and loss_grad.item() == 1:
+        return grad.to(saved[0].dtype), None, None, None, None
+    grad = grad * loss_grad if kept or grad.dtype != loss_grad.dtype else grad.mul_(loss_grad)
+    return grad.to(saved[0].dtype), None, None, None, None
+
+
+class PlainLoss(torch.autograd.Function):  # type: ignore[misc]
     """A call without options on float32 or float64 and labels, checked by the kernels alone."""
 
     @staticmethod
-    def forward(ctx: Any, input: torch.Tensor, target: torch.Tensor, options: Options) -> torch.Tensor:
+    def forward(ctx: Any, input: torch.Tensor, target: torch.Tensor, reduction: Any, ignore_index: int) -> torch.Tensor:
         loss, grad = cross_entropy(
-            input.numpy(force=True), target.numpy(), ignore_index=options.ignore_index, reduction=options.reduction,
-            return_grad=True, n_threads=_arrays.choose_n_threads(),
+            input.numpy(force=True), target.numpy(), ignore_index=ignore_index, reduction=reduction, return_grad=True,
+            n_threads=_choose_n_threads(input),
         )
-        dtype = input.dtype
-        ctx.grad, ctx.options, ctx.dtypes = torch.from_numpy(grad), options, (dtype, dtype)
-        ctx.save_for_backward(input, target, None)
-        return torch.from_numpy(np.array(loss, _NUMPY_TYPES[dtype]))
+        ctx.grad, ctx.plain = torch.from_numpy(grad), (reduction, ignore_index)
+        ctx.save_for_backward(input, target)
+        return torch.from_numpy(np.array(loss, grad.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, loss_grad: torch.Tensor) -> tuple[Any, ...]:
+        grad, (reduction, ignore_index) = ctx.grad, ctx.plain
+        if grad is None or reduction == "none" or torch.is_grad_enabled() or _has_transforms() or keeps_graph():
+            ctx.options = Options(reduction, ignore_index, 0.0)
+            return _differentiate(ctx, (*ctx.saved_tensors, None), loss_grad)
+        ctx.grad = None
+        return (grad if loss_grad.item() == 1 else grad.mul_(loss_grad)), None, None, None
 
 
 # What `apply` adds to this is for transforms of torch.func, of which there are none, and takes five microseconds.
-_apply = super(torch.autograd.Function, Loss).apply
-_apply_plain = super(torch.autograd.Function, PlainLoss).apply
+_apply: Callable[..., torch.Tensor] = super(torch.autograd.Function, Loss).apply
+_apply_plain: Callable[..., torch.Tensor] = super(torch.autograd.Function, PlainLoss).apply
 
 
-def compute_plain(input: torch.Tensor, target: torch.Tensor, options: Options) -> torch.Tensor | None:
-    """The loss of rows with labels, without options; None if it is something else, or wrong in any respect."""
-    dtype = input.dtype
-    if not (dtype in _NUMPY_TYPES and input.is_cpu and input.dim() == 2 and target.dim() == 1 and target.is_cpu):
-        return None
+def _choose_n_threads(input: torch.Tensor) -> int:
+    return 1 if input.numel() < 2 * THREAD_ELEMENTS else _arrays.choose_n_threads()
+
+
+def is_plain_loss(input: Any, target: Any) -> bool:
+    """Whether `compute_plain` may do."""
+    return (
+        type(input) in _PLAIN_TYPES and type(target) in _PLAIN_TYPES
+        and input.dtype in _PLAIN_DTYPES and input.dim() == 2 and target.dim() == 1 and input.is_cpu and target.is_cpu
+        and not _count_modes() and not _has_transforms() and forward_ad._current_level < 0
+    )       # fmt: skip
+
+
+def compute_plain(input: torch.Tensor, target: torch.Tensor, reduction: Any, ignore_index: int) -> torch.Tensor | None:
+    """The loss of rows with labels, without options; None if something is wrong with them."""
     try:
         if input.requires_grad and torch.is_grad_enabled():
-            loss: torch.Tensor = _apply_plain(input, target, options)
-            return loss
-        value = cross_entropy(
-            input.numpy(force=True), target.numpy(), ignore_index=options.ignore_index, reduction=options.reduction,
-            n_threads=_arrays.choose_n_threads(),
+            return _apply_plain(input, target, reduction, ignore_index)
+        loss: Any = cross_entropy(
+            input.numpy(force=True), target.numpy(), ignore_index=ignore_index, reduction=reduction,
+            n_threads=_choose_n_threads(input),
         )
-        return torch.from_numpy(np.array(value, _NUMPY_TYPES[dtype]))
-    except (IndexError, RuntimeError, TypeError, ValueError):       # told by the other checks
+        return torch.from_numpy(np.asarray(loss)).to(input.dtype)
+    except (IndexError, RuntimeError, TypeError, ValueError):       # the general way tells which
         return None
 
 

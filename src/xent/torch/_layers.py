@@ -51,7 +51,7 @@ class Term(NamedTuple):
     place: tuple[int, ...]          # in the axes of linear_weight between classes and features
     sign: int
     class_weight: Array | None
-    sample_weight: Array | None
+    sample_weight: Any              # an array, a number or None
 
 
 def compute(
@@ -64,7 +64,8 @@ def compute(
         arrays = arrays._replace(weight=_arrays.to_weights(tensors.weight))
     soft = tensors.target.is_floating_point()
     if not soft:
-        arrays = arrays._replace(target=arrays.target.reshape(arrays.input.shape[:-1] + arrays.linear_weight.shape[1:-1]))
+        rows = arrays.input.shape[:-1] + arrays.linear_weight.shape[1:-1]
+        arrays = arrays._replace(target=arrays.target.reshape(rows))
     places = list(np.ndindex(arrays.linear_weight.shape[1:-1]))
     terms = list(_list_terms(places, arrays.weight, None if loss_grad is None else loss_grad.to(torch.float64).numpy()))
     try:
@@ -75,7 +76,7 @@ def compute(
         raise _arrays.translate(error) from None
 
 
-def _list_terms(places: list[tuple[int, ...]], weight: Array | None, loss_grad: Array | None) -> Iterator[Term]:
+def _list_terms(places: list[tuple[int, ...]], weight: Array | None, loss_grad: Any) -> Iterator[Term]:
     for place in places:
         for sign, class_weight in _split_signs(weight):
             for other, sample_weight in _split_signs(None if loss_grad is None else loss_grad[(..., *place)]):
@@ -127,9 +128,11 @@ def _add_up(
     for term in terms:
         reduction = "sum" if is_mean else options.reduction
         loss, parts = _compute_term(arrays, term, options._replace(reduction=reduction), soft, with_grad)
-        total[(..., *term.place) if options.reduction == "none" else ()] += term.sign * np.asarray(loss)
+        total_index: Any = (..., *term.place) if options.reduction == "none" else ()
+        total[total_index] += term.sign * np.asarray(loss)
         for i, part in enumerate(parts):
-            grads[i][(slice(None), *term.place) if i else ()] += term.sign * part
+            index: Any = (slice(None), *term.place) if i else ()
+            grads[i][index] += term.sign * part
     if is_mean:
         count = math.prod(rows) if soft else _arrays.sum_weights(arrays.target, arrays.weight, options.ignore_index)
         with np.errstate(all="ignore"):
@@ -200,18 +203,17 @@ def compose(tensors: Operands, options: Options) -> torch.Tensor:
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(*output[1:])
     ctx.options = Options(*inputs[5:8])
     ctx.save_for_backward(*inputs[:5], *output[1:])
 
 
-def _backward(ctx: Any, loss_grad: torch.Tensor | None, *others: torch.Tensor | None) -> tuple[Any, ...]:
-    if any(other is not None for other in others):
-        raise NotImplementedError("gradients of xent::linear_cross_entropy have no derivatives themselves")
+def _backward(ctx: Any, loss_grad: torch.Tensor | None, *_: None) -> tuple[Any, ...]:
     tensors, grads, options = Operands(*ctx.saved_tensors[:5]), ctx.saved_tensors[5:], ctx.options
     found: list[Any] = [None] * 10
     if loss_grad is None:
         return tuple(found)
-    if _eager.is_plain(*tensors, loss_grad) and torch.is_grad_enabled():
+    if torch.is_grad_enabled() and _eager.is_plain(tensors.input, loss_grad, None):
         places = [i for i in (0, 1, 2, 3) if ctx.needs_input_grad[i]]
         again = torch.autograd.grad(
             compose(tensors, options), [tensors[i] for i in places], loss_grad, create_graph=True
@@ -231,7 +233,7 @@ def _backward(ctx: Any, loss_grad: torch.Tensor | None, *others: torch.Tensor | 
 
 def _scale(grad: torch.Tensor, loss_grad: torch.Tensor) -> torch.Tensor:
     """The gradient times that of the loss: itself, if that is 1 and no other backward pass needs it."""
-    if _eager.is_plain(grad, loss_grad) and not _eager.keeps_graph() and loss_grad.item() == 1:
+    if _eager.is_plain(grad, loss_grad, None) and not _eager.keeps_graph() and loss_grad.item() == 1:
         return grad
     return grad * loss_grad
 
