@@ -167,8 +167,8 @@ def twin_arguments(call):
 @reference.quiet
 def exact_cross_entropy(call):
     arguments = twin_arguments(call)
-    if "focal_gamma" in arguments and not np.all(np.any(arguments.get("where", True), call.axis)):
-        return None         # rows without a class are NaN; for the twin, 0 without weight
+    if "focal_gamma" in arguments and {"where", "class_weight"}.intersection(arguments):
+        return None         # rows that have no mass and no number are NaN; for the twin, 0
     exact = reference.cross_entropy(**arguments, return_hess=True)
     plain = {k: v for k, v in arguments.items() if k not in ("logits", "target", "axis", "reduction")}
     x = np.moveaxis(np.asarray(arguments["logits"]).astype(EXTENDED), call.axis, -1)
