@@ -47,7 +47,7 @@ if [ "$kind" = address ]; then
 else
     # Python and NumPy are not instrumented, but what orders their threads (locks, conditions, thread starts) is seen. A
     # process with a report ends with the exit code 66, which fails the test that has started it, or this script.
-    export TSAN_OPTIONS="exitcode=66 die_after_fork=0"
+    export TSAN_OPTIONS="exitcode=66 die_after_fork=0 allocator_may_return_null=1"
     tests=(
         tests/kernels/test_parallel.py tests/kernels/test_output_cache.py
         tests/losses/test_same_bits.py::test_sums_on_several_threads
