@@ -77,9 +77,11 @@ sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "examples",
     "abort_on_example_error": True,
+    "capture_repr": (),             # what is printed is shown, and no result of a last line
     "copyfile_regex": "",
     "download_all_examples": False,
     "image_scrapers": ("matplotlib",),
+    "image_srcset": ["2x"],
     "matplotlib_animations": False,
     "min_reported_time": 1e9,
     "plot_gallery": True,
