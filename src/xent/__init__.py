@@ -60,6 +60,7 @@ _LATER = {
     "NotFittedError": "logistic",
 }
 _LATER_MODULES = {*_LATER.values(), "datasets"}
+_EXPLICIT = {"boosting", "dask", "onnx", "sklearn", "torch"}     # modules that are there once they are imported
 
 
 if not TYPE_CHECKING:       # to a type checker, any name would be there
@@ -68,7 +69,8 @@ if not TYPE_CHECKING:       # to a type checker, any name would be there
         if name in _LATER_MODULES:
             return import_module(f"xent.{name}")
         if name not in _LATER:
-            raise AttributeError(f"module 'xent' has no attribute {name!r}")
+            hint = f": import xent.{name} first" if name in _EXPLICIT else ""
+            raise AttributeError(f"module 'xent' has no attribute {name!r}{hint}")
         value = globals()[name] = getattr(import_module(f"xent.{_LATER[name]}"), name)
         return value
 

@@ -50,6 +50,12 @@ def test_what_is_not_there():
     assert not hasattr(xent, "__wrapped__")
 
 
+@pytest.mark.parametrize("name", ["boosting", "dask", "onnx", "sklearn", "torch"])
+def test_modules_to_import_first(python, name):
+    script = f"import xent\ntry: xent.{name}\nexcept AttributeError as error: print(error)"
+    assert python(script) == f"module 'xent' has no attribute '{name}': import xent.{name} first"
+
+
 def test_pickles_go_to_fresh_processes(python):
     model = xent.LogisticRegression().fit([[0.0], [1.0], [2.0]], [0, 1, 1])
     values = pickle.dumps((model, xent.LogisticRegression, xent.Blocks, xent.log_loss))
