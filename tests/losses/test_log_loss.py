@@ -187,6 +187,9 @@ ERRORS = {
     "fraction in labels": ([1, 0], TWO[:2], {"labels": [0.5, 1]}, "labels[0] is 0.5; labels must be"),
     "axes of labels": ([1, 0], TWO[:2], {"labels": [[0, 1]]}, "labels has shape (1, 2); it must have one axis"),
     "swapped": (TWO[:3], [0, 1, 1], {}, "y_true has shape (3, 2) and y_proba (3,); y_true, which comes first, must"),
+    "swapped, three classes": (
+        np.eye(3), [0, 1, 2], {}, "y_proba[2] is 2.0; probabilities must be in [0, 1]: are y_true and y_proba swapped?"
+    ),
     "swapped, one axis": (TWO[:3, 1], [0, 1, 1], {}, "y_true[0] is "),
     "no array": (None, TWO, {}, "the target y is None: y_true must hold one label per row"),
     "axes": ([0, 1], TWO[:2, :, None], {}, "y_proba has 3 dimensions; it must have 2, (n_samples, n_classes), or 1"),

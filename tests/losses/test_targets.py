@@ -64,6 +64,14 @@ def test_place_of_a_label(sparse, name):
             function(np.full((MANY, 4), 0.25), target, n_threads=n_threads)
 
 
+def test_swapped_arguments():
+    message = (
+        "target has shape (3, 4); for logits of shape (3,) with axis 0 it must have shape () (labels) or (3,) (a "
+        "distribution): are logits and target swapped?"
+    )
+    fails(ValueError, message, xent.cross_entropy, [0, 1, 2], np.zeros((3, 4)))
+
+
 def test_message_names_the_ignored_label():
     message = "target[0] is -100; labels must be in [0, 4) or be ignore_index, 255"
     fails(ValueError, message, xent.cross_entropy, X, [-100, 255, 0], ignore_index=255)

@@ -364,6 +364,10 @@ def test_distributions_are_refused():
     message = "target is a distribution; it must be labels, integers of shape (3,)"
     fails(TypeError, message, xent.fit_temperature, np.zeros((3, 4)), np.full((3, 4), 0.25))
     fails(TypeError, message, xent.fit_temperature, np.zeros((3, 4)), (np.zeros((3, 2), int), np.ones((3, 2))))
+    message = "target is a distribution; it must be labels, integers of shape ()"
+    fails(TypeError, message, xent.fit_temperature, np.zeros(4), np.full(4, 0.25))
+    message += "; for two classes with one logit a row, pass np.column_stack([np.zeros(n), logits])"
+    fails(TypeError, message, xent.fit_temperature, np.zeros(4), [0, 1, 1, 0])
 
 
 def test_errors():

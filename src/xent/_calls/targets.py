@@ -162,7 +162,7 @@ def _check_target(name: str, target: object, full: tuple[int, ...], axis: int) -
     if array.shape != shape:
         raise ValueError(
             f"target has shape {array.shape}; {what} it must have shape {shape} (labels) or {full} (a distribution)"
-            + _suggest_axis(name, full, array.shape, array)
+            + (_suggest_axis(name, full, array.shape, array) or _suggest_order(name, full, array))
         )
     return _check_labels("target", array, target, "labels"), None
 
@@ -196,6 +196,11 @@ def _suggest_axis(name: str, full: tuple[int, ...], shape: tuple[int, ...], labe
                 also = ", as in PyTorch" if axis == 1 else ""
                 return f"; labels of the given shape go with a class axis of {axis}{also}: pass axis={axis}"
     return ""
+
+
+def _suggest_order(name: str, full: tuple[int, ...], target: Array) -> str:
+    """Text for an error: whether the target looks like logits, and the logits like labels."""
+    return f": are {name} and target swapped?" if target.dtype.kind == "f" and target.shape[:-1] == full else ""
 
 
 def _check_labels(name: str, array: Array, given: object, what: str) -> Array:
@@ -236,7 +241,10 @@ def check_one_class(batch: Batch, ignore_index: int) -> None:
 def refuse_distribution(batch: Batch) -> None:
     """Raise unless the target is labels."""
     if batch.target_probs is not None or batch.is_dense():
-        raise TypeError(f"target is a distribution; it must be labels, integers of shape {batch.logits.shape[:-1]}")
+        shape = batch.logits.shape[:-1]
+        binary = not shape and batch.target_probs is None and batch.target.dtype.kind in "iu"
+        hint = "; for two classes with one logit a row, pass np.column_stack([np.zeros(n), logits])" if binary else ""
+        raise TypeError(f"target is a distribution; it must be labels, integers of shape {shape}{hint}")
 
 
 def check_ignore_index(value: object, target: Array) -> int | None:

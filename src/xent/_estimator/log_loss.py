@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xent._calls.arrays import check_between, check_unit_interval, to_array, to_floats, to_numbers
+from xent._calls.arrays import check_between, to_array, to_floats, to_numbers
 from xent._calls.losses import binary_loss, categorical_loss
 from xent._calls.targets import check_batch, check_binary_batch
 from xent._estimator.labels import find_indices, find_unique, to_target
@@ -52,6 +52,7 @@ def log_loss(
 def _check_proba(y_proba: ArrayLike) -> Array:
     """Probabilities, a column for each label or, of two labels, those of the greater one."""
     array = to_array("y_proba", y_proba)
+    hint = ": are y_true and y_proba swapped?" if array.dtype.kind in "iu" else ""
     if array.dtype.kind == "O":
         try:
             array = array.astype(np.float64)
@@ -60,7 +61,7 @@ def _check_proba(y_proba: ArrayLike) -> Array:
     array = to_floats("y_proba", to_numbers("y_proba", array))
     if array.ndim not in (1, 2):
         raise ValueError(f"y_proba has {array.ndim} dimensions; it must have 2, (n_samples, n_classes), or 1")
-    check_unit_interval("y_proba", array)
+    check_between("y_proba", array, 0, 1, f"probabilities must be in [0, 1]{hint}")
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 
