@@ -147,7 +147,12 @@ def read(path: str | os.PathLike[str], kind: str, version: int) -> tuple[dict[st
 
     with open(path, "rb") as file:
         try:
+            if not zipfile.is_zipfile(file):    # NumPy would advise to load it unsafely
+                raise ValueError("it is no .npz archive, or not a whole one")
+            file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
+                if _DESCRIPTION not in archive.files:
+                    raise ValueError(f"it has no {_DESCRIPTION}; save writes one")
                 if any(member.compress_type != zipfile.ZIP_STORED for member in archive.zip.infolist()):
                     raise ValueError("it is compressed")        # it may be far larger than the file
                 damaged = archive.zip.testzip()     # compares all checksums
