@@ -19,7 +19,7 @@ PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md")
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 NEEDS = {       # to run the examples of a page
     "docs/boosting.md": ["xgboost", "lightgbm", "sklearn"],
-    "docs/csv.md": ["pandas", "polars", "pyarrow"],
+    "docs/csv.md": ["pandas", "polars", "pyarrow", "sklearn"],
     "docs/logistic-regression.md": ["sklearn"],
     "docs/onnx.md": ["skl2onnx", "onnxruntime", "pandas"],
     "docs/torch.md": ["torch"],
