@@ -475,6 +475,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils import parallel
 print(answer, sys.argv[1:], __name__, __file__ == sys.argv[0], parallel._FuncWrapper.__name__)
 LogisticRegression(solver="liblinear").fit([[0.0], [1.0]], [0, 1])
+if sys.argv[1:] == ["0"]:
+    LogisticRegression().fit([[0.0], [1.0]], [0, 1])
 sys.exit(int(sys.argv[-1]))
 """
 
@@ -484,11 +486,11 @@ def test_running_a_script(tmp_path):
     (tmp_path / "helper.py").write_text("answer = 42")
     path = str(tmp_path / "script.py")
     assert run(path, "-v", "--x=1", "3", code=3) == "42 ['-v', '--x=1', '3'] __main__ True PatchedTask"
+    left = "xent.sklearn: LogisticRegression is fitted by scikit-learn: liblinear penalises the intercept"
     shown = run("-v", "-m", "script", "-m", "0", cwd=tmp_path).splitlines()
-    assert sorted(shown) == [
-        "42 ['-m', '0'] __main__ True PatchedTask",
-        "xent.sklearn: LogisticRegression is fitted by scikit-learn: liblinear penalises the intercept",
-    ]
+    assert sorted(shown) == ["42 ['-m', '0'] __main__ True PatchedTask", left]
+    shown = run("-vv", path, "0")
+    assert left in shown and "xent.sklearn: LogisticRegression is fitted by xent: " in shown
 
 
 @pytest.mark.parametrize(

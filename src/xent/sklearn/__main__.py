@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.verbose:
         logging.basicConfig(format="%(name)s: %(message)s")
-        logging.getLogger("xent.sklearn").setLevel(logging.INFO)
+        logging.getLogger("xent.sklearn").setLevel(logging.INFO if options.verbose == 1 else logging.DEBUG)
     target, arguments = options.script, options.arguments
     if not (_is_module(target) if options.module else os.path.exists(target)):
         parser.error(f"there is no {'module' if options.module else 'file'} {target!r}")
@@ -61,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Run a Python script with scikit-learn's LogisticRegression, LogisticRegressionCV and log_loss "
         "computed by xent.",
     )
-    parser.add_argument("-v", "--verbose", action="store_true", help="say what is left to scikit-learn, and why")
+    parser.add_argument(
+        "-v", "--verbose", action="count", help="say what is left to scikit-learn, and why; -vv: what xent fits, too"
+    )
     parser.add_argument("-m", dest="module", action="store_true", help="run a module, as python -m does")
     parser.add_argument("script", help="the script, or the name of the module")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
