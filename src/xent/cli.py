@@ -269,7 +269,7 @@ def _compare_times(model: xent.LogisticRegression, split: Split) -> None:
     if sklearn:
         print(f"\n  scikit-learn takes {medians[1] / medians[0]:.1f} times as long")
     else:
-        print("  scikit-learn is not installed; nothing to compare with")
+        print("  scikit-learn is not installed; pip install scikit-learn to compare")
 
 
 def _scikit_learn(split: Split, objective: float) -> Any:
