@@ -24,8 +24,8 @@ MATRICES = 6            # as large as the Hessian by all coefficients, at the sa
 def check_no_penalty(model: Parameters) -> None:
     if penalty_strength(model).strength > 0:
         raise ValueError(
-            f"C is {model.C!r}; the covariance is that of a fit without a penalty, since a penalty draws the coefficients "
-            "towards 0 by an amount that the Hessian does not know: fit with C=inf"
+            f"C is {model.C!r}; the covariance is that of a fit without a penalty, since a penalty draws the "
+            "coefficients towards 0 by an amount that the Hessian does not know: fit with C=inf"
         )
 
 
