@@ -490,7 +490,8 @@ def test_running_a_script(tmp_path):
     shown = run("-v", "-m", "script", "-m", "0", cwd=tmp_path).splitlines()
     assert sorted(shown) == ["42 ['-m', '0'] __main__ True PatchedTask", left]
     shown = run("-vv", path, "0")
-    assert left in shown and "xent.sklearn: LogisticRegression is fitted by xent: " in shown
+    assert left in shown
+    assert "xent.sklearn: LogisticRegression is fitted by xent: " in shown
 
 
 @pytest.mark.parametrize(
