@@ -112,7 +112,7 @@ _apply_plain: Callable[..., torch.Tensor] = super(torch.autograd.Function, Plain
 
 
 def _choose_n_threads(input: torch.Tensor) -> int:
-    """One thread for what takes some 200 microseconds: in a training loop workers sleep between two losses, and one that
+    """One thread for what takes 200 microseconds: in a training loop workers sleep between two losses, and one that
     wakes up late competes for the GIL with the backward pass."""
     return 1 if input.numel() < 4 * THREAD_ELEMENTS else _arrays.choose_n_threads()
 
