@@ -323,7 +323,7 @@ def test_where_there_is_no_covariance(engine):
     with pytest.raises(xent.NotFittedError):
         xent.dask.LogisticRegression(C=np.inf).covariance(dX, dy)
     model = xent.dask.LogisticRegression().fit(dX, dy)
-    with pytest.raises(ValueError, match=r"^C is 1.0, a penalty"):
+    with pytest.raises(ValueError, match=r"^C is 1.0; the covariance is that of a fit without a penalty"):
         model.covariance(dX, dy)
     model = xent.dask.LogisticRegression(C=np.inf, **TIGHT).fit(dX, dy)
     with pytest.raises(ValueError, match="kind is 'HC0'"):
